@@ -1,0 +1,23 @@
+"""What model code raises when it is asked for something it cannot do."""
+
+
+class InvalidInput(ValueError):
+    """A value from outside is not acceptable.
+
+    Args:
+        field: Name of the value, for example `max_tokens`.
+        message: What is wrong and which limit holds; shown to users as it is.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class UnknownPreset(ValueError):
+    """No preset has that name."""
+
+
+class WeightsMissing(RuntimeError):
+    """Weights of a preset are not on this machine, or not whole."""

@@ -1,0 +1,1 @@
+"""How well a preset hears and sees, measured on manifests of anybody's files."""

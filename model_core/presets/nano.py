@@ -1,0 +1,39 @@
+"""Preset nano: small open models that one CPU runs, and our parts between them. Reads like a table."""
+
+from model_core.language.decoder import Decoder
+from model_core.language.lora import PROJECTIONS, LoraConfig
+from model_core.speech.encoder import SpeechEncoder
+from model_core.speech.projector import SpeechProjector
+from model_core.speech.whisper import WhisperEncoder
+from model_core.vision.efficientnet import EfficientNetLite
+from model_core.vision.encoder import VisionEncoder, VisionProjector
+
+LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
+
+LANGUAGE = Decoder.Config(
+    vocabulary=49_152,
+    width=576,
+    layers=30,
+    heads=9,
+    key_value_heads=3,
+    feed_forward=1536,
+    context=8192,
+    rope_base=100_000.0,
+)
+
+LORA = LoraConfig(rank=16, alpha=32)
+LORA_PROJECTIONS = PROJECTIONS
+
+SPEECH_ENCODER = SpeechEncoder.Config(
+    model="whisper-tiny.en",
+    whisper=WhisperEncoder.Config(mel_bins=80, width=384, layers=4, heads=6, feed_forward=1536),
+    # 4 frames of 20 ms: 12.5 speech tokens a second, about three to a spoken word.
+    projector=SpeechProjector.Config(encoder_width=384, model_width=576, group=4, hidden_width=2048),
+)
+
+VISION_ENCODER = VisionEncoder.Config(
+    model="efficientnet-lite0",
+    image_size=224,
+    backbone=EfficientNetLite.Config(),
+    projector=VisionProjector.Config(feature_width=1280, hidden_width=1024, model_width=576, grid=4),
+)

@@ -1,0 +1,46 @@
+"""Preset tiny: the same modules with a few random weights, for tests that take milliseconds. It understands nothing."""
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from model_core.language.decoder import Decoder
+from model_core.language.lora import PROJECTIONS, LoraConfig
+from model_core.speech.encoder import SpeechEncoder
+from model_core.speech.projector import SpeechProjector
+from model_core.speech.whisper import WhisperEncoder
+from model_core.vision.efficientnet import EfficientNetLite, Stage
+from model_core.vision.encoder import VisionEncoder, VisionProjector
+
+_WIDTH = 16
+
+LANGUAGE_MODEL = "tiny-random"
+
+LANGUAGE = Decoder.Config(
+    vocabulary=320, width=_WIDTH, layers=2, heads=4, key_value_heads=2, feed_forward=32, context=2048
+)
+
+LORA = LoraConfig(rank=2, alpha=4)
+LORA_PROJECTIONS = PROJECTIONS
+
+SPEECH_ENCODER = SpeechEncoder.Config(
+    model="tiny-random",
+    whisper=WhisperEncoder.Config(mel_bins=80, width=8, layers=1, heads=2, feed_forward=16),
+    projector=SpeechProjector.Config(encoder_width=8, model_width=_WIDTH, group=4, hidden_width=16),
+)
+
+VISION_ENCODER = VisionEncoder.Config(
+    model="tiny-random",
+    image_size=32,
+    backbone=EfficientNetLite.Config(stages=(Stage(blocks=1, width=8, stride=2),), stem_width=8, feature_width=16),
+    projector=VisionProjector.Config(feature_width=16, hidden_width=32, model_width=_WIDTH, grid=2),
+)
+
+
+def tokenizer() -> Tokenizer:
+    """A tokenizer of single bytes with ChatML's special tokens."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: index for index, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    made = Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return made

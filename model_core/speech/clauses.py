@@ -1,0 +1,70 @@
+"""Cuts a growing text into clauses that can be spoken one after another.
+
+Where the text is cut depends on the text alone, never on how it arrived: any split into deltas gives the same clauses.
+"""
+
+# ruff: noqa: RUF001 - typographic marks and phonetic letters are the subject
+
+import re
+
+_FIRST_MIN, _FIRST_MAX = 12, 80  # characters; the first clause is short, so that sound starts early
+_MIN, _MAX = 40, 240
+
+# A mark, what closes after it, and the blank that proves that no figure, abbreviation or address goes on.
+_BOUNDARY = re.compile(
+    r"(?P<sentence>[.?!…]+[\"'”’)\]*_]*(?=\s))|(?P<comma>[,;:](?=\s)|[ \t][–—-](?=\s)|[—，、；])|[。？！\n]"
+)
+# A full stop that does not end a sentence: after a short form, an initial, or a number that opens a line.
+_ABBREVIATED = re.compile(
+    r"(?:\b(?:mr|mrs|ms|dr|prof|st|sr|jr|gen|capt|lt|rev|gov|sen|vs|etc|approx|dept|inc|ltd|corp|mt|fig|vol|pp|cf"
+    r"|jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec)|\b(?-i:[A-HJ-Z])|\b(?:[a-z]\.)+[a-z]|^\d{1,3})\.$",
+    re.IGNORECASE,
+)
+
+
+class ClauseSplitter:
+    """Collects text deltas and hands out whole clauses.
+
+    A sentence end always closes a clause; a comma, semicolon, colon or dash does once the clause is long enough; text
+    without any of them is cut at a blank before the maximal length.
+    """
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._first = True
+
+    def push(self, delta: str) -> list[str]:
+        """Clauses that `delta` made whole, with their marks, without blanks around them."""
+        self._text = (self._text + delta).lstrip()
+        clauses: list[str] = []
+        while (cut := self._next_cut()) is not None:
+            clause, self._text = self._text[:cut].strip(), self._text[cut:].lstrip()
+            if clause:
+                clauses.append(clause)
+                self._first = False
+        return clauses
+
+    def finish(self) -> list[str]:
+        """What is left when the text ends; the splitter is as new afterwards."""
+        clauses = self.push("\n")
+        self._first = True
+        return clauses
+
+    def _next_cut(self) -> int | None:
+        shortest, longest = (_FIRST_MIN, _FIRST_MAX) if self._first else (_MIN, _MAX)
+        for match in _BOUNDARY.finditer(self._text, 0, longest + 1):
+            if match.end() > longest:
+                break
+            if self._closes(match, shortest):
+                return match.end()
+        if len(self._text) <= longest:
+            return None
+        blank = max(self._text.rfind(" ", shortest, longest), self._text.rfind("\t", shortest, longest))
+        return blank if blank > 0 else longest
+
+    def _closes(self, match: re.Match[str], shortest: int) -> bool:
+        if match.group("comma"):
+            return match.end() >= shortest
+        if match.group("sentence"):
+            return not _ABBREVIATED.search(self._text, max(0, match.start() - 20), match.start() + 1)
+        return True

@@ -1,0 +1,280 @@
+"""Transcription by Whisper's own decoder: clips in, timed segments out.
+
+Shapes: B rows (clips of one batch), T encoder frames, D width, V vocabulary.
+"""
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from model_core.errors import InvalidInput
+from model_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, Clip, is_silent
+from model_core.speech.whisper_decoder import WhisperDecoder
+from model_core.speech.whisper_tokens import SECONDS_A_TIMESTAMP, TIMESTAMPS, WhisperTokens, random_tokenizer
+
+SILENT_TAIL_SECONDS = 1.0
+
+EncodeFrames = Callable[[list[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Some words that belong together.
+
+    Attributes:
+        start_seconds: Where they start in the recording.
+        end_seconds: Where they end in the recording.
+        text: The words, without space around them.
+        mean_log_probability: Mean natural-log probability of their tokens.
+        no_speech_probability: How likely nobody speaks in their clip, 0 to 1.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    text: str
+    mean_log_probability: float
+    no_speech_probability: float
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class DecodingOptions:
+    """How a clip is written down; the thresholds are Whisper's own.
+
+    Attributes:
+        batch: Clips decoded together; work is given up only between batches.
+        temperatures: Tried in turn until a transcript is neither repetitive nor improbable.
+        max_compression: A text that zlib makes smaller than this factor repeats itself.
+        min_log_probability: Mean over a clip's tokens; below it another temperature is tried.
+        max_no_speech: Above it improbable words are taken for silence.
+        tokens_a_second: Most tokens for a second of sound, far above fast speech.
+        max_tokens: Most tokens for any clip.
+    """
+
+    batch: int = 4
+    temperatures: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9)
+    max_compression: float = 2.4
+    min_log_probability: float = -1.0
+    max_no_speech: float = 0.6
+    tokens_a_second: float = 12.0
+    max_tokens: int = 224
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A clip's transcript while it is written; one log probability a token."""
+
+    last_timestamp: int
+    max_tokens: int
+    no_speech_probability: float
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+
+    @property
+    def mean_log_probability(self) -> float:
+        return sum(self.log_probabilities) / max(len(self.log_probabilities), 1)
+
+
+class Transcriber:
+    """An English-only Whisper decoder.
+
+    Args:
+        decoder: The network, in evaluation mode.
+        tokenizer: Whisper's own.
+        encode_frames: Clips, each [samples] float32 at 16 kHz -> each [T, D], 50 frames a second.
+    """
+
+    def __init__(
+        self,
+        decoder: WhisperDecoder,
+        tokenizer: Tokenizer,
+        encode_frames: EncodeFrames,
+        options: DecodingOptions | None = None,
+    ) -> None:
+        self._decoder = decoder.eval()
+        self._tokens = WhisperTokens(tokenizer, decoder.config.vocabulary)
+        self._encode_frames = encode_frames
+        self._options = options or DecodingOptions()
+
+    def transcribe(self, clips: list[Clip], language: str = "") -> Iterator[Segment]:
+        """Segments of all clips in order, as soon as a batch of clips is written. Silent clips have none.
+
+        Raises:
+            InvalidInput: the language is neither empty nor English ("en"); raised by the call itself.
+        """
+        if language not in ("", "en"):
+            raise InvalidInput("language", f"{language!r} is not supported: this model knows English only (en)")
+        return self._segments([clip for clip in clips if not is_silent(clip.samples)])
+
+    def _segments(self, clips: list[Clip]) -> Iterator[Segment]:
+        for at in range(0, len(clips), self._options.batch):
+            batch = clips[at : at + self._options.batch]
+            for clip, draft in zip(batch, self._write(batch), strict=True):
+                for segment in self._cut(clip, draft):
+                    if not self._is_silence(segment):
+                        yield segment
+
+    @torch.inference_mode()
+    def _write(self, clips: list[Clip]) -> list[_Draft]:
+        """One transcript a clip: the first that passes, or of those that fail the most probable without repetition."""
+        frames = self._listen(clips)
+        best: dict[int, _Draft] = {}
+        pending = list(range(len(clips)))
+        for temperature in self._options.temperatures:
+            drafts = self._decode([clips[row] for row in pending], [frames[row] for row in pending], temperature)
+            for row, draft in zip(pending, drafts, strict=True):
+                if row not in best or self._rank(draft) > self._rank(best[row]):
+                    best[row] = draft
+            pending = [row for row in pending if self._fails(best[row])]
+            if not pending:
+                break
+        return [best[row] for row in range(len(clips))]
+
+    def _listen(self, clips: list[Clip]) -> list[Tensor]:
+        """Frames of each clip, then frames of silence up to 30 s.
+
+        Whisper learned to end a text where silence follows; it repeats itself where the frames just stop. Silence that
+        is encoded once serves every clip: word error rates are those of clips padded to 30 s, at the price of short
+        ones.
+        """
+        window = CLIP_SECONDS * SAMPLE_RATE
+        tail = int(SILENT_TAIL_SECONDS * SAMPLE_RATE)
+        heard = self._encode_frames([F.pad(clip.samples, (0, tail))[:window] for clip in clips])
+        return [torch.cat([frames_TD, self._silence_TD[frames_TD.shape[0] :]]) for frames_TD in heard]
+
+    @cached_property
+    def _silence_TD(self) -> Tensor:
+        return self._encode_frames([torch.zeros(CLIP_SECONDS * SAMPLE_RATE)])[0]
+
+    def _decode(self, clips: list[Clip], frames: list[Tensor], temperature: float) -> list[_Draft]:
+        """Writes one batch at one temperature; a row that ends leaves the batch."""
+        state = self._decoder.new_state(frames)
+        prompt = torch.tensor([self._tokens.prompt] * len(clips), device=frames[0].device)
+        logits_BV = self._decoder(prompt, state).cpu().float()
+        silent_B = logits_BV.softmax(-1)[:, self._tokens.no_speech].tolist()
+        drafts = [self._new_draft(clip, silent) for clip, silent in zip(clips, silent_B, strict=True)]
+        generator = torch.Generator().manual_seed(0)
+        running = drafts
+        while True:
+            ended = [self._step(draft, logits_BV[row], temperature, generator) for row, draft in enumerate(running)]
+            if any(ended):
+                rows = [row for row, end in enumerate(ended) if not end]
+                if not rows:
+                    return drafts
+                running, state = [running[row] for row in rows], state.select(rows)
+            last_B1 = torch.tensor([[draft.tokens[-1]] for draft in running], device=prompt.device)
+            logits_BV = self._decoder(last_B1, state).cpu().float()
+
+    def _new_draft(self, clip: Clip, no_speech_probability: float) -> _Draft:
+        seconds = clip.samples.shape[0] / SAMPLE_RATE + SILENT_TAIL_SECONDS
+        timestamps = min(math.ceil(seconds / SECONDS_A_TIMESTAMP), self._tokens.timestamps - 1)
+        room = self._decoder.config.max_tokens - len(self._tokens.prompt)
+        by_length = math.ceil(seconds * self._options.tokens_a_second)
+        return _Draft(
+            last_timestamp=self._tokens.first_timestamp + timestamps,
+            max_tokens=min(by_length, self._options.max_tokens, room),
+            no_speech_probability=no_speech_probability,
+        )
+
+    def _step(self, draft: _Draft, logits_V: Tensor, temperature: float, generator: torch.Generator) -> bool:
+        """Adds the next token to a draft; true where the draft is whole."""
+        logits_V = self._tokens.allowed(logits_V, draft.tokens, draft.last_timestamp)
+        if temperature > 0:
+            token = int(torch.multinomial((logits_V / temperature).softmax(-1), 1, generator=generator))
+        else:
+            token = int(logits_V.argmax())
+        draft.log_probabilities.append(float(F.log_softmax(logits_V, dim=-1)[token]))
+        if token == self._tokens.end:
+            return True
+        draft.tokens.append(token)
+        return len(draft.tokens) >= draft.max_tokens
+
+    def _is_silence(self, written: _Draft | Segment) -> bool:
+        return (
+            written.no_speech_probability > self._options.max_no_speech
+            and written.mean_log_probability < self._options.min_log_probability
+        )
+
+    def _fails(self, draft: _Draft) -> bool:
+        improbable = draft.mean_log_probability < self._options.min_log_probability
+        return (improbable or self._repeats(draft)) and not self._is_silence(draft)
+
+    def _rank(self, draft: _Draft) -> tuple[bool, float]:
+        return not self._repeats(draft), draft.mean_log_probability
+
+    def _repeats(self, draft: _Draft) -> bool:
+        text = self._tokens.text(draft.tokens).encode()
+        return len(text) > self._options.max_compression * len(zlib.compress(text))
+
+    def _cut(self, clip: Clip, draft: _Draft) -> Iterator[Segment]:
+        """Segments between a draft's timestamps; an open end is the clip's end. Nothing is given where no word is."""
+        first = self._tokens.first_timestamp
+        words: list[int] = []
+        log_probabilities: list[float] = []
+        start = end = 0.0
+        for token, log_probability in zip(draft.tokens, draft.log_probabilities, strict=False):
+            if token < first:
+                words.append(token)
+                log_probabilities.append(log_probability)
+                continue
+            end = (token - first) * SECONDS_A_TIMESTAMP
+            yield from self._segment(clip, draft, words, log_probabilities, start, end)
+            words, log_probabilities, start = [], [], end
+        yield from self._segment(clip, draft, words, log_probabilities, start, math.inf)
+
+    def _segment(
+        self, clip: Clip, draft: _Draft, words: list[int], log_probabilities: list[float], start: float, end: float
+    ) -> Iterator[Segment]:
+        text = self._tokens.text(words).strip()
+        if not any(letter.isalnum() for letter in text):
+            return
+        yield Segment(
+            start_seconds=min(clip.start_seconds + start, clip.end_seconds),
+            end_seconds=min(clip.start_seconds + end, clip.end_seconds),
+            text=text,
+            mean_log_probability=sum(log_probabilities) / len(log_probabilities),
+            no_speech_probability=draft.no_speech_probability,
+        )
+
+
+def load_transcriber(folder: Path, encode_frames: EncodeFrames) -> Transcriber:
+    """The decoder of an English-only Whisper from a folder in Hugging Face's layout.
+
+    It holds `config.json`, `model.safetensors` with the names of transformers' `WhisperForConditionalGeneration`, and
+    `tokenizer.json`.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    decoder = WhisperDecoder.Config(
+        vocabulary=config["vocab_size"],
+        width=config["d_model"],
+        layers=config["decoder_layers"],
+        heads=config["decoder_attention_heads"],
+        feed_forward=config["decoder_ffn_dim"],
+        max_tokens=config["max_target_positions"],
+    ).build()
+    prefix = "model.decoder."
+    tensors = load_file(folder / "model.safetensors")
+    decoder.load_state_dict(
+        {name.removeprefix(prefix): tensor.float() for name, tensor in tensors.items() if name.startswith(prefix)}
+    )
+    return Transcriber(decoder, Tokenizer.from_file(str(folder / "tokenizer.json")), encode_frames)
+
+
+def random_transcriber(width: int, encode_frames: EncodeFrames, *, seed: int = 0) -> Transcriber:
+    """A decoder of one layer with random weights and a vocabulary of single letters: for tests, needs no file."""
+    tokenizer = random_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        decoder = WhisperDecoder.Config(
+            vocabulary=tokenizer.get_vocab_size() + TIMESTAMPS, width=width, layers=1, heads=2, feed_forward=2 * width
+        ).build()
+    return Transcriber(decoder, tokenizer, encode_frames, DecodingOptions(max_tokens=24, temperatures=(0.0,)))

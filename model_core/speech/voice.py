@@ -1,0 +1,204 @@
+"""The voice: text deltas in, 16-bit speech out, clause by clause, long before the text ends.
+
+Shapes: S samples. Sound is mono int16 at the voice's sample rate. Nothing here needs torch.
+"""
+
+# ruff: noqa: RUF001 - typographic marks and phonetic letters are the subject
+
+import json
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model_core.errors import InvalidInput, WeightsMissing
+from model_core.speech.clauses import ClauseSplitter
+from model_core.speech.phonemes import EnglishPhonemes
+
+Samples = NDArray[np.int16]
+
+SLOWEST, FASTEST = 0.25, 4.0
+CHUNK_SECONDS = 0.25
+_PAUSE_SECONDS = {",": 0.12, ";": 0.2, ":": 0.2, "-": 0.16, "–": 0.16, "—": 0.16}
+_SENTENCE_PAUSE_SECONDS = 0.32
+_UNMARKED_PAUSE_SECONDS = 0.03  # a clause that was cut for its length goes on at once
+_QUIET = 0.006  # full scale is 1; below it (-44 dB) the edges of a clause count as silence
+_EDGE_SECONDS = 0.02
+_FADE_SECONDS = 0.008
+
+
+class Voice(Protocol):
+    """Something that speaks."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def voices(self) -> tuple[str, ...]: ...
+    @property
+    def sample_rate(self) -> int: ...
+
+    def new_stream(self, voice: str = "", speed: float = 1.0) -> "VoiceStream":
+        """A stream for one text. Raises InvalidInput for `voice` or `speed`."""
+        ...
+
+
+class VoiceStream:
+    """Speaks one text while it is being written.
+
+    The sound depends on the text alone, not on how it was cut into deltas.
+    """
+
+    def __init__(self, speak_clause: Callable[[str], Samples], sample_rate: int, speed: float = 1.0) -> None:
+        self._speak_clause = speak_clause
+        self._sample_rate = sample_rate
+        self._speed = speed
+        self._splitter = ClauseSplitter()
+        self._pause_seconds = 0.0
+
+    def push(self, text_delta: str) -> Iterator[Samples]:
+        """Yields [S] chunks of at most CHUNK_SECONDS for every clause that `text_delta` made whole."""
+        return self._speak(self._splitter.push(text_delta))
+
+    def finish(self) -> Iterator[Samples]:
+        """Yields the sound of what is left."""
+        return self._speak(self._splitter.finish())
+
+    def _speak(self, clauses: list[str]) -> Iterator[Samples]:
+        longest = int(CHUNK_SECONDS * self._sample_rate)
+        for clause in clauses:
+            speech = self._speak_clause(clause)
+            if not len(speech):
+                continue
+            pause = np.zeros(int(self._pause_seconds / self._speed * self._sample_rate), np.int16)
+            sound = np.concatenate([pause, speech])
+            for start in range(0, len(sound), longest):
+                yield sound[start : start + longest]
+            self._pause_seconds = _pause_after(clause)
+
+
+class PiperVoice:
+    """A Piper voice (VITS, ONNX) that is fed with espeak-style phonemes.
+
+    By default the model's two noise sources are off: the same text then always gives the same sound.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, config: dict[str, object], name: str) -> None:
+        audio, symbols = config["audio"], config["phoneme_id_map"]
+        if not isinstance(audio, dict) or not isinstance(symbols, dict):
+            raise WeightsMissing(f"the configuration of voice {name} is not a Piper configuration")
+        self._session = session
+        self._phonemes = EnglishPhonemes()
+        self._ids: dict[str, list[int]] = symbols
+        self.model = f"piper-{name}"
+        self.voices = (str(config.get("dataset") or name),)
+        self.sample_rate = int(audio["sample_rate"])
+
+    @classmethod
+    def load(cls, folder: Path, threads: int = 1) -> "PiperVoice":
+        """Reads the one `*.onnx` of `folder` and its `.onnx.json`; runs it on `threads` processor threads."""
+        models = sorted(folder.glob("*.onnx"))
+        if len(models) != 1 or not models[0].with_suffix(".onnx.json").is_file():
+            raise WeightsMissing(f"no voice in {folder}: run `lyra weights pull nano`")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(models[0]), options, providers=["CPUExecutionProvider"])
+        config = json.loads(models[0].with_suffix(".onnx.json").read_text(encoding="utf-8"))
+        return cls(session, config, models[0].stem)
+
+    def new_stream(self, voice: str = "", speed: float = 1.0) -> VoiceStream:
+        check_voice(voice, speed, self.voices)
+        return VoiceStream(lambda clause: self.speak_clause(clause, speed=speed), self.sample_rate, speed)
+
+    def speak(self, text: str, *, speed: float = 1.0) -> Samples:
+        """The whole sound [S] of `text`: what a stream gives, in one piece."""
+        stream = self.new_stream(speed=speed)
+        chunks = [*stream.push(text), *stream.finish()]
+        return np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
+
+    def speak_clause(self, clause: str, *, speed: float = 1.0, variation: float = 0.0) -> Samples:
+        """The sound [S] of one clause or sentence, without silence around it; empty when nothing is to be said.
+
+        Args:
+            clause: A few hundred characters at most.
+            speed: 1 is the speaker's own; 2 is twice as fast.
+            variation: 0 makes the sound depend on the text alone; 1 is the randomness of pitch and rhythm that the
+                voice was trained with (useful for training data).
+        """
+        ids = self._phoneme_ids(self._phonemes.phonemes(clause))
+        if not ids:
+            return np.zeros(0, np.int16)
+        inputs = {
+            "input": np.array([ids], np.int64),
+            "input_lengths": np.array([len(ids)], np.int64),
+            "scales": np.array([0.667 * variation, 1.0 / speed, 0.8 * variation], np.float32),
+        }
+        sound = np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1)
+        return _trimmed(sound, self.sample_rate)
+
+    def _phoneme_ids(self, phonemes: str) -> list[int]:
+        """Begin, phonemes, end, a pad after each but the last, as in the voice's training; empty without a phoneme."""
+        if not any(phoneme.isalpha() for phoneme in phonemes):
+            return []
+        pad = self._ids["_"]
+        known = [self._ids[phoneme] for phoneme in unicodedata.normalize("NFD", phonemes) if phoneme in self._ids]
+        body = [number for ids in known for number in (*ids, *pad)]
+        return [*self._ids["^"], *pad, *body, *self._ids["$"]]
+
+
+class TinyVoice:
+    """A random voice that needs no files: each character is a short sound of its own, for tests."""
+
+    model = "tiny-voice"
+    voices = ("tiny",)
+    sample_rate = 16_000
+    _width, _samples_per_character = 8, 800  # 50 ms
+
+    def __init__(self, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self._embeddings = random.standard_normal((256, self._width)).astype(np.float32)
+        self._sounds = random.standard_normal((self._width, self._samples_per_character)).astype(np.float32)
+
+    def new_stream(self, voice: str = "", speed: float = 1.0) -> VoiceStream:
+        check_voice(voice, speed, self.voices)
+        return VoiceStream(lambda clause: self.speak_clause(clause, speed=speed), self.sample_rate, speed)
+
+    def speak_clause(self, clause: str, *, speed: float = 1.0) -> Samples:
+        """[S] samples, a fixed number for each byte of `clause`."""
+        length = int(self._samples_per_character / speed)
+        letters = self._embeddings[np.frombuffer(clause.encode(), np.uint8)]
+        sound = np.tanh(0.1 * letters @ np.resize(self._sounds, (self._width, length)))
+        return _trimmed(sound.reshape(-1), self.sample_rate)
+
+
+def check_voice(voice: str, speed: float, voices: tuple[str, ...]) -> None:
+    """Raises InvalidInput where `voice` is not one of `voices` (or empty) or `speed` is out of range."""
+    if voice and voice not in voices:
+        raise InvalidInput("voice", f"{voice!r} is not one of: {', '.join(voices)}")
+    if not SLOWEST <= speed <= FASTEST:
+        raise InvalidInput("speed", f"{speed} is outside {SLOWEST} to {FASTEST}")
+
+
+def _trimmed(sound: NDArray[np.float32], sample_rate: int) -> Samples:
+    """Cuts silence off both ends and lets the edges rise and fall softly, so that clauses join without a click."""
+    loud = np.flatnonzero(np.abs(sound) > _QUIET)
+    if not len(loud):
+        return np.zeros(0, np.int16)
+    edge = int(_EDGE_SECONDS * sample_rate)
+    kept = sound[max(0, loud[0] - edge) : loud[-1] + 1 + edge].copy()
+    fade = min(int(_FADE_SECONDS * sample_rate), len(kept) // 2)
+    ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
+    kept[:fade] *= ramp
+    kept[len(kept) - fade :] *= ramp[::-1]
+    return (np.clip(kept, -1.0, 1.0) * 32767.0).astype(np.int16)
+
+
+def _pause_after(clause: str) -> float:
+    mark = clause.rstrip("\"'”’)]*_")[-1:]
+    if mark in _PAUSE_SECONDS:
+        return _PAUSE_SECONDS[mark]
+    return _UNMARKED_PAUSE_SECONDS if mark.isalnum() else _SENTENCE_PAUSE_SECONDS

@@ -1,0 +1,150 @@
+"""Whisper's text decoder with a key-value cache (Radford et al. 2022); names as in transformers' `WhisperDecoder`.
+
+Shapes: B rows, L new tokens, P tokens so far, T encoder frames, D width, H heads, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+@dataclass(slots=True)
+class DecoderState:
+    """What some rows still need to go on: one (keys, values) pair a layer, [B, H, positions, D / H].
+
+    Attributes:
+        heard: Of the encoder's frames; never changes.
+        written: Of the tokens so far; grows with every step.
+        mask: [B, 1, 1, T], true where a row has a frame; None where all rows are equally long.
+    """
+
+    heard: list[tuple[Tensor, Tensor]]
+    written: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens each row holds."""
+        return self.written[0][0].shape[2] if self.written else 0
+
+    def select(self, rows: list[int]) -> "DecoderState":
+        """The state of some rows only, in the given order."""
+        index = torch.tensor(rows, device=self.heard[0][0].device)
+        return DecoderState(
+            heard=[(keys[index], values[index]) for keys, values in self.heard],
+            written=[(keys[index], values[index]) for keys, values in self.written],
+            mask=None if self.mask is None else self.mask[index],
+        )
+
+
+class WhisperDecoder(nn.Module):
+    """Pre-norm transformer layers that attend to the tokens so far and to the encoder's frames."""
+
+    @dataclass(kw_only=True, frozen=True, slots=True)
+    class Config:
+        vocabulary: int
+        width: int
+        layers: int
+        heads: int
+        feed_forward: int
+        max_tokens: int = 448
+
+        def build(self) -> "WhisperDecoder":
+            return WhisperDecoder(self)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
+        self.embed_positions = nn.Embedding(config.max_tokens, config.width)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.layer_norm = nn.LayerNorm(config.width)
+
+    def new_state(self, frames: list[Tensor]) -> DecoderState:
+        """Starts one row for each clip; `frames` are [T, D], of any lengths above zero."""
+        lengths = torch.tensor([clip.shape[0] for clip in frames], device=frames[0].device)
+        frames_BTD = nn.utils.rnn.pad_sequence(frames, batch_first=True)
+        valid_BT = torch.arange(frames_BTD.shape[1], device=lengths.device) < lengths[:, None]
+        heard = [layer.hear(frames_BTD) for layer in self._stack()]
+        return DecoderState(heard, [], None if bool(valid_BT.all()) else valid_BT[:, None, None])
+
+    def forward(self, tokens_BL: Tensor, state: DecoderState) -> Tensor:
+        """Takes new tokens into the state: [B, L] int64 -> logits of what follows the last of them, [B, V]."""
+        start, length = state.tokens, tokens_BL.shape[1]
+        hidden_BLD = self.embed_tokens(tokens_BL) + self.embed_positions.weight[start : start + length]
+        causal = None
+        if length > 1:
+            causal = torch.ones(length, start + length, dtype=torch.bool, device=hidden_BLD.device).tril(start)
+        written = []
+        for index, layer in enumerate(self._stack()):
+            past = state.written[index] if state.written else None
+            hidden_BLD, kept = layer(hidden_BLD, past, causal, state.heard[index], state.mask)
+            written.append(kept)
+        state.written = written
+        return F.linear(self.layer_norm(hidden_BLD[:, -1]), self.embed_tokens.weight)
+
+    def _stack(self) -> list["DecoderLayer"]:
+        return cast(list[DecoderLayer], list(self.layers))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: WhisperDecoder.Config) -> None:
+        super().__init__()
+        self.self_attn = DecoderAttention(config.width, config.heads)
+        self.self_attn_layer_norm = nn.LayerNorm(config.width)
+        self.encoder_attn = DecoderAttention(config.width, config.heads)
+        self.encoder_attn_layer_norm = nn.LayerNorm(config.width)
+        self.fc1 = nn.Linear(config.width, config.feed_forward)
+        self.fc2 = nn.Linear(config.feed_forward, config.width)
+        self.final_layer_norm = nn.LayerNorm(config.width)
+
+    def hear(self, frames_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the encoder's frames."""
+        return self.encoder_attn.keys_values(frames_BTD)
+
+    def forward(
+        self,
+        hidden_BLD: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+        causal: Tensor | None,
+        heard: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Returns the layer's output and the keys and values of all tokens so far."""
+        normed_BLD = self.self_attn_layer_norm(hidden_BLD)
+        keys, values = self.self_attn.keys_values(normed_BLD)
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        hidden_BLD = hidden_BLD + self.self_attn(normed_BLD, keys, values, causal)
+        hidden_BLD = hidden_BLD + self.encoder_attn(self.encoder_attn_layer_norm(hidden_BLD), *heard, mask)
+        expanded = F.gelu(self.fc1(self.final_layer_norm(hidden_BLD)))
+        return hidden_BLD + self.fc2(expanded), (keys, values)
+
+
+class DecoderAttention(nn.Module):
+    """Multi-head attention whose keys and values are made apart, so that they can be kept."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def keys_values(self, source_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, D] -> two of [B, H, T, D / H]."""
+        return self._split(self.k_proj(source_BTD)), self._split(self.v_proj(source_BTD))
+
+    def forward(self, hidden_BLD: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        query = self._split(self.q_proj(hidden_BLD))
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        mixed: Tensor = self.out_proj(rearrange(attended, "b h l d -> b l (h d)"))
+        return mixed
+
+    def _split(self, x_BTD: Tensor) -> Tensor:
+        return rearrange(x_BTD, "b t (h d) -> b h t d", h=self.heads)

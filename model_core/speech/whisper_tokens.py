@@ -1,0 +1,132 @@
+"""What Whisper's tokens mean and which of them may follow: the rules by which it was trained to write timestamps.
+
+Shapes: V vocabulary.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+
+SECONDS_A_TIMESTAMP = 0.02
+TIMESTAMPS = 1501  # 0 to 30 s
+MAX_FIRST_TIMESTAMP = 50  # a second: speech that starts later is still given from the start of its clip
+
+# Written music, stage directions and speaker labels: Whisper must write what is said, so these never start a token.
+_SYMBOLS = [
+    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
+    *("<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))", "[[", "]]", "{{", "}}"),
+    *("♪♪", "♪♪♪"),
+]
+_NOTES = [*"♩♪♫♬♭♮♯"]
+_SPECIAL = ["startoftranscript", "translate", "transcribe", "startoflm", "startofprev", "nocaptions", "notimestamps"]
+
+
+@dataclass(frozen=True)
+class WhisperTokens:
+    """The vocabulary of an English-only Whisper. Timestamps follow the tokenizer's own tokens, 0.02 s apart."""
+
+    tokenizer: Tokenizer
+    vocabulary: int
+
+    @cached_property
+    def end(self) -> int:
+        return self._id("<|endoftext|>")
+
+    @cached_property
+    def prompt(self) -> list[int]:
+        """What every transcript starts with."""
+        return [self._id("<|startoftranscript|>")]
+
+    @cached_property
+    def no_speech(self) -> int:
+        """The token whose probability after the prompt says that nobody speaks."""
+        return self._id("<|nocaptions|>")
+
+    @cached_property
+    def first_timestamp(self) -> int:
+        """The token of 0.00 s."""
+        return self._id("<|notimestamps|>") + 1
+
+    @property
+    def timestamps(self) -> int:
+        """How many there are."""
+        return self.vocabulary - self.first_timestamp
+
+    def text(self, tokens: list[int]) -> str:
+        """What the tokens say; special tokens and timestamps say nothing."""
+        text: str = self.tokenizer.decode([token for token in tokens if token < self.end], skip_special_tokens=True)
+        return text
+
+    @cached_property
+    def never(self) -> Tensor:
+        """[V] bool: tokens that no transcript holds."""
+        banned = torch.zeros(self.vocabulary, dtype=torch.bool)
+        banned[[self._id(f"<|{name}|>") for name in _SPECIAL]] = True
+        banned[self._non_speech()] = True
+        return banned
+
+    @cached_property
+    def never_first(self) -> Tensor:
+        """[V] bool: tokens that a transcript cannot start with: everything but a timestamp within the first second."""
+        banned = torch.ones(self.vocabulary, dtype=torch.bool)
+        banned[self.first_timestamp : self.first_timestamp + MAX_FIRST_TIMESTAMP + 1] = False
+        return banned
+
+    def allowed(self, logits_V: Tensor, written: list[int], last_timestamp: int) -> Tensor:
+        """Logits with what may not come next at minus infinity.
+
+        Timestamps come in pairs (end of one segment, start of the next), except before the end of the text; they never
+        go back, no segment is empty, and none ends after `last_timestamp`.
+
+        Args:
+            logits_V: [V] of the next token.
+            written: Tokens after the prompt.
+            last_timestamp: Token of the latest time that may be written.
+        """
+        first = self.first_timestamp
+        logits_V = logits_V.masked_fill(self.never, float("-inf"))
+        logits_V[last_timestamp + 1 :] = float("-inf")
+        if not written:
+            return logits_V.masked_fill(self.never_first, float("-inf"))
+        closing = written[-1] >= first and len(written) > 1 and written[-2] < first
+        if written[-1] >= first:
+            if closing:
+                logits_V[: self.end] = float("-inf")
+            else:
+                logits_V[first:] = float("-inf")
+        latest = max((token for token in written if token >= first), default=first)
+        logits_V[first : latest if closing else latest + 1] = float("-inf")
+        # Where a timestamp is likelier than any single word, the words stand back.
+        if logits_V[first:].logsumexp(0) > logits_V[:first].max():
+            logits_V[:first] = float("-inf")
+        return logits_V
+
+    def _non_speech(self) -> list[int]:
+        spellings = [" -", " '"]  # hyphens and quotes inside words are fine
+        spellings += [spelled for symbol in [*_SYMBOLS, *_NOTES] for spelled in (symbol, f" {symbol}")]
+        encoded = {spelled: self._encode(spelled) for spelled in spellings}
+        banned = {tokens[0] for spelled, tokens in encoded.items() if len(tokens) == 1 or spelled.strip() in _NOTES}
+        return sorted(banned)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _id(self, token: str) -> int:
+        found: int | None = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"the tokenizer has no {token}: it is not that of an English-only Whisper")
+        return found
+
+
+def random_tokenizer() -> Tokenizer:
+    """A tokenizer of single bytes with Whisper's special tokens: for random models, needs no file."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([f"<|{name}|>" for name in ("endoftext", *_SPECIAL)])
+    return tokenizer

@@ -1,0 +1,68 @@
+"""What the text-only language model answers to written questions: the answers that spoken questions are trained toward.
+
+Shapes: B questions of equal length, L positions, E width.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from more_itertools import chunked
+
+from model_core.language.engine import LanguageModel
+from model_core.language.prompt import Message, Role, render, splice
+
+_BATCH = 32
+
+
+def written_answers(
+    model: LanguageModel,
+    questions: Sequence[str],
+    cache: Path,
+    max_tokens: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> dict[str, str]:
+    """Greedy answers of the base model, at most `max_tokens` long; only those that the model ends itself are kept.
+
+    Args:
+        model: Answers without any adapter.
+        questions: Each asked alone.
+        cache: JSON file that keeps answers between runs; a null stands for one that did not end.
+        max_tokens: Longer answers are given up.
+        on_batch: Called with the questions done so far.
+    """
+    known: dict[str, str | None] = json.loads(cache.read_text()) if cache.exists() else {}
+    by_length = defaultdict(list)
+    for question in questions:
+        if question not in known:
+            by_length[model.count_tokens(question)].append(question)
+    for group in by_length.values():
+        for batch in chunked(group, _BATCH):
+            known |= dict(zip(batch, _answer(model, batch, max_tokens), strict=True))
+            scratch = cache.with_suffix(".part")
+            scratch.write_text(json.dumps(known))
+            scratch.replace(cache)
+            if on_batch:
+                on_batch(len(known))
+    return {question: answer for question in questions if (answer := known[question]) is not None}
+
+
+@torch.inference_mode()
+def _answer(model: LanguageModel, questions: Sequence[str], max_tokens: int) -> list[str | None]:
+    """Questions of one length need no padding, so that they share a batch as they are."""
+    decoder, tokenizer = model.decoder, model.tokenizer
+    end = tokenizer.token_to_id("<|im_end|>")
+    prompts = [splice(render([Message(Role.USER, [q])]), tokenizer, decoder.embed_tokens).embeds for q in questions]
+    embeds_BLE = torch.stack(prompts)
+    cache = decoder.new_cache(embeds_BLE.shape[1] + max_tokens, batch=len(questions))
+    columns = []
+    for _ in range(max_tokens):
+        token_B = decoder.logits(decoder(embeds_BLE, cache)[:, -1]).argmax(-1)
+        columns.append(token_B)
+        embeds_BLE = decoder.embed_tokens(token_B)[:, None]
+        if all(end in row for row in torch.stack(columns, 1).tolist()):
+            break
+    rows = torch.stack(columns, 1).tolist()
+    return [tokenizer.decode(row[: row.index(end)]) if end in row else None for row in rows]

@@ -1,0 +1,1 @@
+"""Pictures in, vision tokens for the language model out."""

@@ -1,0 +1,110 @@
+"""The decoder against transformers and PEFT as oracles."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from model_core.checkpoints.adapters import load_adapter, save_adapter
+from model_core.errors import WeightsMissing
+from model_core.language.decoder import Decoder
+from model_core.language.lora import PROJECTIONS, LoraConfig
+
+CONFIG = Decoder.Config(vocabulary=50, width=32, layers=3, heads=4, key_value_heads=2, feed_forward=48, context=64)
+
+
+@pytest.fixture
+def oracle() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def decoder(oracle: LlamaForCausalLM) -> Decoder:
+    made = CONFIG.build().eval()
+    made.load_state_dict(oracle.model.state_dict())
+    return made
+
+
+def randomise(decoder: Decoder, adapter: str) -> None:
+    for path, parameter in decoder.named_parameters():
+        if f".adapters.{adapter}." in path:
+            torch.nn.init.normal_(parameter, std=0.2)
+
+
+@torch.inference_mode()
+def logits_of(decoder: Decoder, ids: Tensor, adapter: str | None = None) -> Tensor:
+    return decoder.logits(decoder(decoder.embed_tokens(ids), adapter=adapter))
+
+
+@torch.inference_mode()
+def test_a_whole_sequence_gives_the_logits_of_transformers(oracle: LlamaForCausalLM, decoder: Decoder) -> None:
+    ids = torch.randint(0, 50, (2, 11))
+    torch.testing.assert_close(logits_of(decoder, ids), oracle(ids).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pieces", [[11], [10, 1], [1] * 11, [4, 4, 3]])
+@torch.inference_mode()
+def test_cutting_a_sequence_anywhere_changes_nothing(decoder: Decoder, pieces: list[int]) -> None:
+    ids = torch.randint(0, 50, (1, 11))
+    cache = decoder.new_cache(2)
+    hidden = [decoder(decoder.embed_tokens(piece), cache) for piece in ids.split(pieces, dim=1)]
+    torch.testing.assert_close(decoder.logits(torch.cat(hidden, 1)), logits_of(decoder, ids), atol=1e-5, rtol=1e-4)
+
+
+def test_without_an_adapter_the_output_is_that_of_the_base_to_the_bit(decoder: Decoder) -> None:
+    ids = torch.randint(0, 50, (1, 9))
+    before = logits_of(decoder, ids)
+    decoder.add_adapter("speech", LoraConfig(rank=2, alpha=4), PROJECTIONS)
+    assert torch.equal(logits_of(decoder, ids, "speech"), before)
+    randomise(decoder, "speech")
+    assert torch.equal(logits_of(decoder, ids), before)
+    assert not torch.allclose(logits_of(decoder, ids, "speech"), before)
+
+
+def test_a_saved_adapter_means_the_same_to_peft(oracle: LlamaForCausalLM, decoder: Decoder, tmp_path: Path) -> None:
+    decoder.add_adapter("speech", LoraConfig(rank=3, alpha=6), PROJECTIONS)
+    randomise(decoder, "speech")
+    save_adapter(decoder, "speech", tmp_path)
+    ids = torch.randint(0, 50, (1, 9))
+    with torch.inference_mode():
+        theirs = PeftModel.from_pretrained(oracle, str(tmp_path)).eval()(ids).logits
+    torch.testing.assert_close(logits_of(decoder, ids, "speech"), theirs, atol=2e-3, rtol=2e-3)
+
+
+def test_an_adapter_survives_the_disk_beside_another(decoder: Decoder, tmp_path: Path) -> None:
+    for name in ("speech", "vision"):
+        decoder.add_adapter(name, LoraConfig(rank=3, alpha=6), ("q_proj", "down_proj"))
+        randomise(decoder, name)
+        save_adapter(decoder, name, tmp_path / name)
+    ids = torch.randint(0, 50, (1, 9))
+    again = CONFIG.build().eval()
+    again.load_state_dict({k: v for k, v in decoder.state_dict().items() if ".adapters." not in k})
+    for name in ("vision", "speech"):
+        load_adapter(again, name, tmp_path / name)
+    for name in ("speech", "vision"):
+        torch.testing.assert_close(logits_of(again, ids, name), logits_of(decoder, ids, name), atol=2e-3, rtol=2e-3)
+
+
+def test_an_adapter_of_another_model_is_refused_by_the_name_of_a_tensor(decoder: Decoder, tmp_path: Path) -> None:
+    decoder.add_adapter("speech", LoraConfig(rank=3, alpha=6), PROJECTIONS)
+    save_adapter(decoder, "speech", tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"r": 5}))
+    with pytest.raises(WeightsMissing, match=r"layers\.0\.self_attn\.q_proj\.lora_A"):
+        load_adapter(CONFIG.build(), "speech", tmp_path)

@@ -1,0 +1,76 @@
+"""Whisper's encoder and features against transformers, and what batching must not change."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import WhisperConfig, WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as OracleEncoder
+
+from model_core.errors import InvalidInput
+from model_core.presets import build_speech_encoder
+from model_core.speech.features import log_mel
+from model_core.speech.projector import SpeechProjector
+from model_core.speech.whisper import WhisperEncoder
+from tests.paths import DATA
+
+CONFIG = WhisperEncoder.Config(mel_bins=80, width=16, layers=2, heads=2, feed_forward=24, tail_frames=1500)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> OracleEncoder:
+    torch.manual_seed(0)
+    config = WhisperConfig(d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24, num_mel_bins=80)
+    return OracleEncoder(config).eval()
+
+
+def clip(seconds: float, seed: int = 0) -> Tensor:
+    return torch.randn(int(seconds * 16_000), generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def padded(samples: Tensor) -> Tensor:
+    return torch.nn.functional.pad(samples, (0, 480_000 - len(samples)))
+
+
+@pytest.mark.parametrize("bins", [80, 128])
+def test_features_are_those_of_transformers(bins: int) -> None:
+    theirs = WhisperFeatureExtractor(feature_size=bins)(clip(1.3).numpy(), sampling_rate=16_000, return_tensors="pt")
+    torch.testing.assert_close(log_mel(padded(clip(1.3)), bins), theirs.input_features[0], atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_whole_window_gives_the_frames_of_transformers(oracle: OracleEncoder) -> None:
+    encoder = CONFIG.build().eval()
+    encoder.load_state_dict(oracle.state_dict())
+    theirs = oracle(log_mel(padded(clip(2)), 80)[None]).last_hidden_state[0, :100]
+    torch.testing.assert_close(encoder.encode([clip(2)])[0], theirs, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_clips_frames_do_not_depend_on_its_batch() -> None:
+    encoder = build_speech_encoder("tiny")
+    clips = [clip(0.5, 1), clip(2.03, 2), clip(0.011, 3), clip(1, 4)]
+    for alone, batched in zip((encoder.frames([c])[0] for c in clips), encoder.frames(clips), strict=True):
+        torch.testing.assert_close(batched, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_there_are_fifty_frames_a_second_and_never_more_than_a_window_holds() -> None:
+    encoder = build_speech_encoder("tiny")
+    assert [len(frames) for frames in encoder.frames([clip(1), clip(0.5001), clip(30)])] == [50, 26, 1500]
+
+
+def test_the_shortest_clip_makes_one_token() -> None:
+    tokens = build_speech_encoder("tiny").encode([clip(0.001), clip(1)])
+    assert [len(t) for t in tokens] == [1, 12]
+
+
+def test_an_unknown_adapter_is_named() -> None:
+    with pytest.raises(InvalidInput, match="'french' is not one of speech"):
+        build_speech_encoder("tiny").encode([clip(1)], "french")
+
+
+def test_the_projector_reproduces_the_published_method() -> None:
+    stored = {name: tensor.float() for name, tensor in load_file(DATA / "parity" / "projector.safetensors").items()}
+    projector = SpeechProjector.Config(encoder_width=32, model_width=24).build()
+    projector.load_state_dict({k.removeprefix("weight."): v for k, v in stored.items() if k.startswith("weight.")})
+    torch.testing.assert_close(projector(stored["input"]), stored["output"], atol=1e-4, rtol=1e-4)
