@@ -1,0 +1,30 @@
+"""Where services meet `model_core`: CPU threads, loading a preset, errors. The only module here that imports it."""
+
+import os
+
+from services.common.errors import InvalidInput, ServiceError, Unavailable
+from services.common.settings import ServiceSettings
+
+
+def prepare_process(settings: ServiceSettings) -> None:
+    """Gives the process its CPU threads. To be called before torch is imported, which reads these once.
+
+    Several services share a few cores: threads that wait for work must sleep, not spin.
+    """
+    count = str(settings.thread_count())
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ["OMP_NUM_THREADS"] = count
+    os.environ["MKL_NUM_THREADS"] = count
+
+
+def translate(error: Exception) -> ServiceError | None:
+    """What an error of `model_core` means to a caller; None for an error that is not one of its own."""
+    from model_core import errors
+
+    if isinstance(error, errors.InvalidInput):
+        return InvalidInput(error.field, error.message)
+    if isinstance(error, errors.UnknownPreset):
+        return InvalidInput("preset", str(error))
+    if isinstance(error, errors.WeightsMissing):
+        return Unavailable("model", str(error))
+    return None

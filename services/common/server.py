@@ -1,0 +1,224 @@
+"""A model service as a process: opens its port, loads its weights, says that it is ready, serves, drains, ends."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common import telemetry
+from services.common.channels import message_limits
+from services.common.errors import Overloaded, ServiceError, Unavailable
+from services.common.grpc_types import Context, GenericHandler, Handler
+from services.common.interceptors import ErrorInterceptor, TelemetryInterceptor
+from services.common.settings import ServiceSettings
+
+log = telemetry.get_logger(__name__)
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVER_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second service on the same port is a mistake, not a second worker
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
+
+
+class Servicer(Protocol):
+    """What a service's servicer has beside its gRPC methods."""
+
+    def shut_down(self) -> None:
+        """Lets its threads end."""
+
+
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDefinition(Generic[SettingsT]):
+    """What makes one service differ from the others.
+
+    Attributes:
+        name: For people, as in "speech encoder".
+        full_name: gRPC service, as in "lyra.v1.SpeechEncoder".
+        build: Loads the weights and makes the servicer; runs in a thread.
+        register: The generated `add_..Servicer_to_server`.
+        translate: Turns errors of the model's layer into ours; None for errors it does not know.
+    """
+
+    name: str
+    full_name: str
+    build: Callable[[SettingsT], Servicer]
+    register: Callable[[Any, Any], None]
+    translate: Callable[[Exception], ServiceError | None] = field(default=lambda error: None)
+
+
+class _Gate(GenericHandler):
+    """Where calls arrive: refuses them until the weights are there, while the service drains, and when too many run."""
+
+    def __init__(self, definition: ServiceDefinition[Any], running: Callable[[], int], max_calls: int) -> None:
+        self._definition = definition
+        self._running = running
+        self._max_calls = max_calls
+        self._handlers: dict[str, Handler] = {}
+        self._closed: str | None = "is loading its weights"
+
+    def open(self, servicer: Servicer) -> None:
+        self._definition.register(servicer, self)
+        self._closed = None
+
+    def close(self, reason: str) -> None:
+        self._closed = reason
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        """Part of what generated code expects of a server; `add_registered_method_handlers` tells the same."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        self._handlers = {f"/{service}/{name}": handler for name, handler in handlers.items()}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        method = handler_call_details.method
+        if not method.startswith(f"/{self._definition.full_name}/"):
+            return None
+        if self._closed is not None:
+            return _refusal(Unavailable(self._definition.name, f"the {self._definition.name} {self._closed}"))
+        if self._running() >= self._max_calls:
+            return _refusal(Overloaded(f"{self._max_calls} calls are open, the limit of the {self._definition.name}"))
+        return self._handlers.get(method)
+
+
+def _refusal(error: ServiceError) -> Handler:
+    async def refuse(request: Any, context: Context) -> None:
+        raise error
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+class ModelServer(Generic[SettingsT]):
+    """One service on one port.
+
+    `start()` opens the port (health says NOT_SERVING), `load()` loads the weights (then SERVING), `drain()` ends it.
+    """
+
+    def __init__(self, settings: SettingsT, definition: ServiceDefinition[SettingsT]) -> None:
+        self.settings = settings
+        self.port = 0
+        self.metrics_port = 0
+        self._definition = definition
+        self._telemetry = TelemetryInterceptor()
+        self._gate = _Gate(definition, lambda: self._telemetry.running, settings.max_calls)
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._servicer: Servicer | None = None
+        self._metrics: telemetry.MetricsServer | None = None
+        self._server: grpc.aio.Server | None = None
+
+    @property
+    def address(self) -> str:
+        """host:port, for a client."""
+        return f"{self.settings.host}:{self.port}"
+
+    async def start(self) -> None:
+        """Opens the service's port and the metrics port, and writes the port file."""
+        settings = self.settings
+        errors = ErrorInterceptor(
+            default_deadline_seconds=settings.default_deadline_seconds, translate=self._definition.translate
+        )
+        server = grpc.aio.server(
+            handlers=[self._gate],
+            interceptors=[self._telemetry, errors],
+            options=[*message_limits(settings.max_message_bytes), *_SERVER_OPTIONS],
+        )
+        for name in ("", self._definition.full_name):
+            await self._health.set(name, _NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (self._definition.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        self.port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+        await server.start()
+        self._server = server
+        self._metrics = telemetry.MetricsServer(settings.host, settings.metrics_port)
+        self.metrics_port = self._metrics.port
+        if settings.port_file is not None:
+            write_port_file(settings.port_file, port=self.port, metrics_port=self.metrics_port)
+        log.info("listening", address=self.address, metrics_port=self.metrics_port)
+
+    async def load(self) -> None:
+        """Loads the weights off the event loop, then takes calls."""
+        loop = asyncio.get_running_loop()
+        self._servicer = await loop.run_in_executor(None, self._definition.build, self.settings)
+        self._gate.open(self._servicer)
+        for name in ("", self._definition.full_name):
+            await self._health.set(name, _SERVING)
+        log.info("ready", preset=self.settings.preset)
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING, refuses what is new, lets what runs finish within the grace period, cancels the rest."""
+        self._gate.close("is shutting down")
+        await self._health.enter_graceful_shutdown()
+        try:
+            async with asyncio.timeout(self.settings.grace_seconds):
+                await self._telemetry.wait_idle()
+        except TimeoutError:
+            log.warning("grace period is over", cancelled_calls=self._telemetry.running)
+        if self._server is not None:
+            await self._server.stop(None)
+        if self._servicer is not None:
+            self._servicer.shut_down()
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+        log.info("stopped")
+
+
+def write_port_file(path: Path, *, port: int, metrics_port: int | None = None) -> None:
+    """Tells whoever started this process which ports it took; the file appears whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps({"port": port, "metrics_port": metrics_port, "pid": os.getpid()}))
+    part.replace(path)
+
+
+def run(settings: SettingsT, definition: ServiceDefinition[SettingsT]) -> NoReturn:
+    """Runs a service until SIGTERM or SIGINT. The process ends with code 0 after a drain, 1 if it could not start."""
+    short_name = definition.name.replace(" ", "_")
+    telemetry.configure_logging(settings.log_level, settings.log_format, short_name)
+    telemetry.configure_tracing(short_name)
+    code = asyncio.run(_serve(settings, definition))
+    logging.shutdown()
+    # A model's thread cannot be interrupted in the middle of a step, and taking the libraries down takes seconds on a
+    # busy machine: neither is worth the grace period of whoever stops us.
+    os._exit(code)
+
+
+async def _serve(settings: SettingsT, definition: ServiceDefinition[SettingsT]) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = ModelServer(settings, definition)
+    try:
+        await server.start()
+    except RuntimeError as error:
+        log.error("cannot listen", host=settings.host, port=settings.port, reason=str(error))
+        return 1
+    loading = asyncio.create_task(server.load())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    failure = loading.exception() if loading.done() else None
+    if failure is not None:
+        known = definition.translate(failure) if isinstance(failure, Exception) else None
+        log.error("cannot load the weights", reason=str(known or failure), exc_info=None if known else failure)
+    else:
+        await stopping
+    await server.drain()
+    if not loading.done():
+        os._exit(0)  # the thread that loads cannot be interrupted, and asyncio would wait for it
+    stopping.cancel()
+    return 0 if failure is None else 1

@@ -1,0 +1,99 @@
+"""Settings: one documented class a service, read from its command line and from `LYRA_...` variables.
+
+`load(SpeechEncoderSettings, "python -m services.speech_encoder")` gives `--help`, and errors that name the variable.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+
+
+def default_home() -> Path:
+    """Where weights, keys and run files lie: $LYRA_HOME, or ~/.cache/lyra."""
+    return Path(os.environ.get("LYRA_HOME") or Path.home() / ".cache" / "lyra")
+
+
+class ProcessSettings(BaseSettings):
+    """What every process of the platform has."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LYRA_",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_show_env_vars=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        frozen=True,
+        extra="ignore",
+    )
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
+    port: int = Field(default=0, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port_file: Path | None = Field(
+        default=None, description='File to write {"port", "metrics_port", "pid"} to (JSON) once the ports are open.'
+    )
+    home: Path = Field(default_factory=default_home, description="Folder of weights, keys and run files.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="Log lines for people or for machines."
+    )
+    grace_seconds: float = Field(
+        default=30.0, ge=0, description="Seconds that running requests may take to finish after SIGTERM or SIGINT."
+    )
+
+
+class ServiceSettings(ProcessSettings):
+    """What every model service has."""
+
+    preset: str = Field(default="nano", description="Weights to run: nano (real, small) or tiny (random, for tests).")
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
+    )
+    threads: int = Field(default=0, ge=0, description="CPU threads of the model; 0 for every core of this machine.")
+    max_message_bytes: int = Field(
+        default=4 * 2**20, ge=2 * 2**20, description="Largest gRPC message in bytes, received or sent."
+    )
+    max_calls: int = Field(
+        default=64, ge=1, description="Calls that may be open at the same time, waiting ones among them."
+    )
+    default_deadline_seconds: float = Field(
+        default=600.0, gt=0, description="Seconds that a call may take when its client set no deadline."
+    )
+
+    def thread_count(self) -> int:
+        """CPU threads to use, at least 1."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load(settings: type[SettingsT], program: str, arguments: Sequence[str] | None = None) -> SettingsT:
+    """Reads `settings` from `arguments` (the command line by default), then from the environment.
+
+    Ends the process with code 2 and one line a mistake when a value is not acceptable, and with 0 after `--help`.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    config = {**settings.model_config, "cli_prog_name": program}
+    named = type(
+        settings.__name__,
+        (settings,),
+        {"model_config": config, "__doc__": settings.__doc__, "__module__": settings.__module__},
+    )
+    try:
+        return CliApp.run(named, cli_args=given)
+    except ValidationError as error:
+        for mistake in error.errors():
+            name = str(mistake["loc"][0]) if mistake["loc"] else "settings"
+            flag = name.replace("_", "-")
+            print(f"{program}: --{flag} (LYRA_{name.upper()}): {mistake['msg']}", file=sys.stderr)
+    except SettingsError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+    raise SystemExit(2)

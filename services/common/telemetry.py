@@ -1,0 +1,148 @@
+"""What a process tells about itself: structured logs, Prometheus metrics, trace context that travels with each call."""
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import structlog
+from opentelemetry import propagate, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+TENANT_METADATA = "lyra-tenant"
+
+_POLL_SECONDS = 0.1  # how soon the metrics server notices that it is to stop
+_DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+REQUESTS = Counter("lyra_requests_total", "Calls that ended, by status code.", ("method", "code"))
+REQUEST_SECONDS = Histogram(
+    "lyra_request_seconds", "Seconds from the start of a call to its end.", ("method",), buckets=_DURATION_BUCKETS
+)
+REQUESTS_RUNNING = Gauge("lyra_requests_running", "Calls that are open, waiting ones among them.", ("method",))
+REQUESTS_WAITING = Gauge("lyra_requests_waiting", "Calls that wait for their turn at the model.", ("service",))
+MODEL_RUNNING = Gauge("lyra_model_running", "Calls that the model works for.", ("service",))
+AUDIO_SECONDS_WAITING = Gauge("lyra_audio_seconds_waiting", "Seconds of audio taken in and not encoded yet.")
+
+
+def queue_gauges(service: str) -> Callable[[int, int], None]:
+    """What a FairQueue calls to show (running, waiting) as metrics of `service`."""
+    running, waiting = MODEL_RUNNING.labels(service), REQUESTS_WAITING.labels(service)
+
+    def show(running_now: int, waiting_now: int) -> None:
+        running.set(running_now)
+        waiting.set(waiting_now)
+
+    show(0, 0)
+    return show
+
+
+def configure_logging(level: str, style: str, service: str) -> None:
+    """Sends the process's log (structlog's and the standard library's) to stderr.
+
+    Args:
+        level: Least level: debug, info, warning or error.
+        style: "json", or "console" for people.
+        service: Named in every line.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_trace,
+    ]
+    final: list[structlog.typing.Processor]
+    if style == "json":
+        final = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    else:
+        final = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared[:2],
+            *shared[3:],
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger that takes an event and fields: `log.info("call ended", code="OK")`."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+def configure_tracing(service: str) -> None:
+    """Makes this process a part of traces. Who wants them exported adds a span processor to the global provider."""
+    trace.set_tracer_provider(TracerProvider(resource=Resource.create({"service.name": f"lyra.{service}"})))
+
+
+def trace_metadata() -> tuple[tuple[str, str], ...]:
+    """Metadata to send with a gRPC call, so that the service's span joins the current trace."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return tuple(carrier.items())
+
+
+@contextmanager
+def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[trace.Span]:
+    """A span for a call being served, child of the one that `metadata` names."""
+    parent = propagate.extract(metadata)
+    tracer = trace.get_tracer("lyra")
+    with tracer.start_as_current_span(method, context=parent, kind=trace.SpanKind.SERVER) as span:
+        yield span
+
+
+class MetricsServer:
+    """Serves this process's metrics over HTTP, in a thread, from the time it is made.
+
+    Args:
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = make_server(host, port, make_wsgi_app(), ThreadingWSGIServer, handler_class=_SilentHandler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,), daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """That it listens on."""
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stops serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _SilentHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Scrapes are not worth a line each."""
+
+
+def _add_trace(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        event["trace_id"] = f"{context.trace_id:032x}"
+    return event

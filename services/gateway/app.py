@@ -1,0 +1,98 @@
+"""The gateway as an ASGI application."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+from services.gateway.auth import KeyRequired
+from services.gateway.errors import install_handlers
+from services.gateway.keys import KeyStore
+from services.gateway.limits import DrainedRefusals, Limits
+from services.gateway.routes import audio, chat, health, models
+from services.gateway.schemas.errors import ErrorBody
+from services.gateway.settings import GatewaySettings
+from services.gateway.streaming import ClientGone
+from services.gateway.telemetry import Telemetry
+from services.pipeline.services import Deadlines, Services
+
+_OPEN_PATHS = ("/healthz", "/readyz", "/metrics")
+_DOCS_PATHS = ("/docs", "/openapi.json")
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, 429, 500, 503, 504)
+}
+
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """Builds the gateway. The services need not be there yet: until they are, requests get 503."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        deadlines = Deadlines(
+            encode=settings.encode_seconds,
+            transcribe=settings.transcribe_seconds,
+            generate=settings.answer_seconds,
+            synthesize=settings.answer_seconds,
+        )
+        app.state.services = Services.open(settings.addresses(), deadlines)
+        yield
+        await app.state.services.close()
+
+    app = FastAPI(
+        title="Lyra",
+        summary="Text, pictures and speech in; text and speech out. OpenAI's API.",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url="/docs" if settings.docs else None,
+        openapi_url="/openapi.json" if settings.docs else None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.state.settings = settings
+    app.state.created = int(time.time())
+    for group in (chat, audio, models):
+        app.include_router(group.router, responses=_ERRORS)
+    app.include_router(health.router)
+    install_handlers(app)
+    app.add_exception_handler(ClientGone, _nobody_listens)
+    _add_middleware(app, settings)
+    _leave_out_422(app)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
+    """From the inside out: what is added last sees a request first."""
+    open_paths = _OPEN_PATHS + (_DOCS_PATHS if settings.docs else ())
+    app.add_middleware(
+        Limits,
+        max_body_bytes=settings.max_body_bytes,
+        max_bodies_bytes=max(settings.max_bodies_bytes, settings.max_body_bytes),
+        body_seconds=settings.body_seconds,
+        max_running=settings.max_running,
+    )
+    app.add_middleware(KeyRequired, keys=KeyStore(settings.home), open_paths=open_paths)
+    app.add_middleware(DrainedRefusals)
+    known = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/audio/speech", "/v1/models", *open_paths)
+    app.add_middleware(Telemetry, known=known)
+
+
+async def _nobody_listens(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+def _leave_out_422(app: FastAPI) -> None:
+    """What does not fit a schema gets 400 here, so the documentation has no 422."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(name, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,67 @@
+"""Settings of the gateway: `LYRA_...` variables or flags, see `python -m services.gateway --help`."""
+
+from pydantic import Field
+
+from services.common.settings import ProcessSettings
+from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER, SPEECH_SYNTHESIZER, VISION_ENCODER
+
+
+class GatewaySettings(ProcessSettings):
+    """HTTP gateway of Lyra: OpenAI's API in front of the four model services."""
+
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    preset: str = Field(
+        default="nano", description='Preset that the services run; the API calls it the model "lyra-<preset>".'
+    )
+    docs: bool = Field(default=True, description="Whether /docs and /openapi.json are served, without a key.")
+
+    speech_encoder_address: str = Field(default="127.0.0.1:50051", description="host:port of the speech encoder.")
+    vision_encoder_address: str = Field(default="127.0.0.1:50052", description="host:port of the vision encoder.")
+    language_model_address: str = Field(default="127.0.0.1:50053", description="host:port of the language model.")
+    speech_synthesizer_address: str = Field(
+        default="127.0.0.1:50054", description="host:port of the speech synthesizer."
+    )
+
+    encode_seconds: float = Field(
+        default=120.0, gt=0, description="Seconds that encoding one recording or picture may take."
+    )
+    transcribe_seconds: float = Field(default=900.0, gt=0, description="Seconds that a transcript may take.")
+    answer_seconds: float = Field(
+        default=900.0, gt=0, description="Seconds that an answer, or speaking a text, may take."
+    )
+
+    max_body_bytes: int = Field(
+        128 * 2**20,
+        ge=1024,
+        description="Largest request body in bytes; half an hour of 16 kHz WAV in base64 is 77 MB.",
+    )
+    max_bodies_bytes: int = Field(
+        default=512 * 2**20, ge=1024, description="Most bytes of request bodies held at the same time; more get 429."
+    )
+    body_seconds: float = Field(
+        default=60.0, gt=0, description="Seconds that a client may take to send its request body."
+    )
+    max_messages: int = Field(default=256, ge=1, description="Most messages in a conversation.")
+    max_parts: int = Field(default=32, ge=1, description="Most content parts in one message.")
+    max_media: int = Field(default=16, ge=0, description="Most recordings and pictures in one request.")
+    max_text_characters: int = Field(
+        default=500_000,
+        ge=1,
+        le=1_000_000,
+        description="Most characters of text in one request, all messages together.",
+    )
+    max_running: int = Field(default=64, ge=1, description="Requests worked on at the same time; more get 429.")
+
+    @property
+    def model(self) -> str:
+        """The model's id in the API."""
+        return f"lyra-{self.preset}"
+
+    def addresses(self) -> dict[str, str]:
+        """host:port of each service, by its name in the pipeline."""
+        return {
+            SPEECH_ENCODER: self.speech_encoder_address,
+            VISION_ENCODER: self.vision_encoder_address,
+            LANGUAGE_MODEL: self.language_model_address,
+            SPEECH_SYNTHESIZER: self.speech_synthesizer_address,
+        }

@@ -1,0 +1,41 @@
+"""Transcripts as subtitle files."""
+
+from collections.abc import Iterable
+
+from services.pipeline.messages import Segment
+
+
+def plain_text(segments: Iterable[Segment]) -> str:
+    """The words alone, in one line."""
+    return " ".join(text for segment in segments if (text := segment.text.strip()))
+
+
+def to_srt(segments: Iterable[Segment]) -> str:
+    """SubRip: numbered, with decimal commas."""
+    return "".join(
+        f"{number}\n{_times(segment, ',')}\n{_line(segment.text)}\n\n" for number, segment in enumerate(segments, 1)
+    )
+
+
+def to_vtt(segments: Iterable[Segment]) -> str:
+    """WebVTT."""
+    return "WEBVTT\n\n" + "".join(f"{_times(segment, '.')}\n{_escape(_line(segment.text))}\n\n" for segment in segments)
+
+
+def _times(segment: Segment, point: str) -> str:
+    return f"{_time(segment.start_seconds, point)} --> {_time(segment.end_seconds, point)}"
+
+
+def _time(seconds: float, point: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
+
+
+def _line(text: str) -> str:
+    """An empty line would end the cue, and so would an arrow."""
+    return " ".join(text.split()).replace("-->", "->")
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,1 @@
+"""The language model: prompts of text, speech and vision tokens in, streamed answers out, over gRPC."""

@@ -1,0 +1,17 @@
+"""`python -m services.language_model`."""
+
+from services.common import model_service, server, settings
+from services.language_model.settings import LanguageModelSettings
+
+
+def main() -> None:
+    """Runs the service until it is told to stop."""
+    loaded = settings.load(LanguageModelSettings, "python -m services.language_model")
+    model_service.prepare_process(loaded)
+    from services.language_model.servicer import DEFINITION  # imports torch, which reads what was just prepared
+
+    server.run(loaded, DEFINITION)
+
+
+if __name__ == "__main__":
+    main()

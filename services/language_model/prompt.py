@@ -1,0 +1,159 @@
+"""Prompts as they arrive: messages of text, speech tokens and vision tokens, put together and checked part by part."""
+
+from collections.abc import AsyncIterator
+
+import torch
+
+from lyra.v1 import common_pb2, language_model_pb2
+from model_core.language.prompt import Message, Role, SpeechPart, VisionPart
+from services.common.errors import InvalidInput
+from services.common.tensors import Array, TensorAssembler
+from services.common.uploads import megabytes
+
+MAX_PARTS = 10_000
+
+_ROLES = {
+    language_model_pb2.ROLE_SYSTEM: Role.SYSTEM,
+    language_model_pb2.ROLE_USER: Role.USER,
+    language_model_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
+}
+
+
+class PromptReader:
+    """Builds the messages of one prompt from the requests that carry them.
+
+    The clips of a recording follow one another, their indexes counting up from 0; together they make one speech part.
+
+    Args:
+        width: Of the language model; what tokens have to match.
+        context_tokens: Of the language model; more speech and vision tokens are refused as they arrive.
+        max_text_bytes: Limit of all texts together.
+    """
+
+    def __init__(self, *, width: int, context_tokens: int, max_text_bytes: int) -> None:
+        self._width = width
+        self._context_tokens = context_tokens
+        self._max_text_bytes = max_text_bytes
+        self._text_bytes = 0
+        self._rows = 0
+        self._parts = 0
+        self._messages: list[Message] = []
+        self._recording: list[Array] = []
+        self._next_clip = 0
+        self._assembler: TensorAssembler | None = None
+        self._grid: tuple[int, int, int] | None = None
+
+    async def read(self, requests: AsyncIterator[language_model_pb2.GenerateRequest]) -> list[Message]:
+        """Takes requests up to the end of the stream. Returns the prompt.
+
+        Raises:
+            InvalidInput: Something is missing, out of order, over a limit or of the wrong shape.
+        """
+        async for request in requests:
+            self._add(request)
+        self._close_recording()
+        self._require_whole()
+        if not self._messages:
+            raise InvalidInput("messages", "the prompt holds no message")
+        return self._messages
+
+    def _add(self, request: language_model_pb2.GenerateRequest) -> None:
+        kind = request.WhichOneof("part")
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise InvalidInput("messages", f"more than {MAX_PARTS} parts")
+        if kind not in ("speech_tokens", "vision_tokens"):
+            self._require_whole()
+        if kind != "speech_tokens":
+            self._close_recording()
+        match kind:
+            case "message_start":
+                self._start_message(request.message_start)
+            case "text":
+                self._add_text(request.text)
+            case "speech_tokens":
+                self._add_speech(request.speech_tokens)
+            case "vision_tokens":
+                self._add_vision(request.vision_tokens)
+            case "header":
+                raise InvalidInput("header", "only the first message carries the header")
+            case _:
+                raise InvalidInput("part", "a message without content")
+
+    def _start_message(self, start: language_model_pb2.MessageStart) -> None:
+        role = _ROLES.get(start.role)
+        if role is None:
+            raise InvalidInput(f"messages[{len(self._messages)}].role", f"role {start.role} is not known")
+        self._messages.append(Message(role=role, parts=[]))
+
+    def _message(self) -> Message:
+        if not self._messages:
+            raise InvalidInput("message_start", "content came before the first message was begun")
+        return self._messages[-1]
+
+    def _add_text(self, text: str) -> None:
+        message = self._message()
+        self._text_bytes += len(text.encode())
+        if self._text_bytes > self._max_text_bytes:
+            raise InvalidInput("messages", f"the text is over the limit of {megabytes(self._max_text_bytes)}")
+        message.parts.append(text)
+
+    def _add_speech(self, tokens: common_pb2.SpeechTokens) -> None:
+        self._message()
+        if self._grid is not None:
+            self._require_whole()
+        if self._assembler is None:
+            if tokens.clip_index == 0:
+                self._close_recording()
+            elif tokens.clip_index != self._next_clip:
+                raise InvalidInput("speech_tokens.clip_index", f"{tokens.clip_index} where {self._next_clip} is next")
+        elif tokens.clip_index != self._next_clip:
+            self._require_whole()
+        self._next_clip = tokens.clip_index
+        rows = self._take(tokens.tokens, "speech_tokens.tokens")
+        if rows is not None:
+            self._recording.append(rows)
+            self._next_clip += 1
+
+    def _add_vision(self, tokens: common_pb2.VisionTokens) -> None:
+        message = self._message()
+        grid = (tokens.grid_time, tokens.grid_height, tokens.grid_width)
+        if self._assembler is not None and grid != self._grid:
+            self._require_whole()
+        if grid[0] * grid[1] * grid[2] != tokens.tokens.rows_total:
+            raise InvalidInput("vision_tokens.grid", f"{grid} does not make {tokens.tokens.rows_total} tokens")
+        self._grid = grid
+        rows = self._take(tokens.tokens, "vision_tokens.tokens")
+        if rows is not None:
+            message.parts.append(VisionPart(tokens=torch.from_numpy(rows), grid=grid))
+            self._grid = None
+
+    def _take(self, chunk: common_pb2.TensorChunk, field: str) -> Array | None:
+        """Adds a chunk to the array that is open, or opens one. Returns the array when it is whole."""
+        if self._assembler is None:
+            room = self._context_tokens - self._rows
+            if chunk.rows_total > room:
+                total = self._rows + chunk.rows_total
+                raise InvalidInput(
+                    "messages",
+                    f"{total} speech and vision tokens are over the model's context of {self._context_tokens} tokens",
+                )
+            self._assembler = TensorAssembler(width=self._width, max_rows=room, field=field)
+        self._assembler.add(chunk)
+        if not self._assembler.complete:
+            return None
+        rows, self._assembler = self._assembler.result(), None
+        self._rows += len(rows)
+        return rows
+
+    def _close_recording(self) -> None:
+        if self._recording and self._assembler is None:
+            joined = torch.cat([torch.from_numpy(rows) for rows in self._recording])
+            self._message().parts.append(SpeechPart(tokens=joined))
+            self._recording = []
+        if self._assembler is None:
+            self._next_clip = 0
+
+    def _require_whole(self) -> None:
+        if self._assembler is not None:
+            self._assembler.result()  # raises, for it is not whole

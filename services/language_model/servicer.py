@@ -1,0 +1,136 @@
+"""The gRPC side of the language model."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from lyra.v1 import common_pb2, language_model_pb2, language_model_pb2_grpc
+from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
+from model_core.presets import build_language_model
+from services.common import model_service, telemetry, tensors
+from services.common.errors import InvalidInput
+from services.common.grpc_types import Context
+from services.common.interceptors import tenant_of
+from services.common.queueing import FairQueue
+from services.common.server import ServiceDefinition
+from services.common.threads import ModelThread
+from services.common.uploads import megabytes
+from services.language_model.prompt import PromptReader
+from services.language_model.settings import LanguageModelSettings
+
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 256
+MAX_TEMPERATURE = 2.0
+
+_REASONS = {"stop": language_model_pb2.FINISH_REASON_STOP, "length": language_model_pb2.FINISH_REASON_LENGTH}
+
+
+class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
+    """Reads a prompt, waits for the model, streams the answer; a call that ends early stops the model at once."""
+
+    def __init__(self, model: LanguageModel, settings: LanguageModelSettings) -> None:
+        self._model = model
+        self._settings = settings
+        self._thread = ModelThread("language-model")
+        self._queue = FairQueue(waiting_limit=settings.max_waiting, on_change=telemetry.queue_gauges("language_model"))
+
+    async def Generate(
+        self, request_iterator: AsyncIterator[language_model_pb2.GenerateRequest], context: Context
+    ) -> AsyncIterator[language_model_pb2.GenerateResponse]:
+        """A prompt to its answer."""
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidInput("header", "the first message has to carry the header")
+        options = self._options(first.header)
+        reader = PromptReader(
+            width=self._model.width,
+            context_tokens=self._model.context_tokens,
+            max_text_bytes=self._settings.max_prompt_text_bytes,
+        )
+        messages = await reader.read(request_iterator)
+        async with self._queue.slot(first.header.tenant or tenant_of(context)):
+            answer = self._thread.iterate(lambda: self._model.generate(messages, options))
+            async with aclosing(answer) as events:
+                async for event in events:
+                    yield _to_response(event)
+
+    async def CountTokens(
+        self, request: language_model_pb2.CountTokensRequest, context: Context
+    ) -> language_model_pb2.CountTokensResponse:
+        """What a text takes."""
+        limit = self._settings.max_prompt_text_bytes
+        if len(request.text.encode()) > limit:
+            raise InvalidInput("text", f"over the limit of {megabytes(limit)}")
+        return language_model_pb2.CountTokensResponse(tokens=self._model.count_tokens(request.text))
+
+    async def Describe(
+        self, request: language_model_pb2.LanguageModelDescribeRequest, context: Context
+    ) -> language_model_pb2.LanguageModelDescribeResponse:
+        """What this service runs."""
+        model = common_pb2.ModelDescription(
+            preset=self._settings.preset,
+            model=self._model.model,
+            token_width=self._model.width,
+            adapters=self._model.adapters,
+        )
+        return language_model_pb2.LanguageModelDescribeResponse(model=model, context_tokens=self._model.context_tokens)
+
+    def shut_down(self) -> None:
+        """Lets the model's thread end."""
+        self._thread.shut_down()
+
+    def _options(self, header: language_model_pb2.GenerateHeader) -> GenerationOptions:
+        """Checks what can be checked before the request waits for its turn."""
+        if header.max_tokens > self._model.context_tokens:
+            raise InvalidInput(
+                "max_tokens", f"{header.max_tokens} is over the model's context of {self._model.context_tokens} tokens"
+            )
+        if not 0 <= header.temperature <= MAX_TEMPERATURE:
+            raise InvalidInput("temperature", f"{header.temperature:g} is not within 0 to {MAX_TEMPERATURE:g}")
+        if not 0 <= header.top_p <= 1:
+            raise InvalidInput("top_p", f"{header.top_p:g} is not over 0 and at most 1")
+        if len(header.stop) > MAX_STOPS:
+            raise InvalidInput("stop", f"{len(header.stop)} texts are over the limit of {MAX_STOPS}")
+        if any(not 0 < len(text) <= MAX_STOP_CHARACTERS for text in header.stop):
+            raise InvalidInput("stop", f"each text has to have 1 to {MAX_STOP_CHARACTERS} characters")
+        if header.adapter not in ("", "base", *self._model.adapters):
+            known = ", ".join(("base", *self._model.adapters))
+            raise InvalidInput("adapter", f"{header.adapter!r} is none of {known}")
+        return GenerationOptions(
+            max_tokens=header.max_tokens,
+            temperature=header.temperature,
+            top_p=header.top_p or 1.0,
+            seed=header.seed if header.HasField("seed") else None,
+            stop=tuple(header.stop),
+            adapter=header.adapter,
+            hidden_states=header.hidden_states,
+        )
+
+
+def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:
+    if isinstance(event, Delta):
+        delta = language_model_pb2.TextDelta(text=event.text, tokens=event.tokens)
+        if event.hidden_states is not None:
+            delta.hidden_states.CopyFrom(tensors.to_message(event.hidden_states.float().cpu().numpy()))
+        return language_model_pb2.GenerateResponse(text_delta=delta)
+    usage = language_model_pb2.Usage(
+        prompt_tokens=event.usage.prompt_tokens,
+        speech_tokens=event.usage.speech_tokens,
+        vision_tokens=event.usage.vision_tokens,
+        completion_tokens=event.usage.completion_tokens,
+        adapter=event.usage.adapter,
+    )
+    finish = language_model_pb2.GenerateFinish(reason=_REASONS[event.reason], usage=usage)
+    return language_model_pb2.GenerateResponse(finish=finish)
+
+
+def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
+    return LanguageModelServicer(build_language_model(settings.preset, settings.home), settings)
+
+
+DEFINITION: ServiceDefinition[LanguageModelSettings] = ServiceDefinition(
+    name="language model",
+    full_name="lyra.v1.LanguageModel",
+    build=_build,
+    register=language_model_pb2_grpc.add_LanguageModelServicer_to_server,
+    translate=model_service.translate,
+)

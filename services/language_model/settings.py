@@ -1,0 +1,16 @@
+"""Settings of the language model service."""
+
+from pydantic import Field
+
+from services.common.settings import ServiceSettings
+
+
+class LanguageModelSettings(ServiceSettings):
+    """Language model: prompts of text, speech and vision tokens to streamed answers (gRPC, lyra.v1.LanguageModel)."""
+
+    port: int = Field(default=50053, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    metrics_port: int = Field(
+        default=9153, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
+    )
+    max_prompt_text_bytes: int = Field(default=2**20, gt=0, description="Most bytes of text (UTF-8) in a prompt.")
+    max_waiting: int = Field(default=32, ge=0, description="Requests that may wait while one is answered.")

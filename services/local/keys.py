@@ -1,0 +1,26 @@
+"""The development key of a local stack: made once, kept in a file that its owner alone can read, used by every run."""
+
+from pathlib import Path
+
+from services.gateway.keys import KeyStore
+
+TENANT = "development"
+FILE_NAME = "development-key"
+
+
+def development_key(home: Path) -> str:
+    """The key in `<home>/run/development-key`; a new one where there is none or it was revoked.
+
+    Raises:
+        services.gateway.keys.KeysUnreadable: The file of keys is damaged.
+    """
+    path = home / "run" / FILE_NAME
+    store = KeyStore(home)
+    if path.exists() and store.find(secret := path.read_text().strip()) is not None:
+        return secret
+    _, secret = store.create(TENANT, "of the local stack")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(secret + "\n")
+    return secret

@@ -1,0 +1,246 @@
+"""A stack: the four model services and the gateway on this machine, started, watched and stopped together."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from services.common.settings import default_home
+from services.local.keys import development_key
+from services.local.process import LocalProcess, ProcessSpec, StackError, grpc_is_serving, http_is_ready
+
+SERVICES = ("speech_encoder", "vision_encoder", "language_model", "speech_synthesizer")
+GATEWAY = "gateway"
+
+_FIRST_BACKOFF_SECONDS = 0.5
+_MAX_BACKOFF_SECONDS = 30.0
+_STABLE_SECONDS = 60.0  # a process that ran this long starts again without back-off
+_KILL_MARGIN_SECONDS = 5.0
+
+
+class StackRunning(StackError):
+    """Another stack runs in this home."""
+
+
+class Stack:
+    """The platform as processes on this machine. A context manager: entering starts it, leaving stops it.
+
+    Args:
+        preset: Weights to run.
+        home: Folder of weights, keys and run files; None for $LYRA_HOME or its default.
+        host: Address that the gateway listens on. The services stay on loopback.
+        port: Of the gateway; 0 takes a free one.
+        log_dir: Folder of one log file a process; None for `<home>/logs`.
+        threads: CPU threads of each service's model; 0 for every core.
+        grace_seconds: Seconds that running requests may take to finish when the stack stops.
+        announce: Whether `<home>/run/stack.json` tells others about this stack. Only one stack a home may.
+        arguments: More command line arguments for a process, by its name.
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: str = "nano",
+        home: Path | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        log_dir: Path | None = None,
+        threads: int = 0,
+        grace_seconds: float = 10.0,
+        announce: bool = True,
+        arguments: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.preset = preset
+        self.home = home or default_home()
+        self.host = host
+        self.log_dir = log_dir or self.home / "logs"
+        self.key = ""
+        self.processes: dict[str, LocalProcess] = {}
+        self._port = port
+        self._threads = threads
+        self._grace_seconds = grace_seconds
+        self._announce = announce
+        self._arguments = arguments or {}
+        self._run_dir = self.home / "run"
+        # The kernel ends a child when the thread that made it ends; this thread lives as long as the stack.
+        self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stack-spawner")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Of the gateway."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{host}:{self.processes[GATEWAY].port}"
+
+    @property
+    def stack_file(self) -> Path:
+        """Where a running stack tells its address and key, readable by its owner alone."""
+        return self._run_dir / "stack.json"
+
+    def start(self, timeout_seconds: float = 180.0, on_ready: Callable[[str], None] = lambda name: None) -> None:
+        """Starts everything and returns when all of it takes requests.
+
+        Args:
+            timeout_seconds: Seconds that loading may take.
+            on_ready: Called with the name of each process once it is ready.
+
+        Raises:
+            StackError: A part ended or was not ready in time; what had been started is stopped again.
+            StackRunning: Another stack runs in this home.
+        """
+        for folder in (self._run_dir, self.log_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        if self._announce:
+            self._refuse_second_stack()
+        self.key = development_key(self.home)
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            for name in SERVICES:
+                self.processes[name] = self._make(self._service_spec(name), "127.0.0.1", 0)
+                self.processes[name].start()
+            for name in SERVICES:
+                self.processes[name].wait_ready(deadline - time.monotonic())
+                on_ready(name)
+            gateway = self.processes[GATEWAY] = self._make(self._gateway_spec(), self.host, self._port)
+            gateway.start()
+            gateway.wait_ready(deadline - time.monotonic())
+            on_ready(GATEWAY)
+            if self._announce:
+                self._write_stack_file()
+        except BaseException:
+            self.stop()
+            raise
+
+    def restart(self, name: str, timeout_seconds: float = 180.0) -> None:
+        """Starts a process again on its port, after ending it if it still runs. Returns when it takes requests."""
+        process = self.processes[name]
+        if process.alive:
+            process.stop(self._grace_seconds + _KILL_MARGIN_SECONDS)
+        process.start()
+        process.wait_ready(timeout_seconds)
+
+    def kill(self, name: str) -> None:
+        """Ends a process at once, as a crash would."""
+        self.processes[name].kill()
+
+    def dead(self) -> list[str]:
+        """Names of the processes that were started and do not run any more."""
+        return [name for name, process in self.processes.items() if not process.alive]
+
+    def supervise(self, stop: threading.Event, on_event: Callable[[str], None] = lambda text: None) -> None:
+        """Starts again whatever ends, until `stop` is set; a process that keeps ending waits longer each time.
+
+        Args:
+            stop: Ends the supervision (not the stack).
+            on_event: Called with a line for people whenever a process ended or was started again.
+        """
+        started = dict.fromkeys(self.processes, time.monotonic())
+        backoff = dict.fromkeys(self.processes, _FIRST_BACKOFF_SECONDS)
+        due: dict[str, float] = {}
+        while not stop.wait(0.2):
+            now = time.monotonic()
+            for name in self.dead():
+                if name not in due:
+                    if now - started[name] > _STABLE_SECONDS:
+                        backoff[name] = _FIRST_BACKOFF_SECONDS
+                    due[name] = now + backoff[name]
+                    backoff[name] = min(2 * backoff[name], _MAX_BACKOFF_SECONDS)
+                    code, log = self.processes[name].exit_code, self.processes[name].log_path
+                    on_event(f"{name} ended with code {code}, starts again in {due[name] - now:g} s; its log: {log}")
+                elif now >= due[name]:
+                    del due[name]
+                    started[name] = now
+                    self.processes[name].start()
+                    on_event(f"{name} was started again")
+
+    def stop(self) -> None:
+        """Stops the gateway, then the services: each may finish what runs, then is killed. Safe to call twice."""
+        limit = self._grace_seconds + _KILL_MARGIN_SECONDS
+        if self._announce and self._is_ours():
+            self.stack_file.unlink(missing_ok=True)
+        gateway = self.processes.get(GATEWAY)
+        if gateway is not None:
+            gateway.stop(limit)
+        services = [process for name, process in self.processes.items() if name != GATEWAY]
+        for process in services:
+            process.signal(signal.SIGTERM)
+        deadline = time.monotonic() + limit
+        for process in services:
+            process.stop(max(0.0, deadline - time.monotonic()))
+        self._spawner.shutdown()
+
+    def _make(self, spec: ProcessSpec, host: str, port: int) -> LocalProcess:
+        return LocalProcess(spec, host=host, port=port, run_dir=self._run_dir, log_dir=self.log_dir, spawn=self._spawn)
+
+    def _spawn(self, *arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        process: subprocess.Popen[bytes] = self._spawner.submit(
+            lambda: subprocess.Popen(*arguments, **options)
+        ).result()
+        return process
+
+    def _common_arguments(self) -> list[str]:
+        grace = str(self._grace_seconds)
+        return ["--preset", self.preset, "--home", str(self.home), "--grace-seconds", grace]
+
+    def _service_spec(self, name: str) -> ProcessSpec:
+        arguments = [*self._common_arguments(), "--threads", str(self._threads), "--metrics-port", "0"]
+        arguments += self._arguments.get(name, ())
+        return ProcessSpec(name, f"services.{name}", arguments, grpc_is_serving)
+
+    def _gateway_spec(self) -> ProcessSpec:
+        arguments = self._common_arguments()
+        for name in SERVICES:
+            arguments += [f"--{name.replace('_', '-')}-address", self.processes[name].address]
+        arguments += self._arguments.get(GATEWAY, ())
+        return ProcessSpec(GATEWAY, "services.gateway", arguments, http_is_ready)
+
+    def _refuse_second_stack(self) -> None:
+        try:
+            state = json.loads(self.stack_file.read_text())
+            pid, url = int(state["pid"]), str(state["url"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return
+        if psutil.pid_exists(pid):
+            raise StackRunning(f"a stack runs already at {url} (process {pid})")
+
+    def _is_ours(self) -> bool:
+        try:
+            return bool(json.loads(self.stack_file.read_text())["pid"] == os.getpid())
+        except (FileNotFoundError, ValueError, KeyError):
+            return False
+
+    def _write_stack_file(self) -> None:
+        state = {
+            "pid": os.getpid(),
+            "url": self.url,
+            "key": self.key,
+            "preset": self.preset,
+            "logs": str(self.log_dir),
+            "services": {
+                name: {"address": process.address, "metrics_port": process.metrics_port}
+                for name, process in self.processes.items()
+                if name != GATEWAY
+            },
+        }
+        part = self.stack_file.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        part.touch(mode=0o600)
+        part.write_text(json.dumps(state, indent=2))
+        part.replace(self.stack_file)

@@ -1,0 +1,65 @@
+"""Speech and pictures into tokens for the language model."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+from lyra.v1.common_pb2 import SpeechTokens, VisionTokens
+from lyra.v1.speech_encoder_pb2 import (
+    AudioHeader,
+    EncodedAudio,
+    SpeechEncoderEncodeRequest,
+    SpeechEncoderEncodeResponse,
+)
+from lyra.v1.vision_encoder_pb2 import VisionEncoderEncodeRequest, VisionEncoderEncodeResponse
+from services.common.errors import InvalidInput
+from services.pipeline.calls import exchange, with_retries
+from services.pipeline.messages import AudioPart, ImagePart
+from services.pipeline.services import SPEECH_ENCODER, VISION_ENCODER, Services
+
+_DATA_BYTES = 256 * 1024
+
+# Bytes of any container; the service finds out which.
+ENCODED_AUDIO = AudioHeader(encoded=EncodedAudio())
+
+
+async def encode_speech(services: Services, part: AudioPart, tenant: str) -> list[SpeechTokens]:
+    """Tokens of a recording, clip by clip. Raises InvalidInput with the part's own path, and other ServiceErrors."""
+
+    def attempt() -> AsyncGenerator[SpeechEncoderEncodeResponse, None]:
+        method, seconds = services.speech_encoder.Encode, services.deadlines.encode
+        return exchange(SPEECH_ENCODER, method, _speech_requests(part), seconds=seconds, tenant=tenant)
+
+    try:
+        return [response.speech_tokens async for response in with_retries(SPEECH_ENCODER, attempt)]
+    except InvalidInput as error:
+        raise InvalidInput(part.path, error.message) from error
+
+
+async def encode_image(services: Services, part: ImagePart, tenant: str) -> list[VisionTokens]:
+    """Tokens of a picture. Raises InvalidInput with the part's own path, and other ServiceErrors."""
+
+    def attempt() -> AsyncGenerator[VisionEncoderEncodeResponse, None]:
+        method, seconds = services.vision_encoder.Encode, services.deadlines.encode
+        return exchange(VISION_ENCODER, method, _image_requests(part), seconds=seconds, tenant=tenant)
+
+    try:
+        return [response.vision_tokens async for response in with_retries(VISION_ENCODER, attempt)]
+    except InvalidInput as error:
+        raise InvalidInput(part.path, error.message) from error
+
+
+def in_pieces(data: bytes) -> Iterator[bytes]:
+    """`data` in pieces that fit a message."""
+    for start in range(0, len(data), _DATA_BYTES):
+        yield data[start : start + _DATA_BYTES]
+
+
+async def _speech_requests(part: AudioPart) -> AsyncIterator[SpeechEncoderEncodeRequest]:
+    yield SpeechEncoderEncodeRequest(header=SpeechEncoderEncodeRequest.Header(audio=ENCODED_AUDIO))
+    for piece in in_pieces(part.data):
+        yield SpeechEncoderEncodeRequest(data=piece)
+
+
+async def _image_requests(part: ImagePart) -> AsyncIterator[VisionEncoderEncodeRequest]:
+    yield VisionEncoderEncodeRequest(header=VisionEncoderEncodeRequest.Header(media_type=part.media_type))
+    for piece in in_pieces(part.data):
+        yield VisionEncoderEncodeRequest(data=piece)

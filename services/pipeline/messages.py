@@ -1,0 +1,129 @@
+"""What a caller asks the pipeline for, and the events that come back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPart:
+    """A whole audio file (wav, mp3, flac, ogg, opus, webm, m4a). `path` names it in the caller's own request."""
+
+    data: bytes = field(repr=False)
+    path: str = "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """A whole picture file. `path` names it in the caller's own request."""
+
+    data: bytes = field(repr=False)
+    media_type: str = ""
+    path: str = "image"
+
+
+Part = TextPart | AudioPart | ImagePart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechOptions:
+    """How an answer is spoken. Empty voice: the service's first; speed 0.25 to 4."""
+
+    voice: str = ""
+    speed: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRequest:
+    """A conversation to be answered; with `speech`, aloud as well.
+
+    `paths` names the fields of the services as the caller knows them, for error messages ("max_tokens" ->
+    "max_completion_tokens").
+    """
+
+    messages: tuple[Message, ...]
+    tenant: str
+    max_tokens: int = 0  # 0: as many as the context has room for
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    speech: SpeechOptions | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a request; speech and vision tokens are part of the prompt tokens."""
+
+    prompt_tokens: int
+    speech_tokens: int
+    vision_tokens: int
+    completion_tokens: int
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next piece of the answer's text, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """The next piece of the spoken answer: 16-bit little-endian mono samples."""
+
+    pcm: bytes = field(repr=False)
+    sample_rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of an answer."""
+
+    reason: Literal["stop", "length"]
+    usage: Usage
+
+
+AnswerEvent = TextDelta | AudioChunk | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Some words that belong together; seconds count from the start of the recording."""
+
+    start_seconds: float
+    end_seconds: float
+    text: str
+    mean_log_probability: float
+    no_speech_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptEnd:
+    """The last event of a transcript."""
+
+    duration_seconds: float
+    language: str
+
+
+TranscriptEvent = Segment | TranscriptEnd

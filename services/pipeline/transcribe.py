@@ -1,0 +1,48 @@
+"""A recording into a transcript."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from lyra.v1.speech_encoder_pb2 import TranscribeRequest, TranscribeResponse
+from services.common.errors import InvalidInput
+from services.pipeline.calls import exchange, with_retries
+from services.pipeline.encode import ENCODED_AUDIO, in_pieces
+from services.pipeline.messages import AudioPart, Segment, TranscriptEnd, TranscriptEvent
+from services.pipeline.services import SPEECH_ENCODER, Services
+
+
+async def transcribe(
+    services: Services, part: AudioPart, tenant: str, language: str = ""
+) -> AsyncGenerator[TranscriptEvent, None]:
+    """Yields segments as they are understood, then one TranscriptEnd.
+
+    Leaving the iteration cancels the call. Raises InvalidInput with the part's path, or with "language", and other
+    ServiceErrors.
+    """
+
+    async def requests() -> AsyncIterator[TranscribeRequest]:
+        yield TranscribeRequest(header=TranscribeRequest.Header(audio=ENCODED_AUDIO, language=language))
+        for piece in in_pieces(part.data):
+            yield TranscribeRequest(data=piece)
+
+    def attempt() -> AsyncGenerator[TranscribeResponse, None]:
+        method, seconds = services.speech_encoder.Transcribe, services.deadlines.transcribe
+        return exchange(SPEECH_ENCODER, method, requests(), seconds=seconds, tenant=tenant)
+
+    try:
+        async with aclosing(with_retries(SPEECH_ENCODER, attempt)) as responses:
+            async for response in responses:
+                if response.WhichOneof("event") == "segment":
+                    segment = response.segment
+                    yield Segment(
+                        segment.start_seconds,
+                        segment.end_seconds,
+                        segment.text,
+                        segment.mean_log_probability,
+                        segment.no_speech_probability,
+                    )
+                else:
+                    yield TranscriptEnd(response.summary.duration_seconds, response.summary.language)
+    except InvalidInput as error:
+        field = "language" if error.field.endswith("language") else part.path
+        raise InvalidInput(field, error.message) from error

@@ -1,0 +1,1 @@
+"""Speech in: recordings to speech tokens or a transcript, over gRPC."""

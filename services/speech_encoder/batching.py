@@ -1,0 +1,139 @@
+"""Clips of all open calls, encoded together."""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from model_core.speech.audio import SAMPLE_RATE
+from services.common import telemetry
+from services.common.errors import Overloaded
+from services.common.threads import ModelThread
+
+
+class Encoder(Protocol):
+    """What of `model_core.speech.encoder.SpeechEncoder` is used here."""
+
+    def encode(self, clips: list[Tensor], adapter: str = "") -> list[Tensor]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    samples: Tensor
+    adapter: str
+    tokens: asyncio.Future[Tensor]
+
+
+class BatchingSpeechEncoder:
+    """Gathers the clips that wait while the model is busy, and encodes them in one batch as soon as it is free.
+
+    A call has at most `max_batch_clips` clips in line at a time, so a long recording does not make the short question
+    behind it wait for more than a batch or two.
+
+    Args:
+        encoder: Turns clips ([samples] each) into speech tokens ([N, E] each).
+        thread: Where it runs.
+        max_batch_clips: Clips in one batch.
+        max_seconds_waiting: Seconds of audio taken in and not encoded yet, over all calls; beyond, calls are refused.
+            A single recording is taken even when it alone is longer.
+    """
+
+    def __init__(
+        self, encoder: Encoder, thread: ModelThread, *, max_batch_clips: int, max_seconds_waiting: float
+    ) -> None:
+        self._encoder = encoder
+        self._thread = thread
+        self._max_batch_clips = max_batch_clips
+        self._max_seconds_waiting = max_seconds_waiting
+        self._line: deque[_Waiting] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._seconds_waiting = 0.0
+        self._seconds_per_second = 0.05  # time the model takes for a second of audio; learned as it works
+
+    @property
+    def seconds_waiting(self) -> float:
+        """Seconds of audio taken in and not encoded yet."""
+        return self._seconds_waiting
+
+    async def encode(self, clips: list[Tensor], adapter: str) -> AsyncGenerator[Tensor, None]:
+        """Yields the speech tokens [N, E] of each clip, in order. Leaving the iteration drops the clips still in line.
+
+        Raises:
+            Overloaded: More audio is waiting than the limit allows.
+        """
+        lengths = [len(samples) / SAMPLE_RATE for samples in clips]
+        self._admit(sum(lengths))
+        remaining = sum(lengths)
+        pending: deque[_Waiting] = deque()
+        ahead = iter(clips)
+        try:
+            for seconds in lengths:
+                while len(pending) < self._max_batch_clips and (samples := next(ahead, None)) is not None:
+                    pending.append(self._enqueue(samples, adapter))
+                tokens = await pending[0].tokens
+                pending.popleft()
+                self._count(-seconds)
+                remaining -= seconds
+                yield tokens
+        finally:
+            self._count(-remaining)
+            for clip in pending:
+                clip.tokens.cancel()
+                with suppress(ValueError):
+                    self._line.remove(clip)
+
+    def _admit(self, seconds: float) -> None:
+        total = self._seconds_waiting + seconds
+        if self._seconds_waiting > 0 and total > self._max_seconds_waiting:
+            raise Overloaded(
+                f"{self._seconds_waiting:.0f} s of audio are waiting, the limit is {self._max_seconds_waiting:g} s",
+                float(max(1, math.ceil(self._seconds_waiting * self._seconds_per_second))),
+            )
+        self._count(seconds)
+
+    def _count(self, seconds: float) -> None:
+        self._seconds_waiting = max(0.0, self._seconds_waiting + seconds)
+        telemetry.AUDIO_SECONDS_WAITING.set(self._seconds_waiting)
+
+    def _enqueue(self, samples: Tensor, adapter: str) -> _Waiting:
+        clip = _Waiting(samples, adapter, asyncio.get_running_loop().create_future())
+        self._line.append(clip)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return clip
+
+    async def _work(self) -> None:
+        while self._line:
+            batch = self._next_batch()
+            adapter = batch[0].adapter
+            samples = [clip.samples for clip in batch]
+            started = time.monotonic()
+            try:
+                results = await self._thread.run(lambda s=samples, a=adapter: self._encoder.encode(s, a))  # type: ignore[misc]
+            except Exception as error:  # whatever it is, it belongs to those who asked
+                for clip in batch:
+                    if not clip.tokens.done():
+                        clip.tokens.set_exception(error)
+                continue
+            self._learn(time.monotonic() - started, sum(len(s) for s in samples) / SAMPLE_RATE)
+            for clip, tokens in zip(batch, results, strict=True):
+                if not clip.tokens.done():
+                    clip.tokens.set_result(tokens)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The first clip in line and the next ones with its adapter."""
+        adapter = self._line[0].adapter
+        batch = [clip for clip in self._line if clip.adapter == adapter][: self._max_batch_clips]
+        for clip in batch:
+            self._line.remove(clip)
+        return batch
+
+    def _learn(self, seconds: float, audio_seconds: float) -> None:
+        if audio_seconds > 0:
+            self._seconds_per_second += 0.2 * (seconds / audio_seconds - self._seconds_per_second)

@@ -1,0 +1,91 @@
+"""A recording as it arrives: header and limits checked first, bytes counted as they come, then decoded into clips."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from lyra.v1 import speech_encoder_pb2
+from model_core.speech.audio import SAMPLE_RATE, Clip, decode_audio, decode_pcm16, is_silent, split_clips
+from services.common.errors import InvalidInput
+from services.common.uploads import Upload
+from services.speech_encoder.settings import SpeechEncoderSettings
+
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8_000, 48_000
+MAX_CHANNELS = 8
+BYTES_PER_SAMPLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A decoded recording: its length in seconds, and its clips (16 kHz mono)."""
+
+    seconds: float
+    clips: list[Clip]
+
+
+class RecordingReader:
+    """Receives and decodes one recording.
+
+    Args:
+        header: How its bytes are to be read.
+        settings: Limits.
+
+    Raises:
+        InvalidInput: The header is not acceptable.
+    """
+
+    def __init__(self, header: speech_encoder_pb2.AudioHeader, settings: SpeechEncoderSettings) -> None:
+        encoding = header.WhichOneof("encoding")
+        if encoding is None:
+            raise InvalidInput("audio.encoding", "one of encoded and pcm has to be set")
+        self._pcm = header.pcm if encoding == "pcm" else None
+        self._max_seconds = settings.max_audio_seconds
+        max_bytes, limit = settings.max_audio_bytes, ""
+        if self._pcm is not None:
+            _check_pcm(self._pcm)
+            frame_bytes = self._pcm.channels * BYTES_PER_SAMPLE
+            pcm_bytes = int(self._max_seconds * self._pcm.sample_rate) * frame_bytes
+            if pcm_bytes < max_bytes:
+                max_bytes, limit = pcm_bytes, f"{self._max_seconds:g} s"
+        self._upload = Upload(max_bytes=max_bytes, field="audio", limit=limit)
+
+    def __enter__(self) -> "RecordingReader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._upload.close()
+
+    async def receive(self, pieces: AsyncIterator[bytes]) -> None:
+        """Takes the recording's bytes.
+
+        Raises:
+            InvalidInput: None came, or more than the limit.
+        """
+        await self._upload.receive(pieces)
+
+    def decode(self) -> Recording:
+        """Decodes what was received. To be run in a thread.
+
+        Raises:
+            InvalidInput: The bytes are no audio, the recording is too long, or nothing can be heard in it.
+        """
+        if self._pcm is None:
+            samples = decode_audio(self._upload.source(), max_seconds=self._max_seconds)
+        else:
+            samples = decode_pcm16(
+                self._upload.read(),
+                sample_rate=self._pcm.sample_rate,
+                channels=self._pcm.channels,
+                max_seconds=self._max_seconds,
+            )
+        if is_silent(samples):
+            raise InvalidInput("audio", "is silent: nothing rises above -60 dB of full scale")
+        return Recording(seconds=len(samples) / SAMPLE_RATE, clips=split_clips(samples))
+
+
+def _check_pcm(pcm: speech_encoder_pb2.PcmAudio) -> None:
+    if not MIN_SAMPLE_RATE <= pcm.sample_rate <= MAX_SAMPLE_RATE:
+        raise InvalidInput(
+            "audio.pcm.sample_rate", f"{pcm.sample_rate} is not within {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
+        )
+    if not 1 <= pcm.channels <= MAX_CHANNELS:
+        raise InvalidInput("audio.pcm.channels", f"{pcm.channels} is not within 1 to {MAX_CHANNELS}")

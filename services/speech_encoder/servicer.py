@@ -1,0 +1,122 @@
+"""The gRPC side of the speech encoder."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from lyra.v1 import common_pb2, speech_encoder_pb2, speech_encoder_pb2_grpc
+from model_core.presets import build_speech_encoder
+from model_core.speech.encoder import SpeechEncoder
+from services.common import model_service, telemetry, tensors
+from services.common.errors import InvalidInput
+from services.common.grpc_types import Context
+from services.common.interceptors import tenant_of
+from services.common.queueing import FairQueue
+from services.common.server import ServiceDefinition
+from services.common.threads import ModelThread
+from services.common.uploads import header_and_parts
+from services.speech_encoder.batching import BatchingSpeechEncoder
+from services.speech_encoder.recordings import Recording, RecordingReader
+from services.speech_encoder.settings import SpeechEncoderSettings
+
+LANGUAGE = "en"  # the only one that the transcriber knows; it refuses others
+
+
+class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
+    """Receives a recording; encodes its clips in batches with those of other calls, or writes down what is said."""
+
+    def __init__(self, encoder: SpeechEncoder, settings: SpeechEncoderSettings) -> None:
+        self._encoder = encoder
+        self._settings = settings
+        self._decoder_thread = ModelThread("audio-decoder")
+        self._thread = ModelThread("speech-encoder")
+        self._batches = BatchingSpeechEncoder(
+            encoder,
+            self._thread,
+            max_batch_clips=settings.max_batch_clips,
+            max_seconds_waiting=settings.max_audio_seconds_waiting,
+        )
+        self._transcriptions = FairQueue(
+            waiting_limit=settings.max_transcriptions_waiting, on_change=telemetry.queue_gauges("speech_encoder")
+        )
+
+    async def Encode(
+        self, request_iterator: AsyncIterator[speech_encoder_pb2.SpeechEncoderEncodeRequest], context: Context
+    ) -> AsyncIterator[speech_encoder_pb2.SpeechEncoderEncodeResponse]:
+        """A recording to speech tokens, clip by clip."""
+        header, pieces = await header_and_parts(request_iterator, "data")
+        if header.adapter not in ("", *self._encoder.adapters):
+            raise InvalidInput("adapter", f"{header.adapter!r} is none of {', '.join(self._encoder.adapters)}")
+        recording = await self._receive(header.audio, pieces)
+        encoding = self._batches.encode([clip.samples for clip in recording.clips], header.adapter)
+        async with aclosing(encoding) as results:
+            clips = iter(recording.clips)
+            async for tokens in results:
+                clip = next(clips)
+                for chunk in tensors.to_chunks(tokens.float().cpu().numpy()):
+                    message = common_pb2.SpeechTokens(
+                        clip_index=clip.index,
+                        start_seconds=clip.start_seconds,
+                        end_seconds=clip.end_seconds,
+                        tokens=chunk,
+                    )
+                    yield speech_encoder_pb2.SpeechEncoderEncodeResponse(speech_tokens=message)
+
+    async def Transcribe(
+        self, request_iterator: AsyncIterator[speech_encoder_pb2.TranscribeRequest], context: Context
+    ) -> AsyncIterator[speech_encoder_pb2.TranscribeResponse]:
+        """A recording to what is said in it."""
+        header, pieces = await header_and_parts(request_iterator, "data")
+        recording = await self._receive(header.audio, pieces)
+        transcriber = self._encoder.transcriber
+        async with self._transcriptions.slot(tenant_of(context)):
+            transcript = self._thread.iterate(lambda: transcriber.transcribe(recording.clips, header.language))
+            async with aclosing(transcript) as segments:
+                async for segment in segments:
+                    message = speech_encoder_pb2.TranscriptSegment(
+                        start_seconds=segment.start_seconds,
+                        end_seconds=segment.end_seconds,
+                        text=segment.text,
+                        mean_log_probability=segment.mean_log_probability,
+                        no_speech_probability=segment.no_speech_probability,
+                    )
+                    yield speech_encoder_pb2.TranscribeResponse(segment=message)
+        summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=recording.seconds, language=LANGUAGE)
+        yield speech_encoder_pb2.TranscribeResponse(summary=summary)
+
+    async def Describe(
+        self, request: speech_encoder_pb2.SpeechEncoderDescribeRequest, context: Context
+    ) -> speech_encoder_pb2.SpeechEncoderDescribeResponse:
+        """What this service runs."""
+        model = common_pb2.ModelDescription(
+            preset=self._settings.preset,
+            model=self._encoder.model,
+            token_width=self._encoder.token_width,
+            adapters=self._encoder.adapters,
+        )
+        return speech_encoder_pb2.SpeechEncoderDescribeResponse(
+            model=model, max_audio_seconds=self._settings.max_audio_seconds
+        )
+
+    def shut_down(self) -> None:
+        """Lets the threads end."""
+        self._decoder_thread.shut_down()
+        self._thread.shut_down()
+
+    async def _receive(self, header: speech_encoder_pb2.AudioHeader, pieces: AsyncIterator[Any]) -> Recording:
+        with RecordingReader(header, self._settings) as reader:
+            await reader.receive(pieces)
+            return await self._decoder_thread.run(reader.decode)
+
+
+def _build(settings: SpeechEncoderSettings) -> SpeechEncoderServicer:
+    return SpeechEncoderServicer(build_speech_encoder(settings.preset, settings.home), settings)
+
+
+DEFINITION: ServiceDefinition[SpeechEncoderSettings] = ServiceDefinition(
+    name="speech encoder",
+    full_name="lyra.v1.SpeechEncoder",
+    build=_build,
+    register=speech_encoder_pb2_grpc.add_SpeechEncoderServicer_to_server,
+    translate=model_service.translate,
+)

@@ -1,0 +1,1 @@
+"""Speech out: texts spoken while they are being written, over gRPC."""

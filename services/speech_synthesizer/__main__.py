@@ -1,0 +1,17 @@
+"""`python -m services.speech_synthesizer`."""
+
+from services.common import model_service, server, settings
+from services.speech_synthesizer.settings import SpeechSynthesizerSettings
+
+
+def main() -> None:
+    """Runs the service until it is told to stop."""
+    loaded = settings.load(SpeechSynthesizerSettings, "python -m services.speech_synthesizer")
+    model_service.prepare_process(loaded)
+    from services.speech_synthesizer.servicer import DEFINITION  # loads libraries that read what was just prepared
+
+    server.run(loaded, DEFINITION)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The gRPC side of the speech synthesizer."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+
+import numpy as np
+import numpy.typing as npt
+
+from lyra.v1 import common_pb2, speech_synthesizer_pb2, speech_synthesizer_pb2_grpc
+from model_core.presets import build_voice
+from model_core.speech.voice import Voice
+from services.common import model_service, telemetry
+from services.common.errors import InvalidInput
+from services.common.grpc_types import Context
+from services.common.interceptors import tenant_of
+from services.common.queueing import FairQueue
+from services.common.server import ServiceDefinition
+from services.common.threads import ModelThread
+from services.common.uploads import header_and_parts
+from services.speech_synthesizer.settings import SpeechSynthesizerSettings
+
+MIN_SPEED, MAX_SPEED = 0.25, 4.0
+MAX_CHUNK_BYTES = 1024 * 1024
+
+Samples = npt.NDArray[np.int16]
+
+
+class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerServicer):
+    """Speaks each text as its pieces arrive; several texts take turns at the voice."""
+
+    def __init__(self, voice: Voice, settings: SpeechSynthesizerSettings) -> None:
+        self._voice = voice
+        self._settings = settings
+        self._thread = ModelThread("voice")
+        self._queue = FairQueue(
+            running_limit=settings.max_streams,
+            waiting_limit=settings.max_waiting,
+            on_change=telemetry.queue_gauges("speech_synthesizer"),
+        )
+
+    async def Synthesize(
+        self, request_iterator: AsyncIterator[speech_synthesizer_pb2.SynthesizeRequest], context: Context
+    ) -> AsyncIterator[speech_synthesizer_pb2.SynthesizeResponse]:
+        """A text, in pieces, to its sound."""
+        header, deltas = await header_and_parts(request_iterator, "text_delta")
+        speed = header.speed or 1.0
+        if not MIN_SPEED <= speed <= MAX_SPEED:
+            raise InvalidInput("speed", f"{speed:g} is not within {MIN_SPEED:g} to {MAX_SPEED:g}")
+        limit = self._settings.max_text_characters
+        async with self._queue.slot(tenant_of(context)):
+            stream = await self._thread.run(lambda: self._voice.new_stream(header.voice, speed))
+            characters = 0
+            async for delta in deltas:
+                characters += len(delta)
+                if characters > limit:
+                    raise InvalidInput("text", f"over the limit of {limit} characters")
+                async with aclosing(self._speak(lambda text=delta: stream.push(text))) as responses:  # type: ignore[misc]
+                    async for response in responses:
+                        yield response
+            async with aclosing(self._speak(stream.finish)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def Describe(
+        self, request: speech_synthesizer_pb2.SpeechSynthesizerDescribeRequest, context: Context
+    ) -> speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse:
+        """What this service runs."""
+        return speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse(
+            model=common_pb2.ModelDescription(preset=self._settings.preset, model=self._voice.model),
+            voices=self._voice.voices,
+            sample_rate=self._voice.sample_rate,
+        )
+
+    def shut_down(self) -> None:
+        """Lets the voice's thread end."""
+        self._thread.shut_down()
+
+    async def _speak(
+        self, start: Callable[[], Iterator[Samples]]
+    ) -> AsyncGenerator[speech_synthesizer_pb2.SynthesizeResponse, None]:
+        async with aclosing(self._thread.iterate(start)) as chunks:
+            async for samples in chunks:
+                pcm = samples.astype("<i2", copy=False).tobytes()
+                for offset in range(0, len(pcm), MAX_CHUNK_BYTES):
+                    piece = pcm[offset : offset + MAX_CHUNK_BYTES]
+                    audio = speech_synthesizer_pb2.AudioChunk(pcm=piece, sample_rate=self._voice.sample_rate)
+                    yield speech_synthesizer_pb2.SynthesizeResponse(audio=audio)
+
+
+def _build(settings: SpeechSynthesizerSettings) -> SpeechSynthesizerServicer:
+    voice = build_voice(settings.preset, settings.home, threads=settings.thread_count())
+    return SpeechSynthesizerServicer(voice, settings)
+
+
+DEFINITION: ServiceDefinition[SpeechSynthesizerSettings] = ServiceDefinition(
+    name="speech synthesizer",
+    full_name="lyra.v1.SpeechSynthesizer",
+    build=_build,
+    register=speech_synthesizer_pb2_grpc.add_SpeechSynthesizerServicer_to_server,
+    translate=model_service.translate,
+)

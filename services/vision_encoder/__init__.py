@@ -1,0 +1,1 @@
+"""Pictures in, vision tokens out, over gRPC."""

@@ -1,0 +1,99 @@
+"""Fixtures for everybody: services and stacks of the preset `tiny`, on free ports, always ended."""
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from services.common.channels import open_channel
+from services.common.server import ModelServer
+from services.local.stack import SERVICES, Stack
+
+SETTINGS = {
+    "speech_encoder": "SpeechEncoderSettings",
+    "vision_encoder": "VisionEncoderSettings",
+    "language_model": "LanguageModelSettings",
+    "speech_synthesizer": "SpeechSynthesizerSettings",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """A service in this process, and an open channel to it."""
+
+    server: ModelServer[Any]
+    channel: grpc.aio.Channel
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return self.server.address
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Returns when `holds()`; for what can only be looked at, such as a metric."""
+    while not holds():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+StartService = Callable[..., Awaitable[RunningService]]
+StartStack = Callable[..., Stack]
+
+
+@pytest.fixture
+async def start_service(tmp_path: Path) -> AsyncIterator[StartService]:
+    """Starts a service of preset tiny in this process: `await start_service("language_model", max_waiting=0)`."""
+    async with AsyncExitStack() as cleanup:
+
+        async def start(name: str, **settings: Any) -> RunningService:
+            settings_class = getattr(importlib.import_module(f"services.{name}.settings"), SETTINGS[name])
+            definition = importlib.import_module(f"services.{name}.servicer").DEFINITION
+            values = {
+                "preset": "tiny",
+                "port": 0,
+                "metrics_port": 0,
+                "home": tmp_path,
+                "threads": 1,
+                "grace_seconds": 5,
+            }
+            server: ModelServer[Any] = ModelServer(settings_class(**{**values, **settings}), definition)
+            cleanup.push_async_callback(server.drain)
+            await server.start()
+            await server.load()
+            channel = open_channel(server.address)
+            cleanup.push_async_callback(channel.close, None)
+            return RunningService(server, channel)
+
+        yield start
+
+
+@pytest.fixture
+async def service_addresses(start_service: StartService) -> dict[str, str]:
+    """host:port of all four services, running in this process."""
+    running = await asyncio.gather(*(start_service(name) for name in SERVICES))
+    return {name: service.address for name, service in zip(SERVICES, running, strict=True)}
+
+
+@pytest.fixture
+def start_stack(tmp_path: Path) -> Iterator[StartStack]:
+    """Starts a whole stack of preset tiny, each part a process of its own, for a test that does harm to it."""
+    with ExitStack() as cleanup:
+
+        def start(**options: Any) -> Stack:
+            values: dict[str, Any] = {"preset": "tiny", "home": tmp_path, "threads": 1}
+            return cleanup.enter_context(Stack(**{**values, **options}))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def tiny_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One stack of preset tiny for all tests that leave it as it was."""
+    with Stack(preset="tiny", home=tmp_path_factory.mktemp("stack"), threads=1) as stack:
+        yield stack

@@ -1,0 +1,106 @@
+"""What every service does the same: loading, health, draining, limits on calls."""
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from lyra.v1 import language_model_pb2, language_model_pb2_grpc
+from lyra.v1.language_model_pb2 import CountTokensRequest, GenerateHeader, GenerateRequest, MessageStart
+from services.common.channels import open_channel
+from services.common.errors import Overloaded, Unavailable, from_rpc_error
+from services.common.server import ModelServer
+from services.language_model.servicer import DEFINITION
+from services.language_model.settings import LanguageModelSettings
+from tests.conftest import StartService
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def prompt(max_tokens: int = 0) -> AsyncIterator[GenerateRequest]:
+    yield GenerateRequest(header=GenerateHeader(max_tokens=max_tokens))
+    yield GenerateRequest(message_start=MessageStart(role=language_model_pb2.ROLE_USER))
+    yield GenerateRequest(text="Hello")
+
+
+async def health(channel: grpc.aio.Channel, service: str = "") -> int:
+    stub = health_pb2_grpc.HealthStub(channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+    return int(answer.status)
+
+
+async def test_service_is_not_serving_until_its_weights_are_loaded(tmp_path: Path) -> None:
+    settings = LanguageModelSettings(preset="tiny", port=0, metrics_port=0, home=tmp_path, threads=1, grace_seconds=1)
+    server = ModelServer(settings, DEFINITION)
+    await server.start()
+    async with open_channel(server.address) as channel:
+        assert await health(channel) == NOT_SERVING
+        stub = language_model_pb2_grpc.LanguageModelStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.CountTokens(CountTokensRequest(text="a"))
+        error = from_rpc_error("language_model", refused.value)
+        assert isinstance(error, Unavailable)
+        assert "is loading" in error.message
+        await server.load()
+        assert await health(channel) == SERVING
+        assert await health(channel, "lyra.v1.LanguageModel") == SERVING
+        assert (await stub.CountTokens(CountTokensRequest(text="a"))).tokens == 1
+    await server.drain()
+
+
+async def test_draining_service_finishes_what_runs_and_refuses_what_is_new(start_service: StartService) -> None:
+    service = await start_service("language_model", grace_seconds=60)
+    stub = language_model_pb2_grpc.LanguageModelStub(service.channel)
+    answer = aiter(stub.Generate(prompt()))
+    await anext(answer)
+    states = aiter(health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest()))
+    assert (await anext(states)).status == SERVING
+    drain = asyncio.create_task(service.server.drain())
+    assert (await anext(states)).status == NOT_SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.CountTokens(CountTokensRequest(text="a"))
+    assert isinstance(from_rpc_error("language_model", refused.value), Unavailable)
+    events = [event async for event in answer]
+    assert events[-1].HasField("finish")
+    await drain
+
+
+async def test_grace_period_ends_what_takes_longer(start_service: StartService) -> None:
+    service = await start_service("language_model", grace_seconds=0)
+    stub = language_model_pb2_grpc.LanguageModelStub(service.channel)
+    answer = aiter(stub.Generate(prompt()))
+    await anext(answer)
+    await service.server.drain()
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        [event async for event in answer]
+    assert isinstance(from_rpc_error("language_model", ended.value), Unavailable)
+
+
+async def test_calls_beyond_the_limit_are_refused(start_service: StartService) -> None:
+    service = await start_service("language_model", max_calls=1)
+    stub = language_model_pb2_grpc.LanguageModelStub(service.channel)
+    running = stub.Generate(prompt())
+    await running.read()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.CountTokens(CountTokensRequest(text="a"))
+    assert isinstance(from_rpc_error("language_model", refused.value), Overloaded)
+    assert await health(service.channel) == SERVING
+    running.cancel()
+
+
+async def test_service_tells_its_methods_and_its_metrics(start_service: StartService) -> None:
+    service = await start_service("language_model")
+    stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
+    requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
+    answers = [answer async for answer in stub.ServerReflectionInfo(iter(requests))]
+    assert "lyra.v1.LanguageModel" in [one.name for one in answers[0].list_services_response.service]
+    url = f"http://127.0.0.1:{service.server.metrics_port}/metrics"
+    metrics = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+    assert "lyra_requests_running" in metrics
+    assert 'lyra_requests_waiting{service="language_model"}' in metrics

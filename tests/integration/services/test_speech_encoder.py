@@ -1,0 +1,164 @@
+"""The speech encoder service over a real socket, preset tiny."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import numpy as np
+import pytest
+
+from lyra.v1 import speech_encoder_pb2 as pb
+from lyra.v1 import speech_encoder_pb2_grpc
+from model_core.speech.audio import encode_wav
+from services.common import telemetry, tensors
+from services.common.errors import InvalidInput, ServiceError, from_rpc_error
+from tests.conftest import RunningService, StartService
+
+RATE = 16_000
+
+
+def tone(seconds: float) -> np.ndarray:
+    """[samples] int16 at 16 kHz."""
+    times = np.arange(int(seconds * RATE)) / RATE
+    return (8000 * np.sin(2 * np.pi * 440 * times)).astype(np.int16)
+
+
+def wav(seconds: float) -> bytes:
+    return encode_wav(tone(seconds), RATE)
+
+
+def encoded() -> pb.AudioHeader:
+    return pb.AudioHeader(encoded=pb.EncodedAudio())
+
+
+def pcm(sample_rate: int = RATE, channels: int = 1) -> pb.AudioHeader:
+    return pb.AudioHeader(pcm=pb.PcmAudio(sample_rate=sample_rate, channels=channels))
+
+
+class Client:
+    """Calls a speech encoder service."""
+
+    def __init__(self, service: RunningService) -> None:
+        self.stub = speech_encoder_pb2_grpc.SpeechEncoderStub(service.channel)
+
+    async def encode(
+        self, data: bytes, header: pb.AudioHeader | None = None, adapter: str = ""
+    ) -> list[pb.SpeechEncoderEncodeResponse]:
+        async def requests() -> AsyncIterator[pb.SpeechEncoderEncodeRequest]:
+            yield pb.SpeechEncoderEncodeRequest(
+                header=pb.SpeechEncoderEncodeRequest.Header(audio=header or encoded(), adapter=adapter)
+            )
+            for offset in range(0, len(data), 100_000):
+                yield pb.SpeechEncoderEncodeRequest(data=data[offset : offset + 100_000])
+
+        try:
+            return [response async for response in self.stub.Encode(requests())]
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error("speech_encoder", error) from error
+
+    async def transcribe(self, data: bytes, language: str = "") -> list[pb.TranscribeResponse]:
+        async def requests() -> AsyncIterator[pb.TranscribeRequest]:
+            yield pb.TranscribeRequest(header=pb.TranscribeRequest.Header(audio=encoded(), language=language))
+            yield pb.TranscribeRequest(data=data)
+
+        try:
+            return [response async for response in self.stub.Transcribe(requests())]
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error("speech_encoder", error) from error
+
+
+@pytest.fixture
+async def client(start_service: StartService) -> Client:
+    return Client(await start_service("speech_encoder"))
+
+
+async def test_recording_becomes_the_tokens_of_its_clips(client: Client) -> None:
+    clips = [response.speech_tokens for response in await client.encode(wav(31))]
+    assert [(clip.clip_index, clip.start_seconds, clip.end_seconds) for clip in clips] == [(0, 0, 30), (1, 30, 31)]
+    long, short = (tensors.from_message(clip.tokens.rows, width=16) for clip in clips)
+    assert len(long) > 20 * len(short) > 0
+
+
+async def test_bare_samples_and_a_file_give_the_same_tokens(client: Client) -> None:
+    assert await client.encode(tone(1).tobytes(), pcm()) == await client.encode(wav(1))
+
+
+async def test_calls_at_the_same_time_get_their_own_tokens(client: Client) -> None:
+    alone = [await client.encode(wav(seconds)) for seconds in (1, 2, 3)]
+    together = await asyncio.gather(*(client.encode(wav(seconds)) for seconds in (1, 2, 3)))
+    for one, other in zip(alone, together, strict=True):
+        (left,), (right,) = (
+            [tensors.from_message(response.speech_tokens.tokens.rows) for response in responses]
+            for responses in (one, other)
+        )
+        np.testing.assert_allclose(left, right, atol=1e-3)
+
+
+async def test_nothing_is_left_waiting(client: Client) -> None:
+    await client.encode(wav(31))
+    assert telemetry.AUDIO_SECONDS_WAITING._value.get() == 0
+
+
+async def test_transcript_ends_with_a_summary(client: Client) -> None:
+    *segments, summary = await client.transcribe(wav(2.5))
+    assert all(segment.HasField("segment") for segment in segments)
+    assert summary.summary.duration_seconds == pytest.approx(2.5)
+    assert summary.summary.language == "en"
+
+
+@pytest.mark.parametrize(
+    ("data", "header", "adapter", "field"),
+    [
+        (b"", encoded(), "", "audio"),
+        (b"not audio at all" * 100, encoded(), "", "audio"),
+        (encode_wav(np.zeros(RATE, np.int16), RATE), encoded(), "", "audio"),
+        (wav(1), encoded(), "unheard", "adapter"),
+        (wav(1), pb.AudioHeader(), "", "audio.encoding"),
+        (tone(1).tobytes(), pcm(sample_rate=4000), "", "audio.pcm.sample_rate"),
+        (tone(1).tobytes(), pcm(channels=9), "", "audio.pcm.channels"),
+        (tone(1).tobytes()[:-1], pcm(), "", "audio"),
+    ],
+)
+async def test_bad_recording_is_refused_by_field(
+    client: Client, data: bytes, header: pb.AudioHeader, adapter: str, field: str
+) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        await client.encode(data, header, adapter)
+    assert refusal.value.field == field
+
+
+@pytest.mark.parametrize("header", [encoded(), pcm()])
+async def test_recording_over_the_limit_is_refused_with_the_limit(
+    start_service: StartService, header: pb.AudioHeader
+) -> None:
+    client = Client(await start_service("speech_encoder", max_audio_seconds=2))
+    data = wav(3) if header.HasField("encoded") else tone(3).tobytes()
+    with pytest.raises(InvalidInput, match="over the limit of 2 s"):
+        await client.encode(data, header)
+
+
+async def test_file_over_the_limit_is_refused_while_it_arrives(start_service: StartService) -> None:
+    client = Client(await start_service("speech_encoder", max_audio_bytes=2**20))
+
+    async def endless() -> AsyncIterator[pb.SpeechEncoderEncodeRequest]:
+        yield pb.SpeechEncoderEncodeRequest(header=pb.SpeechEncoderEncodeRequest.Header(audio=encoded()))
+        while True:
+            yield pb.SpeechEncoderEncodeRequest(data=b"x" * 100_000)
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        [response async for response in client.stub.Encode(endless())]
+    error = from_rpc_error("speech_encoder", raised.value)
+    assert isinstance(error, ServiceError)
+    assert str(error) == "audio: over the limit of 1 MiB"
+
+
+async def test_unknown_language_is_refused(client: Client) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        await client.transcribe(wav(1), language="tlh")
+    assert refusal.value.field == "language"
+
+
+async def test_service_describes_itself(client: Client) -> None:
+    description = await client.stub.Describe(pb.SpeechEncoderDescribeRequest())
+    assert description.model.token_width == 16
+    assert description.max_audio_seconds == 1800

@@ -1,0 +1,94 @@
+"""The speech synthesizer service over a real socket, preset tiny."""
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from lyra.v1 import speech_synthesizer_pb2 as pb
+from lyra.v1 import speech_synthesizer_pb2_grpc
+from services.common import telemetry
+from services.common.errors import InvalidInput, Overloaded, from_rpc_error
+from tests.conftest import RunningService, StartService, until
+
+TEXT = ["The sky is blue, ", "and the sea", " is green. ", "The end."]
+
+
+def header(**values: object) -> pb.SynthesizeRequest:
+    return pb.SynthesizeRequest(header=pb.SynthesizeRequest.Header(**values))  # type: ignore[arg-type]
+
+
+class Client:
+    """Calls a speech synthesizer service."""
+
+    def __init__(self, service: RunningService) -> None:
+        self.stub = speech_synthesizer_pb2_grpc.SpeechSynthesizerStub(service.channel)
+
+    async def speak(self, deltas: list[str], **values: object) -> list[pb.SynthesizeResponse]:
+        async def requests() -> AsyncIterator[pb.SynthesizeRequest]:
+            yield header(**values)
+            for delta in deltas:
+                yield pb.SynthesizeRequest(text_delta=delta)
+
+        try:
+            return [response async for response in self.stub.Synthesize(requests())]
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error("speech_synthesizer", error) from error
+
+
+@pytest.fixture
+async def client(start_service: StartService) -> Client:
+    return Client(await start_service("speech_synthesizer"))
+
+
+async def test_text_becomes_sound(client: Client) -> None:
+    description = await client.stub.Describe(pb.SpeechSynthesizerDescribeRequest())
+    chunks = [response.audio for response in await client.speak(TEXT)]
+    assert {chunk.sample_rate for chunk in chunks} == {description.sample_rate}
+    assert sum(len(chunk.pcm) for chunk in chunks) > description.sample_rate
+    assert all(len(chunk.pcm) % 2 == 0 for chunk in chunks)
+
+
+async def test_sound_comes_before_the_text_has_ended(client: Client) -> None:
+    call = cast(Any, client.stub).Synthesize()
+    await call.write(header())
+    await call.write(pb.SynthesizeRequest(text_delta="This clause is whole now. And this"))
+    first = await call.read()
+    assert isinstance(first, pb.SynthesizeResponse)
+    assert first.audio.pcm
+    await call.done_writing()
+    assert isinstance(await call.read(), pb.SynthesizeResponse)
+
+
+async def test_text_without_words_is_silent(client: Client) -> None:
+    assert await client.speak([]) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "field"), [({"voice": "nobody"}, "voice"), ({"speed": 9.0}, "speed"), ({"speed": -1.0}, "speed")]
+)
+async def test_bad_wish_is_refused_by_field(client: Client, values: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        await client.speak(TEXT, **values)
+    assert refusal.value.field == field
+
+
+async def test_text_over_the_limit_is_refused_with_the_limit(start_service: StartService) -> None:
+    client = Client(await start_service("speech_synthesizer", max_text_characters=10))
+    with pytest.raises(InvalidInput, match="limit of 10 characters"):
+        await client.speak(["12345678901"])
+
+
+async def test_streams_beyond_the_bound_are_refused_and_left_ones_free_their_place(start_service: StartService) -> None:
+    client = Client(await start_service("speech_synthesizer", max_streams=1, max_waiting=0))
+    call = cast(Any, client.stub).Synthesize()
+    await call.write(header())
+    await call.write(pb.SynthesizeRequest(text_delta="This clause is whole now. And this"))
+    await call.read()
+    with pytest.raises(Overloaded):
+        await client.speak(TEXT)
+    call.cancel()
+    running = telemetry.MODEL_RUNNING.labels("speech_synthesizer")
+    await until(lambda: running._value.get() == 0)
+    assert await client.speak(TEXT)

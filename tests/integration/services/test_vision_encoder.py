@@ -1,0 +1,85 @@
+"""The vision encoder service over a real socket, preset tiny."""
+
+import io
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from PIL import Image
+
+from lyra.v1 import vision_encoder_pb2 as pb
+from lyra.v1 import vision_encoder_pb2_grpc
+from services.common import tensors
+from services.common.errors import InvalidInput, from_rpc_error
+from tests.conftest import RunningService, StartService
+
+
+def file(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "red").save(buffer, kind)
+    return buffer.getvalue()
+
+
+class Client:
+    """Calls a vision encoder service."""
+
+    def __init__(self, service: RunningService) -> None:
+        self.stub = vision_encoder_pb2_grpc.VisionEncoderStub(service.channel)
+
+    async def encode(self, data: bytes, media_type: str = "") -> list[pb.VisionEncoderEncodeResponse]:
+        async def requests() -> AsyncIterator[pb.VisionEncoderEncodeRequest]:
+            yield pb.VisionEncoderEncodeRequest(header=pb.VisionEncoderEncodeRequest.Header(media_type=media_type))
+            yield pb.VisionEncoderEncodeRequest(data=data)
+
+        try:
+            return [response async for response in self.stub.Encode(requests())]
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error("vision_encoder", error) from error
+
+
+@pytest.fixture
+async def client(start_service: StartService) -> Client:
+    return Client(await start_service("vision_encoder"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+async def test_picture_becomes_a_grid_of_tokens(client: Client, kind: str) -> None:
+    (response,) = await client.encode(file(kind))
+    tokens = response.vision_tokens
+    cells = tokens.grid_time * tokens.grid_height * tokens.grid_width
+    assert tensors.from_message(tokens.tokens.rows, width=16).shape == (cells, 16)
+    assert tokens.tokens.rows_total == cells
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type", "field"),
+    [
+        (b"", "", "image"),
+        (b"no picture", "", "image"),
+        (file("JPEG")[:-300], "", "image"),
+        (file("GIF"), "", "image"),
+        (file(), "image/tiff", "media_type"),
+    ],
+)
+async def test_bad_picture_is_refused_by_field(client: Client, data: bytes, media_type: str, field: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        await client.encode(data, media_type)
+    assert refusal.value.field == field
+
+
+async def test_picture_of_too_many_pixels_is_refused_with_the_limit(start_service: StartService) -> None:
+    client = Client(await start_service("vision_encoder", max_image_pixels=1000))
+    with pytest.raises(InvalidInput, match="1,000"):
+        await client.encode(file(size=(50, 50)))
+
+
+async def test_file_over_the_limit_is_refused(start_service: StartService) -> None:
+    client = Client(await start_service("vision_encoder", max_image_bytes=2**20))
+    with pytest.raises(InvalidInput, match="image: over the limit of 1 MiB"):
+        await client.encode(b"x" * (2**20 + 1))
+
+
+async def test_service_describes_itself(client: Client) -> None:
+    description = await client.stub.Describe(pb.VisionEncoderDescribeRequest())
+    assert description.model.token_width == 16
+    assert description.max_pixels == 40_000_000

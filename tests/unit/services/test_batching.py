@@ -1,0 +1,139 @@
+"""Clips of all calls are encoded together, in turn and within bounds."""
+
+import asyncio
+import threading
+from contextlib import aclosing
+
+import pytest
+import torch
+from torch import Tensor
+
+from model_core.errors import InvalidInput
+from model_core.presets import build_speech_encoder
+from model_core.speech.audio import SAMPLE_RATE
+from services.common.errors import Overloaded
+from services.common.threads import ModelThread
+from services.speech_encoder.batching import BatchingSpeechEncoder
+
+
+class Gate:
+    """The tiny encoder behind a gate: notes each batch and lets it through when opened."""
+
+    def __init__(self) -> None:
+        self.encoder = build_speech_encoder("tiny")
+        self.batches: list[list[int]] = []
+        self.opened = threading.Event()
+        self.entered = threading.Event()
+
+    def encode(self, clips: list[Tensor], adapter: str = "") -> list[Tensor]:
+        self.batches.append([len(samples) for samples in clips])
+        self.entered.set()
+        self.opened.wait(10)
+        return self.encoder.encode(clips, adapter)
+
+
+class Bench:
+    """A batching encoder with its gate."""
+
+    def __init__(self, max_batch_clips: int = 4, max_seconds_waiting: float = 1000) -> None:
+        self.gate = Gate()
+        self.thread = ModelThread("test")
+        self.batching = BatchingSpeechEncoder(
+            self.gate, self.thread, max_batch_clips=max_batch_clips, max_seconds_waiting=max_seconds_waiting
+        )
+
+    async def encode(self, *lengths: int, adapter: str = "") -> list[Tensor]:
+        """Clips of so many samples, all to their tokens."""
+        clips = [torch.full((length,), 0.1) for length in lengths]
+        return [tokens async for tokens in self.batching.encode(clips, adapter)]
+
+    async def occupied(self) -> "asyncio.Task[list[Tensor]]":
+        """A call whose clip is at the encoder, before the closed gate."""
+        task = asyncio.create_task(self.encode(1600))
+        await asyncio.to_thread(self.gate.entered.wait, 10)
+        return task
+
+
+async def test_clips_that_wait_while_the_encoder_is_busy_make_one_batch() -> None:
+    bench = Bench()
+    first = await bench.occupied()
+    others = [asyncio.create_task(bench.encode(length)) for length in (3200, 4800, 6400)]
+    await asyncio.sleep(0)
+    bench.gate.opened.set()
+    await asyncio.gather(first, *others)
+    assert bench.gate.batches == [[1600], [3200, 4800, 6400]]
+    assert bench.batching.seconds_waiting == 0
+
+
+async def test_short_question_does_not_wait_for_a_whole_recording() -> None:
+    bench = Bench(max_batch_clips=2)
+    first = await bench.occupied()
+    recording = asyncio.create_task(bench.encode(*[3200] * 8))
+    await asyncio.sleep(0)
+    question = asyncio.create_task(bench.encode(4800))
+    await asyncio.sleep(0)
+    bench.gate.opened.set()
+    await asyncio.gather(first, recording, question)
+    at = next(index for index, batch in enumerate(bench.gate.batches) if 4800 in batch)
+    assert at <= 2
+    assert sum(len(batch) for batch in bench.gate.batches) == 10
+
+
+async def test_tokens_come_in_the_order_of_the_clips() -> None:
+    bench = Bench(max_batch_clips=2)
+    bench.gate.opened.set()
+    together = await bench.encode(16000, 32000, 48000)
+    alone = [(await bench.encode(length))[0] for length in (16000, 32000, 48000)]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+async def test_clips_for_different_adapters_do_not_share_a_batch() -> None:
+    bench = Bench()
+    first = await bench.occupied()
+    others = [asyncio.create_task(bench.encode(3200, adapter=adapter)) for adapter in ("", "speech", "")]
+    await asyncio.sleep(0)
+    bench.gate.opened.set()
+    await asyncio.gather(first, *others)
+    assert bench.gate.batches == [[1600], [3200, 3200], [3200]]
+
+
+async def test_audio_over_the_bound_is_refused_but_a_single_recording_is_not() -> None:
+    bench = Bench(max_seconds_waiting=1)
+    long = asyncio.create_task(bench.encode(2 * SAMPLE_RATE))
+    await asyncio.to_thread(bench.gate.entered.wait, 10)
+    with pytest.raises(Overloaded, match="2 s of audio are waiting, the limit is 1 s"):
+        await bench.encode(1600)
+    bench.gate.opened.set()
+    assert len(await long) == 1
+
+
+async def test_call_that_leaves_takes_its_clips_out_of_the_line() -> None:
+    bench = Bench()
+    first = await bench.occupied()
+    leaving = asyncio.create_task(bench.encode(3200, 3200))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    bench.gate.opened.set()
+    await first
+    assert await bench.encode(4800)
+    assert bench.gate.batches == [[1600], [4800]]
+    assert bench.batching.seconds_waiting == 0
+
+
+async def test_reader_that_stops_midway_leaves_nothing_waiting() -> None:
+    bench = Bench(max_batch_clips=1)
+    bench.gate.opened.set()
+    async with aclosing(bench.batching.encode([torch.full((1600,), 0.1)] * 5, "")) as results:
+        await anext(results)
+    assert bench.batching.seconds_waiting == 0
+
+
+async def test_error_of_a_batch_reaches_its_calls_and_the_next_batch_works() -> None:
+    bench = Bench()
+    bench.gate.opened.set()
+    with pytest.raises(InvalidInput):
+        await bench.encode(1600, adapter="unheard")
+    assert await bench.encode(1600)

@@ -1,0 +1,54 @@
+"""Settings come from flags and variables, explain themselves, and refuse nonsense with the name of the variable."""
+
+import pytest
+
+from services.common import settings
+from services.language_model.settings import LanguageModelSettings
+from services.speech_encoder.settings import SpeechEncoderSettings
+from services.speech_synthesizer.settings import SpeechSynthesizerSettings
+from services.vision_encoder.settings import VisionEncoderSettings
+
+ALL: list[type[settings.ServiceSettings]] = [
+    SpeechEncoderSettings,
+    VisionEncoderSettings,
+    LanguageModelSettings,
+    SpeechSynthesizerSettings,
+]
+
+
+def test_flag_wins_over_variable_over_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LYRA_PORT", "1234")
+    monkeypatch.setenv("LYRA_MAX_WAITING", "3")
+    loaded = settings.load(LanguageModelSettings, "x", ["--port", "0"])
+    assert (loaded.port, loaded.max_waiting, loaded.preset) == (0, 3, "nano")
+
+
+def test_mistakes_are_told_by_flag_and_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LYRA_PORT", "often")
+    with pytest.raises(SystemExit) as end:
+        settings.load(LanguageModelSettings, "x", ["--grace-seconds=-1"])
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert "--port (LYRA_PORT)" in told
+    assert "--grace-seconds (LYRA_GRACE_SECONDS)" in told
+
+
+@pytest.mark.parametrize("settings_class", ALL)
+def test_every_setting_is_described_and_named_in_the_help(
+    settings_class: type[settings.ServiceSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        settings.load(settings_class, "x", ["--help"])
+    assert end.value.code == 0
+    told = capsys.readouterr().out
+    for name, field in settings_class.model_fields.items():
+        assert field.description
+        assert f"LYRA_{name.upper()}" in "".join(told.split())
+
+
+def test_ports_of_the_services_do_not_collide() -> None:
+    loaded = [settings.load(settings_class, "x", []) for settings_class in ALL]
+    ports = [port for one in loaded for port in (one.port, one.metrics_port)]
+    assert len(set(ports)) == len(ports)

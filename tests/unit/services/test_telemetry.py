@@ -1,0 +1,36 @@
+"""A trace goes on through a call."""
+
+import json
+
+import pytest
+import structlog
+
+from services.common import telemetry
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_trace_of_the_caller_is_taken_up_and_passed_on() -> None:
+    telemetry.configure_tracing("test")
+    with telemetry.server_span("/lyra.v1.X/Y", {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}):
+        ((key, value),) = telemetry.trace_metadata()
+    assert key == "traceparent"
+    assert TRACE in value
+    assert "b7ad6b7169203331" not in value
+
+
+def test_json_log_line_names_service_event_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure_logging("info", "json", "vision_encoder")
+    try:
+        with telemetry.server_span("/lyra.v1.X/Y", {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}):
+            telemetry.get_logger("test").info("call ended", code="OK")
+        line = json.loads(capsys.readouterr().err.splitlines()[-1])
+    finally:
+        structlog.contextvars.clear_contextvars()
+        structlog.reset_defaults()
+    assert (line["event"], line["service"], line["code"], line["trace_id"]) == (
+        "call ended",
+        "vision_encoder",
+        "OK",
+        TRACE,
+    )

@@ -1,0 +1,110 @@
+"""Tensors survive the wire, and what does not fit is refused by name."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from lyra.v1 import common_pb2
+from services.common import tensors
+from services.common.errors import InvalidInput
+from services.common.tensors import TensorAssembler
+
+matrices = arrays.arrays(
+    st.sampled_from([np.float32, np.float16]),
+    arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40),
+    elements=st.floats(-1000, 1000, width=16),
+)
+
+
+@given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)))
+def test_message_gives_back_the_array(array: np.ndarray) -> None:
+    np.testing.assert_array_equal(tensors.from_message(tensors.to_message(array)), array)
+
+
+@given(matrices, st.integers(160, 2000))
+def test_chunks_of_any_size_join_to_the_array(matrix: np.ndarray, max_bytes: int) -> None:
+    chunks = list(tensors.to_chunks(matrix, max_bytes))
+    assert all(len(chunk.rows.data) <= max_bytes for chunk in chunks)
+    assembler = TensorAssembler(width=matrix.shape[1], max_rows=matrix.shape[0])
+    for chunk in chunks:
+        assert not assembler.complete
+        assembler.add(chunk)
+    np.testing.assert_array_equal(assembler.result(), matrix)
+
+
+def test_array_without_rows_is_one_chunk() -> None:
+    (chunk,) = tensors.to_chunks(np.zeros((0, 4), np.float32))
+    assembler = TensorAssembler(width=4, max_rows=10)
+    assembler.add(chunk)
+    assert assembler.result().shape == (0, 4)
+
+
+def test_non_contiguous_array_is_sent_in_row_order() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    np.testing.assert_array_equal(tensors.from_message(tensors.to_message(array)), array)
+
+
+def test_bfloat16_is_widened_exactly() -> None:
+    values = np.array([[1.0, -2.5, 0.15625]], np.float32)
+    data = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    message = common_pb2.Tensor(dtype=common_pb2.ELEMENT_TYPE_BFLOAT16, shape=[1, 3], data=data)
+    np.testing.assert_array_equal(tensors.from_message(message), values)
+
+
+def _tensor(shape: list[int], count: int, dtype: int = common_pb2.ELEMENT_TYPE_FLOAT32) -> common_pb2.Tensor:
+    return common_pb2.Tensor(dtype=dtype, shape=shape, data=b"\0" * count)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "field"),
+    [
+        (_tensor([2, 2], 16, common_pb2.ELEMENT_TYPE_UNSPECIFIED), "x.dtype"),
+        (_tensor([2, 2], 16, 99), "x.dtype"),
+        (_tensor([2, 2], 15), "x.data"),
+        (_tensor([2, 3], 24), "x.shape"),
+        (_tensor([4], 16), "x.shape"),
+        (_tensor([-2, 2], 16), "x.shape"),
+        (_tensor([1] * 9, 4), "x.shape"),
+        (_tensor([1 << 40, 2], 16), "x.shape"),
+    ],
+)
+def test_tensor_that_is_not_as_announced_is_refused_by_field(tensor: common_pb2.Tensor, field: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        tensors.from_message(tensor, field="x", width=2)
+    assert refusal.value.field == field
+
+
+def _chunk(offset: int, rows: int, total: int) -> common_pb2.TensorChunk:
+    return common_pb2.TensorChunk(
+        rows=tensors.to_message(np.ones((rows, 2), np.float32)), row_offset=offset, rows_total=total
+    )
+
+
+@pytest.mark.parametrize(
+    ("chunks", "field"),
+    [
+        ([(0, 2, 101)], "x.rows_total"),
+        ([(1, 2, 4)], "x.row_offset"),
+        ([(0, 2, 4), (3, 1, 4)], "x.row_offset"),
+        ([(0, 2, 4), (2, 2, 5)], "x.rows_total"),
+        ([(0, 3, 4), (3, 2, 4)], "x.rows.shape"),
+        ([(0, 0, 4)], "x.rows.shape"),
+        ([(0, 4, 4), (4, 1, 4)], "x.row_offset"),
+    ],
+)
+def test_chunks_out_of_order_or_over_the_total_are_refused(chunks: list[tuple[int, int, int]], field: str) -> None:
+    assembler = TensorAssembler(width=2, max_rows=100, field="x")
+    for chunk in chunks[:-1]:
+        assembler.add(_chunk(*chunk))
+    with pytest.raises(InvalidInput) as refusal:
+        assembler.add(_chunk(*chunks[-1]))
+    assert refusal.value.field == field
+
+
+def test_missing_rows_are_told_with_their_count() -> None:
+    assembler = TensorAssembler(width=2, max_rows=100, field="x")
+    assembler.add(_chunk(0, 2, 4))
+    with pytest.raises(InvalidInput, match="2 rows arrived where 4 were announced"):
+        assembler.result()
