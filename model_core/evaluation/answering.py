@@ -33,10 +33,10 @@ def vision_part(encoder: VisionEncoder, path: Path, field: str) -> Part:
 
 
 def answer(model: LanguageModel, parts: list[Part], *, max_tokens: int, field: str) -> str:
-    """The model's likeliest answer to one user message, cut to the room that the context leaves.
+    """The model's likeliest answer to one user message.
 
     Raises:
-        InvalidInput: the parts do not fit the context.
+        InvalidInput: parts and answer do not fit the context.
     """
     options = GenerationOptions(max_tokens=max_tokens)
     try:

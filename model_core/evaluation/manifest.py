@@ -79,7 +79,8 @@ def read_manifest(
 
 @contextmanager
 def prediction_writer(out: Path | None, manifest: Path) -> Iterator[Callable[[Line, dict[str, Any]], None]]:
-    """Gives a function that adds a manifest's line with what was predicted for it to `out`, at once; None writes nothing."""
+    """Gives a function that adds a manifest's line, with what was predicted for it, to `out` at once; None writes
+    nothing."""
     if out is None:
         yield lambda line, predicted: None
         return

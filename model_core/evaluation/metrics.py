@@ -7,7 +7,7 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 # Whisper's own normaliser, by which word error rates are published: case, punctuation, contractions, titles, number
 # words, fillers. Its table of British spellings is not among its code: those stay as they are.
-_NORMALIZER = EnglishTextNormalizer({})
+_NORMALIZER = EnglishTextNormalizer({})  # type: ignore[no-untyped-call]
 _ARTICLES = frozenset({"a", "an", "the"})
 
 

@@ -65,9 +65,13 @@ def evaluate_wer(
 def _by_language_model(preset: str, home: Path | None) -> Hear:
     encoder, model = build_speech_encoder(preset, home), build_language_model(preset, home)
 
-    def hear(samples: Tensor, field: str) -> str:
+    def hear_clip(samples: Tensor, field: str) -> str:
         most = SPARE_TOKENS + math.ceil(TOKENS_A_SECOND * samples.shape[0] / SAMPLE_RATE)
         return answer(model, [*speech_parts(encoder, samples), REPEAT_INSTRUCTION], max_tokens=most, field=field)
+
+    def hear(samples: Tensor, field: str) -> str:
+        # One clip a question: so a recording may be longer than the context.
+        return " ".join(hear_clip(clip.samples, field) for clip in split_clips(samples))
 
     return hear
 

@@ -8,7 +8,7 @@ Where the text is cut depends on the text alone, never on how it arrived: any sp
 import re
 
 _FIRST_MIN, _FIRST_MAX = 12, 80  # characters; the first clause is short, so that sound starts early
-_MIN, _MAX = 40, 240
+_MIN, _MAX = 40, 200
 
 # A mark, what closes after it, and the blank that proves that no figure, abbreviation or address goes on.
 _BOUNDARY = re.compile(

@@ -29,6 +29,7 @@ _UNMARKED_PAUSE_SECONDS = 0.03  # a clause that was cut for its length goes on a
 _QUIET = 0.006  # full scale is 1; below it (-44 dB) the edges of a clause count as silence
 _EDGE_SECONDS = 0.02
 _FADE_SECONDS = 0.008
+_MOST_PHONEMES = 220  # at normal speed; about 12 s of sound and 200 MB while the model runs
 
 
 class Voice(Protocol):
@@ -106,6 +107,8 @@ class PiperVoice:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False  # the arena would keep what the longest clause ever took
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other services need the cores
         session = onnxruntime.InferenceSession(str(models[0]), options, providers=["CPUExecutionProvider"])
         config = json.loads(models[0].with_suffix(".onnx.json").read_text(encoding="utf-8"))
         return cls(session, config, models[0].stem)
@@ -124,26 +127,22 @@ class PiperVoice:
         """The sound [S] of one clause or sentence, without silence around it; empty when nothing is to be said.
 
         Args:
-            clause: A few hundred characters at most.
+            clause: Text of any kind. What is more than the model should take at once is spoken in parts.
             speed: 1 is the speaker's own; 2 is twice as fast.
             variation: 0 makes the sound depend on the text alone; 1 is the randomness of pitch and rhythm that the
                 voice was trained with (useful for training data).
         """
-        ids = self._phoneme_ids(self._phonemes.phonemes(clause))
-        if not ids:
-            return np.zeros(0, np.int16)
-        inputs = {
-            "input": np.array([ids], np.int64),
-            "input_lengths": np.array([len(ids)], np.int64),
-            "scales": np.array([0.667 * variation, 1.0 / speed, 0.8 * variation], np.float32),
-        }
-        sound = np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1)
-        return _trimmed(sound, self.sample_rate)
+        scales = np.array([0.667 * variation, 1.0 / speed, 0.8 * variation], np.float32)
+        parts = [np.zeros(0, np.int16)]
+        for phonemes in _parts(self._phonemes.phonemes(clause), int(_MOST_PHONEMES * min(1.0, speed))):
+            ids = np.array([self._phoneme_ids(phonemes)], np.int64)
+            inputs = {"input": ids, "input_lengths": np.array([ids.shape[1]], np.int64), "scales": scales}
+            sound = np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1)
+            parts.append(_trimmed(sound, self.sample_rate))
+        return np.concatenate(parts)
 
     def _phoneme_ids(self, phonemes: str) -> list[int]:
-        """Begin, phonemes, end, a pad after each but the last, as in the voice's training; empty without a phoneme."""
-        if not any(phoneme.isalpha() for phoneme in phonemes):
-            return []
+        """Begin, phonemes, end, with a pad after each but the last, as in the voice's training."""
         pad = self._ids["_"]
         known = [self._ids[phoneme] for phoneme in unicodedata.normalize("NFD", phonemes) if phoneme in self._ids]
         body = [number for ids in known for number in (*ids, *pad)]
@@ -181,6 +180,17 @@ def check_voice(voice: str, speed: float, voices: tuple[str, ...]) -> None:
         raise InvalidInput("voice", f"{voice!r} is not one of: {', '.join(voices)}")
     if not SLOWEST <= speed <= FASTEST:
         raise InvalidInput("speed", f"{speed} is outside {SLOWEST} to {FASTEST}")
+
+
+def _parts(phonemes: str, most: int) -> list[str]:
+    """Cuts a line of phonemes at blanks into parts of at most `most`; parts without any sound are left out."""
+    parts: list[str] = []
+    while phonemes:
+        blank = phonemes.rfind(" ", 1, most) if len(phonemes) > most else -1
+        cut = blank if blank > 0 else most
+        parts.append(phonemes[:cut])
+        phonemes = phonemes[cut:].lstrip()
+    return [part for part in parts if any(phoneme.isalpha() for phoneme in part)]
 
 
 def _trimmed(sound: NDArray[np.float32], sample_rate: int) -> Samples:

@@ -1,4 +1,4 @@
-"""Builds the committed test sets of nano from what no training run sees: `python -m model_core.training.held_out FOLDER`.
+"""Builds the committed test sets of nano from what no training run sees: `python -m model_core.training.held_out DIR`.
 
 Held-out sentences by the voices known from training and by the voice kept out, and easy-vqa's test questions, written
 and spoken. Readers do not vary, and no noise is added.

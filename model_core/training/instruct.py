@@ -28,9 +28,11 @@ class Sample:
         picture: Features of the user's picture, [C, H, W].
         text: What the user writes.
         answer: Without the end token.
+        ended: Whether the end token belongs to the answer; else it is the beginning of a longer one.
     """
 
     answer: str
+    ended: bool = True
     text: str = ""
     frames: Tensor | None = None
     picture: Tensor | None = None
@@ -75,7 +77,7 @@ class Instruction:
         return self.batch_loss([self.samples[index] for index in self._indices(step)])
 
     def batch_loss(self, samples: Sequence[Sample]) -> Tensor:
-        """Mean cross-entropy of the samples' answer tokens, the end token among them."""
+        """Mean cross-entropy of the samples' answer tokens."""
         decoder = self.language_model.decoder
         sequences, labels = [], []
         for prompt_LE, answer in zip(self.prompts(samples), self._answers(samples), strict=True):
@@ -109,7 +111,8 @@ class Instruction:
 
     def _answers(self, samples: Sequence[Sample]) -> list[Tensor]:
         tokenizer = self.language_model.tokenizer
-        return [torch.tensor(tokenizer.encode(sample.answer + "<|im_end|>").ids) for sample in samples]
+        texts = [sample.answer + ("<|im_end|>" if sample.ended else "") for sample in samples]
+        return [torch.tensor(tokenizer.encode(text).ids) for text in texts]
 
     def _speech_tokens(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
         frames = {row: sample.frames for row, sample in enumerate(samples) if sample.frames is not None}

@@ -38,7 +38,7 @@ from model_core.training.instruct import Instruction, Sample
 from model_core.training.loop import Schedule, train
 from model_core.training.recordings import Recording, Utterance, load_recordings, record
 from model_core.training.speakers import FLITE_VOICES, PIPER_VOICE
-from model_core.training.written_answers import written_answers
+from model_core.training.written_answers import WrittenAnswer, written_answers
 from model_core.vision.efficientnet import from_packaged_names
 from model_core.vision.encoder import VisionProjector
 
@@ -62,7 +62,7 @@ class Recipe:
     align_speech: Schedule = field(default_factory=partial(Schedule, steps=900, learning_rate=1e-3))
     align_pictures: Schedule = field(default_factory=partial(Schedule, steps=200, learning_rate=1e-3))
     vision: Schedule = field(default_factory=partial(Schedule, steps=200, learning_rate=1e-3))
-    speech: Schedule = field(default_factory=partial(Schedule, steps=1_800, learning_rate=6e-4))
+    speech: Schedule = field(default_factory=partial(Schedule, steps=600, learning_rate=6e-4))
     vision_batch: int = 16
     speech_batch: int = 8
 
@@ -186,14 +186,14 @@ class NanoTraining:
             for question in balanced_questions(corpus.load_picture_questions(self._packages, "train"), count, rng)
         ]
 
-    def speech_samples(self, pictures: dict[Path, Tensor], answers: dict[str, str]) -> list[Sample]:
+    def speech_samples(self, pictures: dict[Path, Tensor], answers: dict[str, WrittenAnswer]) -> list[Sample]:
         """Sentences to repeat, questions to answer, and questions about pictures, all spoken."""
         sentences = self._load("sentences-flite") + self._load("sentences-joe")
         repeat = [_repeat(recording) for recording in sentences]
         asked = [
-            Sample(frames=recording.frames, answer=answers[recording.utterance.text])
+            Sample(frames=recording.frames, answer=answer.text, ended=answer.ended)
             for recording in self._load("questions")
-            if recording.utterance.text in answers
+            if (answer := answers.get(recording.utterance.text))
         ]
         rng = random.Random(0)
         readings = _by_text(self._load("picture-questions"))
@@ -210,7 +210,7 @@ class NanoTraining:
         rng.shuffle(samples)
         return samples
 
-    def _written_answers(self) -> dict[str, str]:
+    def _written_answers(self) -> dict[str, WrittenAnswer]:
         model = build_language_model("nano", self.home, parts=self.run)
         questions = list(dict.fromkeys(utterance.text for utterance in self._collections()["questions"]))
         return written_answers(

@@ -6,6 +6,7 @@ Shapes: B questions of equal length, L positions, E width.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -17,23 +18,32 @@ from model_core.language.prompt import Message, Role, render, splice
 _BATCH = 32
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenAnswer:
+    """A text, and whether the model ended it itself; else it goes on."""
+
+    text: str
+    ended: bool
+
+
 def written_answers(
     model: LanguageModel,
     questions: Sequence[str],
     cache: Path,
     max_tokens: int,
     on_batch: Callable[[int], None] | None = None,
-) -> dict[str, str]:
-    """Greedy answers of the base model, at most `max_tokens` long; only those that the model ends itself are kept.
+) -> dict[str, WrittenAnswer]:
+    """Greedy answers of the base model, or their first `max_tokens` tokens.
 
     Args:
         model: Answers without any adapter.
         questions: Each asked alone.
-        cache: JSON file that keeps answers between runs; a null stands for one that did not end.
-        max_tokens: Longer answers are given up.
+        cache: JSON file that keeps answers between runs.
+        max_tokens: Longer answers are cut there.
         on_batch: Called with the questions done so far.
     """
-    known: dict[str, str | None] = json.loads(cache.read_text()) if cache.exists() else {}
+    stored = json.loads(cache.read_text()) if cache.exists() else {}
+    known = {question: WrittenAnswer(**answer) for question, answer in stored.items()}
     by_length = defaultdict(list)
     for question in questions:
         if question not in known:
@@ -42,15 +52,15 @@ def written_answers(
         for batch in chunked(group, _BATCH):
             known |= dict(zip(batch, _answer(model, batch, max_tokens), strict=True))
             scratch = cache.with_suffix(".part")
-            scratch.write_text(json.dumps(known))
+            scratch.write_text(json.dumps({question: asdict(answer) for question, answer in known.items()}))
             scratch.replace(cache)
             if on_batch:
                 on_batch(len(known))
-    return {question: answer for question in questions if (answer := known[question]) is not None}
+    return {question: known[question] for question in questions}
 
 
 @torch.inference_mode()
-def _answer(model: LanguageModel, questions: Sequence[str], max_tokens: int) -> list[str | None]:
+def _answer(model: LanguageModel, questions: Sequence[str], max_tokens: int) -> list[WrittenAnswer]:
     """Questions of one length need no padding, so that they share a batch as they are."""
     decoder, tokenizer = model.decoder, model.tokenizer
     end = tokenizer.token_to_id("<|im_end|>")
@@ -65,4 +75,5 @@ def _answer(model: LanguageModel, questions: Sequence[str], max_tokens: int) -> 
         if all(end in row for row in torch.stack(columns, 1).tolist()):
             break
     rows = torch.stack(columns, 1).tolist()
-    return [tokenizer.decode(row[: row.index(end)]) if end in row else None for row in rows]
+    ends = [row.index(end) if end in row else None for row in rows]
+    return [WrittenAnswer(tokenizer.decode(row[:at]), at is not None) for row, at in zip(rows, ends, strict=True)]

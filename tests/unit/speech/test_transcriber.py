@@ -1,0 +1,320 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from model_core.errors import InvalidInput
+from model_core.speech.audio import SAMPLE_RATE, Clip
+from model_core.speech.transcriber import (
+    DecodingOptions,
+    Segment,
+    Transcriber,
+    load_transcriber,
+    random_transcriber,
+)
+from model_core.speech.whisper_decoder import DecoderState, WhisperDecoder
+from model_core.speech.whisper_tokens import TIMESTAMPS, WhisperTokens, random_tokenizer
+
+WIDTH = 16
+TOKENIZER = random_tokenizer()
+TOKENS = WhisperTokens(TOKENIZER, TOKENIZER.get_vocab_size() + TIMESTAMPS)
+MINUS_INFINITY = float("-inf")
+
+
+def frames_of(clips: list[Tensor]) -> list[Tensor]:
+    """Stands in for the encoder: 50 frames a second that depend on the samples."""
+    return [clip[::320, None].expand(-1, WIDTH).contiguous() for clip in clips]
+
+
+def clip(seconds: float, start: float = 0.0, level: float = 0.5) -> Clip:
+    samples = torch.full((int(seconds * SAMPLE_RATE),), level)
+    return Clip(0, start, start + seconds, samples)
+
+
+def timestamp(seconds: float) -> int:
+    return TOKENS.first_timestamp + round(seconds * 50)
+
+
+def letters(text: str) -> list[int]:
+    return list(TOKENIZER.encode(text, add_special_tokens=False).ids)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> WhisperForConditionalGeneration:
+    torch.manual_seed(1)
+    config = WhisperConfig(
+        vocab_size=TOKENS.vocabulary,
+        d_model=WIDTH,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_target_positions=64,
+        init_std=0.5,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
+    )
+    return WhisperForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="module")
+def decoder(oracle: WhisperForConditionalGeneration) -> WhisperDecoder:
+    built = WhisperDecoder.Config(
+        vocabulary=TOKENS.vocabulary, width=WIDTH, layers=2, heads=2, feed_forward=32, max_tokens=64
+    ).build()
+    built.load_state_dict(oracle.model.decoder.state_dict())
+    return built.eval()
+
+
+def oracle_logits(oracle: WhisperForConditionalGeneration, frames_TD: Tensor, tokens: list[int]) -> Tensor:
+    with torch.no_grad():
+        hidden = oracle.model.decoder(torch.tensor([tokens]), encoder_hidden_states=frames_TD[None])
+        return oracle.proj_out(hidden.last_hidden_state)[0]
+
+
+def test_logits_equal_those_of_transformers_token_by_token(
+    oracle: WhisperForConditionalGeneration, decoder: WhisperDecoder
+) -> None:
+    frames = torch.randn(30, WIDTH)
+    tokens = [3, 80, 200, 7, 7, 150]
+    expected = oracle_logits(oracle, frames, tokens)
+    with torch.no_grad():
+        state = decoder.new_state([frames])
+        for position, token in enumerate(tokens):
+            logits = decoder(torch.tensor([[token]]), state)[0]
+            torch.testing.assert_close(logits, expected[position], atol=1e-4, rtol=1e-4)
+
+
+def test_logits_of_a_batch_of_unequal_clips_equal_those_of_each_alone(
+    oracle: WhisperForConditionalGeneration, decoder: WhisperDecoder
+) -> None:
+    clips = [torch.randn(length, WIDTH) for length in (5, 40, 17)]
+    rows = [[3, 80, 200], [3, 9, 4], [3, 1, 1]]
+    with torch.no_grad():
+        state = decoder.new_state(clips)
+        decoder(torch.tensor(rows)[:, :2], state)
+        logits = decoder(torch.tensor(rows)[:, 2:], state)
+    for row, frames in enumerate(clips):
+        expected = oracle_logits(oracle, frames, rows[row])[-1]
+        torch.testing.assert_close(logits[row], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_that_stay_are_not_touched_by_rows_that_leave(decoder: WhisperDecoder) -> None:
+    clips = [torch.randn(length, WIDTH) for length in (5, 40, 17)]
+    with torch.no_grad():
+        state = decoder.new_state(clips)
+        decoder(torch.tensor([[3], [4], [5]]), state)
+        fewer = state.select([2, 0])
+        torch.testing.assert_close(
+            decoder(torch.tensor([[8], [6]]), fewer), decoder(torch.tensor([[6], [7], [8]]), state)[[2, 0]]
+        )
+
+
+# What may come next.
+
+
+def allowed(written: list[int], last: float = 30.0, logits: Tensor | None = None) -> list[int]:
+    made = torch.zeros(TOKENS.vocabulary) if logits is None else logits
+    return (TOKENS.allowed(made, written, timestamp(last)) > MINUS_INFINITY).nonzero()[:, 0].tolist()
+
+
+def words_win() -> Tensor:
+    """Logits where each word is likelier than all timestamps together."""
+    logits = torch.zeros(TOKENS.vocabulary)
+    logits[TOKENS.first_timestamp :] = -20
+    return logits
+
+
+def test_text_starts_with_a_timestamp_in_the_first_second() -> None:
+    assert allowed([]) == list(range(timestamp(0), timestamp(1) + 1))
+
+
+def test_text_of_a_short_clip_starts_inside_it() -> None:
+    assert allowed([], last=0.1) == list(range(timestamp(0), timestamp(0.1) + 1))
+
+
+def test_words_follow_a_start() -> None:
+    following = allowed([timestamp(0)])
+    assert letters("a")[0] in following
+    assert not [token for token in following if token >= TOKENS.first_timestamp]
+
+
+def test_another_segment_or_the_end_follows_a_closed_segment() -> None:
+    following = allowed([timestamp(0), *letters("a"), timestamp(2)], last=3.0, logits=words_win())
+    assert following == [TOKENS.end, *range(timestamp(2), timestamp(3) + 1)]
+
+
+def test_segments_are_neither_empty_nor_backwards() -> None:
+    following = allowed([timestamp(0.5), *letters("a")], last=2.0, logits=words_win())
+    assert [token for token in following if token >= TOKENS.first_timestamp] == list(
+        range(timestamp(0.52), timestamp(2) + 1)
+    )
+
+
+def test_words_stand_back_where_timestamps_are_likelier_together() -> None:
+    following = allowed([timestamp(0), *letters("a")])
+    assert min(following) > TOKENS.first_timestamp
+
+
+@pytest.mark.parametrize("banned", ["(", "[", "*", "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>"])
+def test_what_nobody_says_is_never_written(banned: str) -> None:
+    token = TOKENIZER.token_to_id(banned)
+    assert token not in allowed([timestamp(0), *letters("a")], logits=words_win())
+
+
+def test_tokenizer_of_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="notimestamps"):
+        _ = WhisperTokens(random_tokenizer_without_special_tokens(), 2000).first_timestamp
+
+
+def random_tokenizer_without_special_tokens():  # type: ignore[no-untyped-def]
+    from tokenizers import Tokenizer, models
+
+    return Tokenizer(models.BPE({"a": 0}, []))
+
+
+# Transcripts, by a decoder that says what it is told to.
+
+
+class Scripted(WhisperDecoder):
+    """Wants to write, for row r, its r-th script; `no_speech` and confidence as given."""
+
+    def __init__(self, scripts: list[list[int]], *, no_speech: float = 0.0, confidence: float = 30.0) -> None:
+        super().__init__(
+            WhisperDecoder.Config(vocabulary=TOKENS.vocabulary, width=WIDTH, layers=1, heads=2, feed_forward=8)
+        )
+        self.scripts, self.no_speech, self.confidence = scripts, no_speech, confidence
+        self.steps = 0
+
+    def forward(self, tokens_BL: Tensor, state: DecoderState) -> Tensor:
+        # A row's number is told by its frames, which hold the level of its samples.
+        rows = (state.heard[0][0][:, 0, 0, 0]).round().long().tolist()
+        position = state.tokens
+        self.steps += 1
+        logits = torch.zeros(len(rows), TOKENS.vocabulary)
+        for at, row in enumerate(rows):
+            script = self.scripts[row]
+            logits[at, script[position] if position < len(script) else TOKENS.end] = self.confidence
+            if position == 0 and self.no_speech:
+                logits[at, TOKENS.no_speech] = self.confidence + torch.logit(torch.tensor(self.no_speech)).item()
+        keys = torch.zeros(len(rows), 1, position + 1, 1)
+        state.written = [(keys, keys)]
+        return logits
+
+    def new_state(self, frames: list[Tensor]) -> DecoderState:
+        rows = torch.stack([clip[0, 0] for clip in frames])[:, None, None, None]
+        return DecoderState([(rows, rows)], [], None)
+
+
+def transcribe(decoder: WhisperDecoder, clips: list[Clip], **options: object) -> list[Segment]:
+    made = DecodingOptions(**options)  # type: ignore[arg-type]
+    return list(Transcriber(decoder, TOKENIZER, frames_of, made).transcribe(clips))
+
+
+def test_segments_lie_between_timestamps_in_the_time_of_the_recording() -> None:
+    script = [timestamp(0.5), *letters("one"), timestamp(2), timestamp(2.5), *letters("two"), timestamp(4)]
+    segments = transcribe(Scripted([[], script]), [clip(5, start=30, level=1)])
+    assert [(s.start_seconds, s.end_seconds, s.text) for s in segments] == [(30.5, 32, "one"), (32.5, 34, "two")]
+    assert all(s.mean_log_probability == pytest.approx(0, abs=1e-3) for s in segments)
+    assert all(s.no_speech_probability == pytest.approx(0, abs=1e-3) for s in segments)
+
+
+def test_open_segment_ends_with_its_clip() -> None:
+    segments = transcribe(Scripted([[], [timestamp(1), *letters("open")]]), [clip(3, start=60, level=1)])
+    assert [(s.start_seconds, s.end_seconds) for s in segments] == [(61, 63)]
+
+
+def test_segment_never_ends_after_its_clip() -> None:
+    segments = transcribe(Scripted([[], [timestamp(0), *letters("late"), timestamp(3.4)]]), [clip(3, level=1)])
+    assert segments[0].end_seconds == 3
+
+
+def test_clips_of_one_batch_end_on_their_own() -> None:
+    scripts = [[], [timestamp(0), *letters("a"), timestamp(1)], [timestamp(0), *letters("longer"), timestamp(1)]]
+    clips = [clip(2, start=0, level=2), clip(1, start=30, level=1), clip(2, start=60, level=2)]
+    segments = transcribe(Scripted(scripts), clips)
+    assert [(s.start_seconds, s.text) for s in segments] == [(0, "longer"), (30, "a"), (60, "longer")]
+
+
+def test_silent_clips_are_not_even_decoded() -> None:
+    decoder = Scripted([[timestamp(0), *letters("you")]])
+    assert transcribe(decoder, [clip(3, level=0.0), clip(3, level=1e-5)]) == []
+    assert decoder.steps == 0
+
+
+def test_improbable_words_where_nobody_speaks_are_dropped() -> None:
+    scripts = [[], [timestamp(0), *letters("you"), timestamp(1)]]
+    assert transcribe(Scripted(scripts, no_speech=0.9, confidence=2.0), [clip(3, level=1)]) == []
+    assert transcribe(Scripted(scripts, no_speech=0.9), [clip(3, level=1)])[0].text == "you"
+
+
+def test_clip_that_holds_punctuation_only_has_no_segment() -> None:
+    assert transcribe(Scripted([[], [timestamp(0), *letters(" ."), timestamp(1)]]), [clip(3, level=1)]) == []
+
+
+def test_text_is_never_longer_than_its_clip_allows() -> None:
+    decoder = Scripted([[], [timestamp(0), *letters("ha" * 500)]])
+    segments = transcribe(decoder, [clip(2, level=1)], tokens_a_second=10, temperatures=(0.0,))
+    assert len(segments[0].text) == 29  # (2 s + 1 s of silence) * 10, less the first timestamp
+
+
+def test_repetition_is_tried_again_at_another_temperature() -> None:
+    class Calming(Scripted):
+        def new_state(self, frames: list[Tensor]) -> DecoderState:
+            self.scripts[1] = self.scripts.pop()
+            return super().new_state(frames)
+
+    good = [timestamp(0), *letters("calm"), timestamp(1)]
+    looping = [timestamp(0), *letters("ha" * 90)]
+    decoder = Calming([[], [], good, looping])
+    segments = transcribe(decoder, [clip(20, level=1)], temperatures=(0.0, 0.1))
+    assert [s.text for s in segments] == ["calm"]
+
+
+@pytest.mark.parametrize("language", ["de", "english", "EN"])
+def test_other_languages_than_english_are_refused_by_the_call(language: str) -> None:
+    with pytest.raises(InvalidInput, match="English") as refused:
+        random_transcriber(WIDTH, frames_of).transcribe([clip(1)], language)
+    assert refused.value.field == "language"
+
+
+@pytest.mark.parametrize("language", ["", "en"])
+def test_random_transcriber_says_the_same_every_time(language: str) -> None:
+    clips = [clip(0.5, level=0.3), clip(2.0, start=30.0, level=0.7)]
+    first = list(random_transcriber(WIDTH, frames_of).transcribe(clips, language))
+    assert first == list(random_transcriber(WIDTH, frames_of).transcribe(clips, language))
+    assert first
+
+
+def test_no_clips_give_no_segments() -> None:
+    assert list(random_transcriber(WIDTH, frames_of).transcribe([])) == []
+
+
+def test_clips_beyond_the_first_batch_are_decoded_only_when_they_are_asked_for() -> None:
+    decoder = Scripted([[], [timestamp(0), *letters("a"), timestamp(1)]])
+    segments = Transcriber(decoder, TOKENIZER, frames_of, DecodingOptions(batch=1)).transcribe([clip(2, level=1)] * 5)
+    next(segments)
+    steps = decoder.steps
+    segments.close()  # type: ignore[attr-defined]
+    assert decoder.steps == steps
+
+
+def test_folder_in_hugging_face_layout_is_loaded(
+    tmp_path: Path, oracle: WhisperForConditionalGeneration, decoder: WhisperDecoder
+) -> None:
+    tensors = {name: tensor.half() for name, tensor in oracle.state_dict().items() if name != "proj_out.weight"}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(oracle.config.to_json_string())
+    TOKENIZER.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_transcriber(tmp_path, frames_of)
+    expected = Transcriber(decoder, TOKENIZER, frames_of)
+    clips = [clip(1, level=0.4)]
+    heard, wanted = list(loaded.transcribe(clips)), list(expected.transcribe(clips))
+    assert [s.text for s in heard] == [s.text for s in wanted]
