@@ -1,0 +1,41 @@
+from typing import Any
+
+import openai
+import pytest
+
+from services.pipeline.services import NAMES
+from tests.conftest import StartService
+from tests.integration.gateway.conftest import StartGateway, until, wav
+from tests.integration.gateway.test_chat import image_part, sound_part
+
+
+def question() -> dict[str, Any]:
+    content = [sound_part(wav(1.0)), image_part()]
+    messages = [{"role": "user", "content": content}]
+    return {"model": "lyra-tiny", "messages": messages, "max_tokens": 2, "modalities": ["text", "audio"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_service_may_go_and_come_back(
+    start_service: StartService, start_gateway: StartGateway, name: str
+) -> None:
+    running = {each: await start_service(each) for each in NAMES}
+    gateway = await start_gateway({each: service.address for each, service in running.items()})
+    assert (await gateway.openai.chat.completions.create(**question())).choices
+    await running[name].server.drain()
+    with pytest.raises(openai.InternalServerError) as caught:
+        await gateway.openai.chat.completions.create(**question())
+    assert caught.value.status_code == 503
+    assert caught.value.response.headers["retry-after"]
+    assert name.replace("_", " ") in caught.value.message
+    readiness = await gateway.http.get("/readyz")
+    assert readiness.status_code == 503
+    assert readiness.json()["services"][name] == "UNREACHABLE"
+
+    await start_service(name, port=running[name].server.port)
+
+    async def ready() -> bool:
+        return (await gateway.http.get("/readyz")).status_code == 200
+
+    await until(ready)
+    assert (await gateway.openai.chat.completions.create(**question())).choices

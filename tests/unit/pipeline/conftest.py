@@ -1,0 +1,28 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.pipeline.services import NAMES, Services
+from tests.unit.pipeline.scripted import Script, scripted_services
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+async def services(script: Script) -> AsyncIterator[Services]:
+    """Channels to the scripted services."""
+    async with scripted_services(script) as address:
+        opened = Services.open(dict.fromkeys(NAMES, address))
+        yield opened
+        await opened.close()
+
+
+@pytest.fixture
+async def nobody() -> AsyncIterator[Services]:
+    """Channels to services that are down: the discard port refuses."""
+    opened = Services.open(dict.fromkeys(NAMES, "127.0.0.1:9"))
+    yield opened
+    await opened.close()

@@ -1,0 +1,192 @@
+"""The four services as scripts: real gRPC on loopback, no models behind it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from lyra.v1 import (
+    common_pb2,
+    language_model_pb2,
+    language_model_pb2_grpc,
+    speech_encoder_pb2,
+    speech_encoder_pb2_grpc,
+    speech_synthesizer_pb2,
+    speech_synthesizer_pb2_grpc,
+    vision_encoder_pb2,
+    vision_encoder_pb2_grpc,
+)
+from services.common.errors import InvalidInput, Unavailable
+from services.common.interceptors import ErrorInterceptor
+
+USAGE = language_model_pb2.Usage(prompt_tokens=9, speech_tokens=2, vision_tokens=3, completion_tokens=4)
+
+
+class Script:
+    """What the services do, and what they saw. One object plays all four."""
+
+    def __init__(self) -> None:
+        self.words = ["One ", "two ", "three."]
+        self.prompt: list[Any] = []
+        self.spoken: list[str] = []
+        self.speaking = asyncio.Event()
+        self.uploads: list[bytes] = []
+        self.uploaded = asyncio.Event()
+        self.tenants: set[str] = set()
+        # Names of calls that ended, one way or another, and a way to wait for one more.
+        self.ended: list[str] = []
+        self.ending = asyncio.Event()
+        # Calls that fail as unavailable before they work.
+        self.unavailable: dict[str, int] = {}
+        self.calls: dict[str, int] = {}
+        self.invalid: dict[str, InvalidInput] = {}
+        # The language model waits for these before its last word, or before its end.
+        self.before_last_word = asyncio.Event()
+        self.before_last_word.set()
+        self.before_finish = asyncio.Event()
+        self.before_finish.set()
+        self.encoding_together = asyncio.Barrier(1)
+
+    @asynccontextmanager
+    async def call(self, name: str, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        self.tenants |= {str(value) for key, value in context.invocation_metadata() or () if key == "lyra-tenant"}
+        if self.unavailable.get(name, 0) > 0:
+            self.unavailable[name] -= 1
+            raise Unavailable(name, "is loading its weights")
+        if name in self.invalid:
+            raise self.invalid[name]
+        try:
+            yield
+        finally:
+            self.ended.append(name)
+            self.ending.set()
+
+    async def wait_uploads(self, count: int) -> None:
+        """Returns when so many files have arrived whole."""
+        while len(self.uploads) < count:
+            self.uploaded.clear()
+            await self.uploaded.wait()
+
+    def upload(self, data: bytes) -> None:
+        self.uploads.append(data)
+        self.uploaded.set()
+
+    async def wait_spoken(self) -> None:
+        """Returns when the first words have been spoken."""
+        await self.speaking.wait()
+
+    async def wait_ended(self, *names: str) -> None:
+        while Counter(names) - Counter(self.ended):
+            self.ending.clear()
+            await self.ending.wait()
+
+
+class FakeSpeechEncoder(speech_encoder_pb2_grpc.SpeechEncoderServicer):
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    async def Encode(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        async with self.script.call("encode_speech", context):
+            data = b"".join([request.data async for request in request_iterator])
+            self.script.upload(data)
+            await self.script.encoding_together.wait()
+            rows = common_pb2.Tensor(dtype=common_pb2.ELEMENT_TYPE_FLOAT32, shape=[1, 1], data=b"\0" * 4)
+            for clip in range(2):
+                tokens = common_pb2.SpeechTokens(
+                    clip_index=clip, tokens=common_pb2.TensorChunk(rows=rows, rows_total=1)
+                )
+                yield speech_encoder_pb2.SpeechEncoderEncodeResponse(speech_tokens=tokens)
+
+    async def Transcribe(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        async with self.script.call("transcribe", context):
+            self.script.upload(b"".join([request.data async for request in request_iterator]))
+            for number, word in enumerate(self.script.words):
+                segment = speech_encoder_pb2.TranscriptSegment(
+                    start_seconds=number, end_seconds=number + 1, text=word, mean_log_probability=-0.5
+                )
+                yield speech_encoder_pb2.TranscribeResponse(segment=segment)
+            summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=3.0, language="en")
+            yield speech_encoder_pb2.TranscribeResponse(summary=summary)
+
+    async def Describe(self, request: Any, context: Any) -> Any:
+        return speech_encoder_pb2.SpeechEncoderDescribeResponse()
+
+
+class FakeVisionEncoder(vision_encoder_pb2_grpc.VisionEncoderServicer):
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    async def Encode(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        async with self.script.call("encode_image", context):
+            self.script.upload(b"".join([request.data async for request in request_iterator]))
+            await self.script.encoding_together.wait()
+            tokens = common_pb2.VisionTokens(grid_time=1, grid_height=7, grid_width=7)
+            yield vision_encoder_pb2.VisionEncoderEncodeResponse(vision_tokens=tokens)
+
+    async def Describe(self, request: Any, context: Any) -> Any:
+        return vision_encoder_pb2.VisionEncoderDescribeResponse()
+
+
+class FakeLanguageModel(language_model_pb2_grpc.LanguageModelServicer):
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    async def Generate(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        async with self.script.call("generate", context):
+            self.script.prompt = [request async for request in request_iterator]
+            for number, word in enumerate(self.script.words):
+                if number == len(self.script.words) - 1:
+                    await self.script.before_last_word.wait()
+                delta = language_model_pb2.TextDelta(text=word, tokens=1)
+                yield language_model_pb2.GenerateResponse(text_delta=delta)
+            await self.script.before_finish.wait()
+            reason = language_model_pb2.FINISH_REASON_LENGTH
+            yield language_model_pb2.GenerateResponse(
+                finish=language_model_pb2.GenerateFinish(reason=reason, usage=USAGE)
+            )
+
+    async def CountTokens(self, request: Any, context: Any) -> Any:
+        return language_model_pb2.CountTokensResponse()
+
+    async def Describe(self, request: Any, context: Any) -> Any:
+        return language_model_pb2.LanguageModelDescribeResponse()
+
+
+class FakeSpeechSynthesizer(speech_synthesizer_pb2_grpc.SpeechSynthesizerServicer):
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    async def Synthesize(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        async with self.script.call("synthesize", context):
+            async for request in request_iterator:
+                if request.WhichOneof("part") == "header":
+                    continue
+                self.script.spoken.append(request.text_delta)
+                self.script.speaking.set()
+                pcm = request.text_delta.encode().ljust(3_200, b"\0")  # a tenth of a second
+                audio = speech_synthesizer_pb2.AudioChunk(pcm=pcm, sample_rate=16_000)
+                yield speech_synthesizer_pb2.SynthesizeResponse(audio=audio)
+
+    async def Describe(self, request: Any, context: Any) -> Any:
+        async with self.script.call("describe_voices", context):
+            return speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse(voices=["joe"], sample_rate=16_000)
+
+
+@asynccontextmanager
+async def scripted_services(script: Script) -> AsyncIterator[str]:
+    """All four on one port of loopback. Yields host:port."""
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(default_deadline_seconds=30)])
+    speech_encoder_pb2_grpc.add_SpeechEncoderServicer_to_server(FakeSpeechEncoder(script), server)
+    vision_encoder_pb2_grpc.add_VisionEncoderServicer_to_server(FakeVisionEncoder(script), server)
+    language_model_pb2_grpc.add_LanguageModelServicer_to_server(FakeLanguageModel(script), server)
+    speech_synthesizer_pb2_grpc.add_SpeechSynthesizerServicer_to_server(FakeSpeechSynthesizer(script), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)

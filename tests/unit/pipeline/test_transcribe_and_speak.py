@@ -1,0 +1,50 @@
+from contextlib import aclosing
+
+import pytest
+
+from services.common.errors import InvalidInput, Unavailable
+from services.pipeline.messages import AudioPart, Segment, SpeechOptions, TranscriptEnd
+from services.pipeline.services import NAMES, Services
+from services.pipeline.speak import speak
+from services.pipeline.transcribe import transcribe
+from tests.unit.pipeline.scripted import Script
+
+
+async def test_a_transcript_has_its_segments_and_then_its_end(services: Services, script: Script) -> None:
+    events = [event async for event in transcribe(services, AudioPart(b"sound", "file"), "acme")]
+    assert [event.text for event in events[:-1] if isinstance(event, Segment)] == script.words
+    assert events[-1] == TranscriptEnd(3.0, "en")
+    assert script.uploads == [b"sound"]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("audio", "file"), ("language", "language")])
+async def test_what_is_wrong_with_a_transcript_is_named(
+    services: Services, script: Script, theirs: str, ours: str
+) -> None:
+    script.invalid["transcribe"] = InvalidInput(theirs, "is no good")
+    with pytest.raises(InvalidInput) as caught:
+        [event async for event in transcribe(services, AudioPart(b"sound", "file"), "acme")]
+    assert caught.value.field == ours
+
+
+async def test_a_text_is_spoken_and_tried_again_before_its_first_sound(services: Services, script: Script) -> None:
+    script.unavailable["synthesize"] = 2
+    chunks = [chunk async for chunk in speak(services, "Hello", SpeechOptions("joe", 1.5), "acme")]
+    assert [chunk.pcm.rstrip(b"\0") for chunk in chunks] == [b"Hello"]
+    assert chunks[0].sample_rate == 16_000
+    assert script.calls["synthesize"] == 3
+
+
+async def test_a_third_failure_is_the_last(services: Services, script: Script) -> None:
+    script.unavailable["synthesize"] = 3
+    with pytest.raises(Unavailable):
+        [chunk async for chunk in speak(services, "Hello", SpeechOptions(), "acme")]
+
+
+async def test_leaving_a_transcript_ends_quietly(services: Services) -> None:
+    async with aclosing(transcribe(services, AudioPart(b"sound"), "acme")) as events:
+        await anext(events)
+
+
+async def test_health_of_services_that_are_down_is_unreachable(nobody: Services) -> None:
+    assert await nobody.health() == dict.fromkeys(NAMES, "UNREACHABLE")
