@@ -1,5 +1,7 @@
-"""Where test data lies."""
+"""Where things lie that tests read."""
 
 from pathlib import Path
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests" / "data"
+EXAMPLES = ROOT / "examples"

@@ -23,6 +23,7 @@ from model_core.speech.whisper_decoder import WhisperDecoder
 from model_core.speech.whisper_tokens import SECONDS_A_TIMESTAMP, TIMESTAMPS, WhisperTokens, random_tokenizer
 
 SILENT_TAIL_SECONDS = 1.0
+SHORTEST_REST_SECONDS = 0.5
 
 EncodeFrames = Callable[[list[Tensor]], list[Tensor]]
 
@@ -122,6 +123,19 @@ class Transcriber:
                 for segment in self._cut(clip, draft):
                     if not self._is_silence(segment):
                         yield segment
+                yield from self._segments(self._rest(clip, draft))
+
+    def _rest(self, clip: Clip, draft: _Draft) -> list[Clip]:
+        """What Whisper left of a clip because a sentence in it does not end there: it closes one segment and starts the
+        next, with no words. Such a rest is heard again on its own."""
+        first = self._tokens.first_timestamp
+        if len(draft.tokens) < 3 or min(draft.tokens[-2:]) < first:
+            return []
+        start = (draft.tokens[-1] - first) * SECONDS_A_TIMESTAMP
+        samples = clip.samples[round(start * SAMPLE_RATE) :]
+        if samples.shape[0] < SHORTEST_REST_SECONDS * SAMPLE_RATE or is_silent(samples):
+            return []
+        return [Clip(clip.index, clip.start_seconds + start, clip.end_seconds, samples)]
 
     @torch.inference_mode()
     def _write(self, clips: list[Clip]) -> list[_Draft]:

@@ -8,6 +8,7 @@ Shapes: B batch, T encoder frames, D encoder width, N speech or vision tokens, E
 """
 
 import random
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -68,8 +69,8 @@ class SpeechAlignment:
             for recording, row in zip(recordings, ids, strict=True)
             if len(row) * projector.group <= recording.frames.shape[0]
         ]
-        self.modules = nn.ModuleDict({"projector": projector, "head": EmbeddingCtc(embeddings[self.vocabulary])})
-        self.projector, self.head = projector, self.modules["head"]
+        self.projector, self.head = projector, EmbeddingCtc(embeddings[self.vocabulary])
+        self.modules = nn.ModuleDict({"projector": self.projector, "head": self.head})
         self._indices = batches_of(len(self.samples), batch, seed=1)
 
     def loss(self, step: int) -> Tensor:
@@ -82,15 +83,16 @@ class SpeechAlignment:
         lengths = torch.tensor([len(f) // self.projector.group for f in frames])
         targets = torch.cat([target for _, target in chosen])
         target_lengths = torch.tensor([len(target) for _, target in chosen])
-        log_probabilities = self.head.log_probabilities(tokens_BNE).transpose(0, 1)  # type: ignore[operator]
+        log_probabilities = self.head.log_probabilities(tokens_BNE).transpose(0, 1)
         return F.ctc_loss(log_probabilities, targets, lengths, target_lengths, _BLANK, "mean", zero_infinity=True)
 
     @torch.inference_mode()
     def hear(self, frames_TD: Tensor) -> str:
         """Greedy transcript of one recording's frames."""
-        log_probabilities = self.head.log_probabilities(self.projector(frames_TD[None].float()))[0]  # type: ignore[operator]
-        path = log_probabilities.argmax(-1).unique_consecutive().tolist()
-        return self.tokenizer.decode([self.vocabulary[index - 1] for index in path if index != _BLANK])
+        log_probabilities = self.head.log_probabilities(self.projector(frames_TD[None].float()))[0]
+        path = [index for index, _ in groupby(log_probabilities.argmax(-1).tolist())]
+        text: str = self.tokenizer.decode([self.vocabulary[index - 1] for index in path if index != _BLANK])
+        return text
 
 
 class PictureAlignment:
@@ -119,14 +121,14 @@ class PictureAlignment:
         for row, ids in enumerate(named):
             for token in ids:
                 self.targets_BV[row, self.vocabulary.index(token)] = 1 / len(ids)
-        self.modules = nn.ModuleDict({"projector": projector, "head": EmbeddingCtc(embeddings[self.vocabulary])})
-        self.projector, self.head = projector, self.modules["head"]
+        self.projector, self.head = projector, EmbeddingCtc(embeddings[self.vocabulary])
+        self.modules = nn.ModuleDict({"projector": self.projector, "head": self.head})
         self._indices = batches_of(len(pictures), batch, seed=3)
 
     def loss(self, step: int) -> Tensor:
         """Cross-entropy between the words of a picture and those that its tokens say, the best token for each word."""
         chosen = self._indices(step)
         tokens_BNE = self.projector(torch.stack([self.features[index].float() for index in chosen]))
-        log_probabilities_BNV = self.head.log_probabilities(tokens_BNE)[..., 1:]  # type: ignore[operator]
+        log_probabilities_BNV = self.head.log_probabilities(tokens_BNE)[..., 1:]
         said_BV = log_probabilities_BNV.max(dim=1).values
-        return -(self.targets_BV[chosen] * said_BV).sum(-1).mean()
+        return (self.targets_BV[chosen] * -said_BV).sum(-1).mean()

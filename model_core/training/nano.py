@@ -92,8 +92,11 @@ class NanoTraining:
         pull("nano", self.home, lambda part, done, total: self.on_progress("weights", done, total, part))
         self.prepare_recordings()
         pictures = self.prepare_pictures("train")
+        (self.parts / "losses").mkdir(parents=True, exist_ok=True)
         self.train_vision(pictures)
         self.train_speech(pictures)
+        for log in self.run.glob("*.jsonl"):
+            shutil.copy(log, self.parts / "losses" / log.name)
 
     def prepare_recordings(self) -> None:
         """Reads all texts aloud and keeps the encoder's frames."""

@@ -112,8 +112,8 @@ def whisper_variables(model: WhisperForConditionalGeneration) -> dict[str, np.nd
             case ["layers", layer, "fc1" | "fc2" as linear, part]:
                 variables[f"{side}/layer_{layer}/ffn/linear_{int(linear[-1]) - 1}/{part}"] = values
             case ["layers", layer, norm, part] if norm.endswith("layer_norm"):
-                place = {"self_attn_layer_norm": "self_attention", "encoder_attn_layer_norm": "attention"}
-                variables[f"{side}/layer_{layer}/{place.get(norm, 'ffn')}/layer_norm/{norms[part]}"] = values
+                places = {"self_attn_layer_norm": "self_attention", "encoder_attn_layer_norm": "attention"}
+                variables[f"{side}/layer_{layer}/{places.get(norm, 'ffn')}/layer_norm/{norms[part]}"] = values
             case ["layers", layer, attention, "out_proj", part]:
                 place, linear = ("self_attention", 1) if attention == "self_attn" else ("attention", 2)
                 variables[f"{side}/layer_{layer}/{place}/linear_{linear}/{part}"] = values

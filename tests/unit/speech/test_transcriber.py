@@ -236,6 +236,31 @@ def test_segment_never_ends_after_its_clip() -> None:
     assert segments[0].end_seconds == 3
 
 
+def test_rest_of_a_clip_that_was_left_open_is_heard_on_its_own() -> None:
+    scripts = [
+        [],
+        [timestamp(0), *letters("one"), timestamp(2), timestamp(2)],
+        [timestamp(0.5), *letters("two"), timestamp(1)],
+        [timestamp(0), *letters("three"), timestamp(1)],
+    ]
+    samples = torch.cat([torch.full((2 * SAMPLE_RATE,), 1.0), torch.full((3 * SAMPLE_RATE,), 2.0)])
+    clips = [Clip(1, 30.0, 35.0, samples), clip(2, start=60, level=3)]
+    segments = transcribe(Scripted(scripts), clips)
+    assert [(s.start_seconds, s.end_seconds, s.text) for s in segments] == [
+        (30, 32, "one"),
+        (32.5, 33, "two"),
+        (60, 61, "three"),
+    ]
+
+
+def test_short_or_silent_rest_of_a_clip_is_left() -> None:
+    left_open = [timestamp(0), *letters("one"), timestamp(2), timestamp(2)]
+    samples = torch.cat([torch.full((2 * SAMPLE_RATE,), 1.0), torch.zeros(3 * SAMPLE_RATE)])
+    for rest in (samples, samples[: int(2.4 * SAMPLE_RATE)]):
+        segments = transcribe(Scripted([[], left_open]), [Clip(0, 0.0, len(rest) / SAMPLE_RATE, rest)])
+        assert [s.text for s in segments] == ["one"]
+
+
 def test_clips_of_one_batch_end_on_their_own() -> None:
     scripts = [[], [timestamp(0), *letters("a"), timestamp(1)], [timestamp(0), *letters("longer"), timestamp(1)]]
     clips = [clip(2, start=0, level=2), clip(1, start=30, level=1), clip(2, start=60, level=2)]

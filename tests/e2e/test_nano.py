@@ -1,0 +1,163 @@
+"""The platform with preset nano, as a user meets it: what is asked is understood, and what is said can be heard."""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jiwer
+import openai
+import pytest
+
+from model_core.evaluation.metrics import normalize
+from model_core.presets import lyra_home
+from services.local.stack import Stack
+from tests.paths import DATA, EXAMPLES, ROOT
+
+HELD_OUT = DATA / "held_out"
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with Stack(preset="nano", home=lyra_home(), announce=False) as running:
+        yield running
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0) as made:
+        yield made
+
+
+def encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def spoken(path: Path) -> dict[str, Any]:
+    audio_format = path.suffix.removeprefix(".")
+    return {"type": "input_audio", "input_audio": {"data": encoded(path), "format": audio_format}}
+
+
+def picture(path: Path) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded(path)}"}}
+
+
+def ask(client: openai.OpenAI, *parts: dict[str, Any], **options: Any) -> Any:
+    messages: Any = [{"role": "user", "content": list(parts)}]
+    return client.chat.completions.create(model="lyra-nano", messages=messages, **options)
+
+
+def lines(name: str, count: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (HELD_OUT / name).read_text().splitlines()[:count]]
+
+
+def test_a_written_question_is_answered_by_the_base_model(client: openai.OpenAI) -> None:
+    text = {"type": "text", "text": "What is the capital of France?"}
+    assert "Paris" in ask(client, text, max_tokens=20).choices[0].message.content
+
+
+def test_pictures_are_seen(client: openai.OpenAI) -> None:
+    rows = lines("vqa-written.jsonl", 20)
+    right = 0
+    for row in rows:
+        question = {"type": "text", "text": row["question"]}
+        answer = ask(client, picture(HELD_OUT / row["image"]), question, max_tokens=8).choices[0].message.content
+        right += normalize(answer) == normalize(row["answer"])
+    assert right >= 14
+
+
+def test_speech_is_heard_by_the_language_model(client: openai.OpenAI) -> None:
+    rows = lines("sentences-known-voices.jsonl", 16)
+    instruction = {"type": "text", "text": "Repeat what I said."}
+    heard = [
+        ask(client, spoken(HELD_OUT / row["audio"]), instruction, max_tokens=40).choices[0].message.content
+        for row in rows
+    ]
+    assert jiwer.wer([normalize(row["text"]) for row in rows], [normalize(text) for text in heard]) < 0.4
+
+
+def test_a_spoken_question_about_a_picture_streams_text_and_speech(client: openai.OpenAI) -> None:
+    parts = spoken(EXAMPLES / "question.wav"), picture(EXAMPLES / "picture.png")
+    options = {"modalities": ["text", "audio"], "audio": {"voice": "joe", "format": "pcm16"}, "max_tokens": 60}
+    whole = ask(client, *parts, **options)
+    transcript, pcm = "", b""
+    stream = ask(client, *parts, **options, stream=True, stream_options={"include_usage": True})
+    for chunk in stream:
+        delta = (chunk.choices[0].delta.model_extra or {}).get("audio") if chunk.choices else None
+        if delta and delta.get("transcript"):
+            transcript += delta["transcript"]
+        if delta and delta.get("data"):
+            pcm += base64.b64decode(delta["data"])
+        usage = chunk.usage
+    assert transcript == whole.choices[0].message.audio.transcript
+    assert pcm == base64.b64decode(whole.choices[0].message.audio.data)
+    assert usage.prompt_tokens_details.audio_tokens > 10
+    assert usage.completion_tokens_details.audio_tokens > 10
+
+
+def test_speech_begins_before_the_text_of_a_long_answer_ends(client: openai.OpenAI) -> None:
+    options = {"modalities": ["text", "audio"], "audio": {"voice": "joe", "format": "pcm16"}, "max_tokens": 90}
+    kinds = []
+    question = {"type": "text", "text": "Explain in three sentences why the sky is blue."}
+    for chunk in ask(client, question, **options, stream=True):
+        delta = (chunk.choices[0].delta.model_extra or {}).get("audio") if chunk.choices else None
+        kinds += [kind for kind in ("transcript", "data") if delta and delta.get(kind)]
+    assert kinds.index("data") < len(kinds) - 1 - kinds[::-1].index("transcript")
+
+
+def test_spoken_answers_are_understood(client: openai.OpenAI) -> None:
+    questions = ["What is the capital of Italy?", "Why do people sleep?", "What is a friend?", "How do birds fly?"]
+    said, heard = [], []
+    for question in questions:
+        options = {"modalities": ["text", "audio"], "audio": {"voice": "joe", "format": "wav"}, "max_tokens": 40}
+        answer = ask(client, {"type": "text", "text": question}, **options).choices[0].message.audio
+        file = ("answer.wav", base64.b64decode(answer.data))
+        said.append(normalize(answer.transcript))
+        heard.append(normalize(client.audio.transcriptions.create(model="lyra-nano", file=file).text))
+    assert jiwer.wer(said, heard) <= 0.15
+
+
+def test_silence_is_refused(client: openai.OpenAI, tmp_path: Path) -> None:
+    silence = tmp_path / "silence.wav"
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import soundfile, numpy; soundfile.write({str(silence)!r}, numpy.zeros(16000), 16000)",
+        ],
+        check=True,
+    )
+    with pytest.raises(openai.BadRequestError, match="silence"):
+        ask(client, spoken(silence))
+
+
+def test_evaluations_print_one_line_of_json_and_write_every_prediction(tmp_path: Path) -> None:
+    for kind, manifest in (("wer", "sentences-held-out-voice.jsonl"), ("vqa", "vqa-spoken.jsonl")):
+        few, out = HELD_OUT / f".few-{kind}.jsonl", tmp_path / f"{kind}.jsonl"
+        few.write_text("".join(json.dumps(row) + "\n" for row in lines(manifest, 5)))
+        try:
+            command = [
+                str(Path(sys.executable).parent / "lyra"),
+                "eval",
+                kind,
+                "--manifest",
+                str(few),
+                "--out",
+                str(out),
+            ]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+        finally:
+            few.unlink()
+        result = json.loads(printed)
+        assert (result["count"], result["preset"]) == (5, "nano")
+        assert len(out.read_text().splitlines()) == 5
+
+
+def test_nothing_listens_beyond_loopback(stack: Stack) -> None:
+    assert httpx.get(f"{stack.url}/readyz", trust_env=False).status_code == 200
+    for process in stack.processes.values():
+        assert process.host == "127.0.0.1"
