@@ -54,9 +54,11 @@ def test_encode_is_features_then_projector(encoder: VisionEncoder) -> None:
 
 def test_only_the_projector_learns(encoder: VisionEncoder) -> None:
     encoder.train()
-    before = encoder.backbone.stem.norm.running_mean.clone()
+    running = encoder.backbone.stem.norm.running_mean
+    assert running is not None
+    before = running.clone()
     encoder.project(encoder.features(pictures(2))).sum().backward()
-    assert torch.equal(before, encoder.backbone.stem.norm.running_mean)
+    assert torch.equal(before, running)
     assert all(parameter.grad is None for parameter in encoder.backbone.parameters())
     assert all(parameter.grad is not None for parameter in encoder.projector.parameters())
 

@@ -1,0 +1,99 @@
+# Everything runs from .venv, which `make setup` builds from requirements/lock.txt. Needs Python 3.11 or newer and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# python3.11 where there is one, else python3 (which `setup` checks).
+PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# Names the state of the set-up by what it is made from: a changed lock makes a new stamp.
+LOCKS := requirements/lock.txt requirements/torch.txt pyproject.toml
+STAMP := $(VENV)/.setup-$(shell cat $(LOCKS) | cksum | cut -d' ' -f1)
+PROTOS := $(wildcard protos/lyra/v1/*.proto)
+SOURCES := model_core services cli bench docs tests
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST_ARGS ?=
+
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## Build .venv with the locked versions (does nothing when up to date)
+
+$(STAMP): $(LOCKS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "make: $(PYTHON) is older than 3.11; name a newer one: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing the locked packages (about two minutes the first time)"
+	@$(PIP) install --no-deps --require-hashes -r requirements/lock.txt
+	@$(PIP) install -r requirements/torch.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.setup-* && touch $@
+
+.PHONY: demo
+demo: setup ## Ask a spoken question about a picture; writes answer.wav
+	@$(BIN)/lyra demo
+
+.PHONY: serve
+serve: setup ## Run the whole stack on this machine until Ctrl-C
+	@$(BIN)/lyra serve
+
+.PHONY: test
+test: setup ## Run every test (PYTEST_ARGS="tests/unit -x" for a part)
+	@$(BIN)/lyra weights pull nano
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: check
+check: setup ## Lint, format check, types, layers, contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(wildcard $(SOURCES))
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+	@$(MAKE) --no-print-directory check-stubs
+
+.PHONY: check-stubs
+check-stubs: setup
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && $(call generate_stubs,$$scratch) \
+		&& diff -r --exclude='*.proto' --exclude=__pycache__ "$$scratch/lyra" protos/lyra \
+		&& echo "Generated stubs are up to date." \
+		|| { echo "The stubs are not those of the .proto files: run \`make protos\`."; exit 1; }
+
+.PHONY: format
+format: setup ## Format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: protos
+protos: setup ## Generate the gRPC stubs from protos/
+	@$(call generate_stubs,protos)
+
+define generate_stubs
+PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_python_out=$(1) \
+	--mypy_out=$(1) --mypy_grpc_out=$(1) $(PROTOS)
+endef
+
+.PHONY: docs
+docs: setup ## Render docs/settings.md from the settings classes
+	@$(BIN)/python -m docs.render_settings
+
+.PHONY: bench
+bench: setup ## Measure first token and first audio; writes bench/results/
+	@$(BIN)/python -m bench.first_audio
+
+.PHONY: soak
+soak: setup ## 300 requests that hang up midway: memory and running work must stay flat
+	@$(BIN)/lyra weights pull nano
+	@$(BIN)/python -m bench.soak
+
+.PHONY: lock
+lock: setup ## Resolve requirements/lock.txt anew from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --upgrade --system-certs pyproject.toml --group dev --output-file requirements/lock.txt
+
+.PHONY: clean
+clean: ## Remove the environment, caches and what runs left behind (not the weights)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache runs answer.wav
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

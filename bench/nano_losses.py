@@ -1,0 +1,38 @@
+"""Draws the losses of nano's training stages from the logs that are kept beside the trained parts.
+
+python -m bench.nano_losses
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from model_core.presets import NANO_PARTS
+
+STAGES = ("align-pictures", "align-speech", "vision", "speech")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.nano_losses", description=__doc__.splitlines()[0])
+    parser.add_argument("--logs", type=Path, default=NANO_PARTS / "losses", help="folder of <stage>.jsonl")
+    parser.add_argument("--out", type=Path, default=Path("docs/images/nano-losses.png"), help="file for the plot")
+    options = parser.parse_args()
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(STAGES), figsize=(14, 3.2), layout="constrained")
+    for axis, stage in zip(axes, STAGES, strict=True):
+        rows = [json.loads(line) for line in (options.logs / f"{stage}.jsonl").read_text().splitlines()]
+        axis.plot([row["step"] for row in rows], [row["loss"] for row in rows])
+        axis.set(title=stage, xlabel="step", ylim=(0, None))
+    axes[0].set_ylabel("loss (mean of 20 steps)")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=120)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Clients that hang up midway: after many of them nothing may run any more, and memory must be where it was.
+
+python -m bench.soak --requests 300
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.first_audio import CASES, RESULTS
+from bench.machine import describe, stack_memory
+from cli.client import GatewayClient
+from cli.connection import Connection
+from cli.serve import Preset, running_stack
+from services.local.stack import GATEWAY, Stack
+
+WARM_UP = 30
+GROWTH_MIB = 64  # what allocators may keep between requests; a leak of 1 MiB a request is several times this
+SETTLE_SECONDS = 20.0
+RUNNING = ("lyra_requests_running", "lyra_requests_waiting", "lyra_model_running")
+
+
+def running_work(stack: Stack) -> float:
+    """Calls that are open, waiting or worked for, over all processes; the metrics' own requests left out."""
+    total = 0.0
+    for name, process in stack.processes.items():
+        port = process.port if name == GATEWAY else process.metrics_port
+        text = httpx.get(f"http://{process.host}:{port}/metrics", trust_env=False).text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name in RUNNING and not sample.labels.get("method", "").endswith("/metrics"):
+                    total += sample.value
+    return total
+
+
+def hang_up(connection: Connection, case: int, pieces: int) -> None:
+    """Asks, takes some pieces of the answer, and closes the connection."""
+    spoken: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"format": "pcm16"}}
+    with GatewayClient(connection) as client:
+        stream = client.chat(CASES[case % len(CASES)].parts, max_tokens=200, **spoken)
+        for _ in islice(stream, pieces):
+            pass
+        stream.close()
+
+
+def wait_until_idle(stack: Stack) -> float:
+    """Seconds until nothing runs any more, at most SETTLE_SECONDS."""
+    began = time.monotonic()
+    while running_work(stack) and time.monotonic() - began < SETTLE_SECONDS:
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=300, help="requests that hang up (default 300)")
+    parser.add_argument("--preset", type=Preset, default=Preset.NANO, help="weights to run (default nano)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "soak.json", help="file for the numbers")
+    options = parser.parse_args()
+    draw = random.Random(0)
+    with running_stack(options.preset, "127.0.0.1", 0, announce=False) as stack:
+        connection = Connection(stack.url, stack.key)
+        curve = []
+        for number in range(WARM_UP + options.requests):
+            if number >= WARM_UP and (number - WARM_UP) % 25 == 0:
+                wait_until_idle(stack)
+                curve.append({"requests": number - WARM_UP, **asdict(stack_memory(stack))})
+                print(curve[-1], file=sys.stderr)
+            hang_up(connection, number, draw.randrange(4))
+        settled = wait_until_idle(stack)
+        curve.append({"requests": options.requests, **asdict(stack_memory(stack))})
+        left = running_work(stack)
+    growth = round(curve[-1]["pss_mib"] - curve[0]["pss_mib"], 1)
+    report = {
+        "preset": options.preset.value,
+        "machine": describe(),
+        "requests": options.requests,
+        "memory": curve,
+        "growth_pss_mib": growth,
+        "work_left": left,
+        "seconds_until_idle": round(settled, 2),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{options.requests} clients hung up: memory grew by {growth} MiB, {left:g} calls are left running")
+    if left or growth > GROWTH_MIB:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

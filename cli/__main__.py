@@ -1,0 +1,5 @@
+"""`python -m cli` is `lyra`."""
+
+from cli.main import app
+
+app()

@@ -1,0 +1,199 @@
+"""The gateway's HTTP API, as the commands need it."""
+
+import base64
+import binascii
+import json
+import mimetypes
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from cli.connection import START_HINT, Connection
+from cli.failure import CommandFailed
+
+_CONNECT_SECONDS = 5.0
+_SILENCE_SECONDS = 300.0  # most time between two pieces of an answer
+_AUDIO_FORMATS = {"oga": "ogg", "weba": "webm", "mp4": "m4a"}  # suffixes that differ from the format's name
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """The next characters of an answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPiece:
+    """The next samples of an answer: 16-bit little-endian PCM, one channel."""
+
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why the answer ended, and the token counts where the gateway told them."""
+
+    reason: str
+    usage: dict[str, Any]
+
+
+class GatewayClient:
+    """A connection to the gateway. Every failure arrives as CommandFailed."""
+
+    def __init__(self, connection: Connection, transport: httpx.BaseTransport | None = None) -> None:
+        self._url = connection.url
+        headers = {"Authorization": f"Bearer {connection.key}"} if connection.key else {}
+        timeout = httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
+        # trust_env off: a proxy of the environment must not stand between this machine and itself.
+        self._http = httpx.Client(
+            base_url=connection.url, headers=headers, timeout=timeout, trust_env=False, transport=transport
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._http.close()
+
+    @cached_property
+    def model(self) -> str:
+        """Id of the model behind this gateway."""
+        with self._failures():
+            response = self._http.get("/v1/models")
+            _check(response)
+            return str(response.json()["data"][0]["id"])
+
+    def chat(
+        self, content: list[dict[str, Any]], **options: Any
+    ) -> Generator[TextPiece | AudioPiece | Ending, None, None]:
+        """Asks one user message and streams the answer; closing the generator hangs up.
+
+        Args:
+            content: Message parts in OpenAI's form.
+            options: Further fields of the request, for example `modalities`, `audio`, `max_tokens`.
+        """
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **options,
+        }
+        reason = ""
+        usage: dict[str, Any] = {}
+        with self._failures(), self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+            _check(response)
+            for event in _events(response):
+                usage = event.get("usage") or usage
+                for choice in event.get("choices", []):
+                    reason = choice.get("finish_reason") or reason
+                    yield from _pieces(choice.get("delta") or {})
+        yield Ending(reason, usage)
+
+    def transcribe(self, name: str, data: bytes, response_format: str, language: str = "") -> str:
+        """The transcript of a recording, as the gateway wrote it in `response_format`."""
+        fields = {"model": self.model, "response_format": response_format} | (
+            {"language": language} if language else {}
+        )
+        with self._failures():
+            response = self._http.post("/v1/audio/transcriptions", data=fields, files={"file": (name, data)})
+            _check(response)
+            return response.text
+
+    def speak(self, text: str, response_format: str, voice: str = "", speed: float = 1.0) -> Iterator[bytes]:
+        """The bytes of `text` spoken, as they are made."""
+        body: dict[str, Any] = {"model": self.model, "input": text, "response_format": response_format, "speed": speed}
+        if voice:
+            body["voice"] = voice
+        with self._failures(), self._http.stream("POST", "/v1/audio/speech", json=body) as response:
+            _check(response)
+            yield from response.iter_bytes()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise CommandFailed(f"nothing answers at {self._url}", START_HINT) from error
+        except httpx.TimeoutException as error:
+            raise CommandFailed(f"{self._url} took too long to answer", "try again, or look at its log") from error
+        except httpx.HTTPError as error:
+            raise CommandFailed(f"the connection to {self._url} broke ({error})", "try again") from error
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A message part of text."""
+    return {"type": "text", "text": text}
+
+
+def audio_part(path: Path) -> dict[str, Any]:
+    """A message part of a recording; the format is told by the file's suffix."""
+    suffix = path.suffix.lower().lstrip(".")
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {"type": "input_audio", "input_audio": {"data": data, "format": _AUDIO_FORMATS.get(suffix, suffix)}}
+
+
+def image_part(path: Path) -> dict[str, Any]:
+    """A message part of a picture, as a data URI."""
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
+
+
+def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The JSON of each server-sent event up to [DONE]."""
+    ended = False
+    for line in response.iter_lines():
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            ended = True
+            break
+        event: dict[str, Any] = json.loads(data)
+        if "error" in event:
+            raise _failure(event["error"], response.status_code, None)
+        yield event
+    if not ended:
+        raise CommandFailed("the answer broke off before its end", "try again, or look at the gateway's log")
+
+
+def _pieces(delta: dict[str, Any]) -> Iterator[TextPiece | AudioPiece]:
+    audio = delta.get("audio") or {}
+    if text := delta.get("content") or audio.get("transcript"):
+        yield TextPiece(text)
+    if data := audio.get("data"):
+        try:
+            yield AudioPiece(base64.b64decode(data, validate=True))
+        except binascii.Error as error:
+            raise CommandFailed("the gateway sent audio that is no base64") from error
+
+
+def _check(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    response.read()
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        error = {"message": f"HTTP {response.status_code} {response.reason_phrase}"}
+    raise _failure(error, response.status_code, response.headers.get("Retry-After"))
+
+
+def _failure(error: Any, status: int, retry_after: str | None) -> CommandFailed:
+    if not isinstance(error, dict):
+        return CommandFailed(str(error))
+    message, field = str(error.get("message", error)), error.get("param")
+    if field and field not in message:
+        message = f"{field}: {message}"
+    if status in (401, 403):
+        return CommandFailed(message, "name a valid key with --key or LYRA_API_KEY; `lyra keys create NAME` makes one")
+    if status in (429, 503):
+        return CommandFailed(message, f"try again in {retry_after or 'a few'} s")
+    return CommandFailed(message)

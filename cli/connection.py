@@ -1,0 +1,68 @@
+"""Where the gateway is: told by options, by the environment, or by a stack that runs on this machine."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+from cli.failure import CommandFailed
+
+START_HINT = (
+    "start a stack with `lyra serve` in another terminal, or name one with LYRA_URL and LYRA_API_KEY (or --url, --key)"
+)
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url", envvar="LYRA_URL", help="Address of the gateway; without it, the stack that runs on this machine."
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key", envvar="LYRA_API_KEY", help="API key; without it, the local stack's development key."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Address and key of a gateway."""
+
+    url: str
+    key: str
+
+
+def lyra_home() -> Path:
+    """The folder of weights, keys and run state: $LYRA_HOME, or ~/.cache/lyra."""
+    return Path(os.environ.get("LYRA_HOME") or Path.home() / ".cache" / "lyra")
+
+
+def find_gateway(url: str | None, key: str | None) -> Connection:
+    """The gateway to speak to.
+
+    Args:
+        url, key: From options or the environment; what is missing is taken from the running local stack.
+
+    Raises:
+        CommandFailed: nothing is named and nothing runs.
+    """
+    if url:
+        return Connection(url.rstrip("/"), key or "")
+    local = _local_stack(lyra_home() / "run" / "stack.json")
+    if local is None:
+        raise CommandFailed("no Lyra stack runs on this machine", START_HINT)
+    return Connection(local.url, key or local.key)
+
+
+def _local_stack(path: Path) -> Connection | None:
+    """What `lyra serve` wrote about itself, unless it is gone by now."""
+    try:
+        state = json.loads(path.read_text())
+        if not psutil.pid_exists(int(state["pid"])):
+            return None
+        return Connection(str(state["url"]).rstrip("/"), str(state["key"]))
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, ValueError):
+        return None

@@ -1,0 +1,101 @@
+"""`lyra serve`: the whole stack on this machine, in the foreground."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.connection import lyra_home
+from cli.console import err, note, out
+from cli.failure import CommandFailed
+from cli.weights import pull_weights, weights_are_here
+
+if TYPE_CHECKING:
+    from services.local.stack import Stack
+
+
+class Preset(StrEnum):
+    """Weights that a stack can run."""
+
+    NANO = "nano"
+    TINY = "tiny"
+
+
+PresetOption = Annotated[Preset, typer.Option(help="Weights to run: nano (real), or tiny (random, for tests).")]
+
+
+# A process that fails is noticed at once; this is for a machine that is busy with other things.
+_LOAD_SECONDS = 300.0
+
+
+@contextmanager
+def running_stack(preset: Preset, host: str, port: int, *, announce: bool) -> Iterator["Stack"]:
+    """A stack that takes requests; stopped on the way out. Pulls missing weights first.
+
+    Args:
+        preset: Weights to run.
+        host, port: Where the gateway listens; port 0 takes a free one.
+        announce: Whether other commands find this stack by themselves.
+
+    Raises:
+        CommandFailed: it cannot start; the message has the end of the log that tells why.
+    """
+    from services.local.process import StackError
+    from services.local.stack import GATEWAY, SERVICES, Stack, StackRunning
+
+    if preset is not Preset.TINY and not weights_are_here(preset.value):
+        pull_weights(preset.value)
+    stack = Stack(preset=preset.value, home=lyra_home(), host=host, port=port, announce=announce)
+    waiting = [*SERVICES, GATEWAY]
+    try:
+        with err.status(_waiting_for(waiting)) as status:
+
+            def show(name: str) -> None:
+                waiting.remove(name)
+                status.update(_waiting_for(waiting))
+
+            stack.start(_LOAD_SECONDS, show)
+    except StackRunning as error:
+        raise CommandFailed(str(error), "use that one, or stop it first") from error
+    except StackError as error:
+        raise CommandFailed(str(error), f"the logs are in {stack.log_dir}") from error
+    try:
+        yield stack
+    finally:
+        with err.status("stopping"):
+            stack.stop()
+
+
+def _waiting_for(names: list[str]) -> str:
+    return f"starting: {', '.join(name.replace('_', ' ') for name in names)}"
+
+
+def serve(
+    preset: PresetOption = Preset.NANO,
+    host: Annotated[
+        str, typer.Option(help="Address the gateway listens on. Anything but loopback opens it to your network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")] = 8000,
+) -> None:
+    """Run the whole stack on this machine until Ctrl-C: four model services and the gateway.
+
+    \b
+    Examples:
+      lyra serve
+      lyra serve --port 9000
+      lyra serve --preset tiny --port 0     random weights, for trying the API in a second
+    """
+    stop = threading.Event()
+    with running_stack(preset, host, port, announce=True) as stack:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: stop.set())
+        out.print(f"Lyra ({preset.value}) answers at [bold]{stack.url}[/]   (Ctrl-C ends it)", soft_wrap=True)
+        out.print(f"  key   {stack.key}", soft_wrap=True)
+        out.print(f"  docs  {stack.url}/docs", soft_wrap=True)
+        out.print('  try   lyra ask "What is a prime number?" --out answer.wav', soft_wrap=True)
+        out.print(f"  logs  {stack.log_dir}", soft_wrap=True)
+        stack.supervise(stop, note)

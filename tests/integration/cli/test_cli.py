@@ -1,0 +1,93 @@
+"""`lyra` against a running stack of preset tiny."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.main import app
+from services.local.stack import Stack
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+Lyra = Callable[..., Result]
+
+
+@pytest.fixture
+def lyra(tiny_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Lyra:
+    """`lyra("speak", "Hello")`, which finds the stack by its home."""
+    monkeypatch.setenv("LYRA_HOME", str(tiny_stack.home))
+    monkeypatch.delenv("LYRA_URL", raising=False)
+    monkeypatch.delenv("LYRA_API_KEY", raising=False)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def seconds(path: Path) -> float:
+    with wave.open(str(path)) as file:
+        return float(file.getnframes() / file.getframerate())
+
+
+def test_ask_finds_the_stack_and_streams_text(lyra: Lyra) -> None:
+    result = lyra("ask", "Hello?", "--max-tokens", 8)
+    assert result.exit_code == 0
+    assert result.stdout.strip()
+    assert "first token" in result.stderr
+
+
+def test_ask_with_speech_and_a_picture_writes_the_spoken_answer(lyra: Lyra, tmp_path: Path) -> None:
+    out = tmp_path / "answer.wav"
+    media = ("--audio", EXAMPLES / "question.wav", "--image", EXAMPLES / "picture.png")
+    result = lyra("ask", *media, "--max-tokens", 8, "--out", out, "--json")
+    assert result.exit_code == 0
+    answer = json.loads(result.stdout)
+    assert answer["text"]
+    assert answer["usage"]["prompt_tokens_details"]["audio_tokens"] > 0
+    assert answer["usage"]["prompt_tokens_details"]["image_tokens"] > 0
+    assert answer["first_audio_seconds"] is not None
+    assert seconds(out) == pytest.approx(answer["audio_seconds"], abs=0.001)
+
+
+def test_transcript_comes_in_every_format(lyra: Lyra) -> None:
+    question = EXAMPLES / "question.wav"
+    assert "segments" in json.loads(lyra("transcribe", question, "--format", "json").stdout)
+    assert lyra("transcribe", question, "--format", "vtt").stdout.startswith("WEBVTT")
+    assert lyra("transcribe", question).exit_code == 0
+
+
+def test_speak_writes_the_file_its_name_asks_for(lyra: Lyra, tmp_path: Path) -> None:
+    assert lyra("speak", "Good morning.", "--out", tmp_path / "a.wav").exit_code == 0
+    assert (tmp_path / "a.wav").read_bytes()[:4] == b"RIFF"
+    assert lyra("speak", "Good morning.", "--out", tmp_path / "a.opus").exit_code == 0
+    assert (tmp_path / "a.opus").read_bytes()[:4] == b"OggS"
+
+
+def test_bad_recording_is_named_and_nothing_is_written(lyra: Lyra, tmp_path: Path) -> None:
+    (tmp_path / "noise.wav").write_bytes(b"no sound")
+    out = tmp_path / "answer.wav"
+    result = lyra("ask", "--audio", tmp_path / "noise.wav", "--out", out)
+    assert result.exit_code == 1
+    assert "input_audio" in result.stderr
+    assert not out.exists()
+
+
+def test_serve_runs_until_it_is_interrupted(tmp_path: Path) -> None:
+    environment = {**os.environ, "LYRA_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "cli", "serve", "--preset", "tiny", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            state = json.loads((tmp_path / "run" / "stack.json").read_text())
+            assert state["url"] in first
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert not (tmp_path / "run" / "stack.json").exists()
