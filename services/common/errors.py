@@ -3,7 +3,6 @@
 Servicers raise these, the error interceptor sends `to_status(error)`, `from_rpc_error` gives the client the same error.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -154,5 +153,5 @@ def _read_details(error: RpcFailure) -> _Details:
 
 
 def _duration(seconds: float) -> Duration:
-    whole = math.floor(seconds)
-    return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9) % 1_000_000_000)
+    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
+    return Duration(seconds=whole, nanos=nanos)

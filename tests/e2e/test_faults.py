@@ -97,7 +97,7 @@ def test_sigterm_of_a_service_lets_its_answer_finish(start_stack: StartStack) ->
     client = threading.Thread(target=lambda: responses.append(spoken_question(stack, max_tokens=800)))
     client.start()
     metrics = f"http://127.0.0.1:{stack.processes['language_model'].metrics_port}/metrics"
-    until(lambda: "lyra_model_running 1.0" in httpx.get(metrics, trust_env=False).text)
+    until(lambda: 'lyra_model_running{service="language_model"} 1.0' in httpx.get(metrics, trust_env=False).text)
     process.send_signal(signal.SIGTERM)
     client.join()
     assert responses[0].status_code == 200, responses[0].text
