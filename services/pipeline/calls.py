@@ -6,8 +6,6 @@ from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
 import grpc
-from google.protobuf.message import Message
-from grpc._cython.cygrpc import InternalError as WriteFailed  # type: ignore[import-not-found]
 
 from services.common.errors import Failed, Unavailable, from_rpc_error
 from services.common.telemetry import TENANT_METADATA, trace_metadata
@@ -58,17 +56,12 @@ async def exchange(
 
 
 async def _feed(call: Any, requests: AsyncIterator[Request]) -> None:
-    """Sends all requests, and stops where the service has ended the call: its status is read with the responses.
-
-    `call.write` would overwrite that status with an internal error (grpc issue 36066), so this goes past it.
-    """
+    """Sends all requests, and stops where the service has ended the call: its status is read with the responses."""
     try:
-        await call.wait_for_connection()
-        wire = call._cython_call
         async for request in requests:
-            await wire.send_serialized_message(cast(Message, request).SerializeToString())
+            await call.write(request)
         await call.done_writing()
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, WriteFailed):
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         return
     except BaseException:
         call.cancel()
