@@ -131,25 +131,6 @@ class Instruction:
         return dict(zip(pictures, tokens_BNE, strict=True))
 
 
-@torch.inference_mode()
-def answer(instruction: Instruction, samples: Sequence[Sample], max_tokens: int = 24) -> list[str]:
-    """Greedy answers, one sample at a time: how a stage sees its own progress."""
-    model = instruction.language_model
-    stop = model.tokenizer.token_to_id("<|im_end|>")
-    answers = []
-    for prompt_LE in instruction.prompts(samples):
-        ids: list[int] = []
-        cache, embeds = model.decoder.new_cache(len(prompt_LE) + max_tokens), prompt_LE[None]
-        while len(ids) < max_tokens:
-            token = int(model.decoder.logits(model.decoder(embeds, cache, instruction.adapter)[0, -1]).argmax())
-            if token == stop:
-                break
-            ids.append(token)
-            embeds = model.decoder.embed_tokens(torch.tensor([[token]]))
-        answers.append(model.tokenizer.decode(ids))
-    return answers
-
-
 def _rough_length(sample: Sample) -> int:
     speech = 0 if sample.frames is None else len(sample.frames) // 4
     return speech + (len(sample.text) + len(sample.answer)) // 4

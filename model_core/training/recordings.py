@@ -50,8 +50,6 @@ def record(
     encode: FrameEncoder,
     piper: PiperVoice | None,
     on_shard: Callable[[int], None] | None = None,
-    *,
-    vary: bool = True,
 ) -> None:
     """Reads and encodes whatever utterances are not in the cache yet.
 
@@ -62,7 +60,6 @@ def record(
         encode: Frames of a batch of clips.
         piper: The Piper voice, or None where no utterance needs it.
         on_shard: Called with the recordings done so far.
-        vary: Whether readers vary pace, pitch, loudness and noise.
     """
     folder = cache / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +69,7 @@ def record(
         if not path.exists():
             frames: list[Tensor] = []
             for batch in chunked(shard, _BATCH):
-                clips = [torch.from_numpy(speak(u.text, u.voice, u.seed, piper, vary=vary)) for u in batch]
+                clips = [torch.from_numpy(speak(u.text, u.voice, u.seed, piper)) for u in batch]
                 frames += [frame.to(torch.float16) for frame in encode(clips)]
             _write_shard(path, shard, frames)
         done += len(shard)

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import time
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, cast
@@ -47,9 +48,9 @@ class CallInterceptor(ServerInterceptor):
 
         return cast(Handler, cast(Any, handler)._replace(**{kind: call}))
 
+    @abstractmethod
     async def around(self, method: str, context: Context, proceed: Callable[[], Awaitable[Any]]) -> Any:
         """Runs the call with `await proceed()`."""
-        raise NotImplementedError
 
 
 class ErrorInterceptor(CallInterceptor):

@@ -6,12 +6,6 @@ import sys
 import wave
 from pathlib import Path
 
-import pytest
-
-from cli.weights import weights_are_here
-
-pytestmark = pytest.mark.skipif(not weights_are_here("nano"), reason="needs `lyra weights pull nano`")
-
 
 def test_demo_answers_aloud_and_is_understood(tmp_path: Path) -> None:
     out = tmp_path / "answer.wav"

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model_core.language.engine import Delta, GenerationOptions
-from model_core.language.prompt import Message, Role, SpeechPart
+from model_core.language.prompt import Message, Role, SpeechPart, render, splice
 from model_core.presets import build_language_model, tiny
 from model_core.training import corpus
 from model_core.training.align import PictureAlignment, SpeechAlignment
-from model_core.training.instruct import Instruction, Sample, answer
+from model_core.training.instruct import Instruction, Sample
 from model_core.training.loop import Schedule, batches_of, train
 from model_core.training.recordings import Recording, Utterance, load_recordings, record
 from model_core.training.speakers import disturb
@@ -94,9 +93,8 @@ def test_training_asks_as_inference_does() -> None:
     assert stage.speech_projector is not None
     tokens = stage.speech_projector(sample.frames[None]).detach()[0]  # type: ignore[index]
     messages = [Message(Role.USER, ["hello", SpeechPart(tokens)])]
-    steps = model.generate(messages, GenerationOptions(max_tokens=6, adapter="speech"))
-    generated = "".join(step.text for step in steps if isinstance(step, Delta))
-    assert answer(stage, [sample], max_tokens=6) == [generated]
+    asked = splice(render(messages), model.tokenizer, model.decoder.embed_tokens).embeds
+    torch.testing.assert_close(stage.prompts([sample])[0], asked)
 
 
 class Interrupted(Exception):
