@@ -24,23 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14lyra/v1/common.proto\x12\x07lyra.v1\"J\n\x06Tensor\x12#\n\x05\x64type\x18\x01 \x01(\x0e\x32\x14.lyra.v1.ElementType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"T\n\x0bTensorChunk\x12\x1d\n\x04rows\x18\x01 \x01(\x0b\x32\x0f.lyra.v1.Tensor\x12\x12\n\nrow_offset\x18\x02 \x01(\r\x12\x12\n\nrows_total\x18\x03 \x01(\r\"t\n\x0cSpeechTokens\x12\x12\n\nclip_index\x18\x01 \x01(\r\x12\x15\n\rstart_seconds\x18\x02 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x03 \x01(\x01\x12$\n\x06tokens\x18\x04 \x01(\x0b\x32\x14.lyra.v1.TensorChunk\"p\n\x0cVisionTokens\x12$\n\x06tokens\x18\x01 \x01(\x0b\x32\x14.lyra.v1.TensorChunk\x12\x11\n\tgrid_time\x18\x02 \x01(\r\x12\x13\n\x0bgrid_height\x18\x03 \x01(\r\x12\x12\n\ngrid_width\x18\x04 \x01(\r\"X\n\x10ModelDescription\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0btoken_width\x18\x03 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x04 \x03(\t*z\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x02\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14lyra/v1/common.proto\x12\x07lyra.v1\"J\n\x06Tensor\x12#\n\x05\x64type\x18\x01 \x01(\x0e\x32\x14.lyra.v1.ElementType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"T\n\x0bTensorChunk\x12\x1d\n\x04rows\x18\x01 \x01(\x0b\x32\x0f.lyra.v1.Tensor\x12\x12\n\nrow_offset\x18\x02 \x01(\r\x12\x12\n\nrows_total\x18\x03 \x01(\r\"\x85\x01\n\x0cSpeechTokens\x12\x12\n\nclip_index\x18\x01 \x01(\r\x12\x15\n\rstart_seconds\x18\x02 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x03 \x01(\x01\x12$\n\x06tokens\x18\x04 \x01(\x0b\x32\x14.lyra.v1.TensorChunk\x12\x0f\n\x07\x61\x64\x61pter\x18\x05 \x01(\t\"p\n\x0cVisionTokens\x12$\n\x06tokens\x18\x01 \x01(\x0b\x32\x14.lyra.v1.TensorChunk\x12\x11\n\tgrid_time\x18\x02 \x01(\r\x12\x13\n\x0bgrid_height\x18\x03 \x01(\r\x12\x12\n\ngrid_width\x18\x04 \x01(\r\"X\n\x10ModelDescription\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0btoken_width\x18\x03 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x04 \x03(\t*z\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x02\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lyra.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ELEMENTTYPE']._serialized_start=517
-  _globals['_ELEMENTTYPE']._serialized_end=639
+  _globals['_ELEMENTTYPE']._serialized_start=535
+  _globals['_ELEMENTTYPE']._serialized_end=657
   _globals['_TENSOR']._serialized_start=33
   _globals['_TENSOR']._serialized_end=107
   _globals['_TENSORCHUNK']._serialized_start=109
   _globals['_TENSORCHUNK']._serialized_end=193
-  _globals['_SPEECHTOKENS']._serialized_start=195
-  _globals['_SPEECHTOKENS']._serialized_end=311
-  _globals['_VISIONTOKENS']._serialized_start=313
-  _globals['_VISIONTOKENS']._serialized_end=425
-  _globals['_MODELDESCRIPTION']._serialized_start=427
-  _globals['_MODELDESCRIPTION']._serialized_end=515
+  _globals['_SPEECHTOKENS']._serialized_start=196
+  _globals['_SPEECHTOKENS']._serialized_end=329
+  _globals['_VISIONTOKENS']._serialized_start=331
+  _globals['_VISIONTOKENS']._serialized_end=443
+  _globals['_MODELDESCRIPTION']._serialized_start=445
+  _globals['_MODELDESCRIPTION']._serialized_end=533
 # @@protoc_insertion_point(module_scope)

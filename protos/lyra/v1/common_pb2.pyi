@@ -109,11 +109,14 @@ class SpeechTokens(_message.Message):
     START_SECONDS_FIELD_NUMBER: _builtins.int
     END_SECONDS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     clip_index: _builtins.int
     """Position of the clip in its recording, from 0."""
     start_seconds: _builtins.float
     """Where the clip starts and ends in its recording, in seconds."""
     end_seconds: _builtins.float
+    adapter: _builtins.str
+    """Adapter whose projector made the tokens."""
     @_builtins.property
     def tokens(self) -> Global___TensorChunk:
         """[tokens, width of the language model]"""
@@ -125,10 +128,11 @@ class SpeechTokens(_message.Message):
         start_seconds: _builtins.float = ...,
         end_seconds: _builtins.float = ...,
         tokens: Global___TensorChunk | None = ...,
+        adapter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip_index", b"clip_index", "end_seconds", b"end_seconds", "start_seconds", b"start_seconds", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "clip_index", b"clip_index", "end_seconds", b"end_seconds", "start_seconds", b"start_seconds", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

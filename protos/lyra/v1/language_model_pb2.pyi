@@ -111,6 +111,8 @@ class GenerateHeader(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    KEEP_RATE_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens of the answer; 0 for as many as the context has room for."""
     temperature: _builtins.float
@@ -120,13 +122,18 @@ class GenerateHeader(_message.Message):
     seed: _builtins.int
     """Same seed, same prompt, same answer."""
     adapter: _builtins.str
-    """Adapter to answer with; empty: "speech" where the prompt holds speech tokens, "vision" where it holds only vision
-    tokens, none otherwise. "base" for none.
+    """Adapter to answer with; empty: "long_speech" where the prompt holds speech of several clips, "speech" where it holds
+    speech of one, "vision" where it holds only vision tokens (each where the service has that adapter), none otherwise.
+    "base" for none.
     """
     hidden_states: _builtins.bool
     """Whether the hidden state of each answer token is wanted."""
     tenant: _builtins.str
     """Who asks; the queue is fair between tenants."""
+    keep_rate: _builtins.float
+    """Share of the context tokens kept after each block of layers, over 0 and at most 1 (off). Unset: the preset's."""
+    blocks: _builtins.int
+    """Blocks that the layers are cut into, 1 (off) to the number of layers. Unset: the preset's."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that end the answer, at most 4; they are not part of it."""
@@ -142,13 +149,24 @@ class GenerateHeader(_message.Message):
         adapter: _builtins.str = ...,
         hidden_states: _builtins.bool = ...,
         tenant: _builtins.str = ...,
+        keep_rate: _builtins.float | None = ...,
+        blocks: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "_keep_rate", b"_keep_rate", "_seed", b"_seed", "blocks", b"blocks", "keep_rate", b"keep_rate", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "adapter", b"adapter", "hidden_states", b"hidden_states", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "_keep_rate", b"_keep_rate", "_seed", b"_seed", "adapter", b"adapter", "blocks", b"blocks", "hidden_states", b"hidden_states", "keep_rate", b"keep_rate", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__blocks: _TypeAlias = _typing.Literal["blocks"]  # noqa: Y015
+    _WhichOneofArgType__blocks: _TypeAlias = _typing.Literal["_blocks", b"_blocks"]  # noqa: Y015
+    _WhichOneofReturnType__keep_rate: _TypeAlias = _typing.Literal["keep_rate"]  # noqa: Y015
+    _WhichOneofArgType__keep_rate: _TypeAlias = _typing.Literal["_keep_rate", b"_keep_rate"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__blocks) -> _WhichOneofReturnType__blocks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_rate) -> _WhichOneofReturnType__keep_rate | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
 Global___GenerateHeader: _TypeAlias = GenerateHeader  # noqa: Y015
@@ -264,6 +282,7 @@ class Usage(_message.Message):
     VISION_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """All tokens of the prompt, speech and vision tokens among them."""
     speech_tokens: _builtins.int
@@ -271,6 +290,10 @@ class Usage(_message.Message):
     completion_tokens: _builtins.int
     adapter: _builtins.str
     """Adapter that was on; empty for none."""
+    @_builtins.property
+    def context_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Context tokens (speech and vision) that each block of layers saw, the first block first."""
+
     def __init__(
         self,
         *,
@@ -279,10 +302,11 @@ class Usage(_message.Message):
         vision_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         adapter: _builtins.str = ...,
+        context_tokens: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "speech_tokens", b"speech_tokens", "vision_tokens", b"vision_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "completion_tokens", b"completion_tokens", "context_tokens", b"context_tokens", "prompt_tokens", b"prompt_tokens", "speech_tokens", b"speech_tokens", "vision_tokens", b"vision_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -347,8 +371,16 @@ class LanguageModelDescribeResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_BLOCKS_FIELD_NUMBER: _builtins.int
+    KEEP_RATE_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
     context_tokens: _builtins.int
     """Most tokens of prompt and answer together."""
+    max_blocks: _builtins.int
+    """Most blocks that a request may ask for: the number of layers."""
+    keep_rate: _builtins.float
+    """What a request gets that names none."""
+    blocks: _builtins.int
     @_builtins.property
     def model(self) -> _common_pb2.ModelDescription: ...
     def __init__(
@@ -356,10 +388,13 @@ class LanguageModelDescribeResponse(_message.Message):
         *,
         model: _common_pb2.ModelDescription | None = ...,
         context_tokens: _builtins.int = ...,
+        max_blocks: _builtins.int = ...,
+        keep_rate: _builtins.float = ...,
+        blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "context_tokens", b"context_tokens", "keep_rate", b"keep_rate", "max_blocks", b"max_blocks", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

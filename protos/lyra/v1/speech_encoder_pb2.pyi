@@ -101,7 +101,9 @@ class SpeechEncoderEncodeRequest(_message.Message):
         AUDIO_FIELD_NUMBER: _builtins.int
         ADAPTER_FIELD_NUMBER: _builtins.int
         adapter: _builtins.str
-        """Adapter whose projector makes the tokens; empty for the service's choice ("speech")."""
+        """Adapter whose projector makes the tokens; empty for the service's choice: "speech" for a recording of one clip,
+        "long_speech" for a longer one where there is that adapter.
+        """
         @_builtins.property
         def audio(self) -> Global___AudioHeader: ...
         def __init__(

@@ -47,20 +47,26 @@ class SynthesizeRequest(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
+    HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     text_delta: _builtins.str
     @_builtins.property
     def header(self) -> Global___SynthesizeRequest.Header: ...
+    @_builtins.property
+    def hidden_states(self) -> _common_pb2.Tensor:
+        """[tokens, hidden_width] of the next answer tokens."""
+
     def __init__(
         self,
         *,
         header: Global___SynthesizeRequest.Header | None = ...,
         text_delta: _builtins.str = ...,
+        hidden_states: _common_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "text_delta", b"text_delta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "hidden_states", b"hidden_states", "part", b"part", "text_delta", b"text_delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "text_delta", b"text_delta"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "hidden_states", b"hidden_states", "part", b"part", "text_delta", b"text_delta"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "text_delta"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "text_delta", "hidden_states"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -133,8 +139,11 @@ class SpeechSynthesizerDescribeResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VOICES_FIELD_NUMBER: _builtins.int
     SAMPLE_RATE_FIELD_NUMBER: _builtins.int
+    HIDDEN_WIDTH_FIELD_NUMBER: _builtins.int
     sample_rate: _builtins.int
     """Samples a second of what Synthesize returns."""
+    hidden_width: _builtins.int
+    """Width of the hidden states that the voice speaks from; 0 where it speaks from text."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelDescription: ...
     @_builtins.property
@@ -145,10 +154,11 @@ class SpeechSynthesizerDescribeResponse(_message.Message):
         model: _common_pb2.ModelDescription | None = ...,
         voices: _abc.Iterable[_builtins.str] | None = ...,
         sample_rate: _builtins.int = ...,
+        hidden_width: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "sample_rate", b"sample_rate", "voices", b"voices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_width", b"hidden_width", "model", b"model", "sample_rate", b"sample_rate", "voices", b"voices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

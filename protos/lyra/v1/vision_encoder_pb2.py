@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lyra.v1 import common_pb2 as lyra_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clyra/v1/vision_encoder.proto\x12\x07lyra.v1\x1a\x14lyra/v1/common.proto\"\x90\x01\n\x1aVisionEncoderEncodeRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.lyra.v1.VisionEncoderEncodeRequest.HeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x1a\x1c\n\x06Header\x12\x12\n\nmedia_type\x18\x01 \x01(\tB\x06\n\x04part\"K\n\x1bVisionEncoderEncodeResponse\x12,\n\rvision_tokens\x18\x01 \x01(\x0b\x32\x15.lyra.v1.VisionTokens\"\x1e\n\x1cVisionEncoderDescribeRequest\"]\n\x1dVisionEncoderDescribeResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.lyra.v1.ModelDescription\x12\x12\n\nmax_pixels\x18\x02 \x01(\x04\x32\xc3\x01\n\rVisionEncoder\x12W\n\x06\x45ncode\x12#.lyra.v1.VisionEncoderEncodeRequest\x1a$.lyra.v1.VisionEncoderEncodeResponse(\x01\x30\x01\x12Y\n\x08\x44\x65scribe\x12%.lyra.v1.VisionEncoderDescribeRequest\x1a&.lyra.v1.VisionEncoderDescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clyra/v1/vision_encoder.proto\x12\x07lyra.v1\x1a\x14lyra/v1/common.proto\"\x90\x01\n\x1aVisionEncoderEncodeRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.lyra.v1.VisionEncoderEncodeRequest.HeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x1a\x1c\n\x06Header\x12\x12\n\nmedia_type\x18\x01 \x01(\tB\x06\n\x04part\"K\n\x1bVisionEncoderEncodeResponse\x12,\n\rvision_tokens\x18\x01 \x01(\x0b\x32\x15.lyra.v1.VisionTokens\"\x1e\n\x1cVisionEncoderDescribeRequest\"\x8c\x01\n\x1dVisionEncoderDescribeResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.lyra.v1.ModelDescription\x12\x12\n\nmax_pixels\x18\x02 \x01(\x04\x12\x19\n\x11max_video_seconds\x18\x03 \x01(\x01\x12\x12\n\nmax_frames\x18\x04 \x01(\r2\xc3\x01\n\rVisionEncoder\x12W\n\x06\x45ncode\x12#.lyra.v1.VisionEncoderEncodeRequest\x1a$.lyra.v1.VisionEncoderEncodeResponse(\x01\x30\x01\x12Y\n\x08\x44\x65scribe\x12%.lyra.v1.VisionEncoderDescribeRequest\x1a&.lyra.v1.VisionEncoderDescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,8 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VISIONENCODERENCODERESPONSE']._serialized_end=285
   _globals['_VISIONENCODERDESCRIBEREQUEST']._serialized_start=287
   _globals['_VISIONENCODERDESCRIBEREQUEST']._serialized_end=317
-  _globals['_VISIONENCODERDESCRIBERESPONSE']._serialized_start=319
-  _globals['_VISIONENCODERDESCRIBERESPONSE']._serialized_end=412
-  _globals['_VISIONENCODER']._serialized_start=415
-  _globals['_VISIONENCODER']._serialized_end=610
+  _globals['_VISIONENCODERDESCRIBERESPONSE']._serialized_start=320
+  _globals['_VISIONENCODERDESCRIBERESPONSE']._serialized_end=460
+  _globals['_VISIONENCODER']._serialized_start=463
+  _globals['_VISIONENCODER']._serialized_end=658
 # @@protoc_insertion_point(module_scope)

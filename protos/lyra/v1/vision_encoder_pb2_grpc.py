@@ -50,7 +50,7 @@ class VisionEncoderServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Encode(self, request_iterator, context):
-        """Encodes one picture. The first message carries the header, the next ones the bytes of the file.
+        """Encodes one picture, or the sampled frames of one video. The first message carries the header, the next ones the bytes of the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
