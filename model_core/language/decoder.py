@@ -1,11 +1,13 @@
-"""A LLaMA-shaped decoder: RMS norm, rotary positions, grouped-query attention, gated feed-forward, switchable LoRA.
+"""A decoder of the LLaMA family: RMS norm, rotary positions, grouped-query attention, gated feed-forward, named LoRA.
 
-Names are those of transformers' `LlamaForCausalLM`, below `model.`.
+One class for SmolLM2 and LLaMA 3 (as it is), Qwen2-VL (biases, multimodal rotary positions) and the speech generator.
+Names are those of transformers' `LlamaForCausalLM` and `Qwen2ForCausalLM`, below `model.`.
 
 Shapes: B batch, L positions of this call, P positions in the cache before it, E width, H heads, K key-value heads,
-D head width, V vocabulary.
+D head width, F rotary frequencies (D / 2), V vocabulary.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,33 +15,126 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from model_core.language.lora import AdaptedLinear, LoraConfig
+from model_core.language.cache import KeyValueCache
+from model_core.language.extractor import Extraction
+from model_core.language.lora import AdaptedLinear, Adapter, AdapterRows, LoraConfig, rows_of
+
+# Cosines and sines of the rotary angles, each [B, L, D], B being 1 where all rows have the same positions.
+Rotary = tuple[Tensor, Tensor]
+# One cache of sequences that advance in step, or one for each row.
+Cache = KeyValueCache | Sequence[KeyValueCache] | None
+Observer = Callable[[Tensor, Tensor], None]
+
+# Without gradients the wide feed-forward takes so many positions at a time: a long prompt then never holds it all.
+_FED_AT_ONCE = 2048
 
 
-@dataclass(slots=True)
-class KeyValueCache:
-    """Keys and values of sequences of one length, in buffers that double when full; `length` positions are valid."""
+class DecoderStack(nn.Module):
+    """Layers and the final norm, over embeddings that come from elsewhere."""
 
-    keys: list[Tensor]
-    values: list[Tensor]
-    length: int = 0
+    def __init__(self, config: "Decoder.Config") -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, config.norm_epsilon)
 
-    def append(self, layer: int, k_BKLD: Tensor, v_BKLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes a layer's keys and values behind the valid positions; returns views of all, [B, K, P + L, D]."""
-        end = self.length + k_BKLD.shape[2]
-        for buffers, new in ((self.keys, k_BKLD), (self.values, v_BKLD)):
-            if end > buffers[layer].shape[2]:
-                room = max(end, 2 * buffers[layer].shape[2]) - self.length
-                buffers[layer] = F.pad(buffers[layer][:, :, : self.length], (0, 0, 0, room))
-            buffers[layer][:, :, self.length : end] = new
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Adapters that are resident."""
+        return tuple(sorted({name for module in self._adapted().values() for name in module.adapters}))
+
+    def add_adapter(self, name: str, config: LoraConfig, projections: Sequence[str]) -> None:
+        """Adds an adapter that changes nothing yet to the named projections of every layer."""
+        for path, module in self._adapted().items():
+            if path.rsplit(".", 1)[-1] in projections:
+                module.add_adapter(name, config)
+
+    def remove_adapter(self, name: str) -> None:
+        """Takes an adapter out of memory."""
+        for module in self._adapted().values():
+            if name in module.adapters:
+                del module.adapters[name]
+
+    def new_cache(self, room: int = 64) -> KeyValueCache:
+        """An empty cache; `room` as in KeyValueCache."""
+        return KeyValueCache(self.config.layers, room)
+
+    def forward(
+        self,
+        embeds_BLE: Tensor,
+        cache: Cache = None,
+        adapter: Adapter = None,
+        positions: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+        extraction: Extraction | None = None,
+    ) -> Tensor:
+        """Runs positions through the layers; each attends to itself, those before it and the cache.
+
+        Args:
+            embeds_BLE: Token embeddings, or speech and vision tokens.
+            cache: Positions before these; these are added to it. None for whole sequences in one call.
+            adapter: LoRA adapter that is on, for all rows or row by row.
+            positions: Of each embedding in time, height and width, [3, L] or [3, B, L] integers; by default each
+                sequence counts on from its cache.
+            lengths: How many embeddings of each row are its own; what follows on the right is padding.
+            extraction: Drops context tokens after each block; the cache must be empty then. It tells afterwards which
+                positions the hidden states belong to.
+
+        Returns:
+            Hidden states after the final norm, [B, L, E]; what is padding means nothing.
+        """
+        adapters = rows_of(adapter, embeds_BLE.device)
+        caches = [cache] if isinstance(cache, KeyValueCache) else cache
+        if extraction and caches and len(caches) != len(embeds_BLE):
+            raise ValueError("extraction leaves rows of different lengths: each wants a cache of its own")
+        if positions is None:
+            starts = torch.tensor([each.length for each in caches or ()] or [0])
+            positions = (starts[:, None] + torch.arange(embeds_BLE.shape[1])).expand(3, -1, -1).to(embeds_BLE.device)
+        rotary = self._rotary(positions if positions.dim() == 3 else positions[:, None], embeds_BLE.dtype)
+        added = lengths or [embeds_BLE.shape[1]] * embeds_BLE.shape[0]
+        for each, length in zip(caches or (), added, strict=False):
+            each.length += length
+        ends = extraction.config.block_ends(len(self.layers)) if extraction else ()
+        hidden_BLE = embeds_BLE
+        for index, layer in enumerate(self.layers):
+            observer = extraction.observe if extraction and index in ends else None
+            hidden_BLE = layer(hidden_BLE, rotary, caches, adapters, lengths, observer)
+            if extraction and observer:
+                hidden_BLE = extraction.drop(hidden_BLE)
+                cos, sin = (x.expand(len(embeds_BLE), -1, -1) for x in rotary)
+                rotary = extraction.drop(cos), extraction.drop(sin)
+                lengths = extraction.advance()
+        normed_BLE: Tensor = self.norm(hidden_BLE)
+        return normed_BLE
+
+    def _rotary(self, positions_3BL: Tensor, dtype: torch.dtype) -> Rotary:
+        """Each frequency turns with the position in time, height or width, as `rope_sections` shares them out."""
+        config, device = self.config, positions_3BL.device
+        steps_F = torch.arange(0, config.head_width, 2, dtype=torch.float32, device=device) / config.head_width
+        sections = config.rope_sections or (len(steps_F), 0, 0)
+        axis_F = torch.repeat_interleave(torch.arange(3, device=device), torch.tensor(sections, device=device))
+        angles_BLF = positions_3BL[axis_F].permute(1, 2, 0) * config.rope_base**-steps_F
+        angles_BLD = torch.cat((angles_BLF, angles_BLF), dim=-1)
+        return angles_BLD.cos().to(dtype), angles_BLD.sin().to(dtype)
+
+    def _adapted(self) -> dict[str, AdaptedLinear]:
+        return {path: module for path, module in self.named_modules() if isinstance(module, AdaptedLinear)}
 
 
-class Decoder(nn.Module):
-    """Embedding table, layers and final norm; the embedding table is the output layer too."""
+class Decoder(DecoderStack):
+    """The stack between an embedding table and an output layer, which may be the embedding table again."""
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
+        """Shape of a decoder.
+
+        Args:
+            qkv_bias: Whether queries, keys and values have a bias, as in Qwen2.
+            tied_output: Whether the embedding table is the output layer too.
+            rope_sections: How many rotary frequencies turn with time, height and width (Qwen2-VL, section 2.1); None
+                where all turn with the one position.
+        """
+
         vocabulary: int
         width: int
         layers: int
@@ -49,6 +144,9 @@ class Decoder(nn.Module):
         context: int
         rope_base: float = 100_000.0
         norm_epsilon: float = 1e-5
+        qkv_bias: bool = False
+        tied_output: bool = True
+        rope_sections: tuple[int, int, int] | None = None
 
         @property
         def head_width(self) -> int:
@@ -58,57 +156,13 @@ class Decoder(nn.Module):
             return Decoder(self)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
-        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, config.norm_epsilon)
-
-    def add_adapter(self, name: str, config: LoraConfig, projections: tuple[str, ...]) -> None:
-        """Adds an adapter that changes nothing yet to the named projections of every layer."""
-        for path, module in self.named_modules():
-            if isinstance(module, AdaptedLinear) and path.rsplit(".", 1)[-1] in projections:
-                module.add_adapter(name, config)
-
-    def new_cache(self, positions: int = 64, batch: int = 1) -> KeyValueCache:
-        """An empty cache for sequences of one length, with room for `positions`."""
-        shape = (batch, self.config.key_value_heads, positions, self.config.head_width)
-        new = [torch.zeros(shape, dtype=self.embed_tokens.weight.dtype) for _ in range(2 * self.config.layers)]
-        return KeyValueCache(new[: self.config.layers], new[self.config.layers :])
-
-    def forward(self, embeds_BLE: Tensor, cache: KeyValueCache | None = None, adapter: str | None = None) -> Tensor:
-        """Runs positions through the layers; each attends to itself, those before it and the cache.
-
-        Args:
-            embeds_BLE: Token embeddings, or speech and vision tokens.
-            cache: Positions before these; these are added to it. None for a whole sequence in one call.
-            adapter: LoRA adapter that is on.
-
-        Returns:
-            Hidden states after the final norm, [B, L, E].
-        """
-        before, length = (cache.length if cache else 0), embeds_BLE.shape[1]
-        rotary = self._rotary(before, length, embeds_BLE.dtype)
-        mask = causal_mask(before, length) if before and length > 1 else None
-        hidden_BLE = embeds_BLE
-        for layer in self.layers:
-            hidden_BLE = layer(hidden_BLE, rotary, mask, cache, adapter)
-        if cache:
-            cache.length += length
-        normed_BLE: Tensor = self.norm(hidden_BLE)
-        return normed_BLE
+        self.lm_head = None if config.tied_output else nn.Linear(config.width, config.vocabulary, bias=False)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., E] -> [..., V]"""
-        return F.linear(hidden, self.embed_tokens.weight)
-
-    def _rotary(self, before: int, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the rotary angles, each [L, D]."""
-        width = self.config.head_width
-        frequencies = self.config.rope_base ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
-        angles = torch.arange(before, before + length, dtype=torch.float32)[:, None] * frequencies
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        return F.linear(hidden, self.lm_head.weight if self.lm_head else self.embed_tokens.weight)
 
 
 class DecoderLayer(nn.Module):
@@ -122,14 +176,24 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         hidden_BLE: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        cache: KeyValueCache | None,
-        adapter: str | None,
+        rotary: Rotary,
+        caches: Sequence[KeyValueCache] | None,
+        adapters: AdapterRows,
+        lengths: Sequence[int] | None,
+        observer: Observer | None,
     ) -> Tensor:
-        hidden_BLE = hidden_BLE + self.self_attn(self.input_layernorm(hidden_BLE), rotary, mask, cache, adapter)
-        fed_BLE: Tensor = self.mlp(self.post_attention_layernorm(hidden_BLE), adapter)
-        return hidden_BLE + fed_BLE
+        mixed_BLE = self.self_attn(self.input_layernorm(hidden_BLE), rotary, caches, adapters, lengths, observer)
+        hidden_BLE = hidden_BLE + mixed_BLE
+        if torch.is_grad_enabled() or hidden_BLE.shape[1] <= _FED_AT_ONCE:
+            return hidden_BLE + self._fed(hidden_BLE, adapters)
+        for start in range(0, hidden_BLE.shape[1], _FED_AT_ONCE):
+            some_BLE = hidden_BLE[:, start : start + _FED_AT_ONCE]
+            some_BLE += self._fed(some_BLE, adapters)
+        return hidden_BLE
+
+    def _fed(self, hidden_BLE: Tensor, adapters: AdapterRows) -> Tensor:
+        fed_BLE: Tensor = self.mlp(self.post_attention_layernorm(hidden_BLE), adapters)
+        return fed_BLE
 
 
 class DecoderAttention(nn.Module):
@@ -137,38 +201,51 @@ class DecoderAttention(nn.Module):
         super().__init__()
         self.index = index
         self.head_width = config.head_width
-        self.groups = config.heads // config.key_value_heads
         kv_width = config.key_value_heads * config.head_width
-        self.q_proj = AdaptedLinear(config.width, config.width, bias=False)
-        self.k_proj = AdaptedLinear(config.width, kv_width, bias=False)
-        self.v_proj = AdaptedLinear(config.width, kv_width, bias=False)
+        self.q_proj = AdaptedLinear(config.width, config.width, bias=config.qkv_bias)
+        self.k_proj = AdaptedLinear(config.width, kv_width, bias=config.qkv_bias)
+        self.v_proj = AdaptedLinear(config.width, kv_width, bias=config.qkv_bias)
         self.o_proj = AdaptedLinear(config.width, config.width, bias=False)
 
     def forward(
         self,
         hidden_BLE: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        cache: KeyValueCache | None,
-        adapter: str | None,
+        rotary: Rotary,
+        caches: Sequence[KeyValueCache] | None,
+        adapters: AdapterRows,
+        lengths: Sequence[int] | None,
+        observer: Observer | None,
     ) -> Tensor:
         q, k, v = (
-            rearrange(projection(hidden_BLE, adapter), "b l (h d) -> b h l d", d=self.head_width)
+            rearrange(projection(hidden_BLE, adapters), "b l (h d) -> b h l d", d=self.head_width)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = rotate(q, rotary), rotate(k, rotary)
-        if cache:
-            k, v = cache.append(self.index, k, v)
-        causal = mask is None and q.shape[2] > 1
-        attended = F.scaled_dot_product_attention(
-            q,
-            k.repeat_interleave(self.groups, 1),
-            v.repeat_interleave(self.groups, 1),
-            attn_mask=mask,
-            is_causal=causal,
-        )
-        mixed: Tensor = self.o_proj(rearrange(attended, "b h l d -> b l (h d)"), adapter)
+        if observer:
+            observer(q, k)
+        attended_BHLD = self._attend(q, k, v, caches, lengths)
+        mixed: Tensor = self.o_proj(rearrange(attended_BHLD, "b h l d -> b l (h d)"), adapters)
         return mixed
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        caches: Sequence[KeyValueCache] | None,
+        lengths: Sequence[int] | None,
+    ) -> Tensor:
+        if not caches:
+            return attend(q, k, v)
+        if len(caches) == 1:
+            return attend(q, *caches[0].append(self.index, k, v))
+        # Rows that have read more or less than others attend each for itself; all else is done for the batch at once.
+        attended = torch.zeros_like(q)
+        for row, (cache, length) in enumerate(zip(caches, lengths or [q.shape[2]] * len(caches), strict=True)):
+            own = slice(row, row + 1)
+            all_k, all_v = cache.append(self.index, k[own, :, :length], v[own, :, :length])
+            attended[own, :, :length] = attend(q[own, :, :length], all_k, all_v)
+        return attended
 
 
 class GatedFeedForward(nn.Module):
@@ -178,19 +255,31 @@ class GatedFeedForward(nn.Module):
         self.up_proj = AdaptedLinear(config.width, config.feed_forward, bias=False)
         self.down_proj = AdaptedLinear(config.feed_forward, config.width, bias=False)
 
-    def forward(self, hidden_BLE: Tensor, adapter: str | None) -> Tensor:
-        gated = F.silu(self.gate_proj(hidden_BLE, adapter)) * self.up_proj(hidden_BLE, adapter)
-        fed: Tensor = self.down_proj(gated, adapter)
+    def forward(self, hidden_BLE: Tensor, adapters: AdapterRows) -> Tensor:
+        gated = F.silu(self.gate_proj(hidden_BLE, adapters)) * self.up_proj(hidden_BLE, adapters)
+        fed: Tensor = self.down_proj(gated, adapters)
         return fed
 
 
-def rotate(x_BHLD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x_BHLD: Tensor, rotary: Rotary) -> Tensor:
     """Rotary position embedding over halves (Su et al. 2021, in the layout of the LLaMA checkpoints)."""
-    cos, sin = rotary
+    cos, sin = (x_BLD[:, None] for x_BLD in rotary)
     first, second = x_BHLD.chunk(2, dim=-1)
     return x_BHLD * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def causal_mask(before: int, length: int) -> Tensor:
+def attend(q_BHLD: Tensor, k_BKPD: Tensor, v_BKPD: Tensor) -> Tensor:
+    """Causal attention of the last L of P + L positions, [B, H, L, D]; key-value heads are shared, never copied."""
+    length, all_positions, groups = q_BHLD.shape[2], k_BKPD.shape[2], q_BHLD.shape[1] // k_BKPD.shape[1]
+    if length == 1:
+        grouped = rearrange(q_BHLD, "b (k g) 1 d -> b k g d", g=groups)
+        return rearrange(F.scaled_dot_product_attention(grouped, k_BKPD, v_BKPD), "b k g d -> b (k g) 1 d")
+    if length == all_positions:
+        return F.scaled_dot_product_attention(q_BHLD, k_BKPD, v_BKPD, is_causal=True, enable_gqa=True)
+    mask = causal_mask(all_positions - length, length, q_BHLD.device)
+    return F.scaled_dot_product_attention(q_BHLD, k_BKPD, v_BKPD, attn_mask=mask, enable_gqa=True)
+
+
+def causal_mask(before: int, length: int, device: torch.device) -> Tensor:
     """[L, P + L] booleans: True where a position may attend."""
-    return torch.ones(length, before + length, dtype=torch.bool).tril(before)
+    return torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before)

@@ -5,19 +5,23 @@ Shapes: L positions of the prompt, E width, V vocabulary.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from model_core.checkpoints.adapters import load_adapter
 from model_core.errors import InvalidInput
 from model_core.language.decoder import Decoder
-from model_core.language.prompt import Message, SplicedPrompt, render, splice
+from model_core.language.extractor import Extraction, ExtractionConfig
+from model_core.language.prompt import CHATML, ChatTemplate, Message, SplicedPrompt, render, splice
 from model_core.language.sampling import Sampler, TextStream
 
 BASE = "base"
-_STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
+# Positions that a cache has room for behind the prompt before it grows.
+_ROOM = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,8 @@ class GenerationOptions:
         seed: Makes drawing repeatable.
         stop: Texts that end the answer.
         adapter: LoRA adapter; empty for the one that fits the prompt, `base` for none.
+        keep_rate: Share of the context tokens kept after each block, over 0, at most 1 (off); None for the model's own.
+        blocks: Blocks of layers, 1 (off) to the number of layers; None for the model's own.
         hidden_states: Whether each token comes with its hidden state.
     """
 
@@ -40,18 +46,26 @@ class GenerationOptions:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     adapter: str = ""
+    keep_rate: float | None = None
+    blocks: int | None = None
     hidden_states: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a request; `adapter` is empty where the base answered."""
+    """Tokens of a request.
+
+    Attributes:
+        adapter: Empty where the base answered.
+        context_tokens: Context tokens that each block of layers saw, the first block first.
+    """
 
     prompt_tokens: int
     speech_tokens: int
     vision_tokens: int
     completion_tokens: int
     adapter: str
+    context_tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +88,55 @@ class Finish:
 class LanguageModel:
     """A decoder with its tokenizer and adapters; answers one request at a time.
 
-    Speech in the prompt switches the `speech` adapter on, a picture without speech the `vision` adapter; text alone
-    runs on the untouched base.
+    Speech in the prompt switches the `speech` adapter on, speech of several clips `long_speech`, a picture without
+    speech the `vision` adapter, each where it is resident; text alone runs on the untouched base.
+
+    Args:
+        model: Name.
+        decoder: With its adapters.
+        tokenizer: The decoder's.
+        template: How conversations are written down for it.
+        extraction: What a request gets that names neither keep rate nor blocks.
     """
 
-    def __init__(self, model: str, decoder: Decoder, tokenizer: Tokenizer, adapters: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        model: str,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        template: ChatTemplate = CHATML,
+        extraction: ExtractionConfig | None = None,
+    ) -> None:
         self.model = model
         self.decoder = decoder.eval()
         self.tokenizer = tokenizer
-        self.adapters = adapters
+        self.template = template
+        self.extraction = extraction or ExtractionConfig()
         self.width = decoder.config.width
         self.context_tokens = decoder.config.context
-        self._stop_ids = {tokenizer.token_to_id(token) for token in _STOP_TOKENS} - {None}
+        self.max_blocks = decoder.config.layers
+        self._stop_ids = {tokenizer.token_to_id(token) for token in template.stop_tokens} - {None}
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Adapters that requests may name."""
+        return self.decoder.adapters
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Makes an adapter resident under a name that is not taken yet. Nothing is changed where it does not fit.
+
+        Raises:
+            InvalidInput: the name is taken; WeightsMissing: the folder is not that of an adapter that fits.
+        """
+        if name in (BASE, *self.adapters):
+            raise InvalidInput("adapter", f"{name!r} is resident already")
+        load_adapter(self.decoder, name, folder)
+        self.decoder.to(self.decoder.embed_tokens.weight.dtype)
+
+    def unload_adapter(self, name: str) -> None:
+        """Takes an adapter out of memory. Raises InvalidInput where it is not resident."""
+        self._check_adapter(name)
+        self.decoder.remove_adapter(name)
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.encode(text).ids)
@@ -100,21 +151,27 @@ class LanguageModel:
             InvalidInput: on the first step, naming what does not fit.
         """
         _check(options)
+        config = self._extraction(options)
+        if options.adapter not in ("", BASE):
+            self._check_adapter(options.adapter)
         with torch.inference_mode():
-            prompt = splice(render(messages), self.tokenizer, self.decoder.embed_tokens)
+            prompt = splice(render(messages, self.template), self.tokenizer, self.decoder.embed_tokens)
         limit = self._answer_limit(prompt, options)
         adapter = self._adapter(prompt, options)
+        extraction = Extraction(config, [prompt.context], [prompt.instruction])
         sampler = Sampler(options.temperature, options.top_p, options.seed)
         stream = TextStream(self.tokenizer.decode, options.stop)
-        cache = self.decoder.new_cache(prompt.embeds.shape[0] + min(limit, 256))
-        embeds_1LE = prompt.embeds[None]
+        cache = self.decoder.new_cache(min(limit, _ROOM))
+        embeds_1LE, positions, dropping = prompt.embeds[None], prompt.positions, extraction if config.drops else None
         reason: Literal["stop", "length"] = "length"
         produced = 0
         while produced < limit:
             with torch.inference_mode():
-                hidden_E = self.decoder(embeds_1LE, cache, adapter)[0, -1]
+                where = positions if self.decoder.config.rope_sections else None
+                hidden_E = self.decoder(embeds_1LE, cache, adapter, where, extraction=dropping)[0, -1]
                 token = sampler.pick(self.decoder.logits(hidden_E))
                 embeds_1LE = self.decoder.embed_tokens(torch.tensor([[token]]))
+                positions, dropping = positions.max().expand(3, 1) + 1, None
             if token in self._stop_ids:
                 reason = "stop"
                 break
@@ -125,7 +182,14 @@ class LanguageModel:
                 break
         if rest := stream.finish():
             yield Delta(rest, 0, None)
-        usage = Usage(prompt.embeds.shape[0], prompt.speech_tokens, prompt.vision_tokens, produced, adapter or "")
+        usage = Usage(
+            prompt_tokens=len(prompt.embeds),
+            speech_tokens=prompt.speech_tokens,
+            vision_tokens=prompt.vision_tokens,
+            completion_tokens=produced,
+            adapter=adapter or "",
+            context_tokens=tuple(extraction.context_tokens[0]),
+        )
         yield Finish(reason, usage)
 
     def _answer_limit(self, prompt: SplicedPrompt, options: GenerationOptions) -> int:
@@ -142,11 +206,26 @@ class LanguageModel:
         return options.max_tokens or room
 
     def _adapter(self, prompt: SplicedPrompt, options: GenerationOptions) -> str | None:
-        if options.adapter and options.adapter not in (BASE, *self.adapters):
-            raise InvalidInput("adapter", f"{options.adapter!r} is not one of {', '.join((BASE, *self.adapters))}")
-        fitting = "speech" if prompt.speech_tokens else "vision" if prompt.vision_tokens else BASE
-        chosen = options.adapter or fitting
-        return chosen if chosen in self.adapters else None
+        resident = self.adapters
+        if options.adapter:
+            return None if options.adapter == BASE else options.adapter
+        fitting: tuple[str, ...] = ("vision",) if prompt.vision_tokens else ()
+        if prompt.speech_tokens:
+            fitting = ("long_speech", "speech") if prompt.clips > 1 else ("speech",)
+        return next((name for name in fitting if name in resident), None)
+
+    def _check_adapter(self, name: str) -> None:
+        if name not in self.adapters:
+            raise InvalidInput("adapter", f"{name!r} is not one of {', '.join((BASE, *self.adapters))}")
+
+    def _extraction(self, options: GenerationOptions) -> ExtractionConfig:
+        own = self.extraction
+        config = ExtractionConfig(
+            own.blocks if options.blocks is None else options.blocks,
+            own.keep_rate if options.keep_rate is None else options.keep_rate,
+        )
+        config.check(self.max_blocks)
+        return config
 
 
 def _check(options: GenerationOptions) -> None:

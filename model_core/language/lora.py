@@ -1,15 +1,22 @@
-"""Multi-modality LoRA (Lyra, section 3.3): low-rank updates that are switched by name, call by call.
+"""Multi-modality LoRA (Lyra, section 3.3): low-rank updates that are switched by name, row by row of a batch.
 
 Any number of adapters stays resident; none is ever merged into the base, so that without an adapter the base
 computes exactly what it computes alone. On disk an adapter is a PEFT folder: see `checkpoints/adapters.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+# Which adapter is on: one for the whole batch, or one a row; None for the base alone.
+Adapter = str | None | Sequence[str | None]
+# The same, resolved: each adapter with the rows it is on for; None for all of them.
+AdapterRows = tuple[tuple[str, Tensor | None], ...]
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -48,9 +55,29 @@ class AdaptedLinear(nn.Linear):
     def add_adapter(self, name: str, config: LoraConfig) -> None:
         self.adapters[name] = LowRank(self.in_features, self.out_features, config)
 
-    def forward(self, x: Tensor, adapter: str | None = None) -> Tensor:
-        """[..., in] -> [..., out]; `adapter` names the update that is on, None for the base alone."""
+    def forward(self, x: Tensor, adapters: AdapterRows = ()) -> Tensor:
+        """[B, ..., in] -> [B, ..., out]; rows that no adapter is on for are the base's to the bit."""
         y = F.linear(x, self.weight, self.bias)
-        if adapter is not None and adapter in self.adapters:
-            y = y + self.adapters[adapter](x).to(y.dtype)
+        for name, rows in adapters:
+            if name not in self.adapters:
+                continue
+            if rows is None:
+                y = y + self.adapters[name](x).to(y.dtype)
+            else:
+                y = y.index_add(0, rows, self.adapters[name](x[rows]).to(y.dtype))
         return y
+
+
+def rows_of(adapter: Adapter, device: torch.device) -> AdapterRows:
+    """Resolves a choice of adapters for the rows of a batch."""
+    if adapter is None:
+        return ()
+    if isinstance(adapter, str):
+        return ((adapter, None),)
+    names = sorted({name for name in adapter if name is not None})
+    if len(names) == 1 and None not in adapter:
+        return ((names[0], None),)
+    return tuple(
+        (name, torch.tensor([row for row, chosen in enumerate(adapter) if chosen == name], device=device))
+        for name in names
+    )

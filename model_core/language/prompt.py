@@ -1,7 +1,6 @@
 """Prompts: a conversation of text, speech and vision tokens, spliced into one sequence (Lyra, section 3.1).
 
-The template is ChatML. Inside a message vision tokens come first, then speech tokens, then text, each kind on a line of
-its own, as the published checkpoints were trained.
+Inside a message vision tokens come first, then speech tokens, then text, as the published checkpoints were trained.
 
 Shapes: N tokens of a part, L positions of the prompt, E language-model width.
 """
@@ -21,6 +20,59 @@ DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 REPEAT_INSTRUCTION = "Repeat what I said."
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTemplate:
+    """How a conversation is written down for a model.
+
+    Args:
+        start: Stands before the first message.
+        header: Stands before the content of each message.
+        end: Stands behind it.
+        vision: Stand before and behind each picture or video.
+        after_vision: Stands between pictures and speech.
+        stop_tokens: Tokens that end an answer.
+        reserved: Tokens that a user's text must not bring in.
+    """
+
+    start: str = ""
+    header: str
+    end: str
+    vision: tuple[str, str] = ("", "")
+    after_vision: str = ""
+    stop_tokens: tuple[str, ...]
+    reserved: tuple[str, ...]
+
+    def plain(self, text: str) -> str:
+        """A user's text, kept from opening or closing anything of the template."""
+        for token in self.reserved:
+            text = text.replace(token, f"{token[:-2]} {token[-2:]}")
+        return text
+
+
+CHATML = ChatTemplate(
+    header="<|im_start|>{role}\n",
+    end="<|im_end|>\n",
+    after_vision="\n",
+    stop_tokens=("<|im_end|>", "<|endoftext|>"),
+    reserved=("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+)
+QWEN2_VL = ChatTemplate(
+    header="<|im_start|>{role}\n",
+    end="<|im_end|>\n",
+    vision=("<|vision_start|>", "<|vision_end|>"),
+    stop_tokens=("<|im_end|>", "<|endoftext|>"),
+    reserved=("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>"),
+)
+LLAMA3 = ChatTemplate(
+    start="<|begin_of_text|>",
+    header="<|start_header_id|>{role}<|end_header_id|>\n\n",
+    end="<|eot_id|>",
+    after_vision="\n",
+    stop_tokens=("<|eot_id|>", "<|end_of_text|>"),
+    reserved=("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+)
+
+
 class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
@@ -29,9 +81,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SpeechPart:
-    """Speech tokens of one clip or recording, [N, E]."""
+    """Speech tokens [N, E] of one recording, and how many clips it has."""
 
     tokens: Tensor
+    clips: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +106,29 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class SplicedPrompt:
-    """A prompt ready for the model: embeddings [L, E] and how many of the positions are speech and vision tokens."""
+    """A prompt ready for the model.
+
+    Attributes:
+        embeds: [L, E].
+        positions: [3, L] int64, in time, height and width. Text and speech advance all three; the tokens of a picture
+            stand at their frame, row and column, and what follows starts one after the largest (Qwen2-VL, section 2.1).
+        context: [L] booleans: which are context tokens.
+        instruction: [L] booleans: text after the first context token.
+        speech_tokens: How many of the positions are speech tokens.
+        vision_tokens: How many are vision tokens.
+        clips: Clips of all recordings.
+    """
 
     embeds: Tensor
+    positions: Tensor
+    context: Tensor
+    instruction: Tensor
     speech_tokens: int
     vision_tokens: int
+    clips: int
 
 
-def render(messages: list[Message]) -> list[Part]:
+def render(messages: list[Message], template: ChatTemplate = CHATML) -> list[Part]:
     """The conversation as runs of text and tensors, up to where the assistant's answer begins.
 
     Raises:
@@ -70,12 +138,10 @@ def render(messages: list[Message]) -> list[Part]:
         raise InvalidInput("messages", "at least one message with content is needed")
     if messages[0].role is not Role.SYSTEM:
         messages = [Message(Role.SYSTEM, [DEFAULT_SYSTEM_PROMPT]), *messages]
-    runs: list[Part] = []
+    runs: list[Part] = [template.start]
     for message in messages:
-        runs.append(f"<|im_start|>{message.role}\n")
-        runs += _content(message.parts)
-        runs.append("<|im_end|>\n")
-    runs.append(f"<|im_start|>{Role.ASSISTANT}\n")
+        runs += [template.header.format(role=message.role), *_content(message.parts, template), template.end]
+    runs.append(template.header.format(role=Role.ASSISTANT))
     return _join_texts(runs)
 
 
@@ -90,37 +156,48 @@ def splice(runs: list[Part], tokenizer: Tokenizer, embed: Callable[[Tensor], Ten
     Raises:
         InvalidInput: speech or vision tokens have another width than the model.
     """
-    pieces, speech, vision = [], 0, 0
+    pieces: list[Tensor] = []
+    positions: list[Tensor] = []
+    start = 0
     for run in runs:
         if isinstance(run, str):
-            pieces.append(embed(torch.tensor(tokenizer.encode(run).ids)))
-            continue
-        pieces.append(run.tokens.to(pieces[0].dtype))
-        if run.tokens.shape[-1] != pieces[0].shape[-1]:
-            widths = f"{run.tokens.shape[-1]} where the model has {pieces[0].shape[-1]}"
-            raise InvalidInput("tokens", f"speech or vision tokens are {widths} wide")
-        if isinstance(run, SpeechPart):
-            speech += run.tokens.shape[0]
+            pieces.append(embed(torch.tensor(tokenizer.encode(run, add_special_tokens=False).ids)))
         else:
-            vision += run.tokens.shape[0]
-    return SplicedPrompt(torch.cat(pieces), speech, vision)
+            pieces.append(run.tokens.to(pieces[0].dtype))
+            if run.tokens.shape[-1] != pieces[0].shape[-1]:
+                widths = f"{run.tokens.shape[-1]} where the model has {pieces[0].shape[-1]}"
+                raise InvalidInput("tokens", f"speech or vision tokens are {widths} wide")
+        grid = run.grid if isinstance(run, VisionPart) else None
+        positions.append(start + (_grid_positions(grid) if grid else torch.arange(len(pieces[-1])).expand(3, -1)))
+        start = int(positions[-1].max()) + 1 if positions[-1].numel() else start
+    context_L = torch.cat([torch.full((len(p),), not isinstance(r, str)) for r, p in zip(runs, pieces, strict=True)])
+    return SplicedPrompt(
+        embeds=torch.cat(pieces),
+        positions=torch.cat(positions, dim=1),
+        context=context_L,
+        instruction=(context_L.cumsum(0) > 0) & ~context_L,
+        speech_tokens=sum(len(run.tokens) for run in runs if isinstance(run, SpeechPart)),
+        vision_tokens=sum(len(run.tokens) for run in runs if isinstance(run, VisionPart)),
+        clips=sum(run.clips for run in runs if isinstance(run, SpeechPart)),
+    )
 
 
-def _content(parts: list[Part]) -> list[Part]:
-    pictures: list[Part] = [part for part in parts if isinstance(part, VisionPart)]
+def _grid_positions(grid: tuple[int, int, int]) -> Tensor:
+    """[3, time * height * width]: frame, row and column of each token of a grid."""
+    return torch.cartesian_prod(*(torch.arange(size) for size in grid)).view(-1, 3).T
+
+
+def _content(parts: list[Part], template: ChatTemplate) -> list[Part]:
+    opened, closed = template.vision
+    pictures: list[Part] = [
+        piece for part in parts if isinstance(part, VisionPart) for piece in (opened, part, closed) if piece
+    ]
     speech: list[Part] = [part for part in parts if isinstance(part, SpeechPart)]
-    text = "\n".join(_plain(part) for part in parts if isinstance(part, str))
-    written: list[Part] = [text] if text else []
-    groups = [group for group in (pictures, speech, written) if group]
-    content = list(groups[0]) if groups else []
-    for group in groups[1:]:
-        content += ["\n", *group]
-    return content
-
-
-def _plain(text: str) -> str:
-    """Keeps a user's text from opening or closing a message."""
-    return text.replace("<|im_start|>", "<|im_start |>").replace("<|im_end|>", "<|im_end |>")
+    text = "\n".join(template.plain(part) for part in parts if isinstance(part, str))
+    content = [*pictures, template.after_vision, *speech] if pictures and speech else pictures + speech
+    if content and text:
+        content.append("\n")
+    return [*content, text]
 
 
 def _join_texts(runs: list[Part]) -> list[Part]:
@@ -128,6 +205,6 @@ def _join_texts(runs: list[Part]) -> list[Part]:
     for run in runs:
         if isinstance(run, str) and joined and isinstance(joined[-1], str):
             joined[-1] += run
-        else:
+        elif run != "":
             joined.append(run)
     return joined

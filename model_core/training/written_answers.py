@@ -66,7 +66,7 @@ def _answer(model: LanguageModel, questions: Sequence[str], max_tokens: int) -> 
     end = tokenizer.token_to_id("<|im_end|>")
     prompts = [splice(render([Message(Role.USER, [q])]), tokenizer, decoder.embed_tokens).embeds for q in questions]
     embeds_BLE = torch.stack(prompts)
-    cache = decoder.new_cache(embeds_BLE.shape[1] + max_tokens, batch=len(questions))
+    cache = decoder.new_cache(max_tokens)
     columns = []
     for _ in range(max_tokens):
         token_B = decoder.logits(decoder(embeds_BLE, cache)[:, -1]).argmax(-1)

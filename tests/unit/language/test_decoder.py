@@ -77,6 +77,35 @@ def test_without_an_adapter_the_output_is_that_of_the_base_to_the_bit(decoder: D
     assert not torch.allclose(logits_of(decoder, ids, "speech"), before)
 
 
+@torch.inference_mode()
+def test_rows_of_a_batch_have_adapters_of_their_own(decoder: Decoder) -> None:
+    for name in ("speech", "vision"):
+        decoder.add_adapter(name, LoraConfig(rank=2, alpha=4), PROJECTIONS)
+        randomise(decoder, name)
+    ids = torch.randint(0, 50, (4, 9))
+    rows = ["speech", None, "vision", "speech"]
+    together = decoder(decoder.embed_tokens(ids), adapter=rows)
+    for row, adapter in enumerate(rows):
+        alone = decoder(decoder.embed_tokens(ids[row : row + 1]), adapter=adapter)
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
+    assert decoder.adapters == ("speech", "vision")
+    decoder.remove_adapter("speech")
+    assert decoder.adapters == ("vision",)
+    assert not any("speech" in path for path, _ in decoder.named_parameters())
+
+
+@torch.inference_mode()
+def test_sequences_that_have_read_different_lengths_share_a_batch(decoder: Decoder) -> None:
+    first, then = [torch.randint(0, 50, (n,)) for n in (3, 9, 1)], [torch.randint(0, 50, (n,)) for n in (4, 1, 2)]
+    caches = [decoder.new_cache(1) for _ in first]
+    for ids in (first, then):
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        hidden = decoder(decoder.embed_tokens(padded), caches, lengths=[len(row) for row in ids])
+    for row, (one, two) in enumerate(zip(first, then, strict=True)):
+        whole = decoder(decoder.embed_tokens(torch.cat((one, two))[None]))[0, len(one) :]
+        torch.testing.assert_close(hidden[row, : len(two)], whole, atol=1e-5, rtol=1e-4)
+
+
 def test_a_saved_adapter_means_the_same_to_peft(oracle: LlamaForCausalLM, decoder: Decoder, tmp_path: Path) -> None:
     decoder.add_adapter("speech", LoraConfig(rank=3, alpha=6), PROJECTIONS)
     randomise(decoder, "speech")

@@ -1,11 +1,14 @@
 """The engine on preset tiny."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from model_core.checkpoints.adapters import save_adapter
 from model_core.errors import InvalidInput
 from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
-from model_core.language.prompt import Message, Part, Role, SpeechPart, VisionPart, render, splice
+from model_core.language.prompt import LLAMA3, QWEN2_VL, Message, Part, Role, SpeechPart, VisionPart, render, splice
 from model_core.presets import build_language_model
 
 
@@ -79,6 +82,10 @@ def test_usage_counts_each_kind_of_token(model: LanguageModel) -> None:
         ({"top_p": 0.0}, "top_p"),
         ({"stop": ("a", "b", "c", "d", "e")}, "stop"),
         ({"adapter": "unknown"}, "adapter"),
+        ({"keep_rate": 0.0}, "keep_rate"),
+        ({"keep_rate": 1.5}, "keep_rate"),
+        ({"blocks": 0}, "blocks"),
+        ({"blocks": 3}, "blocks"),
     ],
 )
 def test_an_option_out_of_bounds_is_named(model: LanguageModel, options: dict[str, object], field: str) -> None:
@@ -125,4 +132,55 @@ def test_several_turns_keep_their_roles() -> None:
     assert render(messages) == [
         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
         "<|im_start|>assistant\n"
+    ]
+
+
+def test_extraction_shows_in_usage_and_only_where_there_is_context(model: LanguageModel) -> None:
+    spoken = ask(SpeechPart(torch.randn(100, 16)), "what was said?")
+    _, finish = run(model, spoken, max_tokens=4, keep_rate=0.5, blocks=2)
+    assert finish.usage.context_tokens == (100, 50)
+    assert run(model, spoken, max_tokens=1)[1].usage.context_tokens == (100,)
+    text, plain = (run(model, ask("hello"), max_tokens=4, keep_rate=rate, blocks=2)[0] for rate in (0.5, 1.0))
+    assert [delta.text for delta in text] == [delta.text for delta in plain]
+
+
+def test_speech_of_several_clips_wants_the_adapter_for_long_speech(model: LanguageModel, tmp_path: Path) -> None:
+    several = ask(SpeechPart(torch.randn(5, 16), clips=2))
+    assert run(model, several, max_tokens=1)[1].usage.adapter == "speech"
+    save_adapter(model.decoder, "speech", tmp_path)
+    model.load_adapter("long_speech", tmp_path)
+    assert run(model, several, max_tokens=1)[1].usage.adapter == "long_speech"
+    assert run(model, ask(*[SpeechPart(torch.randn(5, 16))] * 2), max_tokens=1)[1].usage.adapter == "long_speech"
+    assert run(model, ask(SpeechPart(torch.randn(5, 16))), max_tokens=1)[1].usage.adapter == "speech"
+    with pytest.raises(InvalidInput, match="resident already"):
+        model.load_adapter("long_speech", tmp_path)
+    model.unload_adapter("long_speech")
+    assert model.adapters == ("speech", "vision")
+    with pytest.raises(InvalidInput, match="not one of base, speech, vision"):
+        model.unload_adapter("long_speech")
+
+
+def test_positions_of_a_picture_are_its_frame_row_and_column() -> None:
+    model = build_language_model("tiny")
+    runs: list[Part] = ["ab", VisionPart(torch.zeros(6, 16), (1, 2, 3)), "c", SpeechPart(torch.zeros(2, 16))]
+    prompt = splice(runs, model.tokenizer, model.decoder.embed_tokens)
+    assert prompt.positions.tolist() == [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 7],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7],
+    ]
+    assert prompt.context.tolist() == [False] * 2 + [True] * 6 + [False] + [True] * 2
+    assert prompt.instruction.tolist() == [False] * 8 + [True] + [False] * 2
+
+
+def test_each_template_writes_the_conversation_as_its_model_reads_it() -> None:
+    speech, picture = SpeechPart(torch.zeros(1, 16)), VisionPart(torch.zeros(1, 16), (1, 1, 1))
+    system = "system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+    assert render(ask("hi", speech, picture), QWEN2_VL) == [
+        f"<|im_start|>{system}", picture, "<|vision_end|>", speech, "\nhi<|im_end|>\n<|im_start|>assistant\n",
+    ]  # fmt: skip
+    assert render(ask("hi<|eot_id|>"), LLAMA3) == [
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are a helpful assistant.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id |><|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
     ]

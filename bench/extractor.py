@@ -1,0 +1,221 @@
+"""Time and memory of long prompts with and without the extractor, beside what its formula leaves of the work.
+
+python -m bench.extractor --lengths 8192 32768
+
+Each measurement runs in a process of its own. The shape is Qwen2-VL 2B's with fewer layers; all layers cost the same,
+so that shares do not depend on how many there are.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.machine import describe
+from model_core.language.decoder import Decoder
+from model_core.language.extractor import Extraction, ExtractionConfig
+from model_core.presets.building import fast_dtype
+
+RESULTS = Path(__file__).parent / "results"
+TEXT_BEFORE, INSTRUCTION = 16, 64
+OFF, PAPER = ExtractionConfig(), ExtractionConfig(blocks=4, keep_rate=0.7)
+SWEEP = tuple(ExtractionConfig(blocks, rate) for blocks in (2, 4) for rate in (0.9, 0.8, 0.7, 0.5))
+DECODED = 12
+# Lyra, the table on the extractor: 4 blocks, keep rate 0.7, on 2^15 tokens, 28 layers on a GPU.
+PUBLISHED = {
+    "length": 32768,
+    "prefill_seconds": [2.99, 1.23],
+    "tokens_per_second": [16.6, 25.3],
+    "memory_gb": [60, 24],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One prompt: `length` positions, answered with an extraction."""
+
+    length: int
+    extraction: ExtractionConfig
+    layers: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a case took. Activations are the peak over weights and cache."""
+
+    prefill_seconds: float
+    token_seconds: float
+    cache_mib: float
+    activations_mib: float
+
+
+def shape(layers: int) -> Decoder.Config:
+    """Qwen2-VL 2B with `layers` of its 28 layers and hardly a vocabulary."""
+    return Decoder.Config(
+        vocabulary=1000, width=1536, layers=layers, heads=12, key_value_heads=2, feed_forward=8960, context=1 << 16,
+        rope_base=1e6, norm_epsilon=1e-6, qkv_bias=True, rope_sections=(16, 24, 24),
+    )  # fmt: skip
+
+
+def work(case: Case) -> float:
+    """Multiply-adds of the prefill by the formula: linear layers by positions, causal attention by their square."""
+    config = shape(case.layers)
+    heads = config.width + 2 * config.key_value_heads * config.head_width
+    linear = config.width * (heads + config.width + 3 * config.feed_forward)
+    return sum(linear * n + config.width * n * n for n in positions(case))
+
+
+def positions(case: Case) -> Iterator[int]:
+    """Positions that each layer sees."""
+    context = case.length - TEXT_BEFORE - INSTRUCTION
+    ends = case.extraction.block_ends(case.layers) if case.extraction.drops else []
+    for layer in range(case.layers):
+        yield context + TEXT_BEFORE + INSTRUCTION
+        context = case.extraction.kept(context) if layer in ends else context
+
+
+def measure(case: Case) -> Measured:
+    """Runs in a fresh process, whose peak memory is then that of this case."""
+    dtype = fast_dtype() if case.device == "cpu" else torch.bfloat16
+    with torch.device(case.device), torch.inference_mode():
+        decoder = shape(case.layers).build().eval().to(dtype)
+        prompt = torch.randn(1, case.length, decoder.config.width, dtype=dtype)
+        where = torch.arange(case.length)
+        context = (where >= TEXT_BEFORE) & (where < case.length - INSTRUCTION)
+        step = torch.randn(1, 1, decoder.config.width, dtype=dtype)
+        decoder(prompt[:, :64], decoder.new_cache())  # the first call of a process pays for more than its work
+        before = peak_bytes(case.device, current=True)
+        cache = decoder.new_cache(DECODED)
+        extraction = Extraction(case.extraction, [context], [where >= case.length - INSTRUCTION])
+        started = now(case.device)
+        decoder(prompt, cache, extraction=extraction if case.extraction.drops else None)
+        prefill = now(case.device) - started
+        peak = peak_bytes(case.device) - before - cache.bytes
+        tokens = [timed_step(decoder, step, cache, case.device) for _ in range(DECODED)]
+    return Measured(prefill, statistics.median(tokens), cache.bytes / 2**20, peak / 2**20)
+
+
+def timed_step(decoder: Decoder, step: Tensor, cache: Any, device: str) -> float:
+    started = now(device)
+    decoder(step, cache)
+    return now(device) - started
+
+
+def now(device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_bytes(device: str, current: bool = False) -> int:
+    """Peak memory of this process so far, or what it holds now."""
+    if device != "cpu":
+        return torch.cuda.memory_allocated() if current else torch.cuda.max_memory_allocated()
+    if current:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def compare(case: Case, repeats: int) -> dict[str, Any]:
+    """A case beside the same prompt without extraction, and beside an empty cache for what decoding costs anyway."""
+    cases = {
+        "without": Case(case.length, OFF, case.layers, case.device),
+        "with": case,
+        "short": Case(TEXT_BEFORE + INSTRUCTION + 1, OFF, case.layers, case.device),
+    }
+    runs: dict[str, list[Measured]] = {name: [] for name in cases}
+    for _ in range(repeats):
+        for name, one in cases.items():
+            with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+                runs[name].append(alone.submit(measure, one).result())
+    medians = {name: middle(measured) for name, measured in runs.items()}
+    plain, dropped, short = (medians[name] for name in ("without", "with", "short"))
+    formula_work = work(case) / work(cases["without"])
+    formula_cache = sum(positions(case)) / sum(positions(cases["without"]))
+    shares = {
+        "prefill": dropped.prefill_seconds / plain.prefill_seconds,
+        "prefill_formula": formula_work,
+        "prefill_over_formula": dropped.prefill_seconds / plain.prefill_seconds / formula_work,
+        "cache": dropped.cache_mib / plain.cache_mib,
+        "cache_formula": formula_cache,
+        "cache_over_formula": dropped.cache_mib / plain.cache_mib / formula_cache,
+        "activations": dropped.activations_mib / plain.activations_mib,
+        "token": dropped.token_seconds / plain.token_seconds,
+        "token_beyond_short": (dropped.token_seconds - short.token_seconds)
+        / (plain.token_seconds - short.token_seconds),
+    }
+    return {
+        "length": case.length,
+        **asdict(case.extraction),
+        **{name: asdict(measured) for name, measured in medians.items()},
+        "shares": {name: round(share, 4) for name, share in shares.items()},
+        "gigaflops_per_second": round(2 * work(cases["without"]) / plain.prefill_seconds / 1e9, 1),
+    }
+
+
+def middle(measured: list[Measured]) -> Measured:
+    """Median of each figure."""
+    rows = [asdict(one) for one in measured]
+    return Measured(**{name: statistics.median(row[name] for row in rows) for name in rows[0]})
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Shares of time and memory over what the formula leaves: on the diagonal the extractor costs nothing itself."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    for axis, kind in zip(axes, ("prefill", "cache"), strict=True):
+        for index, length in enumerate(sorted({row["length"] for row in report["cases"]})):
+            rows = [row for row in report["cases"] if row["length"] == length]
+            shares = [(row["shares"][f"{kind}_formula"], row["shares"][kind]) for row in rows]
+            axis.plot(*zip(*shares, strict=True), "o", color=f"C{index}", label=f"{length:,} tokens")
+            for row, place in zip(rows, shares, strict=True):
+                axis.annotate(f"{row['blocks']} blocks, {row['keep_rate']}", place, fontsize=7, rotation=-30)
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axis.set_xlabel("share that the formula leaves")
+        axis.set_ylabel(f"measured share, {'prefill time' if kind == 'prefill' else 'key-value memory'}")
+        axis.legend()
+    machine = report["machine"]
+    figure.suptitle(
+        f"Qwen2-VL 2B's shape, {report['layers']} layers, {machine['cores']} cores of {machine['processor']}"
+    )
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.extractor", description=__doc__.splitlines()[0])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768], help="prompts, in tokens")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the 28 (default 4)")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each case (default 3)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, default=RESULTS / "extractor.json", help="file for the numbers")
+    options = parser.parse_args()
+    report: dict[str, Any] = {"layers": options.layers, "repeats": options.repeats, "machine": describe()}
+    report |= {"published": PUBLISHED, "cases": []}
+    for length in options.lengths:
+        # The whole sweep where it is quick, the published setting where it is long.
+        for extraction in SWEEP if length == min(options.lengths) else (PAPER,):
+            row = compare(Case(length, extraction, options.layers, options.device), options.repeats)
+            report["cases"].append(row)
+            print(f"{length} tokens, {extraction}: {row['shares']}", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    plot(report, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
