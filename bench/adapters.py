@@ -1,0 +1,133 @@
+"""Switching adapters between two requests: ours by name, PEFT's `set_adapter`, and reading a projector from disk.
+
+python -m bench.adapters
+
+The last is what the published reference does for every request. Preset nano's shapes, random weights.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.machine import describe
+from model_core.language.decoder import Decoder
+from model_core.language.lora import LoraConfig
+from model_core.presets import nano
+
+RESULTS = Path(__file__).parent / "results"
+NAMES = ("speech", "long_speech")
+WARM_UP = 20
+
+
+def ours() -> tuple[Decoder, Callable[[str], object]]:
+    """A decoder with two adapters, and a step of one position with the named one."""
+    decoder = nano.LANGUAGE.build()
+    for name in NAMES:
+        decoder.add_adapter(name, LoraConfig(rank=64, alpha=16), nano.LORA_PROJECTIONS)
+    step = torch.randn(1, 1, decoder.config.width)
+    return decoder, lambda name: decoder(step, adapter=name)
+
+
+def peft_switch() -> Callable[[str], object]:
+    """PEFT's own switch on the same shape, without the step."""
+    own = nano.LANGUAGE
+    shape = LlamaConfig(
+        vocab_size=1000, hidden_size=own.width, intermediate_size=own.feed_forward, num_hidden_layers=own.layers,
+        num_attention_heads=own.heads, num_key_value_heads=own.key_value_heads,
+    )  # fmt: skip
+    config = PeftConfig(r=64, lora_alpha=16, target_modules=list(nano.LORA_PROJECTIONS))
+    model = get_peft_model(LlamaForCausalLM(shape).eval(), config, NAMES[0])
+    model.add_adapter(NAMES[1], config)
+    return model.set_adapter
+
+
+def projector_from_disk(folder: Path) -> Callable[[str], object]:
+    """What the reference does on a switch: read the projector's pickle and copy it into the model."""
+    projector = nano.SPEECH_ENCODER.projector.build()
+    for name in NAMES:
+        torch.save(projector.state_dict(), folder / name)
+    return lambda name: projector.load_state_dict(torch.load(folder / name, weights_only=True))
+
+
+def seconds(call: Callable[[str], object], names: Iterator[str], repeats: int) -> list[float]:
+    """Seconds of each call, the names taken in turn."""
+    times = []
+    for _ in range(WARM_UP + repeats):
+        name = next(names)
+        started = time.perf_counter()
+        call(name)
+        times.append(time.perf_counter() - started)
+    return times[WARM_UP:]
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+@torch.inference_mode()
+def measure(repeats: int) -> dict[str, Any]:
+    """Medians in milliseconds. Our switch is what a step after another adapter takes beyond one after the same."""
+    _, step = ours()
+    same, other = [], []
+    for _ in range(repeats // 10):
+        same += seconds(step, cycle(NAMES[:1]), 10)
+        other += seconds(step, cycle(NAMES), 10)
+    before = resident_bytes()
+    seconds(step, cycle(NAMES), repeats)
+    stayed = resident_bytes() - before
+    with tempfile.TemporaryDirectory() as folder:
+        disk = seconds(projector_from_disk(Path(folder)), cycle(NAMES), repeats)
+    peft = seconds(peft_switch(), cycle(NAMES), max(repeats // 10, 10))
+    medians = {name: statistics.median(times) * 1e3 for name, times in {
+        "step_same": same, "step_other": other, "peft_set_adapter": peft, "projector_from_disk": disk,
+    }.items()}  # fmt: skip
+    switch = medians["step_other"] - medians["step_same"]
+    return {"milliseconds": medians | {"switch": switch}, "bytes_that_stay": stayed, "switches": repeats}
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    bars = {
+        "Lyra": max(report["milliseconds"]["switch"], 0),
+        "PEFT\nset_adapter": report["milliseconds"]["peft_set_adapter"],
+        "projector\nfrom disk": report["milliseconds"]["projector_from_disk"],
+    }
+    figure, axis = plt.subplots(figsize=(5, 4), layout="constrained")
+    axis.bar_label(axis.bar(list(bars), list(bars.values())), fmt="%.2f")
+    axis.set_ylabel("milliseconds to switch the adapter")
+    axis.set_title(f"{report['machine']['cores']} cores of {report['machine']['processor']}", fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.adapters", description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=200, help="switches (default 200)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "adapters.json", help="file for the numbers")
+    options = parser.parse_args()
+    report = {"machine": describe()} | measure(options.repeats)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    plot(report, options.out.with_suffix(".png"))
+    print(json.dumps({name: report[name] for name in ("milliseconds", "bytes_that_stay")}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
