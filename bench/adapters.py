@@ -49,7 +49,7 @@ def peft_switch() -> Callable[[str], object]:
         num_attention_heads=own.heads, num_key_value_heads=own.key_value_heads,
     )  # fmt: skip
     config = PeftConfig(r=64, lora_alpha=16, target_modules=list(nano.LORA_PROJECTIONS))
-    model = get_peft_model(LlamaForCausalLM(shape).eval(), config, NAMES[0])
+    model = get_peft_model(LlamaForCausalLM(shape), config, NAMES[0])
     model.add_adapter(NAMES[1], config)
     return model.set_adapter
 
