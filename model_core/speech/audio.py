@@ -29,6 +29,8 @@ MOST_CHANNELS = 8
 
 # Only these containers are probed: playlists and the like could make FFmpeg open other files or addresses.
 _CONTAINERS = "wav,w64,mp3,flac,ogg,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac"
+# FFmpeg looks into a video track or a cover too, to learn its format; nothing larger is decoded for that.
+_PROBING = {"max_pixels": "40000000"}
 _KINDS = "wav, mp3, flac, ogg, opus, webm, m4a"
 _SILENCE_PEAK = 1e-3  # -60 dB of full scale
 _BLOCK_SECONDS = 1.0  # decoded frames are joined to blocks of this length before they are resampled
@@ -38,7 +40,9 @@ _DURATION_SLACK_SECONDS = 0.25  # encoders pad: a packet count may be that much 
 Mono = NDArray[np.float32]
 
 
-def decode_audio(data: bytes | Path, *, max_seconds: float, field: str = "audio") -> Tensor:
+def decode_audio(
+    data: bytes | Path, *, max_seconds: float, field: str = "audio", min_seconds: float = SHORTEST_SECONDS
+) -> Tensor:
     """Decodes a recording to [S] float32 at 16 kHz, -1 to 1, channels averaged.
 
     Reads no further than `max_seconds`. A silent recording is a valid one (`is_silent` tells).
@@ -47,9 +51,10 @@ def decode_audio(data: bytes | Path, *, max_seconds: float, field: str = "audio"
         data: The file's bytes, or where it lies: wav, mp3, flac, ogg, opus, webm or m4a.
         max_seconds: Longest recording that is accepted.
         field: What errors call the value.
+        min_seconds: Shortest recording that is accepted.
 
     Raises:
-        InvalidInput: nothing that decodes, too long, under 0.1 s, more than 8 channels, sample rate outside
+        InvalidInput: nothing that decodes, too long, too short, more than 8 channels, sample rate outside
             4 to 384 kHz, or samples that are not finite.
     """
     if not isinstance(data, Path) and not data:
@@ -59,11 +64,29 @@ def decode_audio(data: bytes | Path, *, max_seconds: float, field: str = "audio"
         with _opened(data) as container:
             stream = _audio_stream(container, field)
             blocks = _resampled(_mono_blocks(container, stream, field), stream.rate)
-            return _collected(blocks, max_seconds, field)
+            return _collected(blocks, max_seconds, field, min_seconds)
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(field, f"does not decode as audio ({_KINDS})") from error
+
+
+def decode_audio_track(data: bytes | Path, *, max_seconds: float, field: str = "video") -> Tensor:
+    """The sound of a video as `decode_audio` has it; [0] where it has no audio track, or one under 0.1 s.
+
+    Raises:
+        InvalidInput: as for `decode_audio`.
+    """
+    if not isinstance(data, Path) and not data:
+        raise InvalidInput(field, "is empty: 0 bytes")
+    try:
+        with _opened(data) as container:
+            if not container.streams.audio:
+                return torch.zeros(0)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise InvalidInput(field, "does not decode as video") from error
+    samples_S = decode_audio(data, max_seconds=max_seconds, field=field, min_seconds=0.0)
+    return samples_S if len(samples_S) >= SHORTEST_SECONDS * SAMPLE_RATE else samples_S[:0]
 
 
 def decode_pcm16(data: bytes, *, sample_rate: int, channels: int, max_seconds: float, field: str = "audio") -> Tensor:
@@ -117,7 +140,8 @@ def split_clips(samples_S: Tensor) -> list[Clip]:
 
 def _opened(data: bytes | Path) -> InputContainer:
     source = str(data) if isinstance(data, Path) else io.BytesIO(data)
-    return av.open(source, "r", container_options={"format_whitelist": _CONTAINERS}, metadata_errors="replace")
+    only = {"format_whitelist": _CONTAINERS}
+    return av.open(source, "r", options=_PROBING, container_options=only, metadata_errors="replace")
 
 
 def _audio_stream(container: InputContainer, field: str) -> AudioStream:
@@ -197,7 +221,7 @@ def _to_sample_rate(mono: Mono, sample_rate: int) -> Mono:
     return np.concatenate(list(_resampled(iter([mono]), sample_rate)))
 
 
-def _collected(blocks: Iterator[Mono], max_seconds: float, field: str) -> Tensor:
+def _collected(blocks: Iterator[Mono], max_seconds: float, field: str, min_seconds: float = SHORTEST_SECONDS) -> Tensor:
     """Joins blocks at 16 kHz and stops at the first sample too many."""
     most = int((max_seconds + _DURATION_SLACK_SECONDS) * SAMPLE_RATE)
     parts: list[Mono] = []
@@ -209,11 +233,9 @@ def _collected(blocks: Iterator[Mono], max_seconds: float, field: str) -> Tensor
         if not np.isfinite(block).all():
             raise InvalidInput(field, "holds samples that are not finite numbers")
         parts.append(block)
-    if total < SHORTEST_SECONDS * SAMPLE_RATE:
-        raise InvalidInput(
-            field, f"{total / SAMPLE_RATE:.2f} s is under the shortest recording of {SHORTEST_SECONDS} s"
-        )
-    return torch.from_numpy(np.concatenate(parts)).clamp_(-1.0, 1.0)
+    if total < min_seconds * SAMPLE_RATE:
+        raise InvalidInput(field, f"{total / SAMPLE_RATE:.2f} s is under the shortest recording of {min_seconds} s")
+    return torch.from_numpy(np.concatenate([*parts, np.zeros(0, np.float32)])).clamp_(-1.0, 1.0)
 
 
 def _too_long(max_seconds: float, field: str) -> InvalidInput:

@@ -3,36 +3,97 @@
 Shapes: T encoder frames (50 a second), D encoder width, N speech tokens, E language-model width.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from model_core.errors import InvalidInput
+from model_core.errors import CheckpointError, InvalidInput
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.transcriber import Transcriber
 from model_core.speech.whisper import WhisperEncoder
 
+SPEECH, LONG_SPEECH = "speech", "long_speech"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
 
 class SpeechEncoder(nn.Module):
-    """Whisper's encoder with one projector per adapter, and its decoder for transcripts."""
+    """Whisper's encoder with one projector per adapter, and its decoder for transcripts where there is one."""
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
         model: str
         whisper: WhisperEncoder.Config
         projector: SpeechProjector.Config
-        adapters: tuple[str, ...] = ("speech",)
+        adapters: tuple[str, ...] = (SPEECH,)
 
-    transcriber: Transcriber
+        def build(self) -> "SpeechEncoder":
+            return SpeechEncoder(self)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.config = config
         self.model = config.model
         self.token_width = config.projector.model_width
-        self.adapters = config.adapters
         self.whisper = config.whisper.build()
         self.projectors = nn.ModuleDict({name: config.projector.build() for name in config.adapters})
+        self._transcriber: Transcriber | None = None
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Adapters with a projector."""
+        return tuple(self.projectors)
+
+    @property
+    def can_transcribe(self) -> bool:
+        """Whether these weights have Whisper's decoder."""
+        return self._transcriber is not None
+
+    @property
+    def transcriber(self) -> Transcriber:
+        """Whisper's decoder. Raises InvalidInput where these weights have none."""
+        if self._transcriber is None:
+            raise InvalidInput("model", f"{self.model} has no decoder here, so it cannot write transcripts")
+        return self._transcriber
+
+    @transcriber.setter
+    def transcriber(self, transcriber: Transcriber | None) -> None:
+        self._transcriber = transcriber
+
+    def choose_adapter(self, clips: int) -> str:
+        """The adapter for a request of so many clips, all recordings together: `long_speech` for several where it is
+        resident, else `speech`."""
+        return LONG_SPEECH if clips > 1 and LONG_SPEECH in self.projectors else SPEECH
+
+    def load_projector(self, name: str, folder: Path) -> None:
+        """Makes the speech projector of an adapter's folder resident; checks and errors as in `add_projector`."""
+        # Imported here: it knows the language model, which a speech encoder at rest does not need.
+        from model_core.checkpoints.adapters import load_projector
+
+        self._check_free(name)
+        tensors = load_projector(folder)
+        if tensors is None:
+            raise InvalidInput("adapter", f"{folder.name} has no speech projector")
+        self.add_projector(name, tensors)
+
+    def add_projector(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Makes a projector resident under an adapter's name. Everything is checked before anything changes.
+
+        Raises:
+            InvalidInput: the name is taken or no name, or there is no projector.
+            CheckpointError: a tensor is missing, unknown, misshapen or not finite.
+        """
+        self._check_free(name)
+        self.projectors[name] = self._projector(tensors)
+
+    def unload_projector(self, name: str) -> None:
+        """Forgets an adapter's projector. Raises InvalidInput where there is none of that name."""
+        self._check_adapter(name)
+        del self.projectors[name]
 
     def frames(self, clips: list[Tensor]) -> list[Tensor]:
         """Each [samples] float32 at 16 kHz, at most 30 s -> [T, D] float32; one batch."""
@@ -44,17 +105,44 @@ class SpeechEncoder(nn.Module):
 
         A clip too short to fill one token is padded with silence to one.
 
+        Args:
+            clips: They share a batch, and nothing else.
+            adapter: Whose projector; empty for the one that fits so many clips of one recording.
+
         Raises:
             InvalidInput: no projector belongs to `adapter`.
         """
-        name = adapter or self.adapters[0]
-        if name not in self.projectors:
-            raise InvalidInput("adapter", f"{name!r} is not one of {', '.join(self.adapters)}")
+        name = adapter or self.choose_adapter(len(clips))
+        self._check_adapter(name)
         projector = self.projectors[name]
         assert isinstance(projector, SpeechProjector)
         tokens = []
         for frames_TD in self.frames(clips):
             short = max(projector.group - frames_TD.shape[0], 0)
             filled_TD = torch.nn.functional.pad(frames_TD, (0, 0, 0, short))
-            tokens.append(projector(filled_TD[None])[0])
+            tokens.append(projector(filled_TD[None].to(projector.linear1.weight.dtype))[0].float())
         return tokens
+
+    def _projector(self, tensors: Mapping[str, Tensor]) -> SpeechProjector:
+        """A projector of this encoder's shape with the given weights, all of them and no other."""
+        with torch.device("meta"):
+            projector = self.config.projector.build()
+        expected = projector.state_dict()
+        for name in sorted(expected.keys() ^ tensors.keys()):
+            raise CheckpointError(name, "is missing" if name in expected else "is no tensor of a speech projector")
+        for name, own in expected.items():
+            if own.shape != tensors[name].shape:
+                raise CheckpointError(name, f"has shape {list(tensors[name].shape)} where {list(own.shape)} fits")
+        weight = self.whisper.conv1.weight
+        projector.load_state_dict({name: tensors[name].to(weight) for name in expected}, assign=True)
+        return projector.eval().requires_grad_(False)
+
+    def _check_free(self, name: str) -> None:
+        if name in self.projectors:
+            raise InvalidInput("adapter", f"{name!r} is resident already")
+        if not _NAME.fullmatch(name) or hasattr(self.projectors, name):
+            raise InvalidInput("adapter", f"{name!r} is no name for an adapter: up to 64 letters, digits, - and _")
+
+    def _check_adapter(self, name: str) -> None:
+        if name not in self.projectors:
+            raise InvalidInput("adapter", f"{name!r} is not one of {', '.join(self.adapters) or 'none'}")

@@ -3,7 +3,6 @@
 Shapes: B rows (clips of one batch), T encoder frames, D width, V vocabulary.
 """
 
-import json
 import math
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,17 +12,23 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model_core.errors import InvalidInput
+from model_core.checkpoints.tensors import index_folder, read_json, stream
+from model_core.errors import CheckpointError, InvalidInput
 from model_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, Clip, is_silent
+from model_core.speech.whisper import SAMPLES_PER_FRAME
 from model_core.speech.whisper_decoder import WhisperDecoder
 from model_core.speech.whisper_tokens import SECONDS_A_TIMESTAMP, TIMESTAMPS, WhisperTokens, random_tokenizer
 
 SILENT_TAIL_SECONDS = 1.0
 SHORTEST_REST_SECONDS = 0.5
+ENGLISH = "en"
+
+_LONGEST_PROMPT = 3  # start, language, task
+_DECODER_PREFIXES = ("model.decoder.", "decoder.")
+_LEAST_MULTILINGUAL_VOCABULARY = 51_865  # English-only checkpoints have a token less
 
 EncodeFrames = Callable[[list[Tensor]], list[Tensor]]
 
@@ -86,12 +91,13 @@ class _Draft:
 
 
 class Transcriber:
-    """An English-only Whisper decoder.
+    """Whisper's decoder, of an English-only or a multilingual checkpoint.
 
     Args:
         decoder: The network, in evaluation mode.
         tokenizer: Whisper's own.
         encode_frames: Clips, each [samples] float32 at 16 kHz -> each [T, D], 50 frames a second.
+        multilingual: Whether the checkpoint was trained on many languages.
     """
 
     def __init__(
@@ -100,30 +106,54 @@ class Transcriber:
         tokenizer: Tokenizer,
         encode_frames: EncodeFrames,
         options: DecodingOptions | None = None,
+        *,
+        multilingual: bool = False,
     ) -> None:
         self._decoder = decoder.eval()
-        self._tokens = WhisperTokens(tokenizer, decoder.config.vocabulary)
+        self._tokens = WhisperTokens(tokenizer, decoder.config.vocabulary, multilingual)
         self._encode_frames = encode_frames
         self._options = options or DecodingOptions()
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages that it knows."""
+        return tuple(self._tokens.languages) or (ENGLISH,)
 
     def transcribe(self, clips: list[Clip], language: str = "") -> Iterator[Segment]:
         """Segments of all clips in order, as soon as a batch of clips is written. Silent clips have none.
 
-        Raises:
-            InvalidInput: the language is neither empty nor English ("en"); raised by the call itself.
-        """
-        if language not in ("", "en"):
-            raise InvalidInput("language", f"{language!r} is not supported: this model knows English only (en)")
-        return self._segments([clip for clip in clips if not is_silent(clip.samples)])
+        Args:
+            clips: Of one recording.
+            language: Code of what is spoken; empty to hear it from the first clip with sound.
 
-    def _segments(self, clips: list[Clip]) -> Iterator[Segment]:
+        Raises:
+            InvalidInput: the language is not one that the model knows; raised by the call itself.
+        """
+        if language and language not in self.languages:
+            known = "many languages, not this one" if self._tokens.multilingual else "English only (en)"
+            raise InvalidInput("language", f"{language!r} is not supported: this model knows {known}")
+        return self._segments([clip for clip in clips if not is_silent(clip.samples)], language)
+
+    def _segments(self, clips: list[Clip], language: str) -> Iterator[Segment]:
         for at in range(0, len(clips), self._options.batch):
             batch = clips[at : at + self._options.batch]
-            for clip, draft in zip(batch, self._write(batch), strict=True):
+            frames = self._listen(batch)
+            language = language or self._detect(frames[0])
+            for clip, draft in zip(batch, self._write(batch, frames, language), strict=True):
                 for segment in self._cut(clip, draft):
                     if not self._is_silence(segment):
                         yield segment
-                yield from self._segments(self._rest(clip, draft))
+                yield from self._segments(self._rest(clip, draft), language)
+
+    @torch.inference_mode()
+    def _detect(self, frames_TD: Tensor) -> str:
+        """The likeliest language of a clip."""
+        languages = self._tokens.languages
+        if not languages:
+            return ENGLISH
+        start_11 = torch.tensor([[self._tokens.start]], device=frames_TD.device)
+        logits_V = self._decoder(start_11, self._decoder.new_state([frames_TD]))[0]
+        return max(languages, key=lambda language: float(logits_V[languages[language]]))
 
     def _rest(self, clip: Clip, draft: _Draft) -> list[Clip]:
         """What Whisper left of a clip because a sentence in it does not end there: it closes one segment and starts the
@@ -138,13 +168,14 @@ class Transcriber:
         return [Clip(clip.index, clip.start_seconds + start, clip.end_seconds, samples)]
 
     @torch.inference_mode()
-    def _write(self, clips: list[Clip]) -> list[_Draft]:
+    def _write(self, clips: list[Clip], frames: list[Tensor], language: str) -> list[_Draft]:
         """One transcript a clip: the first that passes, or of those that fail the most probable without repetition."""
-        frames = self._listen(clips)
         best: dict[int, _Draft] = {}
         pending = list(range(len(clips)))
         for temperature in self._options.temperatures:
-            drafts = self._decode([clips[row] for row in pending], [frames[row] for row in pending], temperature)
+            drafts = self._decode(
+                [clips[row] for row in pending], [frames[row] for row in pending], language, temperature
+            )
             for row, draft in zip(pending, drafts, strict=True):
                 if row not in best or self._rank(draft) > self._rank(best[row]):
                     best[row] = draft
@@ -153,6 +184,7 @@ class Transcriber:
                 break
         return [best[row] for row in range(len(clips))]
 
+    @torch.inference_mode()
     def _listen(self, clips: list[Clip]) -> list[Tensor]:
         """Frames of each clip, then frames of silence up to 30 s.
 
@@ -163,18 +195,22 @@ class Transcriber:
         window = CLIP_SECONDS * SAMPLE_RATE
         tail = int(SILENT_TAIL_SECONDS * SAMPLE_RATE)
         heard = self._encode_frames([F.pad(clip.samples, (0, tail))[:window] for clip in clips])
+        if all(frames_TD.shape[0] >= window // SAMPLES_PER_FRAME for frames_TD in heard):
+            return heard
         return [torch.cat([frames_TD, self._silence_TD[frames_TD.shape[0] :]]) for frames_TD in heard]
 
     @cached_property
     def _silence_TD(self) -> Tensor:
         return self._encode_frames([torch.zeros(CLIP_SECONDS * SAMPLE_RATE)])[0]
 
-    def _decode(self, clips: list[Clip], frames: list[Tensor], temperature: float) -> list[_Draft]:
+    def _decode(self, clips: list[Clip], frames: list[Tensor], language: str, temperature: float) -> list[_Draft]:
         """Writes one batch at one temperature; a row that ends leaves the batch."""
         state = self._decoder.new_state(frames)
-        prompt = torch.tensor([self._tokens.prompt] * len(clips), device=frames[0].device)
+        prompt = torch.tensor([[self._tokens.start]] * len(clips), device=frames[0].device)
         logits_BV = self._decoder(prompt, state).cpu().float()
         silent_B = logits_BV.softmax(-1)[:, self._tokens.no_speech].tolist()
+        if task := self._tokens.task(language):
+            logits_BV = self._decoder(torch.tensor([task] * len(clips), device=prompt.device), state).cpu().float()
         drafts = [self._new_draft(clip, silent) for clip, silent in zip(clips, silent_B, strict=True)]
         generator = torch.Generator().manual_seed(0)
         running = drafts
@@ -191,7 +227,7 @@ class Transcriber:
     def _new_draft(self, clip: Clip, no_speech_probability: float) -> _Draft:
         seconds = clip.samples.shape[0] / SAMPLE_RATE + SILENT_TAIL_SECONDS
         timestamps = min(math.ceil(seconds / SECONDS_A_TIMESTAMP), self._tokens.timestamps - 1)
-        room = self._decoder.config.max_tokens - len(self._tokens.prompt)
+        room = self._decoder.config.max_tokens - _LONGEST_PROMPT
         by_length = math.ceil(seconds * self._options.tokens_a_second)
         return _Draft(
             last_timestamp=self._tokens.first_timestamp + timestamps,
@@ -260,27 +296,45 @@ class Transcriber:
         )
 
 
-def load_transcriber(folder: Path, encode_frames: EncodeFrames) -> Transcriber:
-    """The decoder of an English-only Whisper from a folder in Hugging Face's layout.
+def load_transcriber(folder: Path, encode_frames: EncodeFrames) -> Transcriber | None:
+    """The decoder of a Whisper from a folder in Hugging Face's layout; None where the folder has an encoder alone.
 
-    It holds `config.json`, `model.safetensors` with the names of transformers' `WhisperForConditionalGeneration`, and
-    `tokenizer.json`.
+    The folder holds `config.json`, weights with the names of transformers' `WhisperForConditionalGeneration` or
+    `WhisperModel`, and `tokenizer.json`. A `generation_config.json` may say whether it is multilingual.
+
+    Raises:
+        CheckpointError: a file or tensor is missing or does not fit.
     """
-    config = json.loads((folder / "config.json").read_text())
-    decoder = WhisperDecoder.Config(
-        vocabulary=config["vocab_size"],
-        width=config["d_model"],
-        layers=config["decoder_layers"],
-        heads=config["decoder_attention_heads"],
-        feed_forward=config["decoder_ffn_dim"],
-        max_tokens=config["max_target_positions"],
-    ).build()
-    prefix = "model.decoder."
-    tensors = load_file(folder / "model.safetensors")
-    decoder.load_state_dict(
-        {name.removeprefix(prefix): tensor.float() for name, tensor in tensors.items() if name.startswith(prefix)}
-    )
-    return Transcriber(decoder, Tokenizer.from_file(str(folder / "tokenizer.json")), encode_frames)
+    stored = index_folder(folder)
+    prefix = next((each for each in _DECODER_PREFIXES if each + "embed_tokens.weight" in stored), None)
+    if prefix is None:
+        return None
+    config = read_json(folder / "config.json")
+    with torch.device("meta"):
+        decoder = WhisperDecoder.Config(
+            vocabulary=config["vocab_size"],
+            width=config["d_model"],
+            layers=config["decoder_layers"],
+            heads=config["decoder_attention_heads"],
+            feed_forward=config["decoder_ffn_dim"],
+            max_tokens=config["max_target_positions"],
+        ).build()
+    for name, own in decoder.state_dict().items():
+        if prefix + name not in stored:
+            raise CheckpointError(prefix + name, f"is missing from {folder}")
+        if own.shape != stored[prefix + name].shape:
+            shape = list(stored[prefix + name].shape)
+            raise CheckpointError(prefix + name, f"has shape {shape} where {list(own.shape)} fits")
+    wanted = {name: stored[prefix + name] for name in decoder.state_dict()}
+    decoder.load_state_dict(dict(stream(wanted, torch.float32)), assign=True)
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError("tokenizer.json", f"is missing from {folder}")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    generation = folder / "generation_config.json"
+    multilingual = config["vocab_size"] >= _LEAST_MULTILINGUAL_VOCABULARY
+    if generation.is_file():
+        multilingual = bool(read_json(generation).get("is_multilingual", multilingual))
+    return Transcriber(decoder, tokenizer, encode_frames, multilingual=multilingual)
 
 
 def random_transcriber(width: int, encode_frames: EncodeFrames, *, seed: int = 0) -> Transcriber:

@@ -1,6 +1,7 @@
 """The voice: text deltas in, 16-bit speech out, clause by clause, long before the text ends.
 
-Shapes: S samples. Sound is mono int16 at the voice's sample rate. Nothing here needs torch.
+Shapes: S samples, N answer tokens, E width of hidden states. Sound is mono int16 at the voice's sample rate. Nothing
+here needs torch.
 """
 
 # ruff: noqa: RUF001 - typographic marks and phonetic letters are the subject
@@ -41,9 +42,29 @@ class Voice(Protocol):
     def voices(self) -> tuple[str, ...]: ...
     @property
     def sample_rate(self) -> int: ...
+    @property
+    def hidden_width(self) -> int:
+        """Width of the language model's hidden states that it speaks from; 0 where it speaks from text."""
+        ...
 
-    def new_stream(self, voice: str = "", speed: float = 1.0) -> "VoiceStream":
-        """A stream for one text. Raises InvalidInput for `voice` or `speed`."""
+    def new_stream(self, voice: str = "", speed: float = 1.0) -> "SpeechStream":
+        """A stream for one answer. Raises InvalidInput for `voice` or `speed`."""
+        ...
+
+
+class SpeechStream(Protocol):
+    """One answer that is spoken while it is being written; yields int16 [S] chunks of at most CHUNK_SECONDS."""
+
+    def push(self, text_delta: str) -> Iterator[Samples]:
+        """What a piece of text made certain. Raises InvalidInput where the voice speaks from hidden states."""
+        ...
+
+    def push_hidden(self, hidden_NE: NDArray[np.floating]) -> Iterator[Samples]:
+        """What the hidden states of N answer tokens made certain. Raises InvalidInput where they do not fit."""
+        ...
+
+    def finish(self) -> Iterator[Samples]:
+        """The sound of what is left."""
         ...
 
 
@@ -63,6 +84,10 @@ class VoiceStream:
     def push(self, text_delta: str) -> Iterator[Samples]:
         """Yields [S] chunks of at most CHUNK_SECONDS for every clause that `text_delta` made whole."""
         return self._speak(self._splitter.push(text_delta))
+
+    def push_hidden(self, hidden_NE: NDArray[np.floating]) -> Iterator[Samples]:
+        """Raises InvalidInput: this voice speaks from text."""
+        raise InvalidInput("hidden_states", "this voice speaks from text")
 
     def finish(self) -> Iterator[Samples]:
         """Yields the sound of what is left."""
@@ -86,6 +111,8 @@ class PiperVoice:
 
     By default the model's two noise sources are off: the same text then always gives the same sound.
     """
+
+    hidden_width = 0
 
     def __init__(self, session: onnxruntime.InferenceSession, config: dict[str, object], name: str) -> None:
         audio, symbols = config["audio"], config["phoneme_id_map"]
@@ -155,6 +182,7 @@ class TinyVoice:
     model = "tiny-voice"
     voices = ("tiny",)
     sample_rate = 16_000
+    hidden_width = 0
     _width, _samples_per_character = 8, 800  # 50 ms
 
     def __init__(self, seed: int = 0) -> None:

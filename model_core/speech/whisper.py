@@ -31,6 +31,8 @@ class WhisperEncoder(nn.Module):
         feed_forward: int
         max_frames: int = 1500
         tail_frames: int = 50
+        # Published Lyra: every clip is padded to the window, and its silence makes frames too (300 tokens a clip).
+        whole_window: bool = False
 
         def build(self) -> "WhisperEncoder":
             return WhisperEncoder(self)
@@ -52,20 +54,22 @@ class WhisperEncoder(nn.Module):
             clips: Each [samples] float32 at 16 kHz.
 
         Returns:
-            For each clip [T, D], T = samples / 320 rounded up, at most 1500.
+            For each clip [T, D] float32, T = samples / 320 rounded up, at most 1500; always 1500 for a whole window.
         """
         wanted = [min(-(-clip.shape[0] // SAMPLES_PER_FRAME), self.config.max_frames) for clip in clips]
+        if self.config.whole_window:
+            wanted = [self.config.max_frames] * len(clips)
         lengths = [min(frames + self.config.tail_frames, self.config.max_frames) for frames in wanted]
         mel_BMF = torch.zeros(len(clips), self.config.mel_bins, 2 * max(lengths))
         for row, (clip, length) in enumerate(zip(clips, lengths, strict=True)):
             samples = F.pad(clip, (0, length * SAMPLES_PER_FRAME - clip.shape[0]))
             mel_BMF[row, :, : 2 * length] = log_mel(samples, self.config.mel_bins)
-        frames_BTD = self(mel_BMF.to(self.conv1.weight.dtype), torch.tensor(lengths))
+        frames_BTD = self(mel_BMF.to(self.conv1.weight), torch.tensor(lengths)).float()
         return [frames_BTD[row, :count] for row, count in enumerate(wanted)]
 
     def forward(self, mel_BMF: Tensor, lengths_B: Tensor) -> Tensor:
         """[B, M, F] and the number of valid frames T of each row -> [B, T, D]."""
-        valid_BT = torch.arange(mel_BMF.shape[2] // 2)[None] < lengths_B[:, None]
+        valid_BT = (torch.arange(mel_BMF.shape[2] // 2)[None] < lengths_B[:, None]).to(mel_BMF.device)
         hidden_BDF = F.gelu(self.conv1(mel_BMF)) * valid_BT.repeat_interleave(2, dim=1)[:, None]
         hidden_BTD = F.gelu(self.conv2(hidden_BDF)).transpose(1, 2)
         hidden_BTD = hidden_BTD + self.embed_positions.weight[: hidden_BTD.shape[1]]

@@ -67,7 +67,7 @@ class WhisperDecoder(nn.Module):
     def new_state(self, frames: list[Tensor]) -> DecoderState:
         """Starts one row for each clip; `frames` are [T, D], of any lengths above zero."""
         lengths = torch.tensor([clip.shape[0] for clip in frames], device=frames[0].device)
-        frames_BTD = nn.utils.rnn.pad_sequence(frames, batch_first=True)
+        frames_BTD = nn.utils.rnn.pad_sequence(frames, batch_first=True).to(self.embed_tokens.weight.dtype)
         valid_BT = torch.arange(frames_BTD.shape[1], device=lengths.device) < lengths[:, None]
         heard = [layer.hear(frames_BTD) for layer in self._stack()]
         return DecoderState(heard, [], None if bool(valid_BT.all()) else valid_BT[:, None, None])

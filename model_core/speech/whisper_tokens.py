@@ -3,6 +3,8 @@
 Shapes: V vocabulary.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,28 +24,45 @@ _SYMBOLS = [
 ]
 _NOTES = [*"♩♪♫♬♭♮♯"]
 _SPECIAL = ["startoftranscript", "translate", "transcribe", "startoflm", "startofprev", "nocaptions", "notimestamps"]
+_NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # its names in newer and older tokenizers
+_LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 
 
 @dataclass(frozen=True)
 class WhisperTokens:
-    """The vocabulary of an English-only Whisper. Timestamps follow the tokenizer's own tokens, 0.02 s apart."""
+    """The vocabulary of a Whisper, which knows English only or many languages. Timestamps come last, 0.02 s apart."""
 
     tokenizer: Tokenizer
     vocabulary: int
+    multilingual: bool = False
 
     @cached_property
     def end(self) -> int:
         return self._id("<|endoftext|>")
 
     @cached_property
-    def prompt(self) -> list[int]:
+    def start(self) -> int:
         """What every transcript starts with."""
-        return [self._id("<|startoftranscript|>")]
+        return self._id("<|startoftranscript|>")
+
+    @cached_property
+    def languages(self) -> dict[str, int]:
+        """Token of each language that can be asked for, by its code; empty where English is the only one."""
+        if not self.multilingual:
+            return {}
+        between = range(self.start + 1, self._id("<|translate|>"))
+        named = {token: _LANGUAGE.fullmatch(self.tokenizer.id_to_token(token) or "") for token in between}
+        return {match[1]: token for token, match in named.items() if match}
+
+    def task(self, language: str) -> list[int]:
+        """What follows the start of a transcript in `language`, before its first timestamp."""
+        return [self.languages[language], self._id("<|transcribe|>")] if self.multilingual else []
 
     @cached_property
     def no_speech(self) -> int:
-        """The token whose probability after the prompt says that nobody speaks."""
-        return self._id("<|nocaptions|>")
+        """The token whose probability after the start says that nobody speaks."""
+        known = [token for token in _NO_SPEECH if self.tokenizer.token_to_id(token) is not None]
+        return self._id(known[0] if known else _NO_SPEECH[0])
 
     @cached_property
     def first_timestamp(self) -> int:
@@ -64,7 +83,8 @@ class WhisperTokens:
     def never(self) -> Tensor:
         """[V] bool: tokens that no transcript holds."""
         banned = torch.zeros(self.vocabulary, dtype=torch.bool)
-        banned[[self._id(f"<|{name}|>") for name in _SPECIAL]] = True
+        banned[[self._id(f"<|{name}|>") for name in _SPECIAL if name != "nocaptions"]] = True
+        banned[[self.no_speech, *self.languages.values()]] = True
         banned[self._non_speech()] = True
         return banned
 
@@ -118,15 +138,16 @@ class WhisperTokens:
     def _id(self, token: str) -> int:
         found: int | None = self.tokenizer.token_to_id(token)
         if found is None:
-            raise ValueError(f"the tokenizer has no {token}: it is not that of an English-only Whisper")
+            raise ValueError(f"the tokenizer has no {token}: it is not Whisper's")
         return found
 
 
-def random_tokenizer() -> Tokenizer:
+def random_tokenizer(languages: Sequence[str] = ()) -> Tokenizer:
     """A tokenizer of single bytes with Whisper's special tokens: for random models, needs no file."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([f"<|{name}|>" for name in ("endoftext", *_SPECIAL)])
+    start, *others = _SPECIAL
+    tokenizer.add_special_tokens([f"<|{name}|>" for name in ("endoftext", start, *languages, *others)])
     return tokenizer

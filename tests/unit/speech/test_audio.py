@@ -245,5 +245,18 @@ def test_clips_cover_the_recording_without_gap_overlap_or_empty_clip(count: int)
     assert edges[-1] == count / SAMPLE_RATE
 
 
+def test_recording_of_exactly_thirty_seconds_makes_one_clip() -> None:
+    data = encode_wav(np.full(30 * SAMPLE_RATE, 1_000, np.int16), SAMPLE_RATE)
+    (clip,) = split_clips(decode_audio(data, max_seconds=60))
+    assert (clip.start_seconds, clip.end_seconds, len(clip.samples)) == (0.0, 30.0, 30 * SAMPLE_RATE)
+
+
+def test_what_is_said_in_one_channel_alone_is_heard_whichever_it_is() -> None:
+    voice, silence = tone(0.5, 16_000), np.zeros(8_000, np.float32)
+    for channels in ([voice, silence], [silence, voice]):
+        samples = decode_audio(encoded(np.stack(channels), 16_000, "wav", "pcm_f32le"), max_seconds=1)
+        assert float(samples.abs().max()) == pytest.approx(0.25, abs=0.01)
+
+
 def test_recording_of_exactly_sixty_seconds_makes_two_clips() -> None:
     assert [clip.end_seconds for clip in split_clips(torch.zeros(60 * SAMPLE_RATE))] == [30.0, 60.0]

@@ -339,7 +339,81 @@ def test_folder_in_hugging_face_layout_is_loaded(
     (tmp_path / "config.json").write_text(oracle.config.to_json_string())
     TOKENIZER.save(str(tmp_path / "tokenizer.json"))
     loaded = load_transcriber(tmp_path, frames_of)
+    assert loaded is not None
     expected = Transcriber(decoder, TOKENIZER, frames_of)
     clips = [clip(1, level=0.4)]
     heard, wanted = list(loaded.transcribe(clips)), list(expected.transcribe(clips))
     assert [s.text for s in heard] == [s.text for s in wanted]
+
+
+# Many languages.
+
+MULTILINGUAL_TOKENIZER = random_tokenizer(["en", "de", "yue"])
+MULTILINGUAL = WhisperTokens(
+    MULTILINGUAL_TOKENIZER, MULTILINGUAL_TOKENIZER.get_vocab_size() + TIMESTAMPS, multilingual=True
+)
+
+
+class Listener(WhisperDecoder):
+    """Notes what it is asked to go on from."""
+
+    asked: list[list[int]]
+
+    def forward(self, tokens_BL: Tensor, state: DecoderState) -> Tensor:
+        self.asked.append(tokens_BL[0].tolist())
+        return super().forward(tokens_BL, state)
+
+
+def listener(favourite: str) -> Listener:
+    """A decoder whose first guess at any language is `favourite`."""
+    torch.manual_seed(2)
+    made = Listener(
+        WhisperDecoder.Config(vocabulary=MULTILINGUAL.vocabulary, width=WIDTH, layers=1, heads=2, feed_forward=32)
+    )
+    made.asked = []
+    made.layer_norm.bias.data.fill_(1.0)
+    made.layer_norm.weight.data.zero_()
+    made.embed_tokens.weight.data[MULTILINGUAL.languages[favourite]] = 5.0
+    return made
+
+
+def multilingual(decoder: WhisperDecoder) -> Transcriber:
+    options = DecodingOptions(max_tokens=4, temperatures=(0.0,))
+    return Transcriber(decoder, MULTILINGUAL_TOKENIZER, frames_of, options, multilingual=True)
+
+
+def test_languages_are_those_of_the_tokenizer_or_english_alone(decoder: WhisperDecoder) -> None:
+    assert multilingual(listener("de")).languages == ("en", "de", "yue")
+    assert Transcriber(decoder, TOKENIZER, frames_of).languages == ("en",)
+
+
+def test_a_multilingual_transcript_starts_with_its_language_and_task() -> None:
+    decoder = listener("de")
+    list(multilingual(decoder).transcribe([clip(1)], "yue"))
+    transcribe = MULTILINGUAL_TOKENIZER.token_to_id("<|transcribe|>")
+    assert decoder.asked[:2] == [[MULTILINGUAL.start], [MULTILINGUAL.languages["yue"], transcribe]]
+
+
+def test_a_language_that_is_not_named_is_heard_from_the_first_clip() -> None:
+    decoder = listener("de")
+    list(multilingual(decoder).transcribe([clip(1), clip(2)]))
+    assert decoder.asked[0] == [MULTILINGUAL.start]
+    assert decoder.asked[2][0] == MULTILINGUAL.languages["de"]
+
+
+def test_a_language_that_a_multilingual_model_does_not_know_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="'fr' is not supported"):
+        multilingual(listener("de")).transcribe([clip(1)], "fr")
+
+
+def test_a_transcript_holds_no_language() -> None:
+    logits = torch.zeros(MULTILINGUAL.vocabulary)
+    logits[MULTILINGUAL.first_timestamp :] = -20
+    first = MULTILINGUAL.first_timestamp
+    free = MULTILINGUAL.allowed(logits, [first, 5], first + 100) > MINUS_INFINITY
+    assert not any(bool(free[token]) for token in MULTILINGUAL.languages.values())
+
+
+def test_a_folder_with_an_encoder_alone_makes_no_transcriber(tmp_path: Path) -> None:
+    save_file({"model.encoder.conv1.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    assert load_transcriber(tmp_path, frames_of) is None

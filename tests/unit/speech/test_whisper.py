@@ -14,14 +14,25 @@ from model_core.speech.projector import SpeechProjector
 from model_core.speech.whisper import WhisperEncoder
 from tests.paths import DATA
 
-CONFIG = WhisperEncoder.Config(mel_bins=80, width=16, layers=2, heads=2, feed_forward=24, tail_frames=1500)
+
+def config(bins: int, *, whole_window: bool = False) -> WhisperEncoder.Config:
+    return WhisperEncoder.Config(
+        mel_bins=bins,
+        width=16,
+        layers=2,
+        heads=2,
+        feed_forward=24,
+        tail_frames=1500,
+        whole_window=whole_window,
+    )
 
 
-@pytest.fixture(scope="module")
-def oracle() -> OracleEncoder:
+def oracle(bins: int) -> OracleEncoder:
     torch.manual_seed(0)
-    config = WhisperConfig(d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24, num_mel_bins=80)
-    return OracleEncoder(config).eval()
+    shape = WhisperConfig(
+        d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24, num_mel_bins=bins
+    )
+    return OracleEncoder(shape).eval()
 
 
 def clip(seconds: float, seed: int = 0) -> Tensor:
@@ -38,12 +49,25 @@ def test_features_are_those_of_transformers(bins: int) -> None:
     torch.testing.assert_close(log_mel(padded(clip(1.3)), bins), theirs.input_features[0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("bins", [80, 128])
 @torch.inference_mode()
-def test_a_whole_window_gives_the_frames_of_transformers(oracle: OracleEncoder) -> None:
-    encoder = CONFIG.build().eval()
-    encoder.load_state_dict(oracle.state_dict())
-    theirs = oracle(log_mel(padded(clip(2)), 80)[None]).last_hidden_state[0, :100]
+def test_a_padded_window_gives_the_frames_of_transformers(bins: int) -> None:
+    reference = oracle(bins)
+    encoder = config(bins).build().eval()
+    encoder.load_state_dict(reference.state_dict())
+    theirs = reference(log_mel(padded(clip(2)), bins)[None]).last_hidden_state[0, :100]
     torch.testing.assert_close(encoder.encode([clip(2)])[0], theirs, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_published_models_get_every_frame_of_the_padded_window_that_transformers_makes() -> None:
+    reference = oracle(128)
+    encoder = config(128, whole_window=True).build().eval()
+    encoder.load_state_dict(reference.state_dict())
+    clips = [clip(2), clip(30, seed=1)]
+    features = WhisperFeatureExtractor(feature_size=128)([each.numpy() for each in clips], sampling_rate=16_000)
+    theirs = reference(torch.tensor(features["input_features"])).last_hidden_state
+    torch.testing.assert_close(torch.stack(encoder.encode(clips)), theirs, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()

@@ -1,0 +1,118 @@
+"""The voice that speaks from the language model's hidden states, while the answer is being written.
+
+Shapes: N answer tokens, E width of the language model, S samples.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model_core.errors import CheckpointError, InvalidInput
+from model_core.speech.unit_generator import UnitGenerator, UnitGeneratorState
+from model_core.speech.vocoder import UnitVocoder, VocoderState
+from model_core.speech.voice import CHUNK_SECONDS, Samples, check_voice
+
+_TOKENS_AT_ONCE = 16  # a long push is spoken in parts, so that its sound leaves early and memory stays bounded
+
+
+@dataclass(slots=True)
+class UnitVoiceState:
+    """One answer that is being spoken."""
+
+    generator: UnitGeneratorState
+    vocoder: VocoderState
+
+
+class UnitVoice:
+    """Speech generator and unit vocoder as one voice; one object serves any number of streams.
+
+    Sound runs behind the hidden states by the vocoder's look-ahead alone: in the published shape 20.6 unit frames of
+    20 ms and the two units after them, which is three answer tokens or so. Raises CheckpointError where the generator
+    makes units that the vocoder does not know.
+    """
+
+    def __init__(self, generator: UnitGenerator, vocoder: UnitVocoder, name: str = "lyra") -> None:
+        known = vocoder.config.units
+        if known < generator.units:
+            raise CheckpointError("num_embeddings", f"the vocoder has {known} units, the generator {generator.units}")
+        self.model = f"{name}-units"
+        self.voices = (name,)
+        self.sample_rate = vocoder.config.sample_rate
+        self.hidden_width = generator.hidden_width
+        self.generator = generator.eval()
+        self.vocoder = vocoder.eval()
+
+    def new_stream(self, voice: str = "", speed: float = 1.0) -> "UnitVoiceStream":
+        """A stream for one answer. Raises InvalidInput for `voice` or `speed`."""
+        return UnitVoiceStream(self, self.new_state(voice, speed))
+
+    def new_state(self, voice: str = "", speed: float = 1.0) -> UnitVoiceState:
+        """An answer that begins, for `step`; errors as in `new_stream`."""
+        check_voice(voice, speed, self.voices)
+        durations = self.vocoder.dur_predictor is not None
+        return UnitVoiceState(self.generator.new_state(), self.vocoder.new_state(durations=durations, speed=speed))
+
+    def check(self, states: Sequence[UnitVoiceState], hidden: Sequence[Tensor]) -> None:
+        """Raises InvalidInput where hidden states are not floats [N, E] or not finite, or a stream has ended."""
+        if len(states) != len(hidden):
+            raise InvalidInput("hidden_states", f"{len(hidden)} for {len(states)} streams")
+        if any(state.vocoder.ended for state in states):
+            raise InvalidInput("hidden_states", "the stream has ended")
+        self.generator.check(hidden)
+
+    @torch.inference_mode()
+    def step(self, states: Sequence[UnitVoiceState], hidden: Sequence[Tensor], last: Sequence[bool]) -> list[Samples]:
+        """Takes streams a step further, all in one batch.
+
+        Args:
+            states: The answers; each is taken on in place, and none where an error is raised.
+            hidden: Hidden states of what is new in each: floats [N, E], N may be 0.
+            last: Whether the answer ends here.
+
+        Returns:
+            For each the sound that is now certain, int16 [S]; S may be 0.
+
+        Raises:
+            InvalidInput: As `check` does.
+        """
+        self.check(states, hidden)
+        generators = [state.generator for state in states]
+        units = self.generator.collapse(generators, self.generator.step(generators, hidden))
+        sounds = self.vocoder.step([state.vocoder for state in states], units, last)
+        return [(sound.float().clamp(-1.0, 1.0) * 32767.0).short().cpu().numpy() for sound in sounds]
+
+
+class UnitVoiceStream:
+    """Speaks one answer while it is being written."""
+
+    def __init__(self, voice: UnitVoice, state: UnitVoiceState) -> None:
+        self._voice = voice
+        self._state = state
+
+    def push(self, text_delta: str) -> Iterator[Samples]:
+        """Raises InvalidInput: this voice speaks from hidden states."""
+        raise InvalidInput("text", f"voice {self._voice.model} speaks from hidden states")
+
+    def push_hidden(self, hidden_NE: NDArray[np.floating] | Tensor) -> Iterator[Samples]:
+        """Yields [S] chunks of at most CHUNK_SECONDS, which are to be taken before the next call.
+
+        Raises:
+            InvalidInput: As `UnitVoice.check` does, at once.
+        """
+        if not isinstance(hidden_NE, Tensor):
+            hidden_NE = torch.tensor(hidden_NE)  # a copy: arrays that came over a wire are read-only
+        self._voice.check([self._state], [hidden_NE])
+        return (chunk for some_NE in torch.split(hidden_NE, _TOKENS_AT_ONCE) for chunk in self._chunks(some_NE))
+
+    def finish(self) -> Iterator[Samples]:
+        """Yields the sound of what is left."""
+        return self._chunks(torch.zeros(0, self._voice.hidden_width), last=True)
+
+    def _chunks(self, hidden_NE: Tensor, *, last: bool = False) -> Iterator[Samples]:
+        (sound,) = self._voice.step([self._state], [hidden_NE], [last])
+        longest = int(CHUNK_SECONDS * self._voice.sample_rate)
+        return (sound[start : start + longest] for start in range(0, len(sound), longest))

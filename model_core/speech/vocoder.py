@@ -1,0 +1,390 @@
+"""The unit vocoder: code-HiFi-GAN with a duration predictor, over streams.
+
+HiFi-GAN (Kong et al. 2020) on embedded units (Polyak et al. 2021), each of which lasts as many frames of 20 ms as the
+predictor says (Lee et al. 2022). Names are those of the public code-HiFi-GAN checkpoints, weight norm folded in.
+
+Shapes: N units, T unit frames, S samples, C channels, L samples of a layer in one step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model_core.checkpoints.hifigan import check_fit, with_weight_norm, without_weight_norm
+from model_core.errors import CheckpointError, InvalidInput
+from model_core.speech.streaming import (
+    Past,
+    Signal,
+    Step,
+    StreamConv1d,
+    StreamUpsample1d,
+    aligned,
+    run,
+    upsampling_reach,
+)
+
+_SLOPE, _LAST_SLOPE = 0.1, 0.01
+_OUTER_KERNEL = 7
+_UNSUPPORTED = ("multispkr", "embedder_params", "f0", "lang_embed_dim")
+
+
+@dataclass(slots=True)
+class VocoderState:
+    """One stream of units.
+
+    `pending` units [n] wait for their duration, the first unit frames `held` [m] until there are enough for any sound.
+    """
+
+    durations: bool
+    speed: float
+    pending: Tensor
+    held: Tensor
+    predictor: Past = field(default_factory=Past)
+    generator: Past = field(default_factory=Past)
+    ended: bool = False
+
+
+class DurationPredictor(nn.Module):
+    """How long units last: two convolutions over their embeddings, the result being log(1 + frames).
+
+    It computes in float64, so that what is rounded later does not depend on how a stream was cut.
+    """
+
+    @dataclass(kw_only=True, frozen=True, slots=True)
+    class Config:
+        width: int
+        hidden_width: int
+        kernel: int = 3
+
+        @property
+        def delay(self) -> int:
+            return 2 * ((self.kernel - 1) // 2)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.delay = config.delay
+        self.conv1 = nn.Sequential(StreamConv1d(config.width, config.hidden_width, config.kernel))
+        self.ln1 = nn.LayerNorm(config.hidden_width)
+        self.conv2 = nn.Sequential(StreamConv1d(config.hidden_width, config.hidden_width, config.kernel))
+        self.ln2 = nn.LayerNorm(config.hidden_width)
+        self.proj = nn.Linear(config.hidden_width, 1)
+
+    def forward(self, signal: Signal, step: Step) -> Signal:
+        """Embedded units [B, C, L] to [B, 1, L], running `delay` units late."""
+        signal = signal.with_values(signal.values_BCL.double())
+        for convolution, norm in ((self.conv1[0], self.ln1), (self.conv2[0], self.ln2)):
+            signal = convolution(signal, step)
+            values_BLC = signal.values_BCL.relu().transpose(1, 2)
+            normed_BLC = F.layer_norm(
+                values_BLC, norm.normalized_shape, norm.weight.double(), norm.bias.double(), norm.eps
+            )
+            signal = signal.with_values(normed_BLC.transpose(1, 2))
+        weight, bias = self.proj.weight.double(), self.proj.bias.double()
+        return signal.with_values(F.conv1d(signal.values_BCL, weight[..., None], bias))
+
+
+class ResidualBlock(nn.Module):
+    """Pairs of convolutions, the first of each dilated, around which the signal passes."""
+
+    def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(StreamConv1d(channels, channels, kernel, dilation) for dilation in dilations)
+        self.convs2 = nn.ModuleList(StreamConv1d(channels, channels, kernel) for _ in dilations)
+
+    def forward(self, signal: Signal, step: Step) -> Signal:
+        for first, second in zip(self.convs1, self.convs2, strict=True):
+            change = second(_leaky(first(_leaky(signal), step)), step)
+            past_BCL, change_BCL = aligned([step.delayed(signal, change.delay), change])
+            signal = change.with_values(past_BCL + change_BCL)
+        return signal
+
+
+class UnitVocoder(nn.Module):
+    """Units to sound; one object serves any number of streams.
+
+    The sound of a frame depends on frames to come. A stream therefore runs `config.delay` samples late (6,589 in the
+    published shape: 20.6 unit frames, 412 ms of sound), and a unit waits for two more until its duration is known. The
+    end of the stream lets go of what was held back. Steps of any size joined together are what one pass over the
+    whole gives.
+    """
+
+    @dataclass(kw_only=True, frozen=True, slots=True)
+    class Config:
+        """Shape of a vocoder; the defaults are the published one."""
+
+        units: int = 1000
+        embedding_width: int = 128
+        channels: int = 512
+        upsample_rates: tuple[int, ...] = (5, 4, 4, 2, 2)
+        upsample_kernels: tuple[int, ...] = (11, 8, 8, 4, 4)
+        block_kernels: tuple[int, ...] = (3, 7, 11)
+        block_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
+        duration: DurationPredictor.Config | None = DurationPredictor.Config(width=128, hidden_width=128)
+        sample_rate: int = 16_000
+
+        @property
+        def samples_per_frame(self) -> int:
+            return int(torch.tensor(self.upsample_rates).prod())
+
+        @property
+        def delay(self) -> int:
+            """How many samples a stream runs late."""
+            blocks = zip(self.block_kernels, self.block_dilations, strict=True)
+            longest = max((kernel - 1) // 2 * (sum(dilations) + len(dilations)) for kernel, dilations in blocks)
+            delay = _OUTER_KERNEL // 2
+            for rate, kernel in zip(self.upsample_rates, self.upsample_kernels, strict=True):
+                delay = (delay + upsampling_reach(kernel, rate)) * rate + longest
+            return delay + _OUTER_KERNEL // 2
+
+        @property
+        def lookahead(self) -> int:
+            """`delay` in unit frames, rounded up."""
+            return -(-self.delay // self.samples_per_frame)
+
+        def build(self) -> "UnitVocoder":
+            return UnitVocoder(self)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.dict = nn.Embedding(config.units, config.embedding_width)
+        self.dur_predictor = DurationPredictor(config.duration) if config.duration else None
+        widths = [config.channels // 2**stage for stage in range(len(config.upsample_rates) + 1)]
+        self.conv_pre = StreamConv1d(config.embedding_width, widths[0], _OUTER_KERNEL)
+        shapes = zip(pairwise(widths), config.upsample_kernels, config.upsample_rates, strict=True)
+        self.ups = nn.ModuleList(StreamUpsample1d(*width, kernel, rate) for width, kernel, rate in shapes)
+        self.resblocks = nn.ModuleList(
+            ResidualBlock(width, kernel, dilations)
+            for width in widths[1:]
+            for kernel, dilations in zip(config.block_kernels, config.block_dilations, strict=True)
+        )
+        self.conv_post = StreamConv1d(widths[-1], 1, _OUTER_KERNEL)
+
+    def new_state(self, *, durations: bool = True, speed: float = 1.0) -> VocoderState:
+        """A stream that begins.
+
+        Args:
+            durations: Whether a unit lasts as long as the duration predictor says, or one frame.
+            speed: Durations are divided by it.
+
+        Raises:
+            InvalidInput: This vocoder has no duration predictor, or `speed` is not positive or needs one.
+        """
+        if durations and self.dur_predictor is None:
+            raise InvalidInput("durations", "this vocoder has no duration predictor")
+        if not 0.0 < speed < float("inf") or (speed != 1.0 and not durations):
+            raise InvalidInput("speed", f"{speed} is not positive and finite, or units have no durations to change")
+        nothing = self.dict.weight.new_zeros(0, dtype=torch.int64)
+        return VocoderState(durations, speed, pending=nothing, held=nothing)
+
+    def forward(self, code_N: Tensor, durations: bool = True) -> Tensor:
+        """The whole sound [S] of int64 units [N]; errors are those of `new_state` and `step`."""
+        return self.step([self.new_state(durations=durations)], [code_N], [True])[0]
+
+    def step(self, states: Sequence[VocoderState], units: Sequence[Tensor], last: Sequence[bool]) -> list[Tensor]:
+        """Takes streams a step further, all in one batch.
+
+        Args:
+            states: The streams; each is taken on in place, and none where an error is raised.
+            units: What is new in each: integers [N], N may be 0.
+            last: Whether a stream ends here.
+
+        Returns:
+            For each stream the sound that is now certain, [S] floats within -1 and 1; S may be 0.
+
+        Raises:
+            InvalidInput: A unit is unknown, or a stream had ended before.
+        """
+        units = self._checked(states, units, last)
+        frames, pending, predictors = self._lengthened(states, units, last)
+        frames, held = self._enough(states, frames, last)
+        embedded = [self.dict(each).T for each in frames]
+        pasts = [state.generator for state in states]
+        sounds, generators = run(self._generate, pasts, embedded, last, self.config.lookahead)
+        for row, state in enumerate(states):
+            state.pending, state.predictor = pending[row], predictors[row]
+            state.held, state.generator, state.ended = held[row], generators[row], last[row]
+        return [sound.flatten() for sound in sounds]
+
+    def predicted_durations(self, code_N: Tensor) -> Tensor:
+        """Frames that each of the units lasts, [N] int64: max(1, round(exp(prediction) - 1))."""
+        state = self.new_state()
+        (code_N,) = self._checked([state], [code_N], [True])
+        return self._new_durations([state], [code_N], [True])[0][0]
+
+    def _checked(
+        self, states: Sequence[VocoderState], units: Sequence[Tensor], last: Sequence[bool]
+    ) -> Sequence[Tensor]:
+        """The units as int64 where the weights are."""
+        if not len(states) == len(units) == len(last):
+            raise InvalidInput("units", f"{len(units)} for {len(states)} streams")
+        for state, new in zip(states, units, strict=True):
+            if state.ended:
+                raise InvalidInput("units", "the stream has ended")
+            if new.dim() != 1 or new.is_floating_point() or new.dtype == torch.bool:
+                raise InvalidInput("units", f"{new.dtype} of shape {list(new.shape)} are not integers [N]")
+            unknown = new[(new < 0) | (new >= self.config.units)]
+            if len(unknown):
+                raise InvalidInput("units", f"{int(unknown[0])} is not within 0 and {self.config.units - 1}")
+        return [new.to(self.dict.weight.device, torch.int64) for new in units]
+
+    def _lengthened(
+        self, states: Sequence[VocoderState], units: Sequence[Tensor], last: Sequence[bool]
+    ) -> tuple[list[Tensor], list[Tensor], list[Past]]:
+        """Each stream's certain unit frames [T], units that wait for their duration, and predictor's past."""
+        frames, pending = list(units), [state.pending for state in states]
+        predictors = [state.predictor for state in states]
+        rows = [row for row, state in enumerate(states) if state.durations]
+        if rows:
+            durations, pasts = self._new_durations(
+                [states[row] for row in rows], [units[row] for row in rows], [last[row] for row in rows]
+            )
+            for row, frames_each, past in zip(rows, durations, pasts, strict=True):
+                waiting = torch.cat((pending[row], units[row]))
+                known = len(frames_each)
+                frames[row] = waiting[:known].repeat_interleave(frames_each)
+                pending[row], predictors[row] = waiting[known:], past
+        return frames, pending, predictors
+
+    def _new_durations(
+        self, states: Sequence[VocoderState], units: Sequence[Tensor], last: Sequence[bool]
+    ) -> tuple[list[Tensor], list[Past]]:
+        assert self.dur_predictor is not None  # new_state() saw to it
+        embedded = [self.dict(each).T for each in units]
+        pasts = [state.predictor for state in states]
+        logs, after = run(self.dur_predictor, pasts, embedded, last, self.dur_predictor.delay)
+        counts = [
+            ((log.flatten().double().exp() - 1) / state.speed).round().clamp(min=1).long()
+            for log, state in zip(logs, states, strict=True)
+        ]
+        return counts, after
+
+    def _enough(
+        self, states: Sequence[VocoderState], frames: Sequence[Tensor], last: Sequence[bool]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Each stream's unit frames to go through the layers now, and those to hold.
+
+        Before there are as many as the look-ahead nothing can be heard; one pass costs less than several.
+        """
+        now, held = [], []
+        for state, new, ends in zip(states, frames, last, strict=True):
+            all_T = torch.cat((state.held, new))
+            early = not state.generator.position and not ends and len(all_T) < self.config.lookahead
+            now.append(all_T[:0] if early else all_T)
+            held.append(all_T if early else all_T[:0])
+        return now, held
+
+    def _generate(self, signal: Signal, step: Step) -> Signal:
+        """Embedded frames [B, C, T] to sound [B, 1, T * samples_per_frame], running `delay` samples late."""
+        signal = self.conv_pre(signal, step)
+        kinds = len(self.config.block_kernels)
+        for stage, upsample in enumerate(self.ups):
+            signal = upsample(_leaky(signal), step)
+            blocks = [block(signal, step) for block in self.resblocks[stage * kinds : (stage + 1) * kinds]]
+            latest = max(block.delay for block in blocks)
+            blocks = [step.delayed(block, latest) for block in blocks]
+            mean_BCL = torch.stack(aligned(blocks)).mean(0)
+            signal = max(blocks, key=lambda block: block.skipped).with_values(mean_BCL)
+        signal = self.conv_post(_leaky(signal, _LAST_SLOPE), step)
+        return signal.with_values(signal.values_BCL.tanh())
+
+    @classmethod
+    def from_published(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
+        """A vocoder from a code-HiFi-GAN checkpoint.
+
+        Args:
+            state: The tensors of its `generator`, with `weight_g` and `weight_v` or weight norm removed.
+            config: What its `config.json` holds.
+
+        Raises:
+            CheckpointError: A field or tensor is missing, unknown, misshapen or not finite; it is named.
+        """
+        vocoder = cls(_config_of(config))
+        tensors = without_weight_norm(state)
+        check_fit(tensors, vocoder.state_dict())
+        vocoder.load_state_dict(tensors)
+        return vocoder.eval()
+
+    def to_published(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """State and configuration in the layout that `from_published` reads, with weight norm."""
+        shape = self.config
+        config: dict[str, Any] = {
+            "num_embeddings": shape.units,
+            "embedding_dim": shape.embedding_width,
+            "model_in_dim": shape.embedding_width,
+            "upsample_initial_channel": shape.channels,
+            "upsample_rates": list(shape.upsample_rates),
+            "upsample_kernel_sizes": list(shape.upsample_kernels),
+            "resblock_kernel_sizes": list(shape.block_kernels),
+            "resblock_dilation_sizes": [list(dilations) for dilations in shape.block_dilations],
+            "sampling_rate": shape.sample_rate,
+            "code_hop_size": shape.samples_per_frame,
+        }
+        if shape.duration:
+            config["dur_predictor_params"] = {
+                "encoder_embed_dim": shape.duration.width,
+                "var_pred_hidden_dim": shape.duration.hidden_width,
+                "var_pred_kernel_size": shape.duration.kernel,
+                "var_pred_dropout": 0.5,
+            }
+        return with_weight_norm(self.state_dict()), config
+
+
+def _leaky(signal: Signal, slope: float = _SLOPE) -> Signal:
+    return signal.with_values(F.leaky_relu(signal.values_BCL, slope))
+
+
+def _config_of(config: Mapping[str, Any]) -> UnitVocoder.Config:
+    """Checks the fields of a code-HiFi-GAN configuration; CheckpointError names the one that does not do."""
+    for name in _UNSUPPORTED:
+        if config.get(name):
+            raise CheckpointError(name, "this vocoder speaks from units alone")
+    duration = config.get("dur_predictor_params")
+    try:
+        shape = UnitVocoder.Config(
+            units=int(config["num_embeddings"]),
+            embedding_width=int(config["embedding_dim"]),
+            channels=int(config["upsample_initial_channel"]),
+            upsample_rates=tuple(map(int, config["upsample_rates"])),
+            upsample_kernels=tuple(map(int, config["upsample_kernel_sizes"])),
+            block_kernels=tuple(map(int, config["resblock_kernel_sizes"])),
+            block_dilations=tuple(tuple(map(int, dilations)) for dilations in config["resblock_dilation_sizes"]),
+            sample_rate=int(config.get("sampling_rate", 16_000)),
+            duration=DurationPredictor.Config(
+                width=int(duration["encoder_embed_dim"]),
+                hidden_width=int(duration["var_pred_hidden_dim"]),
+                kernel=int(duration["var_pred_kernel_size"]),
+            )
+            if duration
+            else None,
+        )
+        _check(shape, config)
+    except KeyError as error:
+        raise CheckpointError(str(error.args[0]), "is missing in the configuration of the vocoder") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError("config.json", f"is not a code-HiFi-GAN configuration: {error}") from None
+    return shape
+
+
+def _check(shape: UnitVocoder.Config, config: Mapping[str, Any]) -> None:
+    width, pairs = shape.embedding_width, list(zip(shape.upsample_rates, shape.upsample_kernels, strict=False))
+    durations = shape.duration
+    rules = {
+        "model_in_dim": int(config.get("model_in_dim", width)) == width,
+        "code_hop_size": int(config.get("code_hop_size", shape.samples_per_frame)) == shape.samples_per_frame,
+        "upsample_kernel_sizes": len(shape.upsample_rates) == len(shape.upsample_kernels) > 0
+        and all(kernel >= rate > 0 and (kernel - rate) % 2 == 0 for rate, kernel in pairs),
+        "upsample_initial_channel": shape.channels >= 2 ** len(pairs),
+        "resblock_kernel_sizes": len(shape.block_kernels) > 0 and all(kernel % 2 for kernel in shape.block_kernels),
+        "resblock_dilation_sizes": len(shape.block_kernels) == len(shape.block_dilations)
+        and all(shape.block_dilations),
+        "dur_predictor_params": durations is None or (durations.width == width and durations.kernel % 2 == 1),
+    }
+    for name, holds in rules.items():
+        if not holds:
+            raise CheckpointError(name, f"{config.get(name)} does not fit the rest of the vocoder's configuration")
