@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from model_core.speech.projector import SpeechProjector
 from model_core.training.loop import batches_of
 from model_core.training.recordings import Recording
-from model_core.vision.encoder import VisionProjector
+from model_core.vision.grid import VisionProjector
 
 _BLANK = 0
 

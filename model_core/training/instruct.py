@@ -14,7 +14,7 @@ from model_core.language.engine import LanguageModel
 from model_core.language.prompt import Message, Part, Role, SpeechPart, VisionPart, render, splice
 from model_core.speech.projector import SpeechProjector
 from model_core.training.loop import batches_of
-from model_core.vision.encoder import VisionProjector
+from model_core.vision.grid import VisionProjector
 
 _IGNORED = -100
 

@@ -49,7 +49,7 @@ from model_core.training.recordings import Recording, Utterance, load_recordings
 from model_core.training.speakers import FLITE_VOICES, PIPER_VOICE
 from model_core.training.written_answers import WrittenAnswer, written_answers
 from model_core.vision.efficientnet import from_packaged_names
-from model_core.vision.encoder import VisionProjector
+from model_core.vision.grid import VisionProjector
 
 Progress = Callable[[str, int, int, str], None]
 _PICTURE_BATCH = 50

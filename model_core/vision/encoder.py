@@ -1,30 +1,21 @@
-"""Vision encoder: pictures to vision tokens (EfficientNet grid, then a projector into the language model).
+"""What every vision encoder does: pictures and videos to vision tokens.
 
-Shapes: B pictures, C feature width, H and W cells of the feature grid, N vision tokens (grid * grid), E language-model
-width.
+Shapes: N vision tokens (time * height * width of the grid), E language-model width.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from einops import rearrange
 from PIL import Image
-from torch import Tensor, nn
-
-from model_core.vision.efficientnet import EfficientNetLite
-
-GPU_BATCH = 64
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class VisionTokens:
-    """What the language model gets to see of one picture.
+    """What the language model gets to see of one picture or video.
 
     Attributes:
-        tokens: [time * height * width, E] float32, row by row.
+        tokens: [time * height * width, E] float32, frame by frame, each row by row.
         grid: How many tokens in time, height and width.
     """
 
@@ -32,97 +23,16 @@ class VisionTokens:
     grid: tuple[int, int, int]
 
 
-class VisionProjector(nn.Module):
-    """Pools the feature grid to `grid` x `grid` cells and maps each to one vision token."""
+class VisionEncoder(Protocol):
+    """A vision model with what makes language-model tokens of its features."""
 
-    @dataclass(kw_only=True, frozen=True, slots=True)
-    class Config:
-        feature_width: int = 1280
-        model_width: int = 576
-        hidden_width: int = 1024
-        grid: int = 4
+    model: str
+    token_width: int
 
-        def build(self) -> "VisionProjector":
-            return VisionProjector(self)
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.grid = config.grid
-        self.model_width = config.model_width
-        self.expand = nn.Linear(config.feature_width, config.hidden_width)
-        self.reduce = nn.Linear(config.hidden_width, config.model_width)
-
-    def forward(self, features_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] floats -> [B, N, E]; tokens go row by row from the top left."""
-        cells = rearrange(F.adaptive_avg_pool2d(features_BCHW, self.grid), "b c h w -> b (h w) c")
-        tokens: Tensor = self.reduce(F.gelu(self.expand(cells)))
-        return tokens
-
-
-class VisionEncoder(nn.Module):
-    """A frozen backbone and a trained projector.
-
-    Training caches `features`, which do not change, and calls `project` alone; everybody else calls `encode`.
-    """
-
-    @dataclass(kw_only=True, frozen=True, slots=True)
-    class Config:
-        model: str
-        image_size: int = 224
-        backbone: EfficientNetLite.Config = field(default_factory=EfficientNetLite.Config)
-        projector: VisionProjector.Config = field(default_factory=VisionProjector.Config)
-
-        def build(self) -> "VisionEncoder":
-            return VisionEncoder(self)
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        if config.backbone.feature_width != config.projector.feature_width:
-            raise ValueError("backbone and projector disagree about the feature width")
-        self.model = config.model
-        self.image_size = config.image_size
-        self.token_width = config.projector.model_width
-        self.backbone = config.backbone.build()
-        self.projector = config.projector.build()
-        self.eval()
-
-    def load(self, backbone: Mapping[str, Tensor], projector: Mapping[str, Tensor]) -> None:
-        """Takes weights under this module's names (see `efficientnet.from_packaged_names`); all must be there."""
-        self.backbone.load_state_dict(backbone)
-        self.projector.load_state_dict(projector)
-
-    @torch.no_grad()
-    def features(self, images: list[Image.Image]) -> Tensor:
-        """RGB pictures of any size -> [B, C, H, W] float32; 1280 x 7 x 7 for nano.
-
-        The whole picture is squeezed into a square: nothing is cropped, so nothing a question may ask for is lost.
-        """
-        self.backbone.eval()
-        # One by one a CPU keeps the activations in its cache, which is about twice as fast as a batch.
-        size = 1 if self._device.type == "cpu" else GPU_BATCH
-        batches = [self.backbone(self._pixels(images[at : at + size])) for at in range(0, len(images), size)]
-        return torch.cat(batches)
-
-    def project(self, features_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] features -> [B, N, E] vision tokens; gradients flow into the projector."""
-        tokens: Tensor = self.projector(features_BCHW)
-        return tokens
-
-    @torch.no_grad()
     def encode(self, images: list[Image.Image]) -> list[VisionTokens]:
-        """RGB pictures -> their vision tokens, in the same order."""
-        if not images:
-            return []
-        side = self.projector.grid
-        return [VisionTokens(tokens, (1, side, side)) for tokens in self.project(self.features(images))]
+        """RGB pictures of any size -> their vision tokens, in the same order."""
+        ...
 
-    def _pixels(self, images: list[Image.Image]) -> Tensor:
-        size = (self.image_size, self.image_size)
-        squares = [np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32) for image in images]
-        pixels_BHWC = torch.from_numpy(np.stack(squares))
-        pixels = rearrange((pixels_BHWC - 127) / 128, "b h w c -> b c h w").contiguous()
-        return pixels.to(self._device)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.backbone.parameters()).device
+    def encode_video(self, frames: list[Image.Image]) -> VisionTokens:
+        """RGB frames of one video (at least one, all of one size), in their order -> the tokens of the whole clip."""
+        ...

@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 
+from PIL.Image import Image
+
 from lyra.v1 import common_pb2, vision_encoder_pb2, vision_encoder_pb2_grpc
 from model_core.presets import build_vision_encoder
 from model_core.vision.encoder import VisionEncoder, VisionTokens
 from model_core.vision.image import decode_image
+from model_core.vision.video import sample_frames
 from services.common import model_service, telemetry, tensors
 from services.common.errors import InvalidInput
 from services.common.grpc_types import Context
@@ -16,32 +19,36 @@ from services.common.threads import ModelThread
 from services.common.uploads import Upload, header_and_parts
 from services.vision_encoder.settings import VisionEncoderSettings
 
-MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
+VIDEO_TYPES = ("video/mp4", "video/webm", "video/quicktime")
 
 
 class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
-    """Receives a picture, checks it against the limits, encodes it, sends its tokens in chunks."""
+    """Receives a picture or a video, checks it against the limits, encodes it, sends its tokens in chunks."""
 
     def __init__(self, encoder: VisionEncoder, settings: VisionEncoderSettings) -> None:
         self._encoder = encoder
         self._settings = settings
         self._thread = ModelThread("vision-encoder")
+        self._video_thread = ModelThread("video-decoder")
+        # One video at a time is held in frames, and decoding it keeps no picture waiting.
+        self._videos = FairQueue(waiting_limit=settings.max_waiting)
         self._queue = FairQueue(waiting_limit=settings.max_waiting, on_change=telemetry.queue_gauges("vision_encoder"))
 
     async def Encode(
         self, request_iterator: AsyncIterator[vision_encoder_pb2.VisionEncoderEncodeRequest], context: Context
     ) -> AsyncIterator[vision_encoder_pb2.VisionEncoderEncodeResponse]:
-        """One picture to its vision tokens."""
+        """One picture or video to its vision tokens."""
         header, pieces = await header_and_parts(request_iterator, "data")
-        if header.media_type not in ("", *MEDIA_TYPES):
-            raise InvalidInput("media_type", f"{header.media_type!r} is none of {', '.join(MEDIA_TYPES)}")
-        with Upload(max_bytes=self._settings.max_image_bytes, field="image") as upload:
-            await upload.receive(pieces)
-            data = upload.read()
-        async with self._queue.slot(tenant_of(context)):
-            vision_tokens = await self._thread.run(lambda: self._encode(data))
+        if header.media_type in VIDEO_TYPES:
+            vision_tokens = await self._encode_video(pieces, tenant_of(context))
+        elif header.media_type in ("", *IMAGE_TYPES):
+            vision_tokens = await self._encode_image(pieces, tenant_of(context))
+        else:
+            known = ", ".join((*IMAGE_TYPES, *VIDEO_TYPES))
+            raise InvalidInput("media_type", f"{header.media_type[:100]!r} is none of {known}")
         time, height, width = vision_tokens.grid
-        for chunk in tensors.to_chunks(vision_tokens.tokens.float().numpy()):
+        for chunk in tensors.to_chunks(vision_tokens.tokens.float().cpu().numpy()):
             message = common_pb2.VisionTokens(tokens=chunk, grid_time=time, grid_height=height, grid_width=width)
             yield vision_encoder_pb2.VisionEncoderEncodeResponse(vision_tokens=message)
 
@@ -52,24 +59,58 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
         model = common_pb2.ModelDescription(
             preset=self._settings.preset, model=self._encoder.model, token_width=self._encoder.token_width
         )
-        return vision_encoder_pb2.VisionEncoderDescribeResponse(model=model, max_pixels=self._settings.max_image_pixels)
+        return vision_encoder_pb2.VisionEncoderDescribeResponse(
+            model=model,
+            max_pixels=self._settings.max_image_pixels,
+            max_video_seconds=self._settings.max_video_seconds,
+            max_frames=self._settings.max_frames,
+        )
 
     def shut_down(self) -> None:
-        """Lets the model's thread end."""
+        """Lets the threads end."""
+        self._video_thread.shut_down()
         self._thread.shut_down()
 
-    def _encode(self, data: bytes) -> VisionTokens:
-        image = decode_image(data, max_pixels=self._settings.max_image_pixels)
-        return self._encoder.encode([image])[0]
+    async def _encode_image(self, pieces: AsyncIterator[bytes], tenant: str) -> VisionTokens:
+        with Upload(max_bytes=self._settings.max_image_bytes, field="image") as upload:
+            await upload.receive(pieces)
+            data = upload.read()
+
+        def encode() -> VisionTokens:
+            return self._encoder.encode([decode_image(data, max_pixels=self._settings.max_image_pixels)])[0]
+
+        async with self._queue.slot(tenant):
+            return await self._thread.run(encode)
+
+    async def _encode_video(self, pieces: AsyncIterator[bytes], tenant: str) -> VisionTokens:
+        settings = self._settings
+        with Upload(max_bytes=settings.max_video_bytes, field="video") as upload:
+            await upload.receive(pieces)
+
+            def sample() -> list[Image]:
+                return sample_frames(
+                    upload.source(),
+                    max_frames=settings.max_frames,
+                    max_seconds=settings.max_video_seconds,
+                    max_pixels=settings.max_video_pixels,
+                    max_decoding_seconds=settings.max_decoding_seconds,
+                )
+
+            async with self._videos.slot(tenant):
+                frames = await self._video_thread.run(sample)
+                async with self._queue.slot(tenant):
+                    return await self._thread.run(lambda: self._encoder.encode_video(frames))
 
 
 def _build(settings: VisionEncoderSettings) -> VisionEncoderServicer:
-    return VisionEncoderServicer(build_vision_encoder(settings.preset, settings.home), settings)
+    return VisionEncoderServicer(
+        build_vision_encoder(settings.preset, settings.home, checkpoint=settings.checkpoint), settings
+    )
 
 
 DEFINITION: ServiceDefinition[VisionEncoderSettings] = ServiceDefinition(
     name="vision encoder",
-    full_name="lyra.v1.VisionEncoder",
+    full_names=("lyra.v1.VisionEncoder",),
     build=_build,
     register=vision_encoder_pb2_grpc.add_VisionEncoderServicer_to_server,
     translate=model_service.translate,

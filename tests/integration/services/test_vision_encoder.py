@@ -12,6 +12,7 @@ from lyra.v1 import vision_encoder_pb2_grpc
 from services.common import tensors
 from services.common.errors import InvalidInput, from_rpc_error
 from tests.conftest import RunningService, StartService
+from tests.videos import make_video
 
 
 def file(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
@@ -79,7 +80,60 @@ async def test_file_over_the_limit_is_refused(start_service: StartService) -> No
         await client.encode(b"x" * (2**20 + 1))
 
 
+@pytest.mark.parametrize(
+    ("media_type", "kind", "codec"),
+    [("video/mp4", "mp4", "libx264"), ("video/webm", "webm", "libvpx"), ("video/quicktime", "mov", "mpeg4")],
+)
+async def test_video_becomes_a_grid_of_tokens_a_frame(client: Client, media_type: str, kind: str, codec: str) -> None:
+    (response,) = await client.encode(make_video(kind, codec, seconds=3), media_type)
+    tokens = response.vision_tokens
+    assert (tokens.grid_time, tokens.grid_height, tokens.grid_width) == (6, 2, 2)
+    assert tensors.from_message(tokens.tokens.rows, width=16).shape == (24, 16)
+
+
+async def test_frames_of_a_video_are_limited(start_service: StartService) -> None:
+    client = Client(await start_service("vision_encoder", max_frames=3))
+    (response,) = await client.encode(make_video(seconds=3), "video/mp4")
+    assert response.vision_tokens.grid_time == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type", "field"),
+    [
+        (b"", "video/mp4", "video"),
+        (b"no video", "video/mp4", "video"),
+        (file(), "video/mp4", "video"),
+        (make_video()[:1000], "video/mp4", "video"),
+        (make_video(), "video/x-msvideo", "media_type"),
+        (make_video(), "", "image"),
+    ],
+)
+async def test_bad_video_is_refused_by_field(client: Client, data: bytes, media_type: str, field: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        await client.encode(data, media_type)
+    assert refusal.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_video_seconds": 1}, "limit of 1 s"),
+        ({"max_video_pixels": 3000}, "limit of 3,000 pixels"),
+        ({"max_video_bytes": 2**10}, "over the limit of"),
+        ({"max_decoding_seconds": 1e-9}, "longer to decode"),
+    ],
+)
+async def test_video_over_a_limit_is_refused(
+    start_service: StartService, limits: dict[str, float], message: str
+) -> None:
+    client = Client(await start_service("vision_encoder", **limits))
+    with pytest.raises(InvalidInput, match=message):
+        await client.encode(make_video(), "video/mp4")
+    assert await client.encode(file())
+
+
 async def test_service_describes_itself(client: Client) -> None:
     description = await client.stub.Describe(pb.VisionEncoderDescribeRequest())
     assert description.model.token_width == 16
     assert description.max_pixels == 40_000_000
+    assert (description.max_video_seconds, description.max_frames) == (1800, 16)

@@ -3,9 +3,9 @@ import torch
 from PIL import Image
 
 from model_core.vision.efficientnet import LITE0, EfficientNetLite, Stage, from_packaged_names
-from model_core.vision.encoder import VisionEncoder, VisionProjector
+from model_core.vision.grid import GridVisionEncoder, VisionProjector
 
-TINY = VisionEncoder.Config(
+TINY = GridVisionEncoder.Config(
     model="tiny",
     image_size=32,
     backbone=EfficientNetLite.Config(
@@ -18,7 +18,7 @@ TINY = VisionEncoder.Config(
 
 
 @pytest.fixture
-def encoder() -> VisionEncoder:
+def encoder() -> GridVisionEncoder:
     torch.manual_seed(0)
     return TINY.build()
 
@@ -27,32 +27,39 @@ def pictures(count: int) -> list[Image.Image]:
     return [Image.effect_noise((20 + 7 * index, 31), 60).convert("RGB") for index in range(count)]
 
 
-def test_each_picture_gets_its_grid_of_tokens(encoder: VisionEncoder) -> None:
+def test_each_picture_gets_its_grid_of_tokens(encoder: GridVisionEncoder) -> None:
     for encoded in encoder.encode(pictures(3)):
         assert encoded.grid == (1, 2, 2)
         assert encoded.tokens.shape == (4, 24)
         assert encoded.tokens.dtype == torch.float32
 
 
-def test_no_pictures_give_no_tokens(encoder: VisionEncoder) -> None:
+def test_no_pictures_give_no_tokens(encoder: GridVisionEncoder) -> None:
     assert encoder.encode([]) == []
 
 
-def test_picture_alone_equals_picture_among_others(encoder: VisionEncoder) -> None:
+def test_picture_alone_equals_picture_among_others(encoder: GridVisionEncoder) -> None:
     images = pictures(3)
     together = encoder.encode(images)
     for image, one in zip(images, together, strict=True):
         torch.testing.assert_close(encoder.encode([image])[0].tokens, one.tokens, atol=1e-5, rtol=1e-5)
 
 
-def test_encode_is_features_then_projector(encoder: VisionEncoder) -> None:
+def test_each_frame_of_a_video_is_one_grid(encoder: GridVisionEncoder) -> None:
+    frames = pictures(3)
+    video = encoder.encode_video(frames)
+    assert video.grid == (3, 2, 2)
+    torch.testing.assert_close(video.tokens, torch.cat([each.tokens for each in encoder.encode(frames)]))
+
+
+def test_encode_is_features_then_projector(encoder: GridVisionEncoder) -> None:
     images = pictures(2)
     features = encoder.features(images)
     assert features.shape == (2, 16, 8, 8)
     assert torch.equal(encoder.project(features)[1], encoder.encode(images)[1].tokens)
 
 
-def test_only_the_projector_learns(encoder: VisionEncoder) -> None:
+def test_only_the_projector_learns(encoder: GridVisionEncoder) -> None:
     encoder.train()
     running = encoder.backbone.stem.norm.running_mean
     assert running is not None
@@ -63,7 +70,7 @@ def test_only_the_projector_learns(encoder: VisionEncoder) -> None:
     assert all(parameter.grad is not None for parameter in encoder.projector.parameters())
 
 
-def test_tokens_go_row_by_row_from_the_top_left(encoder: VisionEncoder) -> None:
+def test_tokens_go_row_by_row_from_the_top_left(encoder: GridVisionEncoder) -> None:
     features = torch.zeros(1, 16, 8, 8)
     changed = features.clone()
     changed[:, :, :4, 4:] = 1  # top right
@@ -73,7 +80,7 @@ def test_tokens_go_row_by_row_from_the_top_left(encoder: VisionEncoder) -> None:
 
 def test_disagreeing_widths_are_refused() -> None:
     with pytest.raises(ValueError, match="feature width"):
-        VisionEncoder.Config(model="x", projector=VisionProjector.Config(feature_width=7)).build()
+        GridVisionEncoder.Config(model="x", projector=VisionProjector.Config(feature_width=7)).build()
 
 
 def test_strided_padding_puts_the_odd_pixel_at_the_end() -> None:

@@ -1,0 +1,216 @@
+"""A video file to a few frames, with every limit checked before a frame is decoded."""
+
+import io
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field as attribute
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+from PIL import Image
+
+from model_core.errors import InvalidInput
+
+FRAMES_A_SECOND = 2.0  # sampled, as long as their count allows
+HIGHEST_RATE = 240  # frames a second that a file may hold
+KINDS = "mp4, webm, mov"
+
+# Only these containers are probed: playlists and the like could make FFmpeg open other files or addresses.
+_CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2"
+_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores")
+_DURATION_SLACK_SECONDS = 0.25
+_MOST_MISSING = 0.1  # share of the length told by the header that may not be there
+
+
+def sample_frames(
+    data: bytes | Path,
+    *,
+    max_frames: int,
+    max_seconds: float,
+    max_pixels: int,
+    max_decoding_seconds: float = 60.0,
+    field: str = "video",
+) -> list[Image.Image]:
+    """Frames spread evenly over a video, first and last among them: RGB, upright, all of one size.
+
+    Two a second, at least two where there are, at most `max_frames`. The packets are read once to learn times and key
+    frames, then only the stretches that lead to a wanted frame are decoded.
+
+    Args:
+        data: The file's bytes, or where it lies: mp4, webm or mov.
+        max_frames: Most frames returned.
+        max_seconds: Longest video that is accepted.
+        max_pixels: Most pixels (height times width) a frame may have.
+        max_decoding_seconds: Time that decoding may take.
+        field: Name that errors give to the value.
+
+    Raises:
+        InvalidInput: no video, over a limit, truncated or broken.
+    """
+    if not isinstance(data, Path) and not data:
+        raise InvalidInput(field, "is empty (0 bytes)")
+    limits = _Limits(max_seconds, max_pixels, max_decoding_seconds, field)
+    try:
+        with _opened(data, limits) as (container, stream):
+            index = _read_index(container, stream, limits)
+        wanted = _spread(index.times, _frame_count(index, max_frames))
+        with _opened(data, limits) as (container, stream):
+            return list(_decoded(container, stream, index, wanted, limits))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(field, f"does not decode as video ({KINDS}); it may be truncated") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    seconds: float
+    pixels: int
+    decoding_seconds: float
+    field: str
+
+    def error(self, message: str) -> InvalidInput:
+        return InvalidInput(self.field, message)
+
+
+@dataclass(slots=True)
+class _Index:
+    """Times of all frames and of the key frames, sorted, in units of `time_base` seconds."""
+
+    time_base: Fraction
+    times: list[int] = attribute(default_factory=list)
+    keys: list[int] = attribute(default_factory=list)
+    end_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return float((self.times[-1] - self.times[0]) * self.time_base)
+
+
+@contextmanager
+def _opened(data: bytes | Path, limits: _Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
+    source = str(data) if isinstance(data, Path) else io.BytesIO(data)
+    # FFmpeg looks into a stream to learn its format: `max_pixels` holds there too, and for what a header does not tell.
+    codec_options = {"max_pixels": str(limits.pixels)}
+    only = {"format_whitelist": _CONTAINERS}
+    with av.open(source, "r", options=codec_options, container_options=only, metadata_errors="replace") as container:
+        stream = _video_stream(container, limits)
+        stream.codec_context.options = codec_options
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def _video_stream(container: InputContainer, limits: _Limits) -> VideoStream:
+    moving = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+    if not moving:
+        raise limits.error("holds no video track")
+    context = moving[0].codec_context
+    if context is None:
+        raise limits.error("is in a codec that is not known, or truncated")
+    if context.codec.canonical_name not in _CODECS:
+        raise limits.error(f"is in {context.codec.canonical_name}; taken are {', '.join(_CODECS)}")
+    width, height = context.width, context.height
+    if width * height > limits.pixels:
+        raise limits.error(
+            f"{width} x {height} is {width * height:,} pixels a frame, over the limit of {limits.pixels:,} pixels"
+        )
+    if not width * height:
+        raise limits.error("does not tell the size of its frames; it may be truncated")
+    return moving[0]
+
+
+def _read_index(container: InputContainer, stream: VideoStream, limits: _Limits) -> _Index:
+    """Reads all packets and decodes none; a video that is too long is refused as soon as that shows."""
+    if stream.time_base is None:
+        raise limits.error("does not tell the times of its frames")
+    index = _Index(stream.time_base)
+    most = int((limits.seconds + _DURATION_SLACK_SECONDS) * HIGHEST_RATE)
+    start = float((container.start_time or 0) / av.time_base)
+    for packet in container.demux():
+        if packet.pts is None or packet.time_base is None or packet.is_corrupt:
+            continue
+        end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start
+        index.end_seconds = max(index.end_seconds, end)
+        if packet.stream_index != stream.index:
+            continue
+        if end > limits.seconds + _DURATION_SLACK_SECONDS:
+            raise limits.error(f"is over the limit of {_length(limits.seconds)}")
+        if len(index.times) >= most:
+            raise limits.error(f"has over {HIGHEST_RATE} frames a second")
+        if not packet.is_discard:  # cut away by an edit list; as a key frame still needed
+            index.times.append(packet.pts)
+        if packet.is_keyframe:
+            index.keys.append(packet.pts)
+    told = float((container.duration or 0) / av.time_base)
+    if index.end_seconds < told * (1 - _MOST_MISSING) - _DURATION_SLACK_SECONDS:
+        raise limits.error(f"is truncated: it tells of {told:.1f} s and ends after {index.end_seconds:.1f} s")
+    index.keys.sort()
+    # What comes before the first key frame cannot be decoded.
+    index.times = sorted(time for time in index.times if index.keys and time >= index.keys[0])
+    if not index.times:
+        raise limits.error("holds no frame that can be decoded; it may be truncated")
+    return index
+
+
+def _frame_count(index: _Index, max_frames: int) -> int:
+    return min(len(index.times), max_frames, max(2, round(index.seconds * FRAMES_A_SECOND)))
+
+
+def _spread(times: list[int], count: int) -> list[int]:
+    """`count` of the times, evenly by their number."""
+    if count == 1:
+        return times[:1]
+    return [times[round(at * (len(times) - 1) / (count - 1))] for at in range(count)]
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream, index: _Index, wanted: list[int], limits: _Limits
+) -> Iterator[Image.Image]:
+    """The pictures at the `wanted` times."""
+    deadline = time.monotonic() + limits.decoding_seconds
+    size: tuple[int, int] | None = None
+    todo = deque(wanted)
+    for frame in _frames(container, stream, index, wanted):
+        if time.monotonic() > deadline:
+            raise limits.error(f"takes longer to decode than the limit of {_length(limits.decoding_seconds)}")
+        while todo and frame.pts is not None and frame.pts >= todo[0]:
+            todo.popleft()
+            size = size or (frame.width, frame.height)
+            # A stream may change its size midway; players scale it, too.
+            picture = Image.fromarray(frame.to_ndarray(width=size[0], height=size[1], format="rgb24"))
+            yield picture.rotate(frame.rotation, expand=True) if frame.rotation % 90 == 0 else picture
+        if not todo:
+            return
+    raise limits.error(f"is damaged: no picture can be decoded at {float(todo[0] * index.time_base):.1f} s")
+
+
+def _frames(
+    container: InputContainer, stream: VideoStream, index: _Index, wanted: list[int]
+) -> Iterator[av.VideoFrame]:
+    """Decoded frames in the order of their times; of what lies between a wanted frame and the next key frame, none."""
+    # A stretch begins at the last key frame before a wanted frame, and reaches to its last wanted frame.
+    stretches = {index.keys[max(bisect_right(index.keys, time) - 1, 0)]: time for time in wanted}
+    reach: int | None = None  # None between stretches
+    for packet in container.demux(stream):
+        if packet.is_keyframe and packet.pts in stretches:
+            if reach is None:
+                stream.codec_context.flush_buffers()
+            reach = stretches[packet.pts]
+        if reach is None:
+            continue
+        for frame in packet.decode():
+            yield frame
+            if reach is not None and frame.pts is not None and frame.pts >= reach:
+                reach = None
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"

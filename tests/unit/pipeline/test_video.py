@@ -1,0 +1,53 @@
+import asyncio
+
+import pytest
+
+from services.common.errors import InvalidInput
+from services.pipeline.answer import answer
+from services.pipeline.messages import (
+    AnswerRequest,
+    AudioPart,
+    Finished,
+    ImagePart,
+    Message,
+    Role,
+    TextPart,
+    VideoPart,
+)
+from services.pipeline.services import Services
+from tests.unit.pipeline.scripted import Script
+
+PATH = "messages[0].content[1].video_url.url"
+VIDEO = VideoPart(b"video", "video/mp4", PATH)
+REQUEST = AnswerRequest(messages=(Message(Role.USER, (TextPart("What?"), VIDEO)),), tenant="acme")
+
+
+def test_a_video_is_its_frames_and_its_sound() -> None:
+    message = Message(Role.USER, (TextPart("?"), VIDEO, TextPart("!")))
+    assert message.with_tracks().parts == (
+        TextPart("?"),
+        ImagePart(b"video", "video/mp4", PATH),
+        AudioPart(b"video", PATH, of_video=True),
+        TextPart("!"),
+    )
+
+
+async def test_frames_come_before_the_sound_in_the_prompt(services: Services, script: Script) -> None:
+    events = [event async for event in answer(services, REQUEST)]
+    assert isinstance(events[-1], Finished)
+    kinds = [request.WhichOneof("part") for request in script.prompt]
+    assert kinds == ["header", "message_start", "text", "vision_tokens", "speech_tokens", "speech_tokens"]
+    assert script.uploads == [b"video", b"video"]
+
+
+async def test_frames_and_sound_are_encoded_at_the_same_time(services: Services, script: Script) -> None:
+    script.encoding_together = asyncio.Barrier(2)
+    assert [event async for event in answer(services, REQUEST)]
+
+
+@pytest.mark.parametrize("call", ["encode_image", "encode_speech"])
+async def test_a_bad_video_is_named_by_the_callers_path(services: Services, script: Script, call: str) -> None:
+    script.invalid[call] = InvalidInput("video", "is truncated")
+    with pytest.raises(InvalidInput) as caught:
+        [event async for event in answer(services, REQUEST)]
+    assert (caught.value.field, caught.value.message) == (PATH, "is truncated")
