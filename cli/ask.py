@@ -1,4 +1,4 @@
-"""`lyra ask`: a question, spoken or written, about nothing or a picture; the answer as it streams."""
+"""`lyra ask`: a question, spoken or written, about nothing, a picture or a video; the answer as it streams."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.client import AudioPiece, Ending, GatewayClient, TextPiece, audio_part, image_part, text_part
+from cli.client import AudioPiece, Ending, GatewayClient, TextPiece, audio_part, image_part, text_part, video_part
 from cli.connection import KeyOption, UrlOption, find_gateway
 from cli.console import note, write_text
 
@@ -35,19 +35,24 @@ class Answer:
         return len(self.pcm) / 2 / PCM_RATE
 
     def summary(self) -> str:
-        """The times in one line."""
+        """The times in one line, and what the extractor left."""
         parts = [] if self.first_token_seconds is None else [f"first token {self.first_token_seconds:.2f} s"]
         if self.first_audio_seconds is not None:
             parts.append(f"first audio {self.first_audio_seconds:.2f} s")
         parts.append(f"whole answer {self.total_seconds:.2f} s")
+        context = self.usage.get("lyra", {}).get("context_tokens", [])
+        if len(set(context)) > 1:
+            parts.append(f"context tokens by block {', '.join(map(str, context))}")
         if self.pcm:
             parts.append(f"{self.audio_seconds:.1f} s of speech")
         return " · ".join(parts)
 
 
-def content_parts(text: str, audio: Path | None, image: Path | None) -> list[dict[str, Any]]:
-    """Message parts in the order in which a person would show them: picture, recording, text."""
+def content_parts(text: str, audio: Path | None, image: Path | None, video: Path | None = None) -> list[dict[str, Any]]:
+    """Message parts in the order in which a person would show them: picture, video, recording, text."""
     parts = [image_part(image)] if image else []
+    if video:
+        parts.append(video_part(video))
     if audio:
         parts.append(audio_part(audio))
     if text:
@@ -96,17 +101,30 @@ def write_wav(path: Path, pcm: bytes) -> None:
 
 
 def ask(
-    text: Annotated[str, typer.Argument(help="The question, or what to do with the recording or picture.")] = "",
+    text: Annotated[str, typer.Argument(help="The question, or what to do with the recording, picture or video.")] = "",
     audio: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A recording: wav, mp3, flac, ogg, webm or m4a.")
     ] = None,
     image: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A picture: JPEG, PNG or WebP.")
     ] = None,
+    video: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A video, with or without sound: mp4, webm or mov.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Have the answer spoken too, and write it to this WAV file.")
     ] = None,
     voice: Annotated[str, typer.Option(help="Voice of the spoken answer; empty for the default one.")] = "",
+    adapter: Annotated[
+        str, typer.Option(help="Adapter to answer with, base for none; empty for the one that fits.")
+    ] = "",
+    keep_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of speech and vision tokens kept after each block, over 0 and at most 1 (all)."),
+    ] = None,
+    blocks: Annotated[
+        int | None, typer.Option(min=1, help="Blocks that the model's layers are cut into; 1 keeps all tokens.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of the answer.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest token each time.")] = 0.0,
     as_json: Annotated[
@@ -122,17 +140,24 @@ def ask(
       lyra ask "What is a prime number?"
       lyra ask --audio question.wav --image picture.png --out answer.wav
       lyra ask "Repeat what I say." --audio hello.mp3 --json
+      lyra ask "What happens here?" --video clip.mp4
+      lyra ask "What is decided?" --audio meeting.mp3 --keep-rate 0.7 --blocks 4
     """
-    if not text and not audio:
-        raise typer.BadParameter('give a question: lyra ask "TEXT", or --audio FILE with a spoken one')
+    if not text and not audio and not video:
+        raise typer.BadParameter('give a question: lyra ask "TEXT", or --audio or --video FILE with a spoken one')
     options: dict[str, Any] = {"temperature": temperature}
     if max_tokens is not None:
         options["max_completion_tokens"] = max_tokens
+    lyra = {"adapter": adapter or None, "keep_rate": keep_rate, "blocks": blocks}
+    if wishes := {name: value for name, value in lyra.items() if value is not None}:
+        options["lyra"] = wishes
     if out and voice:
         options["audio"] = {"voice": voice}
     with GatewayClient(find_gateway(url, key)) as client:
         show = (lambda piece: None) if as_json else write_text
-        answer = collect(client, content_parts(text, audio, image), spoken=out is not None, on_text=show, **options)
+        answer = collect(
+            client, content_parts(text, audio, image, video), spoken=out is not None, on_text=show, **options
+        )
     if out:
         write_wav(out, answer.pcm)
     if as_json:

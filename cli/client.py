@@ -146,6 +146,13 @@ def image_part(path: Path) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
 
 
+def video_part(path: Path) -> dict[str, Any]:
+    """A message part of a video, as a data URI."""
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {"type": "video_url", "video_url": {"url": f"data:{kind};base64,{data}"}}
+
+
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
     """The JSON of each server-sent event up to [DONE]."""
     ended = False

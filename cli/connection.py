@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import typer
@@ -51,18 +51,33 @@ def find_gateway(url: str | None, key: str | None) -> Connection:
     """
     if url:
         return Connection(url.rstrip("/"), key or "")
-    local = _local_stack(lyra_home() / "run" / "stack.json")
+    local = _local_stack()
     if local is None:
         raise CommandFailed("no Lyra stack runs on this machine", START_HINT)
     return Connection(local.url, key or local.key)
 
 
-def _local_stack(path: Path) -> Connection | None:
+def local_services() -> dict[str, str]:
+    """host:port of each model service of the running local stack, by name; empty where none runs."""
+    state = _local_state()
+    try:
+        return {str(name): str(service["address"]) for name, service in state["services"].items()} if state else {}
+    except (KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _local_stack() -> Connection | None:
+    state = _local_state()
+    try:
+        return Connection(str(state["url"]).rstrip("/"), str(state["key"])) if state else None
+    except KeyError:
+        return None
+
+
+def _local_state() -> dict[str, Any] | None:
     """What `lyra serve` wrote about itself, unless it is gone by now."""
     try:
-        state = json.loads(path.read_text())
-        if not psutil.pid_exists(int(state["pid"])):
-            return None
-        return Connection(str(state["url"]).rstrip("/"), str(state["key"]))
+        state: dict[str, Any] = json.loads((lyra_home() / "run" / "stack.json").read_text())
+        return state if psutil.pid_exists(int(state["pid"])) else None
     except (FileNotFoundError, json.JSONDecodeError, KeyError, ValueError):
         return None

@@ -11,7 +11,7 @@ from cli.client import GatewayClient
 from cli.connection import Connection
 from cli.console import note, out, write_text
 from cli.failure import CommandFailed
-from cli.serve import Preset, PresetOption, running_stack
+from cli.serve import CheckpointOption, Preset, PresetOption, running_stack
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 _MAX_TOKENS = 128
@@ -22,6 +22,7 @@ ImageOption = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Th
 
 def demo(
     preset: PresetOption = Preset.NANO,
+    checkpoint: CheckpointOption = None,
     audio: AudioOption = EXAMPLES / "question.wav",
     image: ImageOption = EXAMPLES / "picture.png",
     wav: Annotated[Path, typer.Option("--out", dir_okay=False, help="File for the spoken answer.")] = Path(
@@ -38,7 +39,7 @@ def demo(
       lyra demo --audio my-question.wav --image my-picture.jpg
     """
     began = time.perf_counter()
-    with running_stack(preset, "127.0.0.1", 0, announce=False) as stack:
+    with running_stack(preset, "127.0.0.1", 0, announce=False, checkpoint=checkpoint) as stack:
         note(f"five processes are up after {time.perf_counter() - began:.1f} s; the gateway is at {stack.url}")
         with GatewayClient(Connection(stack.url, stack.key)) as client:
             _converse(client, audio, image, wav)

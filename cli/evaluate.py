@@ -8,13 +8,17 @@ import typer
 from cli.connection import lyra_home
 from cli.console import step_progress
 from cli.failure import model_failures
+from cli.serve import CheckpointOption
 
 app = typer.Typer(no_args_is_help=True, help="Measure a preset on files of your own: one JSON line with the figure.")
 
 ManifestOption = Annotated[
     Path, typer.Option(exists=True, dir_okay=False, help="JSON Lines; paths in it are relative to its folder.")
 ]
-PresetOption = Annotated[str, typer.Option(help="Weights to measure: nano or tiny.")]
+PresetOption = Annotated[
+    str,
+    typer.Option(help="Weights to measure: nano; mini, base, pro or llama3 (of a checkpoint); tiny, tiny-qwen2-vl."),
+]
 OutOption = Annotated[
     Path | None, typer.Option(dir_okay=False, help="File for every line of the manifest with its prediction.")
 ]
@@ -28,6 +32,7 @@ def wer(
         bool, typer.Option("--whisper-decoder", help="Let Whisper's own decoder write: the yardstick.")
     ] = False,
     out: OutOption = None,
+    checkpoint: CheckpointOption = None,
 ) -> None:
     """Word error rate of what the language model hears.
 
@@ -45,6 +50,7 @@ def wer(
             manifest,
             preset,
             home=lyra_home(),
+            checkpoint=checkpoint,
             whisper_decoder=whisper_decoder,
             out=out,
             progress=lambda done, total: show("heard", done, total, ""),
@@ -53,7 +59,12 @@ def wer(
 
 
 @app.command()
-def vqa(manifest: ManifestOption, preset: PresetOption = "nano", out: OutOption = None) -> None:
+def vqa(
+    manifest: ManifestOption,
+    preset: PresetOption = "nano",
+    out: OutOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
     """Share of questions about pictures that are answered as expected.
 
     Each line of the manifest: {"image": "path.png", "question": "written?", "answer": "yes"}, or with
@@ -70,6 +81,7 @@ def vqa(manifest: ManifestOption, preset: PresetOption = "nano", out: OutOption 
             manifest,
             preset,
             home=lyra_home(),
+            checkpoint=checkpoint,
             out=out,
             progress=lambda done, total: show("answered", done, total, ""),
         )

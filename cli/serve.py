@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,10 +23,32 @@ class Preset(StrEnum):
     """Weights that a stack can run."""
 
     NANO = "nano"
+    MINI = "mini"
+    BASE = "base"
+    PRO = "pro"
+    LLAMA3 = "llama3"
     TINY = "tiny"
+    TINY_QWEN2_VL = "tiny-qwen2-vl"
 
 
-PresetOption = Annotated[Preset, typer.Option(help="Weights to run: nano (real), or tiny (random, for tests).")]
+PresetOption = Annotated[
+    Preset,
+    typer.Option(
+        help="Weights to run: nano (small, packaged), mini, base, pro or llama3 (of a checkpoint), "
+        "tiny or tiny-qwen2-vl (random, for tests)."
+    ),
+]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="LYRA_CHECKPOINT",
+        exists=True,
+        file_okay=False,
+        help="Folder of a checkpoint in the published layout, for mini, base, pro and llama3.",
+    ),
+]
+
+_OF_A_CHECKPOINT = (Preset.MINI, Preset.BASE, Preset.PRO, Preset.LLAMA3)
 
 
 # A process that fails is noticed at once; this is for a machine that is busy with other things.
@@ -33,13 +56,16 @@ _LOAD_SECONDS = 300.0
 
 
 @contextmanager
-def running_stack(preset: Preset, host: str, port: int, *, announce: bool) -> Iterator["Stack"]:
+def running_stack(
+    preset: Preset, host: str, port: int, *, announce: bool, checkpoint: Path | None = None
+) -> Iterator["Stack"]:
     """A stack that takes requests; stopped on the way out. Pulls missing weights first.
 
     Args:
         preset: Weights to run.
         host, port: Where the gateway listens; port 0 takes a free one.
         announce: Whether other commands find this stack by themselves.
+        checkpoint: Folder of a checkpoint; mini, base, pro and llama3 need one.
 
     Raises:
         CommandFailed: it cannot start; the message has the end of the log that tells why.
@@ -47,9 +73,13 @@ def running_stack(preset: Preset, host: str, port: int, *, announce: bool) -> It
     from services.local.process import StackError
     from services.local.stack import GATEWAY, SERVICES, Stack, StackRunning
 
-    if preset is not Preset.TINY and not weights_are_here(preset.value):
+    if preset in _OF_A_CHECKPOINT and checkpoint is None:
+        raise typer.BadParameter(
+            f"preset {preset.value} needs the folder of a checkpoint", param_hint="--checkpoint (LYRA_CHECKPOINT)"
+        )
+    if preset is Preset.NANO and not weights_are_here(preset.value):
         pull_weights(preset.value)
-    stack = Stack(preset=preset.value, home=lyra_home(), host=host, port=port, announce=announce)
+    stack = Stack(preset=preset.value, checkpoint=checkpoint, home=lyra_home(), host=host, port=port, announce=announce)
     waiting = [*SERVICES, GATEWAY]
     try:
         with err.status(_waiting_for(waiting)) as status:
@@ -76,6 +106,7 @@ def _waiting_for(names: list[str]) -> str:
 
 def serve(
     preset: PresetOption = Preset.NANO,
+    checkpoint: CheckpointOption = None,
     host: Annotated[
         str, typer.Option(help="Address the gateway listens on. Anything but loopback opens it to your network.")
     ] = "127.0.0.1",
@@ -87,10 +118,11 @@ def serve(
     Examples:
       lyra serve
       lyra serve --port 9000
+      lyra serve --preset base --checkpoint ~/Lyra_Base_9B
       lyra serve --preset tiny --port 0     random weights, for trying the API in a second
     """
     stop = threading.Event()
-    with running_stack(preset, host, port, announce=True) as stack:
+    with running_stack(preset, host, port, announce=True, checkpoint=checkpoint) as stack:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: stop.set())
         out.print(f"Lyra ({preset.value}) answers at [bold]{stack.url}[/]   (Ctrl-C ends it)", soft_wrap=True)

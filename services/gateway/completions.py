@@ -18,6 +18,7 @@ from services.gateway.schemas.chat import (
     Choice,
     CompletionTokensDetails,
     CompletionUsage,
+    LyraUsage,
     PromptTokensDetails,
 )
 from services.gateway.streaming import DONE, event
@@ -25,6 +26,7 @@ from services.gateway.telemetry import FIRST_AUDIO_SECONDS, FIRST_TOKEN_SECONDS
 from services.pipeline.messages import AnswerEvent, AudioChunk, Finished, TextDelta, Usage
 
 AUDIO_TOKENS_A_SECOND = 20
+BASE = "base"  # what requests and answers call the language model without an adapter
 
 
 class Completion:
@@ -153,6 +155,7 @@ class Completion:
             completion_tokens_details=CompletionTokensDetails(
                 text_tokens=usage.completion_tokens, audio_tokens=audio_tokens
             ),
+            lyra=LyraUsage(adapter=usage.adapter or BASE, context_tokens=list(usage.context_tokens)),
         )
 
 

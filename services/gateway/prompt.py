@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+import re
+from collections.abc import Sequence
 
 from services.gateway.errors import ApiError, bad_request
 from services.gateway.schemas.chat import (
@@ -10,6 +12,8 @@ from services.gateway.schemas.chat import (
     AudioOutput,
     ChatRequest,
     ContentPart,
+    ImageContent,
+    LyraOptions,
     Message,
     TextContent,
     VoiceId,
@@ -23,12 +27,23 @@ from services.pipeline.messages import (
     Role,
     SpeechOptions,
     TextPart,
+    VideoPart,
 )
 from services.pipeline.messages import Message as PromptMessage
 
 _ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
+_VIDEO_TYPES = ("video/mp4", "video/webm", "video/quicktime")
+# Browsers name the codecs of a recording, too: data:video/webm;codecs=vp8,opus;base64,...
+_DATA_URI = re.compile(r"data:(?P<type>[^;,]*)(?:;[\w-]+=[^;]{0,200})*(?P<base64>;base64,)?", re.IGNORECASE)
 _SEED_MASK = 2**64 - 1
+# Where the API has what the services name so in their errors.
+_PATHS = {
+    "voice": "audio.voice",
+    "adapter": "lyra.adapter",
+    "keep_rate": "lyra.keep_rate",
+    "blocks": "lyra.blocks",
+}
 
 
 def to_answer_request(request: ChatRequest, tenant: str, settings: GatewaySettings) -> AnswerRequest:
@@ -41,6 +56,7 @@ def to_answer_request(request: ChatRequest, tenant: str, settings: GatewaySettin
     messages = tuple(_message(message, f"messages[{row}]", settings) for row, message in enumerate(request.messages))
     _check_totals(messages, settings)
     newer = request.max_completion_tokens is not None
+    lyra = request.lyra or LyraOptions()
     return AnswerRequest(
         messages=messages,
         tenant=tenant,
@@ -50,7 +66,10 @@ def to_answer_request(request: ChatRequest, tenant: str, settings: GatewaySettin
         seed=None if request.seed is None else request.seed & _SEED_MASK,
         stop=tuple(request.stops),
         speech=_speech(request.audio) if request.wants_audio else None,
-        paths={"max_tokens": "max_completion_tokens" if newer else "max_tokens", "voice": "audio.voice"},
+        adapter=lyra.adapter or "",
+        keep_rate=lyra.keep_rate,
+        blocks=lyra.blocks,
+        paths={**_PATHS, "max_tokens": "max_completion_tokens" if newer else "max_tokens"},
     )
 
 
@@ -102,23 +121,31 @@ def _part(part: ContentPart, path: str) -> Part:
         case AudioContent():
             path = f"{path}.input_audio.data"
             return AudioPart(_from_base64(part.input_audio.data, path), path)
-        case _:
+        case ImageContent():
             path = f"{path}.image_url.url"
-            return _image(part.image_url.url, path)
+            media_type, data = _from_data_uri(part.image_url.url, path, _IMAGE_TYPES)
+            return ImagePart(data, media_type, path)
+        case _:
+            path = f"{path}.video_url.url"
+            media_type, data = _from_data_uri(part.video_url.url, path, _VIDEO_TYPES)
+            return VideoPart(data, media_type, path)
 
 
-def _image(url: str, path: str) -> ImagePart:
-    head, comma, data = url.partition(",")
-    if url[:5].lower() != "data:":
-        text = "only data URIs are taken (data:image/png;base64,...); web addresses are not fetched"
-        raise bad_request(path, text, "invalid_image_url")
-    media_type, _, encoding = head[len("data:") :].partition(";")
-    if media_type.lower() not in _IMAGE_TYPES:
-        text = f"{media_type[:60]!r} is not one of {', '.join(_IMAGE_TYPES)}"
-        raise bad_request(path, text, "invalid_image_format")
-    if encoding.lower() != "base64" or not comma:
-        raise bad_request(path, "the data URI has to be in base64: data:image/png;base64,...", "invalid_image_url")
-    return ImagePart(_from_base64(data, path), media_type.lower(), path)
+def _from_data_uri(url: str, path: str, media_types: Sequence[str]) -> tuple[str, bytes]:
+    """Media type and content. Error codes tell the kind of media: invalid_video_url."""
+    kind = media_types[0].partition("/")[0]
+    example = f"data:{media_types[0]};base64,..."
+    found = _DATA_URI.match(url)
+    if found is None:
+        text = f"only data URIs are taken ({example}); web addresses are not fetched"
+        raise bad_request(path, text, f"invalid_{kind}_url")
+    media_type = found["type"].lower()
+    if media_type not in media_types:
+        text = f"{media_type[:60]!r} is not one of {', '.join(media_types)}"
+        raise bad_request(path, text, f"invalid_{kind}_format")
+    if not found["base64"]:
+        raise bad_request(path, f"the data URI has to be in base64: {example}", f"invalid_{kind}_url")
+    return media_type, _from_base64(url[found.end() :], path)
 
 
 def _from_base64(text: str, path: str) -> bytes:
@@ -139,5 +166,5 @@ def _check_totals(messages: tuple[PromptMessage, ...], settings: GatewaySettings
         text = f"{characters:,} characters of text are over the limit of {settings.max_text_characters:,}"
         raise bad_request("messages", text, "text_too_long")
     if media > settings.max_media:
-        text = f"{media} recordings and pictures are over the limit of {settings.max_media} in one request"
+        text = f"{media} recordings, pictures and videos are over the limit of {settings.max_media} in one request"
         raise bad_request("messages", text, "too_many_media")

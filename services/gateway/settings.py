@@ -23,7 +23,7 @@ class GatewaySettings(ProcessSettings):
     )
 
     encode_seconds: float = Field(
-        default=120.0, gt=0, description="Seconds that encoding one recording or picture may take."
+        default=120.0, gt=0, description="Seconds that encoding one recording, picture or video may take."
     )
     transcribe_seconds: float = Field(default=900.0, gt=0, description="Seconds that a transcript may take.")
     answer_seconds: float = Field(
@@ -43,7 +43,7 @@ class GatewaySettings(ProcessSettings):
     )
     max_messages: int = Field(default=256, ge=1, description="Most messages in a conversation.")
     max_parts: int = Field(default=32, ge=1, description="Most content parts in one message.")
-    max_media: int = Field(default=16, ge=0, description="Most recordings and pictures in one request.")
+    max_media: int = Field(default=16, ge=0, description="Most recordings, pictures and videos in one request.")
     max_text_characters: int = Field(
         default=500_000,
         ge=1,

@@ -23,6 +23,7 @@ class PromptReader:
     """Builds the messages of one prompt from the requests that carry them.
 
     The clips of a recording follow one another, their indexes counting up from 0; together they make one speech part.
+    All recordings of a prompt come from the projector of one adapter.
 
     Args:
         width: Of the language model; what tokens have to match.
@@ -38,10 +39,16 @@ class PromptReader:
         self._rows = 0
         self._parts = 0
         self._messages: list[Message] = []
+        self._adapter: str | None = None
         self._recording: list[Array] = []
         self._next_clip = 0
         self._assembler: TensorAssembler | None = None
         self._grid: tuple[int, int, int] | None = None
+
+    @property
+    def adapter(self) -> str:
+        """Adapter whose projector made the speech tokens; empty where there are none, or they do not tell."""
+        return self._adapter or ""
 
     async def read(self, requests: AsyncIterator[language_model_pb2.GenerateRequest]) -> list[Message]:
         """Takes requests up to the end of the stream. Returns the prompt.
@@ -102,6 +109,13 @@ class PromptReader:
         self._message()
         if self._grid is not None:
             self._require_whole()
+        if self._adapter is None:
+            self._adapter = tokens.adapter
+        elif tokens.adapter != self._adapter:
+            raise InvalidInput(
+                "speech_tokens.adapter",
+                f"{tokens.adapter[:64]!r} after {self._adapter[:64]!r}: all tokens of a prompt come from one projector",
+            )
         if self._assembler is None:
             if tokens.clip_index == 0:
                 self._close_recording()
@@ -149,7 +163,7 @@ class PromptReader:
     def _close_recording(self) -> None:
         if self._recording and self._assembler is None:
             joined = torch.cat([torch.from_numpy(rows) for rows in self._recording])
-            self._message().parts.append(SpeechPart(tokens=joined))
+            self._message().parts.append(SpeechPart(tokens=joined, clips=len(self._recording)))
             self._recording = []
         if self._assembler is None:
             self._next_clip = 0

@@ -2,11 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
 
-from lyra.v1 import common_pb2, language_model_pb2, language_model_pb2_grpc
+from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_model_pb2_grpc
+from model_core.checkpoints.adapters import CONFIG_FILE
 from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.presets import build_language_model
 from services.common import model_service, telemetry, tensors
+from services.common.adapters import BASE, FULL_NAME, AdapterModel, AdaptersServicer
 from services.common.errors import InvalidInput
 from services.common.grpc_types import Context
 from services.common.interceptors import tenant_of
@@ -32,6 +36,18 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         self._settings = settings
         self._thread = ModelThread("language-model")
         self._queue = FairQueue(waiting_limit=settings.max_waiting, on_change=telemetry.queue_gauges("language_model"))
+        self.adapters = AdaptersServicer(
+            AdapterModel(
+                resident=lambda: model.adapters,
+                load=model.load_adapter,
+                unload=model.unload_adapter,
+                files=(CONFIG_FILE,),
+            ),
+            folder=settings.adapters_folder,
+            thread=self._thread,
+            # One request runs at a time, so that its turn is when none runs with the adapter.
+            alone=lambda name: self._queue.slot("adapters"),
+        )
 
     async def Generate(
         self, request_iterator: AsyncIterator[language_model_pb2.GenerateRequest], context: Context
@@ -47,6 +63,8 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             max_text_bytes=self._settings.max_prompt_text_bytes,
         )
         messages = await reader.read(request_iterator)
+        if not options.adapter and reader.adapter in self._model.adapters:
+            options = replace(options, adapter=reader.adapter)
         async with self._queue.slot(first.header.tenant or tenant_of(context)):
             answer = self._thread.iterate(lambda: self._model.generate(messages, options))
             async with aclosing(answer) as events:
@@ -72,7 +90,13 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             token_width=self._model.width,
             adapters=self._model.adapters,
         )
-        return language_model_pb2.LanguageModelDescribeResponse(model=model, context_tokens=self._model.context_tokens)
+        return language_model_pb2.LanguageModelDescribeResponse(
+            model=model,
+            context_tokens=self._model.context_tokens,
+            max_blocks=self._model.max_blocks,
+            keep_rate=self._model.extraction.keep_rate,
+            blocks=self._model.extraction.blocks,
+        )
 
     def shut_down(self) -> None:
         """Lets the model's thread end."""
@@ -92,9 +116,15 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             raise InvalidInput("stop", f"{len(header.stop)} texts are over the limit of {MAX_STOPS}")
         if any(not 0 < len(text) <= MAX_STOP_CHARACTERS for text in header.stop):
             raise InvalidInput("stop", f"each text has to have 1 to {MAX_STOP_CHARACTERS} characters")
-        if header.adapter not in ("", "base", *self._model.adapters):
-            known = ", ".join(("base", *self._model.adapters))
-            raise InvalidInput("adapter", f"{header.adapter!r} is none of {known}")
+        if header.adapter not in ("", BASE, *self._model.adapters):
+            known = ", ".join((BASE, *self._model.adapters))
+            raise InvalidInput("adapter", f"{header.adapter[:100]!r} is none of {known}")
+        if header.HasField("keep_rate") and not 0 < header.keep_rate <= 1:
+            raise InvalidInput("keep_rate", f"{header.keep_rate:g} is not over 0 and at most 1")
+        if header.HasField("blocks") and not 1 <= header.blocks <= self._model.max_blocks:
+            raise InvalidInput(
+                "blocks", f"{header.blocks} is not within 1 to {self._model.max_blocks}, the number of layers"
+            )
         return GenerationOptions(
             max_tokens=header.max_tokens,
             temperature=header.temperature,
@@ -103,6 +133,9 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             stop=tuple(header.stop),
             adapter=header.adapter,
             hidden_states=header.hidden_states,
+            # In the wire's 32 bits 0.7 is a little less, which could cost a token of those kept.
+            keep_rate=round(header.keep_rate, 6) if header.HasField("keep_rate") else None,
+            blocks=header.blocks if header.HasField("blocks") else None,
         )
 
 
@@ -118,19 +151,26 @@ def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:
         vision_tokens=event.usage.vision_tokens,
         completion_tokens=event.usage.completion_tokens,
         adapter=event.usage.adapter,
+        context_tokens=event.usage.context_tokens,
     )
     finish = language_model_pb2.GenerateFinish(reason=_REASONS[event.reason], usage=usage)
     return language_model_pb2.GenerateResponse(finish=finish)
 
 
 def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
-    return LanguageModelServicer(build_language_model(settings.preset, settings.home), settings)
+    model = build_language_model(settings.preset, settings.home, checkpoint=settings.checkpoint)
+    return LanguageModelServicer(model, settings)
+
+
+def _register(servicer: LanguageModelServicer, server: Any) -> None:
+    language_model_pb2_grpc.add_LanguageModelServicer_to_server(servicer, server)
+    adapters_pb2_grpc.add_AdaptersServicer_to_server(servicer.adapters, server)
 
 
 DEFINITION: ServiceDefinition[LanguageModelSettings] = ServiceDefinition(
     name="language model",
-    full_name="lyra.v1.LanguageModel",
+    full_names=("lyra.v1.LanguageModel", FULL_NAME),
     build=_build,
-    register=language_model_pb2_grpc.add_LanguageModelServicer_to_server,
+    register=_register,
     translate=model_service.translate,
 )

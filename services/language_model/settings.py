@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from services.common.settings import ServiceSettings
+from services.common.settings import AdapterServiceSettings
 
 
-class LanguageModelSettings(ServiceSettings):
+class LanguageModelSettings(AdapterServiceSettings):
     """Language model: prompts of text, speech and vision tokens to streamed answers (gRPC, lyra.v1.LanguageModel)."""
 
     port: int = Field(default=50053, ge=0, le=65535, description="gRPC port; 0 takes a free one.")

@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -17,7 +18,13 @@ class LocalSettings(ProcessSettings):
     """Everything on this machine: the four model services and the gateway, each a process of its own."""
 
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
-    preset: Literal["nano", "tiny"] = Field(default="nano", description="Weights to run.")
+    preset: Literal["nano", "mini", "base", "pro", "llama3", "tiny", "tiny-qwen2-vl"] = Field(
+        default="nano", description="Weights to run."
+    )
+    checkpoint: Path | None = Field(
+        default=None,
+        description="Folder of a checkpoint in the published layout; what mini, base, pro and llama3 run.",
+    )
     threads: int = Field(
         default=0, ge=0, description="CPU threads of each service's model; 0 for every core of this machine."
     )
@@ -29,6 +36,7 @@ def main() -> int:
     return serve(
         Stack(
             preset=loaded.preset,
+            checkpoint=loaded.checkpoint,
             home=loaded.home,
             host=loaded.host,
             port=loaded.port,

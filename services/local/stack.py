@@ -36,6 +36,7 @@ class Stack:
 
     Args:
         preset: Weights to run.
+        checkpoint: Folder of a checkpoint in the published layout, where the preset runs one.
         home: Folder of weights, keys and run files; None for $LYRA_HOME or its default.
         host: Address that the gateway listens on. The services stay on loopback.
         port: Of the gateway; 0 takes a free one.
@@ -50,6 +51,7 @@ class Stack:
         self,
         *,
         preset: str = "nano",
+        checkpoint: Path | None = None,
         home: Path | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -60,6 +62,7 @@ class Stack:
         arguments: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.preset = preset
+        self.checkpoint = checkpoint
         self.home = home or default_home()
         self.host = host
         self.log_dir = log_dir or self.home / "logs"
@@ -201,6 +204,8 @@ class Stack:
 
     def _service_spec(self, name: str) -> ProcessSpec:
         arguments = [*self._common_arguments(), "--threads", str(self._threads), "--metrics-port", "0"]
+        if self.checkpoint is not None:
+            arguments += ["--checkpoint", str(self.checkpoint.resolve())]
         arguments += self._arguments.get(name, ())
         return ProcessSpec(name, f"services.{name}", arguments, grpc_is_serving)
 

@@ -1,10 +1,11 @@
-"""One answer: parts are encoded side by side, the prompt streams into the language model, its text is spoken."""
+"""One answer: parts are encoded side by side, the prompt streams into the language model, the answer is spoken."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 
-from lyra.v1.common_pb2 import SpeechTokens, VisionTokens
+from lyra.v1.common_pb2 import SpeechTokens
 from lyra.v1.language_model_pb2 import (
     FINISH_REASON_LENGTH,
     ROLE_ASSISTANT,
@@ -17,39 +18,32 @@ from lyra.v1.language_model_pb2 import (
     MessageStart,
 )
 from lyra.v1.language_model_pb2 import Role as RoleMessage
+from lyra.v1.language_model_pb2 import TextDelta as TextDeltaMessage
 from services.common.errors import Failed, InvalidInput
 from services.pipeline.calls import exchange, with_retries
-from services.pipeline.encode import encode_image, encode_speech
+from services.pipeline.encodings import Encodings
 from services.pipeline.messages import (
     AnswerEvent,
     AnswerRequest,
     AudioChunk,
-    AudioPart,
     Finished,
-    ImagePart,
     Role,
     TextDelta,
     TextPart,
     Usage,
 )
 from services.pipeline.services import LANGUAGE_MODEL, Services
-from services.pipeline.speak import check_voice, speak_deltas
+from services.pipeline.speak import Spoken, speak_deltas, speaks_hidden_states
 
-# Events made ahead of a slow reader, and text deltas ahead of a slow voice; beyond that the services wait too.
+# Events made ahead of a slow reader, and deltas ahead of a slow voice; beyond that the services wait too.
 _EVENTS_AHEAD = 16
 _DELTAS_AHEAD = 256
-# Parts of one request that are encoded at the same time.
-_ENCODING_AT_ONCE = 4
 
 _ROLES: Mapping[Role, RoleMessage.ValueType] = {
     Role.SYSTEM: ROLE_SYSTEM,
     Role.USER: ROLE_USER,
     Role.ASSISTANT: ROLE_ASSISTANT,
 }
-
-Tokens = list[SpeechTokens] | list[VisionTokens]
-# By the place of the part: message, part.
-Encodings = Mapping[tuple[int, int], asyncio.Task[Tokens]]
 
 
 async def answer(services: Services, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
@@ -59,7 +53,8 @@ async def answer(services: Services, request: AnswerRequest) -> AsyncGenerator[A
     InvalidInput names fields as the caller knows them.
     """
     events: asyncio.Queue[AnswerEvent | Exception] = asyncio.Queue(_EVENTS_AHEAD)
-    worker = asyncio.create_task(_Answer(services, request, events).run())
+    messages = tuple(message.with_tracks() for message in request.messages)
+    worker = asyncio.create_task(_Answer(services, replace(request, messages=messages), events).run())
     try:
         while True:
             event = await events.get()
@@ -82,9 +77,9 @@ class _Answer:
         self._services = services
         self._request = request
         self._events = events
-        self._slots = asyncio.Semaphore(_ENCODING_AT_ONCE)
-        # None ends the text.
-        self._spoken: asyncio.Queue[str | None] = asyncio.Queue(_DELTAS_AHEAD)
+        self._hidden_states = False
+        # None ends the answer.
+        self._spoken: asyncio.Queue[Spoken | None] = asyncio.Queue(_DELTAS_AHEAD)
 
     async def run(self) -> None:
         try:
@@ -98,26 +93,16 @@ class _Answer:
     async def _work(self) -> Finished:
         request = self._request
         if request.speech is not None:
-            await check_voice(self._services, request.speech.voice, request.tenant)
+            voice = request.speech.voice
+            self._hidden_states = await speaks_hidden_states(self._services, voice, request.tenant)
         try:
             async with asyncio.TaskGroup() as group:
-                encodings = {
-                    (row, column): group.create_task(self._encode(part))
-                    for row, message in enumerate(request.messages)
-                    for column, part in enumerate(message.parts)
-                    if not isinstance(part, TextPart)
-                }
+                encodings = Encodings(self._services, request, group)
                 if request.speech is not None:
                     group.create_task(self._speak())
                 return await self._generate(encodings)
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
-
-    async def _encode(self, part: AudioPart | ImagePart) -> Tokens:
-        async with self._slots:
-            if isinstance(part, AudioPart):
-                return await encode_speech(self._services, part, self._request.tenant)
-            return await encode_image(self._services, part, self._request.tenant)
 
     async def _generate(self, encodings: Encodings) -> Finished:
         services, finish = self._services, None
@@ -131,14 +116,22 @@ class _Answer:
             async for response in responses:
                 if response.WhichOneof("event") == "finish":
                     finish = response.finish
-                elif text := response.text_delta.text:
-                    await self._events.put(TextDelta(text))
-                    if self._request.speech is not None:
-                        await self._spoken.put(text)
+                else:
+                    await self._pass_on(response.text_delta)
         await self._spoken.put(None)
         if finish is None:
             raise Failed(f"the {LANGUAGE_MODEL} ended its answer without a reason")
         return _finished(finish)
+
+    async def _pass_on(self, delta: TextDeltaMessage) -> None:
+        if delta.text:
+            await self._events.put(TextDelta(delta.text))
+        if self._request.speech is None:
+            return
+        if self._hidden_states and delta.HasField("hidden_states"):
+            await self._spoken.put(delta.hidden_states)
+        elif not self._hidden_states and delta.text:
+            await self._spoken.put(delta.text)
 
     async def _prompt(self, encodings: Encodings) -> AsyncIterator[GenerateRequest]:
         request = self._request
@@ -150,6 +143,10 @@ class _Answer:
                 seed=request.seed,
                 stop=request.stop,
                 tenant=request.tenant,
+                adapter=request.adapter,
+                keep_rate=request.keep_rate,
+                blocks=request.blocks,
+                hidden_states=self._hidden_states,
             )
         )
         for row, message in enumerate(request.messages):
@@ -158,25 +155,24 @@ class _Answer:
                 if isinstance(part, TextPart):
                     yield GenerateRequest(text=part.text)
                     continue
-                # A second attempt needs the tokens too: giving up this one must not give up the encoding.
-                for tokens in await asyncio.shield(encodings[row, column]):
+                for tokens in await encodings.tokens((row, column)):
                     if isinstance(tokens, SpeechTokens):
                         yield GenerateRequest(speech_tokens=tokens)
                     else:
                         yield GenerateRequest(vision_tokens=tokens)
 
     async def _speak(self) -> None:
-        # The call opens with the first text: a request that still waits for the language model must not hold a place at
-        # the voice that the one before it needs to finish.
+        # The call opens with the first delta: a request that still waits for the language model must not hold a place
+        # at the voice that the one before it needs to finish.
         request, options, first = self._request, self._request.speech, await self._spoken.get()
         if options is None or first is None:
             return
 
-        async def deltas() -> AsyncIterator[str]:
-            text: str | None = first
-            while text is not None:
-                yield text
-                text = await self._spoken.get()
+        async def deltas() -> AsyncIterator[Spoken]:
+            delta: Spoken | None = first
+            while delta is not None:
+                yield delta
+                delta = await self._spoken.get()
 
         async with aclosing(speak_deltas(self._services, deltas(), options, request.tenant)) as chunks:
             async for chunk in chunks:
@@ -187,7 +183,14 @@ def _finished(finish: GenerateFinish) -> Finished:
     usage = finish.usage
     return Finished(
         "length" if finish.reason == FINISH_REASON_LENGTH else "stop",
-        Usage(usage.prompt_tokens, usage.speech_tokens, usage.vision_tokens, usage.completion_tokens, usage.adapter),
+        Usage(
+            prompt_tokens=usage.prompt_tokens,
+            speech_tokens=usage.speech_tokens,
+            vision_tokens=usage.vision_tokens,
+            completion_tokens=usage.completion_tokens,
+            adapter=usage.adapter,
+            context_tokens=tuple(usage.context_tokens),
+        ),
     )
 
 

@@ -22,6 +22,26 @@ def call_metadata(tenant: str) -> tuple[tuple[str, str], ...]:
     return ((TENANT_METADATA, tenant), *trace_metadata())
 
 
+async def ask(
+    service: str,
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+    request: Request,
+    *,
+    seconds: float,
+    tenant: str = "",
+) -> Response:
+    """One request, one response. Asks again if `service` is unavailable. Raises its errors as ServiceError."""
+    delays = iter(RETRY_DELAYS_SECONDS)
+    while True:
+        try:
+            return await method(request, timeout=seconds, metadata=call_metadata(tenant))
+        except grpc.aio.AioRpcError as error:
+            failure, delay = from_rpc_error(service, error), next(delays, None)
+            if delay is None or not isinstance(failure, Unavailable):
+                raise failure from error
+        await asyncio.sleep(delay)
+
+
 async def exchange(
     service: str,
     method: grpc.aio.StreamStreamMultiCallable[Request, Response],

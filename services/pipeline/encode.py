@@ -1,4 +1,4 @@
-"""Speech and pictures into tokens for the language model."""
+"""Speech, pictures and videos into tokens for the language model."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
@@ -21,21 +21,31 @@ _DATA_BYTES = 256 * 1024
 ENCODED_AUDIO = AudioHeader(encoded=EncodedAudio())
 
 
-async def encode_speech(services: Services, part: AudioPart, tenant: str) -> list[SpeechTokens]:
-    """Tokens of a recording, clip by clip. Raises InvalidInput with the part's own path, and other ServiceErrors."""
+async def encode_speech(services: Services, part: AudioPart, tenant: str, adapter: str = "") -> list[SpeechTokens]:
+    """Tokens of a recording, clip by clip, by the projector of `adapter`; empty: the one that fits its length.
+
+    None of a video without sound.
+
+    Raises InvalidInput with the part's own path, or "adapter", and other ServiceErrors.
+    """
 
     def attempt() -> AsyncGenerator[SpeechEncoderEncodeResponse, None]:
         method, seconds = services.speech_encoder.Encode, services.deadlines.encode
-        return exchange(SPEECH_ENCODER, method, _speech_requests(part), seconds=seconds, tenant=tenant)
+        return exchange(SPEECH_ENCODER, method, _speech_requests(part, adapter), seconds=seconds, tenant=tenant)
 
     try:
         return [response.speech_tokens async for response in with_retries(SPEECH_ENCODER, attempt)]
     except InvalidInput as error:
+        if error.field == "adapter":
+            raise
         raise InvalidInput(part.path, error.message) from error
 
 
 async def encode_image(services: Services, part: ImagePart, tenant: str) -> list[VisionTokens]:
-    """Tokens of a picture. Raises InvalidInput with the part's own path, and other ServiceErrors."""
+    """Tokens of a picture, or of the frames of a video.
+
+    Raises InvalidInput with the part's own path, and other ServiceErrors.
+    """
 
     def attempt() -> AsyncGenerator[VisionEncoderEncodeResponse, None]:
         method, seconds = services.vision_encoder.Encode, services.deadlines.encode
@@ -53,8 +63,10 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
         yield data[start : start + _DATA_BYTES]
 
 
-async def _speech_requests(part: AudioPart) -> AsyncIterator[SpeechEncoderEncodeRequest]:
-    yield SpeechEncoderEncodeRequest(header=SpeechEncoderEncodeRequest.Header(audio=ENCODED_AUDIO))
+async def _speech_requests(part: AudioPart, adapter: str) -> AsyncIterator[SpeechEncoderEncodeRequest]:
+    audio = AudioHeader(encoded=EncodedAudio(of_video=part.of_video))
+    header = SpeechEncoderEncodeRequest.Header(audio=audio, adapter=adapter)
+    yield SpeechEncoderEncodeRequest(header=header)
     for piece in in_pieces(part.data):
         yield SpeechEncoderEncodeRequest(data=piece)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from typing import Literal
 
 
@@ -19,28 +20,51 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class AudioPart:
-    """A whole audio file (wav, mp3, flac, ogg, opus, webm, m4a). `path` names it in the caller's own request."""
+    """A whole audio file (wav, mp3, flac, ogg, opus, webm, m4a). `path` names it in the caller's own request.
+
+    With `of_video` the audio track of a video file, where it has one.
+    """
 
     data: bytes = field(repr=False)
     path: str = "audio"
+    of_video: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """A whole picture file. `path` names it in the caller's own request."""
+    """A whole picture file, or by its media type the frames of a video. `path` names it in the caller's own request."""
 
     data: bytes = field(repr=False)
     media_type: str = ""
     path: str = "image"
 
 
-Part = TextPart | AudioPart | ImagePart
+@dataclass(frozen=True, slots=True)
+class VideoPart:
+    """A whole video file (mp4, webm, mov), with or without sound. `path` names it in the caller's own request."""
+
+    data: bytes = field(repr=False)
+    media_type: str
+    path: str = "video"
+
+    @property
+    def tracks(self) -> tuple[ImagePart, AudioPart]:
+        """Its frames and its sound, in the order in which they stand in a prompt."""
+        return ImagePart(self.data, self.media_type, self.path), AudioPart(self.data, self.path, of_video=True)
+
+
+Part = TextPart | AudioPart | ImagePart | VideoPart
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     role: Role
     parts: tuple[Part, ...]
+
+    def with_tracks(self) -> "Message":
+        """The same message, each video of it in its tracks."""
+        tracks = (part.tracks if isinstance(part, VideoPart) else (part,) for part in self.parts)
+        return Message(self.role, tuple(chain.from_iterable(tracks)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +79,9 @@ class SpeechOptions:
 class AnswerRequest:
     """A conversation to be answered; with `speech`, aloud as well.
 
+    An empty `adapter` leaves the choice to the services, "base" means none. `keep_rate` and `blocks` steer the
+    extractor; None leaves them to the preset.
+
     `paths` names the fields of the services as the caller knows them, for error messages ("max_tokens" ->
     "max_completion_tokens").
     """
@@ -67,18 +94,26 @@ class AnswerRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     speech: SpeechOptions | None = None
+    adapter: str = ""
+    keep_rate: float | None = None
+    blocks: int | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a request; speech and vision tokens are part of the prompt tokens."""
+    """Tokens of a request; speech and vision tokens are part of the prompt tokens.
+
+    `adapter` is empty where the base answered; `context_tokens` are the speech and vision tokens that each block of
+    layers saw.
+    """
 
     prompt_tokens: int
     speech_tokens: int
     vision_tokens: int
     completion_tokens: int
     adapter: str
+    context_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Deadlines:
     generate: float = 900.0
     synthesize: float = 900.0
     describe: float = 5.0
+    adapter: float = 600.0  # loading waits for the disk, unloading for the requests that run with it
     health: float = 1.0
 
 

@@ -16,7 +16,7 @@ async def transcribe(
 ) -> AsyncGenerator[TranscriptEvent, None]:
     """Yields segments as they are understood, then one TranscriptEnd.
 
-    Leaving the iteration cancels the call. Raises InvalidInput with the part's path, or with "language", and other
+    Leaving the iteration cancels the call. Raises InvalidInput with the part's path, "language" or "model", and other
     ServiceErrors.
     """
 
@@ -44,5 +44,5 @@ async def transcribe(
                 else:
                     yield TranscriptEnd(response.summary.duration_seconds, response.summary.language)
     except InvalidInput as error:
-        field = "language" if error.field.endswith("language") else part.path
+        field = error.field if error.field in ("language", "model") else part.path
         raise InvalidInput(field, error.message) from error

@@ -4,7 +4,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from lyra.v1 import speech_encoder_pb2
-from model_core.speech.audio import SAMPLE_RATE, Clip, decode_audio, decode_pcm16, is_silent, split_clips
+from model_core.speech.audio import (
+    SAMPLE_RATE,
+    Clip,
+    decode_audio,
+    decode_audio_track,
+    decode_pcm16,
+    is_silent,
+    split_clips,
+)
 from services.common.errors import InvalidInput
 from services.common.uploads import Upload
 from services.speech_encoder.settings import SpeechEncoderSettings
@@ -38,6 +46,7 @@ class RecordingReader:
         if encoding is None:
             raise InvalidInput("audio.encoding", "one of encoded and pcm has to be set")
         self._pcm = header.pcm if encoding == "pcm" else None
+        self._of_video = header.encoded.of_video
         self._max_seconds = settings.max_audio_seconds
         max_bytes, limit = settings.max_audio_bytes, ""
         if self._pcm is not None:
@@ -63,11 +72,14 @@ class RecordingReader:
         await self._upload.receive(pieces)
 
     def decode(self) -> Recording:
-        """Decodes what was received. To be run in a thread.
+        """Decodes what was received; of a video without sound, no clips. To be run in a thread.
 
         Raises:
             InvalidInput: The bytes are no audio, the recording is too long, or nothing can be heard in it.
         """
+        if self._of_video:
+            samples = decode_audio_track(self._upload.source(), max_seconds=self._max_seconds)
+            return Recording(len(samples) / SAMPLE_RATE, [] if is_silent(samples) else split_clips(samples))
         if self._pcm is None:
             samples = decode_audio(self._upload.source(), max_seconds=self._max_seconds)
         else:

@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from lyra.v1 import common_pb2, speech_encoder_pb2, speech_encoder_pb2_grpc
+from lyra.v1 import adapters_pb2_grpc, common_pb2, speech_encoder_pb2, speech_encoder_pb2_grpc
+from model_core.checkpoints.adapters import PROJECTOR_FILE, TRAINABLES_FILE
 from model_core.presets import build_speech_encoder
 from model_core.speech.encoder import SpeechEncoder
 from services.common import model_service, telemetry, tensors
+from services.common.adapters import FULL_NAME, AdapterModel, AdaptersServicer, AdapterUse
 from services.common.errors import InvalidInput
 from services.common.grpc_types import Context
 from services.common.interceptors import tenant_of
@@ -18,8 +20,6 @@ from services.common.uploads import header_and_parts
 from services.speech_encoder.batching import BatchingSpeechEncoder
 from services.speech_encoder.recordings import Recording, RecordingReader
 from services.speech_encoder.settings import SpeechEncoderSettings
-
-LANGUAGE = "en"  # the only one that the transcriber knows; it refuses others
 
 
 class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
@@ -39,6 +39,18 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self._transcriptions = FairQueue(
             waiting_limit=settings.max_transcriptions_waiting, on_change=telemetry.queue_gauges("speech_encoder")
         )
+        self._use = AdapterUse()
+        self.adapters = AdaptersServicer(
+            AdapterModel(
+                resident=lambda: encoder.adapters,
+                load=encoder.load_projector,
+                unload=encoder.unload_projector,
+                files=(PROJECTOR_FILE, TRAINABLES_FILE),
+            ),
+            folder=settings.adapters_folder,
+            thread=self._thread,
+            alone=self._use.alone,
+        )
 
     async def Encode(
         self, request_iterator: AsyncIterator[speech_encoder_pb2.SpeechEncoderEncodeRequest], context: Context
@@ -46,10 +58,11 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         """A recording to speech tokens, clip by clip."""
         header, pieces = await header_and_parts(request_iterator, "data")
         if header.adapter not in ("", *self._encoder.adapters):
-            raise InvalidInput("adapter", f"{header.adapter!r} is none of {', '.join(self._encoder.adapters)}")
+            raise InvalidInput("adapter", f"{header.adapter[:100]!r} is none of {', '.join(self._encoder.adapters)}")
         recording = await self._receive(header.audio, pieces)
-        encoding = self._batches.encode([clip.samples for clip in recording.clips], header.adapter)
-        async with aclosing(encoding) as results:
+        adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
+        encoding = self._batches.encode([clip.samples for clip in recording.clips], adapter)
+        async with self._use.using(adapter), aclosing(encoding) as results:
             clips = iter(recording.clips)
             async for tokens in results:
                 clip = next(clips)
@@ -59,6 +72,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
                         start_seconds=clip.start_seconds,
                         end_seconds=clip.end_seconds,
                         tokens=chunk,
+                        adapter=adapter,
                     )
                     yield speech_encoder_pb2.SpeechEncoderEncodeResponse(speech_tokens=message)
 
@@ -67,8 +81,8 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
     ) -> AsyncIterator[speech_encoder_pb2.TranscribeResponse]:
         """A recording to what is said in it."""
         header, pieces = await header_and_parts(request_iterator, "data")
-        recording = await self._receive(header.audio, pieces)
         transcriber = self._encoder.transcriber
+        recording = await self._receive(header.audio, pieces)
         async with self._transcriptions.slot(tenant_of(context)):
             transcript = self._thread.iterate(lambda: transcriber.transcribe(recording.clips, header.language))
             async with aclosing(transcript) as segments:
@@ -81,7 +95,10 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
                         no_speech_probability=segment.no_speech_probability,
                     )
                     yield speech_encoder_pb2.TranscribeResponse(segment=message)
-        summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=recording.seconds, language=LANGUAGE)
+        # What a model of many languages heard by itself is not told.
+        (language, *others) = transcriber.languages
+        known = header.language or ("" if others else language)
+        summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=recording.seconds, language=known)
         yield speech_encoder_pb2.TranscribeResponse(summary=summary)
 
     async def Describe(
@@ -110,13 +127,19 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
 
 
 def _build(settings: SpeechEncoderSettings) -> SpeechEncoderServicer:
-    return SpeechEncoderServicer(build_speech_encoder(settings.preset, settings.home), settings)
+    encoder = build_speech_encoder(settings.preset, settings.home, checkpoint=settings.checkpoint)
+    return SpeechEncoderServicer(encoder, settings)
+
+
+def _register(servicer: SpeechEncoderServicer, server: Any) -> None:
+    speech_encoder_pb2_grpc.add_SpeechEncoderServicer_to_server(servicer, server)
+    adapters_pb2_grpc.add_AdaptersServicer_to_server(servicer.adapters, server)
 
 
 DEFINITION: ServiceDefinition[SpeechEncoderSettings] = ServiceDefinition(
     name="speech encoder",
-    full_name="lyra.v1.SpeechEncoder",
+    full_names=("lyra.v1.SpeechEncoder", FULL_NAME),
     build=_build,
-    register=speech_encoder_pb2_grpc.add_SpeechEncoderServicer_to_server,
+    register=_register,
     translate=model_service.translate,
 )

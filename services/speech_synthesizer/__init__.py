@@ -1,1 +1,1 @@
-"""Speech out: texts spoken while they are being written, over gRPC."""
+"""Speech out: answers spoken while they are being written, over gRPC."""

@@ -1,15 +1,19 @@
-"""The gRPC side of the speech synthesizer."""
+"""The gRPC side of the speech synthesizer.
+
+Shapes: N answer tokens, E width of hidden states.
+"""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from lyra.v1 import common_pb2, speech_synthesizer_pb2, speech_synthesizer_pb2_grpc
 from model_core.presets import build_voice
-from model_core.speech.voice import Voice
-from services.common import model_service, telemetry
+from model_core.speech.voice import SpeechStream, Voice
+from services.common import model_service, telemetry, tensors
 from services.common.errors import InvalidInput
 from services.common.grpc_types import Context
 from services.common.interceptors import tenant_of
@@ -23,10 +27,11 @@ MIN_SPEED, MAX_SPEED = 0.25, 4.0
 MAX_CHUNK_BYTES = 1024 * 1024
 
 Samples = npt.NDArray[np.int16]
+Push = Callable[[], Iterator[Samples]]
 
 
 class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerServicer):
-    """Speaks each text as its pieces arrive; several texts take turns at the voice."""
+    """Speaks each answer as its pieces arrive, texts or hidden states as the voice wants; several take turns at it."""
 
     def __init__(self, voice: Voice, settings: SpeechSynthesizerSettings) -> None:
         self._voice = voice
@@ -41,20 +46,17 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
     async def Synthesize(
         self, request_iterator: AsyncIterator[speech_synthesizer_pb2.SynthesizeRequest], context: Context
     ) -> AsyncIterator[speech_synthesizer_pb2.SynthesizeResponse]:
-        """A text, in pieces, to its sound."""
-        header, deltas = await header_and_parts(request_iterator, "text_delta")
+        """An answer, in pieces, to its sound."""
+        part = "hidden_states" if self._voice.hidden_width else "text_delta"
+        header, deltas = await header_and_parts(request_iterator, part)
         speed = header.speed or 1.0
         if not MIN_SPEED <= speed <= MAX_SPEED:
             raise InvalidInput("speed", f"{speed:g} is not within {MIN_SPEED:g} to {MAX_SPEED:g}")
-        limit = self._settings.max_text_characters
         async with self._queue.slot(tenant_of(context)):
             stream = await self._thread.run(lambda: self._voice.new_stream(header.voice, speed))
-            characters = 0
-            async for delta in deltas:
-                characters += len(delta)
-                if characters > limit:
-                    raise InvalidInput("text", f"over the limit of {limit} characters")
-                async with aclosing(self._speak(lambda text=delta: stream.push(text))) as responses:  # type: ignore[misc]
+            pushes = self._hidden_states(stream, deltas) if self._voice.hidden_width else self._texts(stream, deltas)
+            async for push in pushes:
+                async with aclosing(self._speak(push)) as responses:
                     async for response in responses:
                         yield response
             async with aclosing(self._speak(stream.finish)) as responses:
@@ -69,15 +71,33 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
             model=common_pb2.ModelDescription(preset=self._settings.preset, model=self._voice.model),
             voices=self._voice.voices,
             sample_rate=self._voice.sample_rate,
+            hidden_width=self._voice.hidden_width,
         )
 
     def shut_down(self) -> None:
         """Lets the voice's thread end."""
         self._thread.shut_down()
 
-    async def _speak(
-        self, start: Callable[[], Iterator[Samples]]
-    ) -> AsyncGenerator[speech_synthesizer_pb2.SynthesizeResponse, None]:
+    async def _texts(self, stream: SpeechStream, deltas: AsyncIterator[str]) -> AsyncIterator[Push]:
+        limit, characters = self._settings.max_text_characters, 0
+        async for delta in deltas:
+            characters += len(delta)
+            if characters > limit:
+                raise InvalidInput("text", f"over the limit of {limit} characters")
+            yield partial(stream.push, delta)
+
+    async def _hidden_states(
+        self, stream: SpeechStream, deltas: AsyncIterator[common_pb2.Tensor]
+    ) -> AsyncIterator[Push]:
+        limit, tokens = self._settings.max_answer_tokens, 0
+        async for delta in deltas:
+            hidden_NE = tensors.from_message(delta, field="hidden_states", width=self._voice.hidden_width)
+            tokens += len(hidden_NE)
+            if tokens > limit:
+                raise InvalidInput("hidden_states", f"over the limit of {limit} answer tokens")
+            yield partial(stream.push_hidden, hidden_NE)
+
+    async def _speak(self, start: Push) -> AsyncGenerator[speech_synthesizer_pb2.SynthesizeResponse, None]:
         async with aclosing(self._thread.iterate(start)) as chunks:
             async for samples in chunks:
                 pcm = samples.astype("<i2", copy=False).tobytes()
@@ -88,13 +108,13 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
 
 
 def _build(settings: SpeechSynthesizerSettings) -> SpeechSynthesizerServicer:
-    voice = build_voice(settings.preset, settings.home, threads=settings.thread_count())
+    voice = build_voice(settings.preset, settings.home, threads=settings.thread_count(), checkpoint=settings.checkpoint)
     return SpeechSynthesizerServicer(voice, settings)
 
 
 DEFINITION: ServiceDefinition[SpeechSynthesizerSettings] = ServiceDefinition(
     name="speech synthesizer",
-    full_name="lyra.v1.SpeechSynthesizer",
+    full_names=("lyra.v1.SpeechSynthesizer",),
     build=_build,
     register=speech_synthesizer_pb2_grpc.add_SpeechSynthesizerServicer_to_server,
     translate=model_service.translate,

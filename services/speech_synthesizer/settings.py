@@ -6,14 +6,17 @@ from services.common.settings import ServiceSettings
 
 
 class SpeechSynthesizerSettings(ServiceSettings):
-    """Speech synthesizer: texts, spoken while they are being written (gRPC, lyra.v1.SpeechSynthesizer)."""
+    """Speech synthesizer: answers, spoken while they are being written (gRPC, lyra.v1.SpeechSynthesizer)."""
 
     port: int = Field(default=50054, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     metrics_port: int = Field(
         default=9154, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
     )
     max_text_characters: int = Field(default=50_000, gt=0, description="Longest text of a call, in characters.")
+    max_answer_tokens: int = Field(
+        default=32_768, gt=0, description="Most answer tokens of a call whose voice speaks from hidden states."
+    )
     max_streams: int = Field(
-        default=8, ge=1, description="Texts that are spoken at the same time, clause by clause in turn."
+        default=8, ge=1, description="Answers that are spoken at the same time, piece by piece in turn."
     )
     max_waiting: int = Field(default=32, ge=0, description="Calls that may wait while max_streams are being spoken.")

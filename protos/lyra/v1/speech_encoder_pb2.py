@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lyra.v1 import common_pb2 as lyra_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clyra/v1/speech_encoder.proto\x12\x07lyra.v1\x1a\x14lyra/v1/common.proto\"e\n\x0b\x41udioHeader\x12(\n\x07\x65ncoded\x18\x01 \x01(\x0b\x32\x15.lyra.v1.EncodedAudioH\x00\x12 \n\x03pcm\x18\x02 \x01(\x0b\x32\x11.lyra.v1.PcmAudioH\x00\x42\n\n\x08\x65ncoding\"\x0e\n\x0c\x45ncodedAudio\"1\n\x08PcmAudio\x12\x13\n\x0bsample_rate\x18\x01 \x01(\r\x12\x10\n\x08\x63hannels\x18\x02 \x01(\r\"\xb2\x01\n\x1aSpeechEncoderEncodeRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.lyra.v1.SpeechEncoderEncodeRequest.HeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x1a>\n\x06Header\x12#\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x14.lyra.v1.AudioHeader\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\tB\x06\n\x04part\"K\n\x1bSpeechEncoderEncodeResponse\x12,\n\rspeech_tokens\x18\x01 \x01(\x0b\x32\x15.lyra.v1.SpeechTokens\"\xa1\x01\n\x11TranscribeRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.lyra.v1.TranscribeRequest.HeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x1a?\n\x06Header\x12#\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x14.lyra.v1.AudioHeader\x12\x10\n\x08language\x18\x02 \x01(\tB\x06\n\x04part\"{\n\x12TranscribeResponse\x12-\n\x07segment\x18\x01 \x01(\x0b\x32\x1a.lyra.v1.TranscriptSegmentH\x00\x12-\n\x07summary\x18\x02 \x01(\x0b\x32\x1a.lyra.v1.TranscriptSummaryH\x00\x42\x07\n\x05\x65vent\"\x8a\x01\n\x11TranscriptSegment\x12\x15\n\rstart_seconds\x18\x01 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x02 \x01(\x01\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x1c\n\x14mean_log_probability\x18\x04 \x01(\x01\x12\x1d\n\x15no_speech_probability\x18\x05 \x01(\x01\"?\n\x11TranscriptSummary\x12\x18\n\x10\x64uration_seconds\x18\x01 \x01(\x01\x12\x10\n\x08language\x18\x02 \x01(\t\"\x1e\n\x1cSpeechEncoderDescribeRequest\"d\n\x1dSpeechEncoderDescribeResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.lyra.v1.ModelDescription\x12\x19\n\x11max_audio_seconds\x18\x02 \x01(\x01\x32\x8e\x02\n\rSpeechEncoder\x12W\n\x06\x45ncode\x12#.lyra.v1.SpeechEncoderEncodeRequest\x1a$.lyra.v1.SpeechEncoderEncodeResponse(\x01\x30\x01\x12I\n\nTranscribe\x12\x1a.lyra.v1.TranscribeRequest\x1a\x1b.lyra.v1.TranscribeResponse(\x01\x30\x01\x12Y\n\x08\x44\x65scribe\x12%.lyra.v1.SpeechEncoderDescribeRequest\x1a&.lyra.v1.SpeechEncoderDescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clyra/v1/speech_encoder.proto\x12\x07lyra.v1\x1a\x14lyra/v1/common.proto\"e\n\x0b\x41udioHeader\x12(\n\x07\x65ncoded\x18\x01 \x01(\x0b\x32\x15.lyra.v1.EncodedAudioH\x00\x12 \n\x03pcm\x18\x02 \x01(\x0b\x32\x11.lyra.v1.PcmAudioH\x00\x42\n\n\x08\x65ncoding\" \n\x0c\x45ncodedAudio\x12\x10\n\x08of_video\x18\x01 \x01(\x08\"1\n\x08PcmAudio\x12\x13\n\x0bsample_rate\x18\x01 \x01(\r\x12\x10\n\x08\x63hannels\x18\x02 \x01(\r\"\xb2\x01\n\x1aSpeechEncoderEncodeRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.lyra.v1.SpeechEncoderEncodeRequest.HeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x1a>\n\x06Header\x12#\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x14.lyra.v1.AudioHeader\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\tB\x06\n\x04part\"K\n\x1bSpeechEncoderEncodeResponse\x12,\n\rspeech_tokens\x18\x01 \x01(\x0b\x32\x15.lyra.v1.SpeechTokens\"\xa1\x01\n\x11TranscribeRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.lyra.v1.TranscribeRequest.HeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x1a?\n\x06Header\x12#\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x14.lyra.v1.AudioHeader\x12\x10\n\x08language\x18\x02 \x01(\tB\x06\n\x04part\"{\n\x12TranscribeResponse\x12-\n\x07segment\x18\x01 \x01(\x0b\x32\x1a.lyra.v1.TranscriptSegmentH\x00\x12-\n\x07summary\x18\x02 \x01(\x0b\x32\x1a.lyra.v1.TranscriptSummaryH\x00\x42\x07\n\x05\x65vent\"\x8a\x01\n\x11TranscriptSegment\x12\x15\n\rstart_seconds\x18\x01 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x02 \x01(\x01\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x1c\n\x14mean_log_probability\x18\x04 \x01(\x01\x12\x1d\n\x15no_speech_probability\x18\x05 \x01(\x01\"?\n\x11TranscriptSummary\x12\x18\n\x10\x64uration_seconds\x18\x01 \x01(\x01\x12\x10\n\x08language\x18\x02 \x01(\t\"\x1e\n\x1cSpeechEncoderDescribeRequest\"d\n\x1dSpeechEncoderDescribeResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.lyra.v1.ModelDescription\x12\x19\n\x11max_audio_seconds\x18\x02 \x01(\x01\x32\x8e\x02\n\rSpeechEncoder\x12W\n\x06\x45ncode\x12#.lyra.v1.SpeechEncoderEncodeRequest\x1a$.lyra.v1.SpeechEncoderEncodeResponse(\x01\x30\x01\x12I\n\nTranscribe\x12\x1a.lyra.v1.TranscribeRequest\x1a\x1b.lyra.v1.TranscribeResponse(\x01\x30\x01\x12Y\n\x08\x44\x65scribe\x12%.lyra.v1.SpeechEncoderDescribeRequest\x1a&.lyra.v1.SpeechEncoderDescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,29 +35,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDIOHEADER']._serialized_start=63
   _globals['_AUDIOHEADER']._serialized_end=164
   _globals['_ENCODEDAUDIO']._serialized_start=166
-  _globals['_ENCODEDAUDIO']._serialized_end=180
-  _globals['_PCMAUDIO']._serialized_start=182
-  _globals['_PCMAUDIO']._serialized_end=231
-  _globals['_SPEECHENCODERENCODEREQUEST']._serialized_start=234
-  _globals['_SPEECHENCODERENCODEREQUEST']._serialized_end=412
-  _globals['_SPEECHENCODERENCODEREQUEST_HEADER']._serialized_start=342
-  _globals['_SPEECHENCODERENCODEREQUEST_HEADER']._serialized_end=404
-  _globals['_SPEECHENCODERENCODERESPONSE']._serialized_start=414
-  _globals['_SPEECHENCODERENCODERESPONSE']._serialized_end=489
-  _globals['_TRANSCRIBEREQUEST']._serialized_start=492
-  _globals['_TRANSCRIBEREQUEST']._serialized_end=653
-  _globals['_TRANSCRIBEREQUEST_HEADER']._serialized_start=582
-  _globals['_TRANSCRIBEREQUEST_HEADER']._serialized_end=645
-  _globals['_TRANSCRIBERESPONSE']._serialized_start=655
-  _globals['_TRANSCRIBERESPONSE']._serialized_end=778
-  _globals['_TRANSCRIPTSEGMENT']._serialized_start=781
-  _globals['_TRANSCRIPTSEGMENT']._serialized_end=919
-  _globals['_TRANSCRIPTSUMMARY']._serialized_start=921
-  _globals['_TRANSCRIPTSUMMARY']._serialized_end=984
-  _globals['_SPEECHENCODERDESCRIBEREQUEST']._serialized_start=986
-  _globals['_SPEECHENCODERDESCRIBEREQUEST']._serialized_end=1016
-  _globals['_SPEECHENCODERDESCRIBERESPONSE']._serialized_start=1018
-  _globals['_SPEECHENCODERDESCRIBERESPONSE']._serialized_end=1118
-  _globals['_SPEECHENCODER']._serialized_start=1121
-  _globals['_SPEECHENCODER']._serialized_end=1391
+  _globals['_ENCODEDAUDIO']._serialized_end=198
+  _globals['_PCMAUDIO']._serialized_start=200
+  _globals['_PCMAUDIO']._serialized_end=249
+  _globals['_SPEECHENCODERENCODEREQUEST']._serialized_start=252
+  _globals['_SPEECHENCODERENCODEREQUEST']._serialized_end=430
+  _globals['_SPEECHENCODERENCODEREQUEST_HEADER']._serialized_start=360
+  _globals['_SPEECHENCODERENCODEREQUEST_HEADER']._serialized_end=422
+  _globals['_SPEECHENCODERENCODERESPONSE']._serialized_start=432
+  _globals['_SPEECHENCODERENCODERESPONSE']._serialized_end=507
+  _globals['_TRANSCRIBEREQUEST']._serialized_start=510
+  _globals['_TRANSCRIBEREQUEST']._serialized_end=671
+  _globals['_TRANSCRIBEREQUEST_HEADER']._serialized_start=600
+  _globals['_TRANSCRIBEREQUEST_HEADER']._serialized_end=663
+  _globals['_TRANSCRIBERESPONSE']._serialized_start=673
+  _globals['_TRANSCRIBERESPONSE']._serialized_end=796
+  _globals['_TRANSCRIPTSEGMENT']._serialized_start=799
+  _globals['_TRANSCRIPTSEGMENT']._serialized_end=937
+  _globals['_TRANSCRIPTSUMMARY']._serialized_start=939
+  _globals['_TRANSCRIPTSUMMARY']._serialized_end=1002
+  _globals['_SPEECHENCODERDESCRIBEREQUEST']._serialized_start=1004
+  _globals['_SPEECHENCODERDESCRIBEREQUEST']._serialized_end=1034
+  _globals['_SPEECHENCODERDESCRIBERESPONSE']._serialized_start=1036
+  _globals['_SPEECHENCODERDESCRIBERESPONSE']._serialized_end=1136
+  _globals['_SPEECHENCODER']._serialized_start=1139
+  _globals['_SPEECHENCODER']._serialized_end=1409
 # @@protoc_insertion_point(module_scope)

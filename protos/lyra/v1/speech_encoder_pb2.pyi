@@ -53,12 +53,19 @@ Global___AudioHeader: _TypeAlias = AudioHeader  # noqa: Y015
 class EncodedAudio(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    OF_VIDEO_FIELD_NUMBER: _builtins.int
+    of_video: _builtins.bool
+    """The file is a video, of which the audio track is meant. Where it has none, or nothing can be heard in it, there are no
+    clips, and that is no error.
+    """
     def __init__(
         self,
+        *,
+        of_video: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["of_video", b"of_video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

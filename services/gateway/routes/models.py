@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter, Request
 
-from services.gateway.dependencies import Caller, Settings
+from services.gateway.dependencies import Caller, ModelServices, Settings
 from services.gateway.prompt import check_model
-from services.gateway.schemas.models import Model, ModelList
+from services.gateway.schemas.models import LyraDetails, Model, ModelDetails, ModelList
+from services.pipeline.describe import describe_language_model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -16,7 +17,20 @@ async def list_models(request: Request, key: Caller, settings: Settings) -> Mode
 
 
 @router.get("/{model}")
-async def get_model(model: str, request: Request, key: Caller, settings: Settings) -> Model:
-    """Tells about one model."""
+async def get_model(
+    model: str, request: Request, key: Caller, services: ModelServices, settings: Settings
+) -> ModelDetails:
+    """Tells about one model: what the options `lyra` of a request may be."""
     check_model(model, settings)
-    return Model(id=settings.model, created=request.app.state.created)
+    description = await describe_language_model(services, key.tenant)
+    return ModelDetails(
+        id=settings.model,
+        created=request.app.state.created,
+        lyra=LyraDetails(
+            context_tokens=description.context_tokens,
+            adapters=list(description.model.adapters),
+            max_blocks=description.max_blocks,
+            keep_rate=round(description.keep_rate, 6),  # of the wire's 32 bits
+            blocks=description.blocks,
+        ),
+    )

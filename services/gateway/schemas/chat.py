@@ -43,7 +43,19 @@ class ImageContent(_Request):
     image_url: ImageUrl
 
 
-ContentPart = Annotated[TextContent | AudioContent | ImageContent, Discriminator("type")]
+class VideoUrl(_Request):
+    url: str = Field(
+        description="A data URI with an mp4, webm or mov video in base64; its audio track counts as speech. "
+        "Web addresses are not fetched."
+    )
+
+
+class VideoContent(_Request):
+    type: Literal["video_url"]
+    video_url: VideoUrl
+
+
+ContentPart = Annotated[TextContent | AudioContent | ImageContent | VideoContent, Discriminator("type")]
 
 
 def _content_kind(value: Any) -> str | None:
@@ -123,6 +135,26 @@ class TextFormat(_Request):
     type: Literal["text"]
 
 
+class LyraOptions(_Request):
+    """What OpenAI's API has no word for. Their clients send it with `extra_body`."""
+
+    adapter: str | None = Field(
+        default=None,
+        max_length=64,
+        pattern="^[a-z0-9_-]+$",
+        description="Adapter to answer with; base for none. Without it, the one that fits the prompt.",
+    )
+    keep_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the speech and vision tokens kept after each block of layers; 1 keeps all.",
+    )
+    blocks: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="Blocks that the layers are cut into; 1 keeps all tokens."
+    )
+
+
 class ChatRequest(_Request):
     """A conversation to be answered, in writing or aloud as well."""
 
@@ -138,6 +170,7 @@ class ChatRequest(_Request):
     stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    lyra: LyraOptions | None = None
 
     # Taken, and without effect on the answer.
     user: str | None = None
@@ -193,12 +226,18 @@ class CompletionTokensDetails(BaseModel):
     rejected_prediction_tokens: int = 0
 
 
+class LyraUsage(BaseModel):
+    adapter: str = Field(description="Adapter that answered; base for none.")
+    context_tokens: list[int] = Field(description="Speech and vision tokens that each block of layers saw, in order.")
+
+
 class CompletionUsage(BaseModel):
     prompt_tokens: int
     completion_tokens: int = Field(description="Text tokens and audio tokens together.")
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
+    lyra: LyraUsage
 
 
 class AnswerAudio(BaseModel):

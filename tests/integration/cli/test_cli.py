@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from services.local.stack import Stack
+from tests.adapters import write_adapter
+from tests.integration.gateway.conftest import wav
+from tests.videos import make_video
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -52,6 +56,65 @@ def test_ask_with_speech_and_a_picture_writes_the_spoken_answer(lyra: Lyra, tmp_
     assert answer["usage"]["prompt_tokens_details"]["image_tokens"] > 0
     assert answer["first_audio_seconds"] is not None
     assert seconds(out) == pytest.approx(answer["audio_seconds"], abs=0.001)
+
+
+def test_ask_about_a_video_counts_its_frames_and_its_sound(lyra: Lyra, tmp_path: Path) -> None:
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(make_video(loudness=0.3))
+    result = lyra("ask", "--video", video, "--max-tokens", 4, "--json")
+    assert result.exit_code == 0
+    details = json.loads(result.stdout)["usage"]["prompt_tokens_details"]
+    assert details["image_tokens"] == 16
+    assert details["audio_tokens"] > 0
+
+
+def test_bad_video_is_named(lyra: Lyra, tmp_path: Path) -> None:
+    (tmp_path / "clip.webm").write_bytes(b"no video")
+    result = lyra("ask", "What?", "--video", tmp_path / "clip.webm")
+    assert result.exit_code == 1
+    assert "video_url" in result.stderr
+
+
+def test_ask_tells_what_the_extractor_left(lyra: Lyra, tmp_path: Path) -> None:
+    recording = tmp_path / "recording.wav"
+    recording.write_bytes(wav(10))
+    options = ("--audio", recording, "--blocks", 2, "--keep-rate", 0.5, "--adapter", "speech", "--max-tokens", 4)
+    told = json.loads(lyra("ask", *options, "--json").stdout)["usage"]["lyra"]
+    assert told["adapter"] == "speech"
+    first, second = told["context_tokens"]
+    assert second == first // 2
+    assert f"context tokens by block {first}, {second}" in lyra("ask", *options).stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [
+        ("--keep-rate", 1.5, "lyra.keep_rate"),
+        ("--blocks", 99, "lyra.blocks"),
+        ("--adapter", "none", "lyra.adapter"),
+    ],
+)
+def test_options_out_of_bounds_are_named(lyra: Lyra, option: str, value: object, field: str) -> None:
+    result = lyra("ask", "Hello?", option, value)
+    assert result.exit_code == 1
+    assert field in result.stderr
+
+
+def test_adapters_are_listed_loaded_and_unloaded(lyra: Lyra, tiny_stack: Stack) -> None:
+    folder = tiny_stack.home / "adapters" / "meetings"
+    write_adapter(folder, "tiny")
+    assert "meetings" in lyra("adapters", "list").stdout
+    loaded = lyra("adapters", "load", "meetings")
+    assert loaded.exit_code == 0
+    assert "speech encoder, language model" in loaded.stderr
+    assert lyra("ask", "Hello?", "--adapter", "meetings", "--max-tokens", 2).exit_code == 0
+    again = lyra("adapters", "load", "meetings")
+    assert again.exit_code == 1
+    assert "resident already" in again.stderr
+    assert lyra("adapters", "unload", "meetings").exit_code == 0
+    assert lyra("adapters", "unload", "meetings").exit_code == 1
+    assert lyra("ask", "Hello?", "--adapter", "meetings", "--max-tokens", 2).exit_code == 1
+    shutil.rmtree(folder)
 
 
 def test_transcript_comes_in_every_format(lyra: Lyra) -> None:

@@ -30,9 +30,9 @@ def prompt(*content: GenerateRequest, **header: object) -> list[GenerateRequest]
     return [GenerateRequest(header=GenerateHeader(**header)), start, *parts]  # type: ignore[arg-type]
 
 
-def speech(clip: int, rows: int, width: int = WIDTH) -> GenerateRequest:
+def speech(clip: int, rows: int, width: int = WIDTH, adapter: str = "") -> GenerateRequest:
     (chunk,) = tensors.to_chunks(np.ones((rows, width), np.float32))
-    return GenerateRequest(speech_tokens=common_pb2.SpeechTokens(clip_index=clip, tokens=chunk))
+    return GenerateRequest(speech_tokens=common_pb2.SpeechTokens(clip_index=clip, tokens=chunk, adapter=adapter))
 
 
 def picture(height: int, width: int, rows: int) -> GenerateRequest:
@@ -109,6 +109,30 @@ async def test_speech_and_vision_tokens_are_counted_and_switch_their_adapter_on(
     assert seen[-1].finish.usage.adapter == "vision"
 
 
+async def test_each_block_sees_what_the_one_before_it_kept(client: Client) -> None:
+    parts = (speech(0, 60), speech(1, 40), GenerateRequest(text="What is said?"))
+    plain = await client.answer(prompt(*parts, max_tokens=2))
+    assert set(plain[-1].finish.usage.context_tokens) == {100}
+    extracted = await client.answer(prompt(*parts, max_tokens=2, keep_rate=0.7, blocks=2))
+    assert list(extracted[-1].finish.usage.context_tokens) == [100, 70]
+    assert extracted[-1].finish.usage.prompt_tokens == plain[-1].finish.usage.prompt_tokens
+
+
+async def test_an_answer_uses_the_adapter_whose_projector_made_the_tokens(start_service: StartService) -> None:
+    client = Client(await start_service("language_model", preset="tiny-qwen2-vl"))
+
+    async def adapter(*parts: GenerateRequest, **header: object) -> str:
+        return (await client.answer(prompt(*parts, max_tokens=1, **header)))[-1].finish.usage.adapter
+
+    one, two = speech(0, 4, 32), speech(1, 4, 32)
+    assert await adapter(one) == "speech"
+    assert await adapter(one, two) == "long_speech"
+    assert await adapter(one, one) == "long_speech"
+    assert await adapter(speech(0, 4, 32, "speech"), speech(1, 4, 32, "speech")) == "speech"
+    assert await adapter(one, two, adapter="speech") == "speech"
+    assert await adapter(one, two, adapter="base") == ""
+
+
 @pytest.mark.parametrize(
     ("requests", "field"),
     [
@@ -128,6 +152,12 @@ async def test_speech_and_vision_tokens_are_counted_and_switch_their_adapter_on(
         (prompt(stop=["a"] * 5), "stop"),
         (prompt(stop=[""]), "stop"),
         (prompt(adapter="unheard"), "adapter"),
+        (prompt(keep_rate=0.0), "keep_rate"),
+        (prompt(keep_rate=1.5), "keep_rate"),
+        (prompt(keep_rate=float("nan")), "keep_rate"),
+        (prompt(blocks=0), "blocks"),
+        (prompt(blocks=3), "blocks"),
+        (prompt(speech(0, 2, adapter="speech"), speech(0, 2, adapter="long_speech")), "speech_tokens.adapter"),
         (prompt(GenerateRequest(text="x" * 3000)), "messages"),
         (prompt(speech(0, 2049)), "messages"),
         (prompt(speech(0, 1025), speech(1, 1024)), "messages"),
@@ -228,3 +258,4 @@ async def test_tokens_of_a_text_are_counted_and_the_model_described(client: Clie
     assert description.model.token_width == WIDTH
     assert list(description.model.adapters) == ["speech", "vision"]
     assert description.context_tokens == 2048
+    assert (description.max_blocks, description.blocks, description.keep_rate) == (2, 1, 1.0)

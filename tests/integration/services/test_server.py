@@ -57,7 +57,7 @@ async def test_service_is_not_serving_until_its_weights_are_loaded(tmp_path: Pat
 async def test_draining_service_finishes_what_runs_and_refuses_what_is_new(start_service: StartService) -> None:
     service = await start_service("language_model", grace_seconds=60)
     stub = language_model_pb2_grpc.LanguageModelStub(service.channel)
-    answer = aiter(stub.Generate(prompt()))
+    answer = aiter(stub.Generate(prompt(max_tokens=400)))
     await anext(answer)
     states = aiter(health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest()))
     assert (await anext(states)).status == SERVING

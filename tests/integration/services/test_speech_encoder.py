@@ -79,6 +79,19 @@ async def test_recording_becomes_the_tokens_of_its_clips(client: Client) -> None
     assert len(long) > 20 * len(short) > 0
 
 
+async def test_tokens_tell_whose_projector_made_them(start_service: StartService) -> None:
+    client = Client(await start_service("speech_encoder", preset="tiny-qwen2-vl"))
+
+    async def adapters(seconds: float, adapter: str = "") -> set[str]:
+        return {each.speech_tokens.adapter for each in await client.encode(wav(seconds), adapter=adapter)}
+
+    assert await adapters(1) == {"speech"}
+    assert await adapters(30) == {"speech"}
+    assert await adapters(31) == {"long_speech"}
+    assert await adapters(31, "speech") == {"speech"}
+    assert await adapters(1, "long_speech") == {"long_speech"}
+
+
 async def test_bare_samples_and_a_file_give_the_same_tokens(client: Client) -> None:
     assert await client.encode(tone(1).tobytes(), pcm()) == await client.encode(wav(1))
 

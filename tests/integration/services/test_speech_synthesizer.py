@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import grpc
+import numpy as np
 import pytest
 
 from lyra.v1 import speech_synthesizer_pb2 as pb
 from lyra.v1 import speech_synthesizer_pb2_grpc
-from services.common import telemetry
+from services.common import telemetry, tensors
 from services.common.errors import InvalidInput, Overloaded, from_rpc_error
+from services.common.tensors import Array
 from tests.conftest import RunningService, StartService, until
 
 TEXT = ["The sky is blue, ", "and the sea", " is green. ", "The end."]
@@ -26,10 +28,18 @@ class Client:
         self.stub = speech_synthesizer_pb2_grpc.SpeechSynthesizerStub(service.channel)
 
     async def speak(self, deltas: list[str], **values: object) -> list[pb.SynthesizeResponse]:
+        return await self.send([pb.SynthesizeRequest(text_delta=delta) for delta in deltas], **values)
+
+    async def speak_hidden(self, *hidden: Array, **values: object) -> bytes:
+        """The whole sound of hidden states that come in pieces."""
+        requests = [pb.SynthesizeRequest(hidden_states=tensors.to_message(each)) for each in hidden]
+        return b"".join(response.audio.pcm for response in await self.send(requests, **values))
+
+    async def send(self, parts: list[pb.SynthesizeRequest], **values: object) -> list[pb.SynthesizeResponse]:
         async def requests() -> AsyncIterator[pb.SynthesizeRequest]:
             yield header(**values)
-            for delta in deltas:
-                yield pb.SynthesizeRequest(text_delta=delta)
+            for part in parts:
+                yield part
 
         try:
             return [response async for response in self.stub.Synthesize(requests())]
@@ -92,3 +102,48 @@ async def test_streams_beyond_the_bound_are_refused_and_left_ones_free_their_pla
     running = telemetry.MODEL_RUNNING.labels("speech_synthesizer")
     await until(lambda: running._value.get() == 0)
     assert await client.speak(TEXT)
+
+
+HIDDEN_WIDTH = 32
+HIDDEN = np.random.default_rng(0).standard_normal((9, HIDDEN_WIDTH)).astype(np.float32)
+
+
+@pytest.fixture
+async def hidden_client(start_service: StartService) -> Client:
+    """Of a voice that speaks from hidden states."""
+    return Client(await start_service("speech_synthesizer", preset="tiny-qwen2-vl", max_answer_tokens=20))
+
+
+async def test_hidden_states_become_the_same_sound_in_pieces_and_at_once(hidden_client: Client) -> None:
+    description = await hidden_client.stub.Describe(pb.SpeechSynthesizerDescribeRequest())
+    assert description.hidden_width == HIDDEN_WIDTH
+    whole = np.frombuffer(await hidden_client.speak_hidden(HIDDEN), np.int16)
+    pieces = np.frombuffer(await hidden_client.speak_hidden(HIDDEN[:1], HIDDEN[1:4], HIDDEN[4:]), np.int16)
+    assert len(whole) > 0
+    np.testing.assert_allclose(pieces, whole, atol=4)  # of 32,767: 1e-4 of full scale
+
+
+@pytest.mark.parametrize(
+    ("hidden", "field"),
+    [
+        (HIDDEN[:, :8], "hidden_states.shape"),
+        (HIDDEN[0], "hidden_states.shape"),
+        (np.full_like(HIDDEN, np.nan), "hidden_states"),
+        (np.zeros((21, HIDDEN_WIDTH), np.float32), "hidden_states"),
+    ],
+)
+async def test_bad_hidden_states_are_refused_and_the_voice_speaks_on(
+    hidden_client: Client, hidden: Array, field: str
+) -> None:
+    before = await hidden_client.speak_hidden(HIDDEN)
+    with pytest.raises(InvalidInput) as refusal:
+        await hidden_client.speak_hidden(HIDDEN, hidden)
+    assert refusal.value.field == field
+    assert await hidden_client.speak_hidden(HIDDEN) == before
+
+
+async def test_a_voice_refuses_what_it_does_not_speak_from(client: Client, hidden_client: Client) -> None:
+    with pytest.raises(InvalidInput, match="hidden_states"):
+        await hidden_client.speak(TEXT)
+    with pytest.raises(InvalidInput, match="text_delta"):
+        await client.speak_hidden(HIDDEN)

@@ -35,7 +35,13 @@ def test_the_least_request_asks_for_the_likeliest_answer_in_writing() -> None:
     assert understood() == AnswerRequest(
         messages=(Message(Role.USER, (TextPart("Hi"),)),),
         tenant="acme",
-        paths={"max_tokens": "max_tokens", "voice": "audio.voice"},
+        paths={
+            "max_tokens": "max_tokens",
+            "voice": "audio.voice",
+            "adapter": "lyra.adapter",
+            "keep_rate": "lyra.keep_rate",
+            "blocks": "lyra.blocks",
+        },
     )
 
 
@@ -48,6 +54,7 @@ def test_every_option_reaches_the_pipeline() -> None:
         ],
         max_completion_tokens=5, temperature=0.5, top_p=0.9, seed=-1, stop=["a", "b"],
         modalities=["text", "audio"], audio={"voice": {"id": "joe"}, "format": "mp3"},
+        lyra={"adapter": "long_speech", "keep_rate": 0.7, "blocks": 4},
         user="u", metadata={"a": "b"}, store=False, service_tier="auto", n=1, tools=None,
     )  # fmt: skip
     assert request.messages == (
@@ -65,6 +72,7 @@ def test_every_option_reaches_the_pipeline() -> None:
     assert (request.max_tokens, request.temperature, request.top_p) == (5, 0.5, 0.9)
     assert (request.seed, request.stop) == (2**64 - 1, ("a", "b"))
     assert request.speech == SpeechOptions("joe")
+    assert (request.adapter, request.keep_rate, request.blocks) == ("long_speech", 0.7, 4)
     assert request.paths["max_tokens"] == "max_completion_tokens"
 
 
@@ -129,6 +137,18 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"audio": {"voice": "joe", "format": "wav"}}, "audio", "modalities"),
     ({"modalities": ["text", "audio"], "audio": {"format": "aac"}}, "audio.format", "'wav'"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
+    ({"lyra": "fast"}, "lyra", "dictionary"),
+    ({"lyra": {"keep": 0.5}}, "lyra.keep", "not a known parameter"),
+    ({"lyra": {"keep_rate": 0}}, "lyra.keep_rate", "greater than 0"),
+    ({"lyra": {"keep_rate": -0.5}}, "lyra.keep_rate", "greater than 0"),
+    ({"lyra": {"keep_rate": 1.5}}, "lyra.keep_rate", "less than or equal to 1"),
+    ({"lyra": {"keep_rate": float("nan")}}, "lyra.keep_rate", ""),
+    ({"lyra": {"keep_rate": "0.5"}}, "lyra.keep_rate", "valid number"),
+    ({"lyra": {"blocks": 0}}, "lyra.blocks", "greater than or equal to 1"),
+    ({"lyra": {"blocks": 2.5}}, "lyra.blocks", "valid integer"),
+    ({"lyra": {"blocks": 2**40}}, "lyra.blocks", "less than or equal to"),
+    ({"lyra": {"adapter": "../speech"}}, "lyra.adapter", "pattern"),
+    ({"lyra": {"adapter": ""}}, "lyra.adapter", "pattern"),
 ]
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import numpy as np
 
 from lyra.v1 import (
     common_pb2,
@@ -19,10 +20,13 @@ from lyra.v1 import (
     vision_encoder_pb2,
     vision_encoder_pb2_grpc,
 )
+from services.common import tensors
 from services.common.errors import InvalidInput, Unavailable
 from services.common.interceptors import ErrorInterceptor
 
-USAGE = language_model_pb2.Usage(prompt_tokens=9, speech_tokens=2, vision_tokens=3, completion_tokens=4)
+USAGE = language_model_pb2.Usage(
+    prompt_tokens=9, speech_tokens=2, vision_tokens=3, completion_tokens=4, context_tokens=[5, 4]
+)
 
 
 class Script:
@@ -31,7 +35,15 @@ class Script:
     def __init__(self) -> None:
         self.words = ["One ", "two ", "three."]
         self.prompt: list[Any] = []
-        self.spoken: list[str] = []
+        self.spoken: list[Any] = []
+        # Adapters of the two services that have some; clips of each recording; what was encoded by which adapter.
+        self.projectors: list[str] = []
+        self.adapters: list[str] = []
+        self.clips: dict[bytes, int] = {}
+        self.encoded: list[tuple[bytes, str]] = []
+        # Width of the language model's hidden states, and of those that the voice wants.
+        self.width = 2
+        self.hidden_width = 0
         self.speaking = asyncio.Event()
         self.uploads: list[bytes] = []
         self.uploaded = asyncio.Event()
@@ -91,13 +103,17 @@ class FakeSpeechEncoder(speech_encoder_pb2_grpc.SpeechEncoderServicer):
 
     async def Encode(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
         async with self.script.call("encode_speech", context):
-            data = b"".join([request.data async for request in request_iterator])
+            requests = [request async for request in request_iterator]
+            data, clips = b"".join(request.data for request in requests), self.script.clips
             self.script.upload(data)
             await self.script.encoding_together.wait()
+            long = clips.get(data, 2) > 1 and "long_speech" in self.script.projectors
+            adapter = requests[0].header.adapter or ("long_speech" if long else "speech")
+            self.script.encoded.append((data, adapter))
             rows = common_pb2.Tensor(dtype=common_pb2.ELEMENT_TYPE_FLOAT32, shape=[1, 1], data=b"\0" * 4)
-            for clip in range(2):
+            for clip in range(clips.get(data, 2)):
                 tokens = common_pb2.SpeechTokens(
-                    clip_index=clip, tokens=common_pb2.TensorChunk(rows=rows, rows_total=1)
+                    clip_index=clip, tokens=common_pb2.TensorChunk(rows=rows, rows_total=1), adapter=adapter
                 )
                 yield speech_encoder_pb2.SpeechEncoderEncodeResponse(speech_tokens=tokens)
 
@@ -113,7 +129,8 @@ class FakeSpeechEncoder(speech_encoder_pb2_grpc.SpeechEncoderServicer):
             yield speech_encoder_pb2.TranscribeResponse(summary=summary)
 
     async def Describe(self, request: Any, context: Any) -> Any:
-        return speech_encoder_pb2.SpeechEncoderDescribeResponse()
+        model = common_pb2.ModelDescription(adapters=self.script.projectors)
+        return speech_encoder_pb2.SpeechEncoderDescribeResponse(model=model)
 
 
 class FakeVisionEncoder(vision_encoder_pb2_grpc.VisionEncoderServicer):
@@ -142,6 +159,9 @@ class FakeLanguageModel(language_model_pb2_grpc.LanguageModelServicer):
                 if number == len(self.script.words) - 1:
                     await self.script.before_last_word.wait()
                 delta = language_model_pb2.TextDelta(text=word, tokens=1)
+                if self.script.prompt[0].header.hidden_states:
+                    states = np.full((1, self.script.width), number, np.float32)
+                    delta.hidden_states.CopyFrom(tensors.to_message(states))
                 yield language_model_pb2.GenerateResponse(text_delta=delta)
             await self.script.before_finish.wait()
             reason = language_model_pb2.FINISH_REASON_LENGTH
@@ -153,7 +173,8 @@ class FakeLanguageModel(language_model_pb2_grpc.LanguageModelServicer):
         return language_model_pb2.CountTokensResponse()
 
     async def Describe(self, request: Any, context: Any) -> Any:
-        return language_model_pb2.LanguageModelDescribeResponse()
+        model = common_pb2.ModelDescription(token_width=self.script.width, adapters=self.script.adapters)
+        return language_model_pb2.LanguageModelDescribeResponse(model=model)
 
 
 class FakeSpeechSynthesizer(speech_synthesizer_pb2_grpc.SpeechSynthesizerServicer):
@@ -165,7 +186,8 @@ class FakeSpeechSynthesizer(speech_synthesizer_pb2_grpc.SpeechSynthesizerService
             async for request in request_iterator:
                 if request.WhichOneof("part") == "header":
                     continue
-                self.script.spoken.append(request.text_delta)
+                said = getattr(request, request.WhichOneof("part"))
+                self.script.spoken.append(said if isinstance(said, str) else tensors.from_message(said).tolist())
                 self.script.speaking.set()
                 pcm = request.text_delta.encode().ljust(3_200, b"\0")  # a tenth of a second
                 audio = speech_synthesizer_pb2.AudioChunk(pcm=pcm, sample_rate=16_000)
@@ -173,7 +195,9 @@ class FakeSpeechSynthesizer(speech_synthesizer_pb2_grpc.SpeechSynthesizerService
 
     async def Describe(self, request: Any, context: Any) -> Any:
         async with self.script.call("describe_voices", context):
-            return speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse(voices=["joe"], sample_rate=16_000)
+            return speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse(
+                voices=["joe"], sample_rate=16_000, hidden_width=self.script.hidden_width
+            )
 
 
 @asynccontextmanager

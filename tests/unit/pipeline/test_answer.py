@@ -34,14 +34,23 @@ async def answered(services: Services, request: AnswerRequest) -> list[AnswerEve
 
 
 async def test_text_comes_in_order_and_the_end_tells_reason_and_usage(services: Services, script: Script) -> None:
-    events = await answered(services, request_with(max_tokens=3, seed=7, stop=("x",)))
+    events = await answered(services, request_with(max_tokens=3, seed=7, stop=("x",), keep_rate=0.5, blocks=4))
     assert events == [
         *(TextDelta(word) for word in script.words),
-        Finished("length", Usage(9, 2, 3, 4, "")),
+        Finished("length", Usage(9, 2, 3, 4, "", (5, 4))),
     ]
     header = script.prompt[0].header
     assert (header.max_tokens, header.seed, list(header.stop), header.tenant) == (3, 7, ["x"], "acme")
+    assert (header.keep_rate, header.blocks, header.adapter) == (0.5, 4, "")
     assert script.tenants == {"acme"}
+
+
+async def test_what_the_caller_leaves_open_is_left_to_the_preset(services: Services, script: Script) -> None:
+    await answered(services, request_with())
+    header = script.prompt[0].header
+    assert not header.HasField("keep_rate")
+    assert not header.HasField("blocks")
+    assert not header.hidden_states
 
 
 async def test_parts_reach_the_prompt_in_their_order(services: Services, script: Script) -> None:

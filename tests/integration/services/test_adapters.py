@@ -1,0 +1,210 @@
+"""Adapters that come and go while the language model and the speech encoder run, over real sockets."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from lyra.v1 import (
+    adapters_pb2,
+    adapters_pb2_grpc,
+    language_model_pb2,
+    language_model_pb2_grpc,
+    speech_encoder_pb2_grpc,
+)
+from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, GenerateResponse, MessageStart
+from lyra.v1.speech_encoder_pb2 import AudioHeader, EncodedAudio, SpeechEncoderEncodeRequest
+from model_core.checkpoints.adapters import CONFIG_FILE
+from services.common.errors import InvalidInput, Unavailable, from_rpc_error
+from services.pipeline.adapters import AdapterServices
+from tests.adapters import write_adapter
+from tests.conftest import RunningService, StartService
+from tests.integration.gateway.conftest import wav
+
+BOTH = ("speech_encoder", "language_model")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of adapters: `meetings` with a projector, `captions` without."""
+    write_adapter(tmp_path / "adapters" / "meetings", "tiny")
+    write_adapter(tmp_path / "adapters" / "captions", "tiny", projector=False)
+    return tmp_path / "adapters"
+
+
+@pytest.fixture
+async def running(start_service: StartService, folder: Path) -> dict[str, RunningService]:
+    return {name: await start_service(name, adapters_dir=folder) for name in BOTH}
+
+
+@pytest.fixture
+async def adapters(running: dict[str, RunningService]) -> AsyncIterator[AdapterServices]:
+    opened = AdapterServices.open({name: service.address for name, service in running.items()})
+    yield opened
+    await opened.close()
+
+
+async def resident(adapters: AdapterServices) -> dict[str, tuple[str, ...]]:
+    return {state.name: state.resident for state in await adapters.list() if state.resident}
+
+
+async def prompt(**header: object) -> AsyncIterator[GenerateRequest]:
+    yield GenerateRequest(header=GenerateHeader(**header))  # type: ignore[arg-type]
+    yield GenerateRequest(message_start=MessageStart(role=language_model_pb2.ROLE_USER))
+    yield GenerateRequest(text="Hello there")
+
+
+class Model:
+    """Asks the language model."""
+
+    def __init__(self, service: RunningService) -> None:
+        self.stub = language_model_pb2_grpc.LanguageModelStub(service.channel)
+
+    async def answer(self, **header: object) -> list[GenerateResponse]:
+        try:
+            return [event async for event in self.stub.Generate(prompt(**header))]
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error("language_model", error) from error
+
+
+@pytest.fixture
+def model(running: dict[str, RunningService]) -> Model:
+    return Model(running["language_model"])
+
+
+async def test_an_adapter_is_there_from_its_load_to_its_unload(adapters: AdapterServices, model: Model) -> None:
+    before = await resident(adapters)
+    base = await model.answer(max_tokens=8)
+    assert await adapters.load("meetings") == BOTH
+    assert await resident(adapters) == {**before, "meetings": BOTH}
+    adapted = await model.answer(max_tokens=8, adapter="meetings")
+    assert adapted[-1].finish.usage.adapter == "meetings"
+    assert adapted[:-1] != base[:-1]
+    assert await model.answer(max_tokens=8) == base
+    assert set(await adapters.unload("meetings")) == set(BOTH)
+    assert await resident(adapters) == before
+    with pytest.raises(InvalidInput) as refusal:
+        await model.answer(max_tokens=8, adapter="meetings")
+    assert refusal.value.field == "adapter"
+
+
+async def test_an_adapter_without_projector_is_for_the_language_model_alone(adapters: AdapterServices) -> None:
+    assert await adapters.load("captions") == ("language_model",)
+    assert await adapters.unload("captions") == ("language_model",)
+
+
+async def test_loading_and_unloading_while_answers_run_harms_none(adapters: AdapterServices, model: Model) -> None:
+    expected = await model.answer(max_tokens=30)
+
+    async def keep_asking() -> None:
+        for _ in range(6):
+            assert await model.answer(max_tokens=30) == expected
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(keep_asking())
+        group.create_task(keep_asking())
+        for _ in range(4):
+            await adapters.load("meetings")
+            await adapters.unload("meetings")
+
+
+async def test_an_answer_that_has_begun_keeps_its_adapter_to_the_end(adapters: AdapterServices, model: Model) -> None:
+    await adapters.load("meetings")
+    expected = await model.answer(max_tokens=60, adapter="meetings", seed=1)
+    running = aiter(model.stub.Generate(prompt(max_tokens=60, adapter="meetings", seed=1)))
+    events = [await anext(running)]
+    unloading = asyncio.create_task(adapters.unload("meetings"))
+    events += [event async for event in running]
+    assert events == expected
+    await unloading
+    assert "meetings" not in await resident(adapters)
+
+
+async def test_a_recording_that_has_begun_keeps_its_projector_to_the_end(
+    start_service: StartService, folder: Path
+) -> None:
+    service = await start_service("speech_encoder", adapters_dir=folder, max_batch_clips=1)
+    adapters = adapters_pb2_grpc.AdaptersStub(service.channel)
+    await adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="meetings"))
+
+    async def recording() -> AsyncIterator[SpeechEncoderEncodeRequest]:
+        audio = AudioHeader(encoded=EncodedAudio())
+        yield SpeechEncoderEncodeRequest(header=SpeechEncoderEncodeRequest.Header(audio=audio, adapter="meetings"))
+        data = wav(120)
+        for start in range(0, len(data), 2**20):
+            yield SpeechEncoderEncodeRequest(data=data[start : start + 2**20])
+
+    clips = aiter(speech_encoder_pb2_grpc.SpeechEncoderStub(service.channel).Encode(recording()))
+    first = await anext(clips)
+    unloading = asyncio.ensure_future(adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(name="meetings")))
+    names = [first.speech_tokens.adapter, *[clip.speech_tokens.adapter async for clip in clips]]
+    assert names == ["meetings"] * 4
+    await unloading
+    listed = await adapters.ListAdapters(adapters_pb2.ListAdaptersRequest())
+    assert list(listed.resident) == ["speech"]
+
+
+async def test_where_the_language_model_cannot_load_it_the_speech_encoder_forgets_it(
+    adapters: AdapterServices, model: Model, folder: Path
+) -> None:
+    before, base = await resident(adapters), await model.answer(max_tokens=8)
+    config = folder / "meetings" / CONFIG_FILE
+    config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
+    with pytest.raises(InvalidInput, match="rank 3"):
+        await adapters.load("meetings")
+    assert await resident(adapters) == before
+    assert await model.answer(max_tokens=8) == base
+
+
+async def test_files_that_end_too_early_change_nothing(adapters: AdapterServices, folder: Path) -> None:
+    before = await resident(adapters)
+    weights = folder / "meetings" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InvalidInput):
+        await adapters.load("meetings")
+    assert await resident(adapters) == before
+
+
+@pytest.mark.parametrize("name", ["nowhere", "", "../adapters/meetings", "base"])
+async def test_a_name_without_a_folder_is_refused(adapters: AdapterServices, name: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        await adapters.load(name)
+    assert refusal.value.field == "name"
+    with pytest.raises(InvalidInput):
+        await adapters.unload(name)
+
+
+async def test_what_is_resident_is_not_loaded_twice(adapters: AdapterServices) -> None:
+    await adapters.load("meetings")
+    with pytest.raises(InvalidInput, match="resident already"):
+        await adapters.load("meetings")
+
+
+async def test_a_service_that_came_back_gets_what_it_lost(
+    adapters: AdapterServices, running: dict[str, RunningService]
+) -> None:
+    await adapters.load("meetings")
+    alone = adapters_pb2_grpc.AdaptersStub(running["language_model"].channel)
+    await alone.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(name="meetings"))
+    assert await adapters.load("meetings") == ("language_model",)
+    assert (await resident(adapters))["meetings"] == BOTH
+
+
+async def test_an_adapter_whose_folder_is_gone_stays_until_it_is_unloaded(
+    adapters: AdapterServices, folder: Path
+) -> None:
+    await adapters.load("meetings")
+    shutil.rmtree(folder / "meetings")
+    assert (await resident(adapters))["meetings"] == BOTH
+    await adapters.unload("meetings")
+    assert "meetings" not in [state.name for state in await adapters.list()]
+
+
+async def test_services_that_are_down_are_named() -> None:
+    nobody = AdapterServices.open(dict.fromkeys(BOTH, "127.0.0.1:9"))
+    with pytest.raises(Unavailable):
+        await nobody.list()
+    await nobody.close()

@@ -1,0 +1,57 @@
+"""Voices that speak an answer from its hidden states get those, and others its text."""
+
+import pytest
+
+from services.common.errors import Failed, InvalidInput
+from services.pipeline.answer import answer
+from services.pipeline.messages import (
+    AnswerEvent,
+    AnswerRequest,
+    AudioChunk,
+    Finished,
+    Message,
+    Role,
+    SpeechOptions,
+    TextDelta,
+    TextPart,
+)
+from services.pipeline.services import Services
+from services.pipeline.speak import speak
+from tests.unit.pipeline.scripted import Script
+
+
+async def spoken(services: Services) -> list[AnswerEvent]:
+    messages = (Message(Role.USER, (TextPart("Hello"),)),)
+    request = AnswerRequest(messages=messages, tenant="acme", speech=SpeechOptions(), keep_rate=0.7)
+    return [event async for event in answer(services, request)]
+
+
+async def test_hidden_states_go_to_the_voice_and_the_text_to_the_caller(services: Services, script: Script) -> None:
+    script.hidden_width = script.width = 3
+    script.words = ["One ", "", "three."]
+    events = await spoken(services)
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["One ", "three."]
+    assert script.spoken == [[[number] * 3] for number in range(3)]
+    assert sum(isinstance(event, AudioChunk) for event in events) == 3
+    assert isinstance(events[-1], Finished)
+
+
+async def test_a_voice_that_reads_text_gets_no_hidden_states(services: Services, script: Script) -> None:
+    await spoken(services)
+    assert script.spoken == script.words
+    assert not script.prompt[0].header.hidden_states
+
+
+async def test_a_voice_for_another_model_is_told_before_any_text(services: Services, script: Script) -> None:
+    script.hidden_width = 5
+    with pytest.raises(Failed, match=r"5 wide.*2 wide"):
+        await spoken(services)
+    assert "generate" not in script.calls
+
+
+async def test_a_given_text_cannot_be_spoken_from_hidden_states(services: Services, script: Script) -> None:
+    script.hidden_width = script.width
+    with pytest.raises(InvalidInput) as caught:
+        [chunk async for chunk in speak(services, "Hello", SpeechOptions(), "acme")]
+    assert caught.value.field == "input"
+    assert "synthesize" not in script.calls
