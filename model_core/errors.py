@@ -21,3 +21,17 @@ class UnknownPreset(ValueError):
 
 class WeightsMissing(RuntimeError):
     """Weights of a preset are not on this machine, or not whole."""
+
+
+class CheckpointError(WeightsMissing):
+    """Weights from elsewhere are not whole, or do not fit the model that they are meant for.
+
+    Args:
+        name: The tensor, the field of a config or the file that is wrong.
+        message: What is wrong with it, and what would be right.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name
+        self.message = message

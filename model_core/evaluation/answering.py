@@ -22,8 +22,10 @@ def read_audio(path: Path, field: str) -> Tensor:
 
 
 def speech_parts(encoder: SpeechEncoder, samples: Tensor) -> list[Part]:
-    """[samples] at 16 kHz -> one part for each clip of 30 s."""
-    return [SpeechPart(encoder.encode([clip.samples])[0]) for clip in split_clips(samples)]
+    """[samples] at 16 kHz -> one part for each clip of 30 s, all by the projector that so many clips need."""
+    clips = split_clips(samples)
+    adapter = encoder.choose_adapter(len(clips))
+    return [SpeechPart(encoder.encode([clip.samples], adapter)[0]) for clip in clips]
 
 
 def vision_part(encoder: VisionEncoder, path: Path, field: str) -> Part:

@@ -19,6 +19,7 @@ def evaluate_vqa(
     preset: str,
     *,
     home: Path | None = None,
+    checkpoint: Path | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -28,6 +29,7 @@ def evaluate_vqa(
         manifest: Lines `{"image": path, "question": text, "answer": text}`, or `"audio": path` for a spoken question.
         preset: Whose models are built, in this process.
         home: Where its weights are; None for the default.
+        checkpoint: Folder that presets of the published method run; None for the others.
         out: File that gets every line with its prediction.
         progress: Called with lines done and lines in all.
 
@@ -38,8 +40,9 @@ def evaluate_vqa(
         manifest, texts=("question", "answer"), files=("image", "audio"), one_of=("question", "audio")
     )
     spoken = sum("audio" in line.values for line in lines)
-    vision, model = build_vision_encoder(preset, home), build_language_model(preset, home)
-    speech = build_speech_encoder(preset, home) if spoken else None
+    vision = build_vision_encoder(preset, home, checkpoint=checkpoint)
+    model = build_language_model(preset, home, checkpoint=checkpoint)
+    speech = build_speech_encoder(preset, home, checkpoint=checkpoint) if spoken else None
     correct = 0
     with prediction_writer(out, manifest) as write:
         for done, line in enumerate(lines):

@@ -25,6 +25,7 @@ def evaluate_wer(
     preset: str,
     *,
     home: Path | None = None,
+    checkpoint: Path | None = None,
     whisper_decoder: bool = False,
     out: Path | None = None,
     progress: Progress | None = None,
@@ -35,6 +36,7 @@ def evaluate_wer(
         manifest: Lines `{"audio": path, "text": reference}`.
         preset: Whose models are built, in this process.
         home: Where its weights are; None for the default.
+        checkpoint: Folder that presets of the published method run; None for the others.
         whisper_decoder: Let Whisper's own decoder write down what it hears, instead of the language model.
         out: File that gets every line with its prediction and its own errors.
         progress: Called with lines done and lines in all.
@@ -45,7 +47,7 @@ def evaluate_wer(
     lines = read_manifest(manifest, texts=("text",), files=("audio",))
     if not any(normalize(line.text("text")) for line in lines):
         raise InvalidInput("manifest", "no text holds a word to compare with")
-    hear = _by_whisper(preset, home) if whisper_decoder else _by_language_model(preset, home)
+    hear = (_by_whisper if whisper_decoder else _by_language_model)(preset, home, checkpoint)
     total = WordErrors()
     with prediction_writer(out, manifest) as write:
         for done, line in enumerate(lines):
@@ -62,8 +64,9 @@ def evaluate_wer(
     return Result(metric="wer", value=round(total.rate, 4), count=len(lines), preset=preset, details=details)
 
 
-def _by_language_model(preset: str, home: Path | None) -> Hear:
-    encoder, model = build_speech_encoder(preset, home), build_language_model(preset, home)
+def _by_language_model(preset: str, home: Path | None, checkpoint: Path | None) -> Hear:
+    encoder = build_speech_encoder(preset, home, checkpoint=checkpoint)
+    model = build_language_model(preset, home, checkpoint=checkpoint)
 
     def hear_clip(samples: Tensor, field: str) -> str:
         most = SPARE_TOKENS + math.ceil(TOKENS_A_SECOND * samples.shape[0] / SAMPLE_RATE)
@@ -76,8 +79,8 @@ def _by_language_model(preset: str, home: Path | None) -> Hear:
     return hear
 
 
-def _by_whisper(preset: str, home: Path | None) -> Hear:
-    transcriber = build_speech_encoder(preset, home).transcriber
+def _by_whisper(preset: str, home: Path | None, checkpoint: Path | None) -> Hear:
+    transcriber = build_speech_encoder(preset, home, checkpoint=checkpoint).transcriber
 
     def hear(samples: Tensor, field: str) -> str:
         return " ".join(segment.text for segment in transcriber.transcribe(split_clips(samples)))

@@ -1,26 +1,30 @@
 """Presets: named sets of models that fit together, and the functions that build their parts.
 
-`nano` needs the weights that `lyra weights pull nano` converts, and the trained parts beside this file. `tiny` is
-random and needs nothing.
+`nano` needs the weights that `lyra weights pull nano` converts, and the trained parts beside this file. `mini`, `base`,
+`pro` and `llama3` need a checkpoint: a folder in the published layout (`docs/checkpoints.md`). `tiny` and
+`tiny-qwen2-vl` are random and need nothing; the latter is the published models in miniature and takes a checkpoint too.
 """
 
 # Imports stand inside the functions: a service loads the libraries of the one part that it builds, so that a voice
 # needs no torch.
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_core.checkpoints.store import part_folder
-from model_core.errors import UnknownPreset
+from model_core.errors import InvalidInput, UnknownPreset, WeightsMissing
 
 if TYPE_CHECKING:
     from model_core.language.engine import LanguageModel
+    from model_core.presets.published import PublishedWeights
     from model_core.speech.encoder import SpeechEncoder
     from model_core.speech.voice import Voice
     from model_core.vision.encoder import VisionEncoder
 
-PRESETS = ("nano", "tiny")
+OF_A_CHECKPOINT = ("mini", "base", "pro", "llama3")
+PRESETS = ("nano", *OF_A_CHECKPOINT, "tiny", "tiny-qwen2-vl")
 NANO_PARTS = Path(__file__).parent / "nano_parts"
 PROJECTOR_FILE = "projector.safetensors"
 VISION_PROJECTOR_FILE = "vision_projector.safetensors"
@@ -31,14 +35,18 @@ def lyra_home() -> Path:
     return Path(os.environ.get("LYRA_HOME") or "~/.cache/lyra").expanduser()
 
 
-def build_speech_encoder(preset: str, home: Path | None = None, parts: Path = NANO_PARTS) -> "SpeechEncoder":
-    """Whisper with the projectors of every adapter that has one. Raises UnknownPreset, WeightsMissing."""
+def build_speech_encoder(
+    preset: str, home: Path | None = None, parts: Path = NANO_PARTS, checkpoint: Path | None = None
+) -> "SpeechEncoder":
+    """Whisper with the projectors of every adapter that has one. Raises UnknownPreset, WeightsMissing, InvalidInput."""
+    if published := _published(preset, checkpoint):
+        return published.speech_encoder()
     from model_core.presets import nano, tiny
     from model_core.presets.building import below, load, on_meta, read, seeded, trained
     from model_core.speech.encoder import SpeechEncoder
     from model_core.speech.transcriber import load_transcriber, random_transcriber
 
-    if _check(preset) == "tiny":
+    if preset == "tiny":
         with seeded():
             encoder = SpeechEncoder(tiny.SPEECH_ENCODER).eval()
         encoder.transcriber = random_transcriber(tiny.SPEECH_ENCODER.whisper.width, encoder.frames)
@@ -53,13 +61,17 @@ def build_speech_encoder(preset: str, home: Path | None = None, parts: Path = NA
     return encoder.eval()
 
 
-def build_vision_encoder(preset: str, home: Path | None = None, parts: Path = NANO_PARTS) -> "VisionEncoder":
-    """The picture encoder with its projector. Raises UnknownPreset, WeightsMissing."""
+def build_vision_encoder(
+    preset: str, home: Path | None = None, parts: Path = NANO_PARTS, checkpoint: Path | None = None
+) -> "VisionEncoder":
+    """The picture encoder with its projector. Raises UnknownPreset, WeightsMissing, InvalidInput."""
+    if published := _published(preset, checkpoint):
+        return published.vision_encoder()
     from model_core.presets import nano, tiny
     from model_core.presets.building import load, on_meta, read, seeded, trained
     from model_core.vision.efficientnet import from_packaged_names
 
-    if _check(preset) == "tiny":
+    if preset == "tiny":
         with seeded():
             return tiny.VISION_ENCODER.build()
     folder = part_folder(home or lyra_home(), preset, "vision_encoder")
@@ -70,11 +82,15 @@ def build_vision_encoder(preset: str, home: Path | None = None, parts: Path = NA
     return encoder.eval()
 
 
-def build_language_model(preset: str, home: Path | None = None, parts: Path = NANO_PARTS) -> "LanguageModel":
-    """The decoder with every adapter. Raises UnknownPreset, WeightsMissing.
+def build_language_model(
+    preset: str, home: Path | None = None, parts: Path = NANO_PARTS, checkpoint: Path | None = None
+) -> "LanguageModel":
+    """The decoder with every adapter. Raises UnknownPreset, WeightsMissing, InvalidInput.
 
     Weights are bfloat16 where the processor multiplies it natively, float32 elsewhere.
     """
+    if published := _published(preset, checkpoint):
+        return published.language_model()
     import torch
     from tokenizers import Tokenizer
 
@@ -83,35 +99,48 @@ def build_language_model(preset: str, home: Path | None = None, parts: Path = NA
     from model_core.presets import nano, tiny
     from model_core.presets.building import below, fast_dtype, load, on_meta, read, seeded
 
-    if _check(preset) == "tiny":
+    if preset == "tiny":
         with seeded():
             decoder = tiny.LANGUAGE.build()
             # Small embeddings let the layers decide, so that answers are more than the last letter again.
             torch.nn.init.normal_(decoder.embed_tokens.weight, std=0.1)
             for adapter in ("speech", "vision"):
                 decoder.add_adapter(adapter, tiny.LORA, tiny.LORA_PROJECTIONS)
-        return LanguageModel(tiny.LANGUAGE_MODEL, decoder, tiny.tokenizer(), ("speech", "vision"))
+        return LanguageModel(tiny.LANGUAGE_MODEL, decoder, tiny.tokenizer())
     folder = part_folder(home or lyra_home(), preset, "language")
     with on_meta():
         decoder = nano.LANGUAGE.build()
     load(decoder, below(read(folder), "model."), fast_dtype())
-    adapters = tuple(sorted(path.parent.name for path in parts.glob("adapters/*/adapter_config.json")))
-    for adapter in adapters:
-        load_adapter(decoder, adapter, parts / "adapters" / adapter)
+    for config in sorted(parts.glob("adapters/*/adapter_config.json")):
+        load_adapter(decoder, config.parent.name, config.parent)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return LanguageModel(nano.LANGUAGE_MODEL, decoder.to(fast_dtype()), tokenizer, adapters)
+    return LanguageModel(nano.LANGUAGE_MODEL, decoder.to(fast_dtype()), tokenizer)
 
 
-def build_voice(preset: str, home: Path | None = None, threads: int = 1) -> "Voice":
-    """The voice that speaks answers. Raises UnknownPreset, WeightsMissing."""
+def build_voice(preset: str, home: Path | None = None, threads: int = 1, checkpoint: Path | None = None) -> "Voice":
+    """The voice that speaks answers. Raises UnknownPreset, WeightsMissing, InvalidInput."""
+    if published := _published(preset, checkpoint):
+        return published.voice()
     from model_core.speech.voice import PiperVoice, TinyVoice
 
-    if _check(preset) == "tiny":
+    if preset == "tiny":
         return TinyVoice()
     return PiperVoice.load(part_folder(home or lyra_home(), preset, "voice"), threads=threads)
 
 
-def _check(preset: str) -> str:
+def _published(preset: str, checkpoint: Path | None) -> "PublishedWeights | None":
+    """The weights of a preset of the published method; None for the other presets."""
     if preset not in PRESETS:
         raise UnknownPreset(f"{preset!r} is not a preset; there are {', '.join(PRESETS)}")
-    return preset
+    if preset in ("nano", "tiny"):
+        if checkpoint is not None:
+            raise InvalidInput("checkpoint", f"preset {preset} has weights of its own and takes none")
+        return None
+    if preset in OF_A_CHECKPOINT and checkpoint is None:
+        raise WeightsMissing(
+            f"preset {preset} runs a checkpoint of yours: name its folder, with LYRA_CHECKPOINT or --checkpoint"
+        )
+    from model_core.presets.published import PublishedWeights
+
+    table = importlib.import_module(f"model_core.presets.{preset.replace('-', '_')}").PRESET
+    return PublishedWeights(preset, table, checkpoint)

@@ -6,7 +6,7 @@ from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.whisper import WhisperEncoder
 from model_core.vision.efficientnet import EfficientNetLite
-from model_core.vision.encoder import VisionEncoder, VisionProjector
+from model_core.vision.grid import GridVisionEncoder, VisionProjector
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
 
@@ -31,7 +31,7 @@ SPEECH_ENCODER = SpeechEncoder.Config(
     projector=SpeechProjector.Config(encoder_width=384, model_width=576, group=4, hidden_width=2048),
 )
 
-VISION_ENCODER = VisionEncoder.Config(
+VISION_ENCODER = GridVisionEncoder.Config(
     model="efficientnet-lite0",
     image_size=224,
     backbone=EfficientNetLite.Config(),

@@ -8,7 +8,7 @@ from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.whisper import WhisperEncoder
 from model_core.vision.efficientnet import EfficientNetLite, Stage
-from model_core.vision.encoder import VisionEncoder, VisionProjector
+from model_core.vision.grid import GridVisionEncoder, VisionProjector
 
 _WIDTH = 16
 
@@ -27,7 +27,7 @@ SPEECH_ENCODER = SpeechEncoder.Config(
     projector=SpeechProjector.Config(encoder_width=8, model_width=_WIDTH, group=4, hidden_width=16),
 )
 
-VISION_ENCODER = VisionEncoder.Config(
+VISION_ENCODER = GridVisionEncoder.Config(
     model="tiny-random",
     image_size=32,
     backbone=EfficientNetLite.Config(stages=(Stage(blocks=1, width=8, stride=2),), stem_width=8, feature_width=16),
@@ -37,8 +37,12 @@ VISION_ENCODER = VisionEncoder.Config(
 
 def tokenizer() -> Tokenizer:
     """A tokenizer of single bytes with ChatML's special tokens."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: index for index, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    return byte_tokenizer("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def byte_tokenizer(*special: str) -> Tokenizer:
+    """A tokenizer of single bytes behind the special tokens."""
+    vocabulary = {token: index for index, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     made = Tokenizer(models.BPE(vocabulary, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()

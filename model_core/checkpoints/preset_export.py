@@ -1,0 +1,48 @@
+"""Any preset of the published kind, written as a published folder."""
+
+from pathlib import Path
+
+from model_core.checkpoints.exporting import SHARD_SIZE, export
+from model_core.errors import CheckpointError
+from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
+from model_core.speech.projector import SpeechProjector
+from model_core.speech.unit_voice import UnitVoice
+from model_core.vision.clip import ClipVisionEncoder
+from model_core.vision.qwen import QwenVisionEncoder
+
+
+def export_preset(preset: str, folder: Path, checkpoint: Path | None = None, shard_size: str = SHARD_SIZE) -> None:
+    """Builds every part of a preset and writes them to a folder that is new or empty.
+
+    Args:
+        preset: Its name.
+        folder: Where to.
+        checkpoint: Weights of the preset, where it has none of its own.
+        shard_size: Most bytes of a file, as in `5GB`.
+
+    Raises:
+        UnknownPreset, WeightsMissing, InvalidInput: the preset cannot be built.
+        CheckpointError: a part of it has no place in the published layout, or the folder is taken.
+    """
+    vision, voice = build_vision_encoder(preset, checkpoint=checkpoint), build_voice(preset, checkpoint=checkpoint)
+    if not isinstance(vision, QwenVisionEncoder | ClipVisionEncoder):
+        raise CheckpointError(preset, f"has the vision encoder {vision.model}, which has no place in the layout")
+    if not isinstance(voice, UnitVoice):
+        raise CheckpointError(preset, f"speaks with {voice.model}, which has no place in the published layout")
+    language, speech = (
+        build_language_model(preset, checkpoint=checkpoint),
+        build_speech_encoder(preset, checkpoint=checkpoint),
+    )
+    projectors = {name: each for name, each in speech.projectors.items() if isinstance(each, SpeechProjector)}
+    export(
+        folder,
+        decoder=language.decoder,
+        tokenizer=language.tokenizer,
+        speech=speech.whisper,
+        speech_projectors=projectors,
+        vision=vision,
+        speech_generator=voice.generator,
+        vocoder=voice.vocoder,
+        names={"speech_tower": speech.model},
+        shard_size=shard_size,
+    )

@@ -1,0 +1,173 @@
+"""The parts of a published preset, with the weights of a checkpoint, or random ones for the miniature."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from model_core.checkpoints.adapters import load_adapter, load_projector
+from model_core.checkpoints.published import (
+    PublishedCheckpoint,
+    open_checkpoint,
+    read_tokenizer,
+    read_vocoder,
+)
+from model_core.checkpoints.published_config import published_fields
+from model_core.errors import CheckpointError
+from model_core.language.decoder import DecoderStack
+from model_core.language.engine import LanguageModel
+from model_core.language.extractor import ExtractionConfig
+from model_core.presets import tiny_qwen2_vl
+from model_core.presets.building import fast_dtype, on_meta, seeded
+from model_core.presets.method import PublishedPreset
+from model_core.speech.encoder import SPEECH, SpeechEncoder
+from model_core.speech.transcriber import load_transcriber, random_transcriber
+from model_core.speech.unit_voice import UnitVoice
+from model_core.speech.vocoder import UnitVocoder
+from model_core.vision.clip import ClipVisionEncoder
+from model_core.vision.qwen import QwenVisionEncoder
+
+# Fields in which a checkpoint may differ from its preset.
+_FREE_FIELDS = {"max_position_embeddings", "model_type"}
+
+
+class PublishedWeights:
+    """Builds any part of a preset.
+
+    Modules are made on the meta device and filled tensor by tensor: a part never takes much more than its weights.
+
+    Args:
+        name: The preset's.
+        preset: Its shapes.
+        folder: A folder in the published layout; None for random weights, always the same.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint, or one of another model.
+    """
+
+    def __init__(self, name: str, preset: PublishedPreset, folder: Path | None) -> None:
+        self._preset = preset
+        self._checkpoint = None if folder is None else open_checkpoint(folder)
+        if self._checkpoint:
+            _check_fits(name, preset, self._checkpoint)
+
+    def language_model(self) -> LanguageModel:
+        """The decoder with every adapter."""
+        preset = self._preset
+        dtype = preset.language_dtype or fast_dtype()
+        if self._checkpoint is None:
+            with seeded():
+                return self._random_language_model()
+        with on_meta():
+            decoder = preset.language.build()
+        self._checkpoint.load_into(decoder, "language", dtype)
+        for adapter, folder in self._checkpoint.adapter_folders().items():
+            load_adapter(decoder, adapter, folder)
+        extraction = _extraction(preset, self._checkpoint)
+        tokenizer = read_tokenizer(self._checkpoint.folder)
+        return LanguageModel(preset.model, decoder.to(dtype), tokenizer, preset.template, extraction)
+
+    def speech_encoder(self) -> SpeechEncoder:
+        """Whisper's encoder, a projector for every adapter, and Whisper's decoder where it is there too."""
+        config, checkpoint = self._preset.speech_encoder, self._checkpoint
+        if checkpoint is None:
+            with seeded():
+                encoder = config.build().eval()
+            encoder.transcriber = random_transcriber(config.whisper.width, encoder.frames)
+            return encoder
+        with on_meta():
+            encoder = replace(config, adapters=()).build().eval()
+        checkpoint.load_into(encoder.whisper, "speech_tower")
+        for adapter, folder in checkpoint.adapter_folders().items():
+            if (tensors := load_projector(folder)) is not None:
+                encoder.add_projector(adapter, tensors)
+        if SPEECH not in encoder.adapters:
+            with on_meta():
+                projector = config.projector.build()
+            checkpoint.load_into(projector, "speech_projector")
+            encoder.add_projector(SPEECH, projector.state_dict())
+        tower = checkpoint.encoder_folder("speech_tower")
+        encoder.transcriber = load_transcriber(tower, encoder.frames) if tower else None
+        return encoder
+
+    def vision_encoder(self) -> QwenVisionEncoder | ClipVisionEncoder:
+        """The vision tower, with its projector where it has one."""
+        if self._checkpoint is None:
+            with seeded():
+                return self._preset.vision_encoder.build()
+        with on_meta():
+            encoder = self._preset.vision_encoder.build()
+        self._checkpoint.load_into(encoder.vision_tower, "vision_tower")
+        if isinstance(encoder, ClipVisionEncoder):
+            self._checkpoint.load_into(encoder.mm_projector, "vision_projector")
+        return encoder.eval().requires_grad_(False)
+
+    def voice(self) -> UnitVoice:
+        """Speech generator and vocoder."""
+        preset, checkpoint = self._preset, self._checkpoint
+        if checkpoint is None:
+            with seeded():
+                generator, vocoder = preset.unit_generator.build(), preset.vocoder.build()
+                _randomize(generator, std=0.5)
+            return UnitVoice(generator, vocoder)
+        file = checkpoint.vocoder_file()
+        if file is None:
+            raise CheckpointError("vocoder", f"has no folder inside {checkpoint.folder} or beside it")
+        with on_meta():
+            generator = preset.unit_generator.build()
+        checkpoint.load_into(generator, "speech_generator")
+        return UnitVoice(generator, UnitVocoder.from_published(*read_vocoder(file)))
+
+    def _random_language_model(self) -> LanguageModel:
+        preset = self._preset
+        decoder = preset.language.build()
+        _randomize(decoder, std=0.1)
+        for adapter, config in preset.adapters.items():
+            decoder.add_adapter(adapter, config, preset.adapter_projections)
+        for name, parameter in decoder.named_parameters():
+            # An adapter starts without effect; here each is to have its own.
+            if name.endswith("lora_B.weight"):
+                nn.init.normal_(parameter, std=0.1)
+        return LanguageModel(preset.model, decoder, tiny_qwen2_vl.tokenizer(), preset.template, preset.extraction)
+
+
+def _randomize(stack: DecoderStack, std: float) -> None:
+    """Draws the weights of all linear layers, so large that answers and units vary."""
+    for module in stack.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+
+
+def _check_fits(name: str, preset: PublishedPreset, checkpoint: PublishedCheckpoint) -> None:
+    """Compares the shapes in the checkpoint's configuration with the preset's."""
+    config = checkpoint.config
+    generator = preset.unit_generator if config.generator else None
+    whisper, projector = preset.speech_encoder.whisper, preset.speech_encoder.projector
+    expected: Mapping[str, Any] = published_fields(
+        preset.language,
+        generator=generator,
+        speech_tower=config.speech_tower,
+        group=projector.group,
+        encoder_width=whisper.width,
+    )
+    found: Mapping[str, Any] = published_fields(
+        config.language,
+        generator=config.generator,
+        speech_tower=config.speech_tower,
+        group=config.group,
+        encoder_width=config.encoder_width,
+    )
+    for field in [*expected, *(field for field in found if field not in expected)]:
+        if field not in _FREE_FIELDS and found.get(field) != expected.get(field):
+            values = f"{found.get(field)!r} where preset {name} has {expected.get(field)!r}"
+            raise CheckpointError(f"config.json: {field}", f"is {values}: this is another model's checkpoint")
+
+
+def _extraction(preset: PublishedPreset, checkpoint: PublishedCheckpoint) -> ExtractionConfig:
+    """What the checkpoint's configuration says, or the preset where it drops nothing."""
+    layers, block, keep_rate = preset.language.layers, checkpoint.config.block_layers, checkpoint.config.keep_rate
+    if keep_rate == 1 or not 0 < block < layers:
+        return preset.extraction
+    return ExtractionConfig(blocks=round(layers / block), keep_rate=keep_rate)

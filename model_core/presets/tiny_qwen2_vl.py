@@ -1,0 +1,76 @@
+"""Preset tiny-qwen2-vl: every part of a published model in miniature, for tests. Without a checkpoint it is random."""
+
+import torch
+from tokenizers import Tokenizer
+
+from model_core.language.decoder import Decoder
+from model_core.language.lora import LoraConfig
+from model_core.language.prompt import QWEN2_VL
+from model_core.presets.method import ADAPTER_PROJECTIONS, EXTRACTION, PublishedPreset
+from model_core.presets.tiny import byte_tokenizer
+from model_core.speech.encoder import LONG_SPEECH, SPEECH, SpeechEncoder
+from model_core.speech.projector import SpeechProjector
+from model_core.speech.unit_generator import UnitGenerator
+from model_core.speech.vocoder import DurationPredictor, UnitVocoder
+from model_core.speech.whisper import WhisperEncoder
+from model_core.vision.qwen import QwenVisionEncoder
+
+_ADAPTERS = {SPEECH: LoraConfig(rank=2, alpha=4), LONG_SPEECH: LoraConfig(rank=4, alpha=8)}
+
+PRESET = PublishedPreset(
+    model="tiny-random-qwen2-vl",
+    language=Decoder.Config(
+        vocabulary=320,
+        width=32,
+        layers=4,
+        heads=2,
+        key_value_heads=1,
+        feed_forward=48,
+        context=8192,
+        rope_base=1_000_000.0,
+        norm_epsilon=1e-6,
+        qkv_bias=True,
+        tied_output=False,
+        rope_sections=(2, 3, 3),
+    ),
+    template=QWEN2_VL,
+    adapters=_ADAPTERS,
+    adapter_projections=ADAPTER_PROJECTIONS,
+    extraction=EXTRACTION,
+    speech_encoder=SpeechEncoder.Config(
+        model="tiny-random-whisper",
+        whisper=WhisperEncoder.Config(mel_bins=128, width=8, layers=1, heads=2, feed_forward=16, whole_window=True),
+        projector=SpeechProjector.Config(encoder_width=8, model_width=32, group=5, hidden_width=16),
+        adapters=tuple(_ADAPTERS),
+    ),
+    vision_encoder=QwenVisionEncoder.Config(
+        model="tiny-random-qwen2-vl-vit",
+        token_width=32,
+        width=32,
+        layers=1,
+        heads=2,
+        feed_forward_ratio=2,
+        patch=14,
+        merge=2,
+        frames_a_patch=2,
+        max_pixels=28 * 28 * 64,
+        max_clip_pixels=28 * 28 * 256,
+    ),
+    unit_generator=UnitGenerator.Config(
+        hidden_width=32, layers=2, width=32, heads=2, feed_forward=48, upsample=25, units=20
+    ),
+    vocoder=UnitVocoder.Config(
+        units=20,
+        embedding_width=8,
+        channels=32,
+        block_kernels=(3,),
+        block_dilations=((1, 3),),
+        duration=DurationPredictor.Config(width=8, hidden_width=8),
+    ),
+    language_dtype=torch.float32,
+)
+
+
+def tokenizer() -> Tokenizer:
+    """A tokenizer of single bytes with Qwen2-VL's special tokens."""
+    return byte_tokenizer("<|endoftext|>", "<|im_start|>", "<|im_end|>", *QWEN2_VL.vision)
