@@ -1,5 +1,7 @@
 """The extractor against the published numbers, and what it must never change."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given
@@ -51,7 +53,7 @@ def test_what_is_kept_is_what_the_formula_says(context: int, keep_rate: float, b
     context_L = torch.tensor([False] * before + [True] * context + [False] * after, dtype=torch.bool)
     scores = torch.rand(context)
     kept = kept_positions(scores, context_L, keep_rate)
-    expected = min(context, max(32, int(round(keep_rate, 6) * context + 1e-6)))
+    expected = min(context, max(32, int(Fraction(f"{keep_rate:.6f}") * context)))
     assert len(kept) == before + after + expected
     assert kept.tolist() == sorted(set(kept.tolist()))
     survivors = torch.zeros_like(context_L)
