@@ -84,6 +84,13 @@ docs: setup ## Render docs/settings.md from the settings classes
 bench: setup ## Measure first token and first audio; writes bench/results/
 	@$(BIN)/python -m bench.first_audio
 
+.PHONY: bench-method
+bench-method: setup ## Measure extractor, regularizer, speech generator and adapters: half an hour, on an idle machine
+	@$(BIN)/python -m bench.extractor
+	@$(BIN)/python -m bench.regularizer
+	@$(BIN)/python -m bench.speech_generator
+	@$(BIN)/python -m bench.adapters
+
 .PHONY: soak
 soak: setup ## 300 requests that hang up midway: memory and running work must stay flat
 	@$(BIN)/lyra weights pull nano

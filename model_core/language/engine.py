@@ -170,7 +170,7 @@ class LanguageModel:
                 where = positions if self.decoder.config.rope_sections else None
                 hidden_E = self.decoder(embeds_1LE, cache, adapter, where, extraction=dropping)[0, -1]
                 token = sampler.pick(self.decoder.logits(hidden_E))
-                embeds_1LE = self.decoder.embed_tokens(torch.tensor([[token]]))
+                embeds_1LE = self.decoder.embed_tokens(torch.tensor([[token]], device=hidden_E.device))
                 positions, dropping = positions.max().expand(3, 1) + 1, None
             if token in self._stop_ids:
                 reason = "stop"

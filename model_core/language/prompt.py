@@ -5,13 +5,12 @@ Inside a message vision tokens come first, then speech tokens, then text, as the
 Shapes: N tokens of a part, L positions of the prompt, E language-model width.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_core.errors import InvalidInput
 
@@ -145,13 +144,13 @@ def render(messages: list[Message], template: ChatTemplate = CHATML) -> list[Par
     return _join_texts(runs)
 
 
-def splice(runs: list[Part], tokenizer: Tokenizer, embed: Callable[[Tensor], Tensor]) -> SplicedPrompt:
+def splice(runs: list[Part], tokenizer: Tokenizer, embed: nn.Embedding) -> SplicedPrompt:
     """Embeds the text between the speech and vision tokens.
 
     Args:
         runs: What `render` made.
         tokenizer: Of the language model.
-        embed: Its embedding table, [N] ids -> [N, E].
+        embed: Its embedding table; everything comes to lie on its device.
 
     Raises:
         InvalidInput: speech or vision tokens have another width than the model.
@@ -161,19 +160,21 @@ def splice(runs: list[Part], tokenizer: Tokenizer, embed: Callable[[Tensor], Ten
     start = 0
     for run in runs:
         if isinstance(run, str):
-            pieces.append(embed(torch.tensor(tokenizer.encode(run, add_special_tokens=False).ids)))
+            ids = tokenizer.encode(run, add_special_tokens=False).ids
+            pieces.append(embed(torch.tensor(ids, dtype=torch.long, device=embed.weight.device)))
         else:
-            pieces.append(run.tokens.to(pieces[0].dtype))
-            if run.tokens.shape[-1] != pieces[0].shape[-1]:
-                widths = f"{run.tokens.shape[-1]} where the model has {pieces[0].shape[-1]}"
+            pieces.append(run.tokens.to(embed.weight))
+            if run.tokens.shape[-1] != embed.embedding_dim:
+                widths = f"{run.tokens.shape[-1]} where the model has {embed.embedding_dim}"
                 raise InvalidInput("tokens", f"speech or vision tokens are {widths} wide")
         grid = run.grid if isinstance(run, VisionPart) else None
         positions.append(start + (_grid_positions(grid) if grid else torch.arange(len(pieces[-1])).expand(3, -1)))
         start = int(positions[-1].max()) + 1 if positions[-1].numel() else start
-    context_L = torch.cat([torch.full((len(p),), not isinstance(r, str)) for r, p in zip(runs, pieces, strict=True)])
+    marks = [torch.full((len(p),), not isinstance(r, str)) for r, p in zip(runs, pieces, strict=True)]
+    context_L = torch.cat(marks).to(embed.weight.device)
     return SplicedPrompt(
         embeds=torch.cat(pieces),
-        positions=torch.cat(positions, dim=1),
+        positions=torch.cat(positions, dim=1).to(embed.weight.device),
         context=context_L,
         instruction=(context_L.cumsum(0) > 0) & ~context_L,
         speech_tokens=sum(len(run.tokens) for run in runs if isinstance(run, SpeechPart)),

@@ -25,7 +25,7 @@ class Sampler:
         """[V] floats -> index of the token."""
         if self.temperature == 0:
             return int(logits_V.argmax())
-        probabilities, order = (logits_V.float() / self.temperature).softmax(-1).sort(descending=True)
+        probabilities, order = (logits_V.float().cpu() / self.temperature).softmax(-1).sort(descending=True)
         # A token stays while the ones before it have not reached top_p, so that the likeliest always stays.
         probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
         return int(order[torch.multinomial(probabilities, 1, generator=self.generator)])

@@ -88,7 +88,6 @@ def test_rows_of_a_batch_have_adapters_of_their_own(decoder: Decoder) -> None:
     for row, adapter in enumerate(rows):
         alone = decoder(decoder.embed_tokens(ids[row : row + 1]), adapter=adapter)
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
-    assert decoder.adapters == ("speech", "vision")
     decoder.remove_adapter("speech")
     assert decoder.adapters == ("vision",)
     assert not any("speech" in path for path, _ in decoder.named_parameters())
