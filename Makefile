@@ -46,6 +46,11 @@ test: setup ## Run every test (PYTEST_ARGS="tests/unit -x" for a part)
 	@$(BIN)/lyra weights pull nano
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-quantized
+test-quantized: setup ## Test weights of 8 and 4 bits, which want the optional package torchao
+	@$(BIN)/pip install --quiet "torchao==0.18.0"
+	@$(BIN)/python -m pytest tests/unit/checkpoints/test_quantized.py
+
 .PHONY: check
 check: setup ## Lint, format check, types, layers, contracts
 	$(BIN)/ruff check .

@@ -127,22 +127,24 @@ def peak_bytes(device: str, current: bool = False) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def compare(case: Case, repeats: int) -> dict[str, Any]:
-    """A case beside the same prompt without extraction, and beside an empty cache for what decoding costs anyway."""
-    cases = {
-        "without": Case(case.length, OFF, case.layers, case.device),
-        "with": case,
-        "short": Case(TEXT_BEFORE + INSTRUCTION + 1, OFF, case.layers, case.device),
-    }
-    runs: dict[str, list[Measured]] = {name: [] for name in cases}
-    for _ in range(repeats):
-        for name, one in cases.items():
-            with ProcessPoolExecutor(1, get_context("spawn")) as alone:
-                runs[name].append(alone.submit(measure, one).result())
-    medians = {name: middle(measured) for name, measured in runs.items()}
-    plain, dropped, short = (medians[name] for name in ("without", "with", "short"))
-    formula_work = work(case) / work(cases["without"])
-    formula_cache = sum(positions(case)) / sum(positions(cases["without"]))
+def compare(length: int, sweep: tuple[ExtractionConfig, ...], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each setting beside the same prompt without extraction, and an empty cache for what decoding costs anyway."""
+    cases = [
+        Case(TEXT_BEFORE + INSTRUCTION + 1, OFF, options.layers, options.device),
+        *(Case(length, extraction, options.layers, options.device) for extraction in (OFF, *sweep)),
+    ]
+    runs: dict[Case, list[Measured]] = {case: [] for case in cases}
+    # In turn, so that whatever else the machine does falls on all alike.
+    for case in cases * options.repeats:
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+            runs[case].append(alone.submit(measure, case).result())
+    short, plain, *dropped = (middle(runs[case]) for case in cases)
+    return [_row(case, one, cases[1], plain, short) for case, one in zip(cases[2:], dropped, strict=True)]
+
+
+def _row(case: Case, dropped: Measured, plain_case: Case, plain: Measured, short: Measured) -> dict[str, Any]:
+    formula_work = work(case) / work(plain_case)
+    formula_cache = sum(positions(case)) / sum(positions(plain_case))
     shares = {
         "prefill": dropped.prefill_seconds / plain.prefill_seconds,
         "prefill_formula": formula_work,
@@ -158,9 +160,11 @@ def compare(case: Case, repeats: int) -> dict[str, Any]:
     return {
         "length": case.length,
         **asdict(case.extraction),
-        **{name: asdict(measured) for name, measured in medians.items()},
+        "without": asdict(plain),
+        "with": asdict(dropped),
+        "short_token_seconds": short.token_seconds,
         "shares": {name: round(share, 4) for name, share in shares.items()},
-        "gigaflops_per_second": round(2 * work(cases["without"]) / plain.prefill_seconds / 1e9, 1),
+        "gigaflops_per_second": round(2 * work(plain_case) / plain.prefill_seconds / 1e9, 1),
     }
 
 
@@ -208,10 +212,10 @@ def main() -> None:
     report |= {"published": PUBLISHED, "cases": []}
     for length in options.lengths:
         # The whole sweep where it is quick, the published setting where it is long.
-        for extraction in SWEEP if length == min(options.lengths) else (PAPER,):
-            row = compare(Case(length, extraction, options.layers, options.device), options.repeats)
-            report["cases"].append(row)
-            print(f"{length} tokens, {extraction}: {row['shares']}", flush=True)
+        rows = compare(length, SWEEP if length == min(options.lengths) else (PAPER,), options)
+        report["cases"] += rows
+        for row in rows:
+            print(f"{length} tokens, {row['blocks']} blocks, keep {row['keep_rate']}: {row['shares']}", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     plot(report, options.out.with_suffix(".png"))

@@ -131,7 +131,6 @@ class LanguageModel:
         if name in (BASE, *self.adapters):
             raise InvalidInput("adapter", f"{name!r} is resident already")
         load_adapter(self.decoder, name, folder)
-        self.decoder.to(self.decoder.embed_tokens.weight.dtype)
 
     def unload_adapter(self, name: str) -> None:
         """Takes an adapter out of memory. Raises InvalidInput where it is not resident."""

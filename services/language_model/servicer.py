@@ -7,6 +7,7 @@ from typing import Any
 
 from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_model_pb2_grpc
 from model_core.checkpoints.adapters import CONFIG_FILE
+from model_core.checkpoints.quantized import quantize
 from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.presets import build_language_model
 from services.common import model_service, telemetry, tensors
@@ -159,6 +160,8 @@ def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:
 
 def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
     model = build_language_model(settings.preset, settings.home, checkpoint=settings.checkpoint)
+    if settings.quantization != "none":
+        quantize(model.decoder, settings.quantization)
     return LanguageModelServicer(model, settings)
 
 

@@ -1,5 +1,7 @@
 """Settings of the language model service."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from services.common.settings import AdapterServiceSettings
@@ -13,4 +15,7 @@ class LanguageModelSettings(AdapterServiceSettings):
         default=9153, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
     )
     max_prompt_text_bytes: int = Field(default=2**20, gt=0, description="Most bytes of text (UTF-8) in a prompt.")
+    quantization: Literal["none", "int8", "int4"] = Field(
+        default="none", description="Bits of the model's weights; int8 and int4 want the package torchao."
+    )
     max_waiting: int = Field(default=32, ge=0, description="Requests that may wait while one is answered.")
