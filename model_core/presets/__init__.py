@@ -114,7 +114,8 @@ def build_language_model(
     for config in sorted(parts.glob("adapters/*/adapter_config.json")):
         load_adapter(decoder, config.parent.name, config.parent)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return LanguageModel(nano.LANGUAGE_MODEL, decoder.to(fast_dtype()), tokenizer)
+    decoder = decoder.to(fast_dtype())
+    return LanguageModel(nano.LANGUAGE_MODEL, decoder, tokenizer, extraction=nano.EXTRACTION)
 
 
 def build_voice(preset: str, home: Path | None = None, threads: int = 1, checkpoint: Path | None = None) -> "Voice":

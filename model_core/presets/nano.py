@@ -1,6 +1,7 @@
 """Preset nano: small open models that one CPU runs, and our parts between them. Reads like a table."""
 
 from model_core.language.decoder import Decoder
+from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
@@ -23,6 +24,9 @@ LANGUAGE = Decoder.Config(
 
 LORA = LoraConfig(rank=16, alpha=32)
 LORA_PROJECTIONS = PROJECTIONS
+
+# A request that names a keep rate has its context dropped after three of four blocks; none is dropped otherwise.
+EXTRACTION = ExtractionConfig(blocks=4)
 
 SPEECH_ENCODER = SpeechEncoder.Config(
     model="whisper-tiny.en",
