@@ -8,12 +8,13 @@ so that shares do not depend on how many there are.
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a case took. Activations are the peak over weights and cache."""
+    """What a case took. The peak is that of the prefill, activations and cache, beside the weights."""
 
     prefill_seconds: float
     token_seconds: float
     cache_mib: float
-    activations_mib: float
+    peak_mib: float
 
 
 def shape(layers: int) -> Decoder.Config:
@@ -101,7 +102,7 @@ def measure(case: Case) -> Measured:
         started = now(case.device)
         decoder(prompt, cache, extraction=extraction if case.extraction.drops else None)
         prefill = now(case.device) - started
-        peak = peak_bytes(case.device) - before - cache.bytes
+        peak = peak_bytes(case.device) - before
         tokens = [timed_step(decoder, step, cache, case.device) for _ in range(DECODED)]
     return Measured(prefill, statistics.median(tokens), cache.bytes / 2**20, peak / 2**20)
 
@@ -136,10 +137,18 @@ def compare(length: int, sweep: tuple[ExtractionConfig, ...], options: argparse.
     runs: dict[Case, list[Measured]] = {case: [] for case in cases}
     # In turn, so that whatever else the machine does falls on all alike.
     for case in cases * options.repeats:
-        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
-            runs[case].append(alone.submit(measure, case).result())
-    short, plain, *dropped = (middle(runs[case]) for case in cases)
+        runs[case].append(in_process_of_its_own(case))
+    # Every larger tensor then gets pages of its own and gives them back: slower, but memory is what tensors take.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)
+    memory = {case: in_process_of_its_own(case).peak_mib for case in cases}
+    del os.environ["MALLOC_MMAP_THRESHOLD_"]
+    short, plain, *dropped = (replace(middle(runs[case]), peak_mib=memory[case]) for case in cases)
     return [_row(case, one, cases[1], plain, short) for case, one in zip(cases[2:], dropped, strict=True)]
+
+
+def in_process_of_its_own(case: Case) -> Measured:
+    with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+        return alone.submit(measure, case).result()
 
 
 def _row(case: Case, dropped: Measured, plain_case: Case, plain: Measured, short: Measured) -> dict[str, Any]:
@@ -152,7 +161,7 @@ def _row(case: Case, dropped: Measured, plain_case: Case, plain: Measured, short
         "cache": dropped.cache_mib / plain.cache_mib,
         "cache_formula": formula_cache,
         "cache_over_formula": dropped.cache_mib / plain.cache_mib / formula_cache,
-        "activations": dropped.activations_mib / plain.activations_mib,
+        "peak": dropped.peak_mib / plain.peak_mib,
         "token": dropped.token_seconds / plain.token_seconds,
         "token_beyond_short": (dropped.token_seconds - short.token_seconds)
         / (plain.token_seconds - short.token_seconds),
