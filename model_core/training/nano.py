@@ -71,7 +71,7 @@ class Recipe:
     align_speech: Schedule = field(default_factory=partial(Schedule, steps=900, learning_rate=1e-3))
     align_pictures: Schedule = field(default_factory=partial(Schedule, steps=400, learning_rate=1e-3))
     vision: Schedule = field(default_factory=partial(Schedule, steps=300, learning_rate=1e-3))
-    speech: Schedule = field(default_factory=partial(Schedule, steps=1_000, learning_rate=6e-4))
+    speech: Schedule = field(default_factory=partial(Schedule, steps=1_400, learning_rate=6e-4))
     vision_batch: int = 16
     speech_batch: int = 8
 
