@@ -229,9 +229,10 @@ def main() -> None:
         report["cases"] += rows
         for row in rows:
             print(f"{length} tokens, {row['blocks']} blocks, keep {row['keep_rate']}: {row['shares']}", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
-    plot(report, options.out.with_suffix(".png"))
+        # After each length: the next may take long.
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
+        plot(report, options.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
