@@ -16,10 +16,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.machine import describe
@@ -73,9 +73,12 @@ def seconds(call: Callable[[str], object], names: Iterator[str], repeats: int) -
     return times[WARM_UP:]
 
 
-def resident_bytes() -> int:
+def tensor_bytes() -> int:
+    """Memory of all tensors that are alive."""
     gc.collect()
-    return int(psutil.Process().memory_info().rss)
+    tensors = [each for each in gc.get_objects() if isinstance(each, Tensor)]
+    alive = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    return sum(alive.values())
 
 
 @torch.inference_mode()
@@ -86,9 +89,9 @@ def measure(repeats: int) -> dict[str, Any]:
     for _ in range(repeats // 10):
         same += seconds(step, cycle(NAMES[:1]), 10)
         other += seconds(step, cycle(NAMES), 10)
-    before = resident_bytes()
+    before = tensor_bytes()
     seconds(step, cycle(NAMES), repeats)
-    stayed = resident_bytes() - before
+    stayed = tensor_bytes() - before
     with tempfile.TemporaryDirectory() as folder:
         disk = seconds(projector_from_disk(Path(folder)), cycle(NAMES), repeats)
     peft = seconds(peft_switch(), cycle(NAMES), max(repeats // 10, 10))
