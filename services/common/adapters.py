@@ -6,14 +6,14 @@ A client names an adapter and never a path: the name is that of a folder in the 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lyra.v1 import adapters_pb2, adapters_pb2_grpc
 from services.common import telemetry
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, ServiceError
 from services.common.grpc_types import Context
 from services.common.threads import ModelThread
 
@@ -22,6 +22,7 @@ log = telemetry.get_logger(__name__)
 FULL_NAME = "lyra.v1.Adapters"
 BASE = "base"  # what requests call the model without an adapter
 MAX_NAME_CHARACTERS = 64
+STARTING = "LYRA_ADAPTERS"  # the setting that names adapters to load at start
 
 _NAME = re.compile("[a-z0-9_-]+")
 
@@ -35,12 +36,14 @@ class AdapterModel:
         load: Makes the adapter in a folder resident under a name, or changes nothing and raises.
         unload: Takes it out of memory.
         files: A folder with one of these holds an adapter that this model can load.
+        optional: Whether an adapter may have nothing for this model.
     """
 
     resident: Callable[[], Collection[str]]
     load: Callable[[str, Path], None]
     unload: Callable[[str], None]
     files: tuple[str, ...]
+    optional: bool = False
 
 
 class AdapterUse:
@@ -100,6 +103,34 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
         self._thread = thread
         self._alone = alone
 
+    def load_at_start(self, names: Iterable[str], translate: Callable[[Exception], ServiceError | None]) -> None:
+        """Makes adapters resident before the first call comes, on the caller's thread.
+
+        Args:
+            names: Of their folders. One that has nothing for this model is passed over where it may be so.
+            translate: Turns errors of the model's layer into ours; None for errors it does not know.
+
+        Raises:
+            InvalidInput: The setting and the adapter that cannot be loaded are named.
+        """
+        for name in names:
+            _checked(name, STARTING)
+            if name in self._model.resident():
+                raise InvalidInput(STARTING, f"{name!r} is one of the preset's own adapters, or is named twice")
+            if name not in (known := self._names()):
+                if self._model.optional and (self._folder / name).is_dir():
+                    log.info("adapter has nothing for this service", adapter=name)
+                    continue
+                there = ", ".join(known) or "none"
+                raise InvalidInput(STARTING, f"{name!r} is not in {self._folder} (LYRA_ADAPTERS_DIR); there: {there}")
+            try:
+                self._model.load(name, self._folder / name)
+            except Exception as error:
+                if (known_error := translate(error)) is None:
+                    raise
+                raise InvalidInput(STARTING, f"{name!r} cannot be loaded: {known_error}") from error
+            log.info("adapter loaded", adapter=name)
+
     async def ListAdapters(
         self, request: adapters_pb2.ListAdaptersRequest, context: Context
     ) -> adapters_pb2.ListAdaptersResponse:
@@ -148,12 +179,12 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
         )
 
 
-def _checked(name: str) -> str:
+def _checked(name: str, field: str = "name") -> str:
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
         shown = name[:MAX_NAME_CHARACTERS]
         raise InvalidInput(
-            "name", f"{shown!r} is no name of an adapter: 1 to {MAX_NAME_CHARACTERS} of a-z, 0-9, _ and -"
+            field, f"{shown!r} is no name of an adapter: 1 to {MAX_NAME_CHARACTERS} of a-z, 0-9, _ and -"
         )
     if name == BASE:
-        raise InvalidInput("name", f"{BASE!r} stands for no adapter at all")
+        raise InvalidInput(field, f"{BASE!r} stands for no adapter at all")
     return name

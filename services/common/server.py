@@ -213,7 +213,9 @@ async def _serve(settings: SettingsT, definition: ServiceDefinition[SettingsT]) 
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     failure = loading.exception() if loading.done() else None
     if failure is not None:
-        known = definition.translate(failure) if isinstance(failure, Exception) else None
+        known = failure if isinstance(failure, ServiceError) else None
+        if known is None and isinstance(failure, Exception):
+            known = definition.translate(failure)
         log.error("cannot load the weights", reason=str(known or failure), exc_info=None if known else failure)
     else:
         await stopping

@@ -88,10 +88,21 @@ class AdapterServiceSettings(ServiceSettings):
         description="Folder with a folder for each adapter that can be loaded at run time; <home>/adapters by default.",
     )
 
+    adapters: str | None = Field(
+        default=None,
+        description="Names of adapters in that folder, with commas between, that are loaded at start. "
+        "What is loaded or unloaded later is forgotten when the service starts again.",
+    )
+
     @property
     def adapters_folder(self) -> Path:
         """Where the adapters lie."""
         return self.adapters_dir or self.home / "adapters"
+
+    @property
+    def adapters_at_start(self) -> list[str]:
+        """Names of the adapters to load before the first call comes."""
+        return [name.strip() for name in self.adapters.split(",")] if self.adapters else []
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

@@ -162,7 +162,9 @@ def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
     model = build_language_model(settings.preset, settings.home, checkpoint=settings.checkpoint)
     if settings.quantization != "none":
         quantize(model.decoder, settings.quantization)
-    return LanguageModelServicer(model, settings)
+    servicer = LanguageModelServicer(model, settings)
+    servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
+    return servicer
 
 
 def _register(servicer: LanguageModelServicer, server: Any) -> None:

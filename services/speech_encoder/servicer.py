@@ -46,6 +46,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
                 load=encoder.load_projector,
                 unload=encoder.unload_projector,
                 files=(PROJECTOR_FILE, TRAINABLES_FILE),
+                optional=True,
             ),
             folder=settings.adapters_folder,
             thread=self._thread,
@@ -128,7 +129,9 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
 
 def _build(settings: SpeechEncoderSettings) -> SpeechEncoderServicer:
     encoder = build_speech_encoder(settings.preset, settings.home, checkpoint=settings.checkpoint)
-    return SpeechEncoderServicer(encoder, settings)
+    servicer = SpeechEncoderServicer(encoder, settings)
+    servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
+    return servicer
 
 
 def _register(servicer: SpeechEncoderServicer, server: Any) -> None:

@@ -203,6 +203,29 @@ async def test_an_adapter_whose_folder_is_gone_stays_until_it_is_unloaded(
     assert "meetings" not in [state.name for state in await adapters.list()]
 
 
+async def test_adapters_that_the_setting_names_are_there_from_the_start(
+    start_service: StartService, folder: Path
+) -> None:
+    settings = {"adapters_dir": folder, "adapters": "meetings,captions"}
+    services = {name: await start_service(name, **settings) for name in BOTH}
+    adapters = AdapterServices.open({name: service.address for name, service in services.items()})
+    there = await resident(adapters)
+    assert (there["meetings"], there["captions"]) == (BOTH, ("language_model",))
+    answer = await Model(services["language_model"]).answer(max_tokens=4, adapter="captions")
+    assert answer[-1].finish.usage.adapter == "captions"
+    assert set(await adapters.unload("meetings")) == set(BOTH)
+    await adapters.close()
+
+
+@pytest.mark.parametrize("service", BOTH)
+async def test_a_service_does_not_start_without_an_adapter_that_the_setting_names(
+    start_service: StartService, folder: Path, service: str
+) -> None:
+    with pytest.raises(InvalidInput, match="'nowhere' is not in") as refusal:
+        await start_service(service, adapters_dir=folder, adapters="meetings,nowhere")
+    assert refusal.value.field == "LYRA_ADAPTERS"
+
+
 async def test_services_that_are_down_are_named() -> None:
     nobody = AdapterServices.open(dict.fromkeys(BOTH, "127.0.0.1:9"))
     with pytest.raises(Unavailable):

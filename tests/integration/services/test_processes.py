@@ -75,6 +75,13 @@ def test_weights_that_are_missing_end_the_process_with_a_hint(start_process: Sta
     assert process.exit_code == 1
 
 
+def test_adapter_that_is_missing_at_start_ends_the_process_with_its_name(start_process: StartProcess) -> None:
+    process = start_process("language_model", "--adapters", "nowhere")
+    with pytest.raises(StackError, match="LYRA_ADAPTERS: 'nowhere' is not in"):
+        process.wait_ready(180)
+    assert process.exit_code == 1
+
+
 def test_port_in_use_ends_the_process_with_its_name(start_process: StartProcess, tmp_path: Path) -> None:
     first = start_process("vision_encoder")
     first.wait_ready(180)
@@ -91,6 +98,15 @@ def test_synthesizer_runs_without_torch() -> None:
     check = (
         "import sys; from services.speech_synthesizer.servicer import DEFINITION; "
         "from model_core.presets import build_voice; build_voice('tiny'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("part", ["language_model", "speech_encoder", "voice"])
+def test_published_presets_without_pictures_run_without_transformers(part: str) -> None:
+    check = (
+        f"import sys; from model_core import presets; presets.build_{part}('tiny-qwen2-vl'); "
+        "sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 

@@ -28,9 +28,13 @@ class Model:
         del self.loaded[name]
 
 
-def servicer(model: Model, folder: Path) -> AdaptersServicer:
+def servicer(model: Model, folder: Path, *, optional: bool = False) -> AdaptersServicer:
     adapters = AdapterModel(
-        resident=lambda: list(model.loaded), load=model.load, unload=model.unload, files=("weights",)
+        resident=lambda: list(model.loaded),
+        load=model.load,
+        unload=model.unload,
+        files=("weights",),
+        optional=optional,
     )
     return AdaptersServicer(adapters, folder=folder, thread=ModelThread("test"), alone=lambda name: nullcontext())
 
@@ -90,6 +94,48 @@ async def test_what_cannot_be_loaded_is_refused_and_changes_nothing(folder: Path
         await servicer(model, folder).LoadAdapter(LoadAdapterRequest(name=name), CONTEXT)
     assert refusal.value.field == "name"
     assert list(model.loaded) == ["speech"]
+
+
+def test_adapters_named_at_start_are_resident(folder: Path) -> None:
+    model = Model()
+    servicer(model, folder).load_at_start(["other", "long_speech"], lambda error: None)
+    assert model.loaded.keys() == {"speech", "other", "long_speech"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "no name"),
+        ("../adapters", "no name"),
+        ("base", "no adapter at all"),
+        ("speech", "preset's own"),
+        ("empty", "'empty' is not in .*adapters .*there: long_speech, other, speech"),
+        ("nowhere", "'nowhere' is not in .*adapters"),
+    ],
+)
+def test_an_adapter_that_cannot_be_loaded_at_start_is_named_with_the_setting(
+    folder: Path, name: str, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message) as refusal:
+        servicer(Model(), folder).load_at_start([name], lambda error: None)
+    assert refusal.value.field == "LYRA_ADAPTERS"
+
+
+def test_an_adapter_without_a_part_for_the_model_is_passed_over_where_that_may_be(folder: Path) -> None:
+    model = Model()
+    servicer(model, folder, optional=True).load_at_start(["empty", "other"], lambda error: None)
+    assert model.loaded.keys() == {"speech", "other"}
+    with pytest.raises(InvalidInput, match="'nowhere' is not in"):
+        servicer(model, folder, optional=True).load_at_start(["nowhere"], lambda error: None)
+
+
+def test_an_adapter_that_does_not_fit_at_start_is_named_and_an_unknown_mistake_is_not_hidden(folder: Path) -> None:
+    model = Model()
+    model.load = lambda name, folder: [][1]  # type: ignore[method-assign]
+    with pytest.raises(InvalidInput, match="'other' cannot be loaded: rank: 3"):
+        servicer(model, folder).load_at_start(["other"], lambda error: InvalidInput("rank", "3"))
+    with pytest.raises(IndexError):
+        servicer(model, folder).load_at_start(["other"], lambda error: None)
 
 
 async def test_what_is_not_resident_cannot_be_unloaded(folder: Path) -> None:

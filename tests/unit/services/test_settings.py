@@ -48,6 +48,12 @@ def test_every_setting_is_described_and_named_in_the_help(
         assert f"LYRA_{name.upper()}" in "".join(told.split())
 
 
+def test_adapters_to_load_at_start_are_named_with_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load(LanguageModelSettings, "x", []).adapters_at_start == []
+    monkeypatch.setenv("LYRA_ADAPTERS", "meetings, captions")
+    assert settings.load(SpeechEncoderSettings, "x", []).adapters_at_start == ["meetings", "captions"]
+
+
 def test_ports_of_the_services_do_not_collide() -> None:
     loaded = [settings.load(settings_class, "x", []) for settings_class in ALL]
     ports = [port for one in loaded for port in (one.port, one.metrics_port)]
