@@ -5,7 +5,6 @@ python -m bench.adapters
 The last is what the published reference does for every request. Preset nano's shapes, random weights.
 """
 
-import argparse
 import gc
 import json
 import statistics
@@ -17,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.machine import describe
+from bench.report import command_line, write
 from model_core.language.decoder import Decoder
 from model_core.language.lora import LoraConfig
 from model_core.presets import nano
 
-RESULTS = Path(__file__).parent / "results"
 NAMES = ("speech", "long_speech")
 WARM_UP = 20
 
@@ -102,33 +102,26 @@ def measure(repeats: int) -> dict[str, Any]:
     return {"milliseconds": medians | {"switch": switch}, "bytes_that_stay": stayed, "switches": repeats}
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def plot(report: dict[str, Any]) -> Figure:
     bars = {
         "Lyra": max(report["milliseconds"]["switch"], 0),
         "PEFT\nset_adapter": report["milliseconds"]["peft_set_adapter"],
         "projector\nfrom disk": report["milliseconds"]["projector_from_disk"],
     }
-    figure, axis = plt.subplots(figsize=(5, 4), layout="constrained")
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axis = figure.subplots()
     axis.bar_label(axis.bar(list(bars), list(bars.values())), fmt="%.2f")
     axis.set_ylabel("milliseconds to switch the adapter")
     axis.set_title(f"{report['machine']['cores']} cores of {report['machine']['processor']}", fontsize=9)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.adapters", description=__doc__.splitlines()[0])
+    parser = command_line("adapters", __doc__)
     parser.add_argument("--repeats", type=int, default=200, help="switches (default 200)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "adapters.json", help="file for the numbers")
     options = parser.parse_args()
     report = {"machine": describe()} | measure(options.repeats)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
-    plot(report, options.out.with_suffix(".png"))
+    write(report, options.out, plot)
     print(json.dumps({name: report[name] for name in ("milliseconds", "bytes_that_stay")}, indent=2))
 
 

@@ -7,7 +7,6 @@ so that shares do not depend on how many there are.
 """
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -17,17 +16,20 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bench.machine import describe
+from bench.report import command_line, write
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import Extraction, ExtractionConfig
 from model_core.presets.building import fast_dtype
 
-RESULTS = Path(__file__).parent / "results"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TEXT_BEFORE, INSTRUCTION = 16, 64
 OFF, PAPER = ExtractionConfig(), ExtractionConfig(blocks=4, keep_rate=0.7)
 SWEEP = tuple(ExtractionConfig(blocks, rate) for blocks in (2, 4) for rate in (0.9, 0.7, 0.5))
@@ -187,14 +189,12 @@ def middle(measured: list[Measured]) -> Measured:
     return Measured(**{name: statistics.median(row[name] for row in rows) for name in rows[0]})
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
+def plot(report: dict[str, Any]) -> "Figure":
     """Shares of time and memory over what the formula leaves: on the diagonal the extractor costs nothing itself."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, kind in zip(axes, ("prefill", "cache"), strict=True):
         for index, length in enumerate(sorted({row["length"] for row in report["cases"]})):
             rows = [row for row in report["cases"] if row["length"] == length]
@@ -210,16 +210,15 @@ def plot(report: dict[str, Any], path: Path) -> None:
     figure.suptitle(
         f"Qwen2-VL 2B's shape, {report['layers']} layers, {machine['cores']} cores of {machine['processor']}"
     )
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.extractor", description=__doc__.splitlines()[0])
+    parser = command_line("extractor", __doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768], help="prompts, in tokens")
     parser.add_argument("--layers", type=int, default=4, help="layers of the 28 (default 4)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each case (default 3)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--out", type=Path, default=RESULTS / "extractor.json", help="file for the numbers")
     options = parser.parse_args()
     report: dict[str, Any] = {"layers": options.layers, "repeats": options.repeats, "machine": describe()}
     report |= {"published": PUBLISHED, "cases": []}
@@ -230,9 +229,7 @@ def main() -> None:
         for row in rows:
             print(f"{length} tokens, {row['blocks']} blocks, keep {row['keep_rate']}: {row['shares']}", flush=True)
         # After each length: the next may take long.
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=2) + "\n")
-        plot(report, options.out.with_suffix(".png"))
+        write(report, options.out, plot)
 
 
 if __name__ == "__main__":

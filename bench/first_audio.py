@@ -7,8 +7,6 @@ Both get the same questions from the same stack, in turn, in the same run:
     python -m bench.first_audio --repeats 10
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -18,14 +16,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from bench.machine import describe, memory_by_process, stack_memory
+from bench.report import command_line, write
 from cli.ask import Answer, collect, content_parts
 from cli.client import GatewayClient
 from cli.connection import Connection
 from cli.serve import Preset, running_stack
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-RESULTS = Path(__file__).parent / "results"
 WARM_UP = 2
 MAX_TOKENS = 96
 
@@ -95,15 +95,11 @@ def measure(client: GatewayClient, case: Case, repeats: int) -> dict[str, Any]:
     return result
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
+def plot(report: dict[str, Any]) -> Figure:
     """Medians as bars, every single measurement as a dot."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     cases = report["cases"]
-    figure, axes = plt.subplots(1, len(cases), figsize=(5 * len(cases), 4), sharey=False, layout="constrained")
+    figure = Figure(figsize=(5 * len(cases), 4), layout="constrained")
+    axes = figure.subplots(1, len(cases))
     for axis, (name, case) in zip(axes, cases.items(), strict=True):
         for offset, way in enumerate(WAYS):
             for place, kind in enumerate(TIMES):
@@ -118,14 +114,13 @@ def plot(report: dict[str, Any], path: Path) -> None:
         axis.legend()
     machine = report["machine"]
     figure.suptitle(f"preset {report['preset']}, {machine['cores']} cores of {machine['processor']}", fontsize=9)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.first_audio", description=__doc__.splitlines()[0])
+    parser = command_line("first_audio", __doc__)
     parser.add_argument("--repeats", type=int, default=10, help="measurements of each kind (default 10)")
     parser.add_argument("--preset", type=Preset, default=Preset.NANO, help="weights to run (default nano)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "first_audio.json", help="file for the numbers")
     options = parser.parse_args()
     report: dict[str, Any] = {
         "preset": options.preset.value,
@@ -143,9 +138,7 @@ def main() -> None:
         for case in CASES:
             report["cases"][case.name] = measure(client, case, options.repeats)
         report["memory_after"] = asdict(stack_memory(stack)) | {"processes": memory_by_process(stack)}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    plot(report, options.out.with_suffix(".png"))
+    write(report, options.out, plot)
     print(_lines(report))
 
 

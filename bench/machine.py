@@ -1,17 +1,13 @@
 """What a benchmark ran on, and how much memory a stack takes."""
 
-import os
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import psutil
 
+from model_core.evaluation.machine import describe
 from services.local.stack import Stack
 
-_LIBRARIES = ("torch", "onnxruntime", "grpcio", "fastapi")
+__all__ = ["Memory", "describe", "memory_by_process", "stack_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +16,6 @@ class Memory:
 
     pss_mib: float
     rss_mib: float
-
-
-def describe() -> dict[str, Any]:
-    """Processor, cores, memory, system, versions. Nothing that names the machine."""
-    frequency = psutil.cpu_freq()
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "mhz": round(frequency.max or frequency.current) if frequency else None,
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "libraries": {name: version(name) for name in _LIBRARIES},
-    }
 
 
 def stack_memory(stack: Stack) -> Memory:
@@ -54,13 +35,3 @@ def memory_by_process(stack: Stack) -> dict[str, dict[str, float]]:
         info = psutil.Process(process.pid).memory_full_info()
         found[name] = asdict(Memory(round(info.pss / 2**20, 1), round(info.rss / 2**20, 1)))
     return found
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"

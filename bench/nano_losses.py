@@ -7,6 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from model_core.presets import NANO_PARTS
 
 STAGES = ("align-pictures", "align-speech", "vision", "speech")
@@ -17,13 +19,8 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, default=NANO_PARTS / "losses", help="folder of <stage>.jsonl")
     parser.add_argument("--out", type=Path, default=Path("docs/images/nano-losses.png"), help="file for the plot")
     options = parser.parse_args()
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(STAGES), figsize=(14, 3.2), layout="constrained")
+    figure = Figure(figsize=(14, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(STAGES))
     for axis, stage in zip(axes, STAGES, strict=True):
         rows = [json.loads(line) for line in (options.logs / f"{stage}.jsonl").read_text().splitlines()]
         axis.plot([row["step"] for row in rows], [row["loss"] for row in rows])

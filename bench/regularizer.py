@@ -8,24 +8,22 @@ All get the same costs in the same run, and their values and gradients are compa
     python -m bench.regularizer --repeats 20
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bench.machine import describe
+from bench.report import command_line, write
 from model_core.training.regularizer import contrastive_cost, soft_dtw
 
-RESULTS = Path(__file__).parent / "results"
 BATCH, WIDTH, GAMMA = 16, 64, 0.1
 SIZES = ((75, 30), (150, 60), (300, 120))
 LOOP_REPEATS = 3
@@ -93,14 +91,10 @@ def measure(rows: int, columns: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
+def plot(report: dict[str, Any]) -> Figure:
     """Medians over the number of cells, every single measurement as a dot."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
     cells = [size["rows"] * size["columns"] for size in report["sizes"]]
     for number, way in enumerate(WAYS):
         medians = [size["seconds"][way]["median"] for size in report["sizes"]]
@@ -118,13 +112,12 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axis.legend()
     machine = report["machine"]
     figure.suptitle(f"soft-DTW, {report['threads']} of {machine['cores']} cores of {machine['processor']}", fontsize=9)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.regularizer", description=__doc__.splitlines()[0])
+    parser = command_line("regularizer", __doc__)
     parser.add_argument("--repeats", type=int, default=20, help=f"runs of lyra (default 20; {LOOP_REPEATS} of a loop)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "regularizer.json", help="file for the numbers")
     options = parser.parse_args()
     machine = describe()
     machine["libraries"]["numpy"] = version("numpy")
@@ -137,9 +130,7 @@ def main() -> None:
         "machine": machine,
         "sizes": [measure(rows, columns, options.repeats) for rows, columns in SIZES],
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
-    plot(report, options.out.with_suffix(".png"))
+    write(report, options.out, plot)
     for size in report["sizes"]:
         median, ratios = size["seconds"]["lyra"]["median"], size["times_as_fast"]
         faster = ", ".join(f"{ratio:.0f} x as fast as {way}" for way, ratio in ratios.items())

@@ -3,21 +3,19 @@
 python -m bench.soak --requests 300
 """
 
-import argparse
-import json
 import random
 import sys
 import time
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.first_audio import CASES, RESULTS
+from bench.first_audio import CASES
 from bench.machine import describe, stack_memory
+from bench.report import command_line, write
 from cli.client import GatewayClient
 from cli.connection import Connection
 from cli.serve import Preset, running_stack
@@ -61,10 +59,9 @@ def wait_until_idle(stack: Stack) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__.splitlines()[0])
+    parser = command_line("soak", __doc__)
     parser.add_argument("--requests", type=int, default=300, help="requests that hang up (default 300)")
     parser.add_argument("--preset", type=Preset, default=Preset.NANO, help="weights to run (default nano)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "soak.json", help="file for the numbers")
     options = parser.parse_args()
     draw = random.Random(0)
     with running_stack(options.preset, "127.0.0.1", 0, announce=False) as stack:
@@ -89,8 +86,7 @@ def main() -> None:
         "work_left": left,
         "seconds_until_idle": round(settled, 2),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    write(report, options.out)
     print(f"{options.requests} clients hung up: memory grew by {growth} MiB, {left:g} calls are left running")
     if left or growth > GROWTH_MIB:
         raise SystemExit(1)

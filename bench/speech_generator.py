@@ -12,25 +12,23 @@ the machine disturbs little, and time by the clock.
     python -m bench.speech_generator --repeats 10
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from bench.machine import describe
+from bench.report import command_line, write
 from model_core.speech.unit_generator import UnitGenerator, UnitGeneratorState
 from model_core.speech.unit_voice import UnitVoice
 from model_core.speech.vocoder import UnitVocoder
 
-RESULTS = Path(__file__).parent / "results"
 WARM_UP = 2
 TOKENS = 40
 PACES = (6, 9, 12, 18)  # unit frames a token
@@ -148,14 +146,10 @@ def measure_batch(streams: int) -> dict[str, float]:
     return {"sound_seconds": round(sound_seconds, 2), "rtf": round(clock.processor_seconds / sound_seconds, 3)}
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
+def plot(report: dict[str, Any]) -> Figure:
     """Medians as bars, every single measurement as a dot."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (first, batch) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(2, 1), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    first, batch = figure.subplots(1, 2, width_ratios=(2, 1))
     for place, result in enumerate(report["paces"].values()):
         for offset, way in enumerate(WAYS):
             x, times = place + 0.4 * offset, result[way]["first_audio_processor_seconds"]
@@ -176,13 +170,12 @@ def plot(report: dict[str, Any], path: Path) -> None:
     batch.set_title("streamed, 12 unit frames a token", fontsize=10)
     machine = report["machine"]
     figure.suptitle(f"speech generator and vocoder, nano's shapes, one core of {machine['processor']}", fontsize=9)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.speech_generator", description=__doc__.splitlines()[0])
+    parser = command_line("speech_generator", __doc__)
     parser.add_argument("--repeats", type=int, default=10, help="measurements of each kind (default 10)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "speech_generator.json", help="file for the numbers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     weights = [sum(parameter.numel() for parameter in config.build().parameters()) for config in (GENERATOR, VOCODER)]
@@ -201,9 +194,7 @@ def main() -> None:
         "paces": {pace: measure(pace, options.repeats) for pace in PACES},
         "batches": {streams: measure_batch(streams) for streams in BATCHES},
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
-    plot(report, options.out.with_suffix(".png"))
+    write(report, options.out, plot)
     print(_lines(report))
 
 

@@ -3,10 +3,10 @@
 Weight norm writes a weight as a magnitude `weight_g` and a direction `weight_v`; running the model needs the product.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_core.errors import CheckpointError
 
@@ -36,8 +36,25 @@ def with_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError for the first tensor that is missing, unknown, misshapen or not finite."""
+def check_fit(tensors: Mapping[str, Tensor], build: Callable[[], nn.Module], convolutions: int) -> None:
+    """Compares tensors with those of the vocoder that `build` makes, before any memory is taken for it.
+
+    Args:
+        tensors: What the checkpoint holds.
+        build: Makes a vocoder of the shape that its configuration names.
+        convolutions: How many of them its residual blocks have.
+
+    Raises:
+        CheckpointError: The first tensor that is missing, unknown, misshapen or not finite, or an impossible size.
+    """
+    if convolutions > len(tensors):
+        too_many = f"makes {convolutions} convolutions, but the checkpoint has {len(tensors)} tensors"
+        raise CheckpointError("resblock_dilation_sizes", too_many)
+    try:
+        with torch.device("meta"):
+            expected = build().state_dict()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError("config.json", f"gives the vocoder an impossible size: {error}") from None
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             raise CheckpointError(name, "is missing" if name in expected else "is not part of a unit vocoder")

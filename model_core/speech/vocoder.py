@@ -1,14 +1,15 @@
 """The unit vocoder: code-HiFi-GAN with a duration predictor, over streams.
 
-HiFi-GAN (Kong et al. 2020) on embedded units (Polyak et al. 2021), each of which lasts as many frames of 20 ms as the
-predictor says (Lee et al. 2022). Names are those of the public code-HiFi-GAN checkpoints, weight norm folded in.
+HiFi-GAN on embedded units (Polyak et al. 2021), each of which lasts as many frames as the predictor says (Lee et al.
+2022). Where the HiFi-GAN was trained on the latents of another voice, a renderer between makes latents of embedded
+units. Names are those of the public code-HiFi-GAN checkpoints, weight norm folded in.
 
 Shapes: N units, T unit frames, S samples, C channels, L samples of a layer in one step.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -17,19 +18,10 @@ from torch import Tensor, nn
 
 from model_core.checkpoints.hifigan import check_fit, with_weight_norm, without_weight_norm
 from model_core.errors import CheckpointError, InvalidInput
-from model_core.speech.streaming import (
-    Past,
-    Signal,
-    Step,
-    StreamConv1d,
-    StreamUpsample1d,
-    aligned,
-    run,
-    upsampling_reach,
-)
+from model_core.speech.hifigan import HifiGan, HifiGanShape
+from model_core.speech.streaming import ConvStack, Layer, Past, Signal, Step, StreamConv1d, run, stack_delay
 
-_SLOPE, _LAST_SLOPE = 0.1, 0.01
-_OUTER_KERNEL = 7
+_LARGEST_DILATION = 1000
 _UNSUPPORTED = ("multispkr", "embedder_params", "f0", "lang_embed_dim")
 
 
@@ -88,23 +80,38 @@ class DurationPredictor(nn.Module):
         return signal.with_values(F.conv1d(signal.values_BCL, weight[..., None], bias))
 
 
-class ResidualBlock(nn.Module):
-    """Pairs of convolutions, the first of each dilated, around which the signal passes."""
+class FrameRenderer(nn.Module):
+    """Embedded units, one a frame, to the latents that a HiFi-GAN was trained on."""
 
-    def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
+    @dataclass(kw_only=True, frozen=True, slots=True)
+    class Config:
+        """`width` channels in, `latents` out."""
+
+        width: int
+        latents: int
+        layers: tuple[Layer, ...]
+
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.convs1 = nn.ModuleList(StreamConv1d(channels, channels, kernel, dilation) for dilation in dilations)
-        self.convs2 = nn.ModuleList(StreamConv1d(channels, channels, kernel) for _ in dilations)
+        self.stack = ConvStack(config.width, config.layers)
+        self.out = nn.Linear(config.width, config.latents)
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(config.latents))
+        self.register_buffer("deviation", torch.ones(config.latents))
+
+    def standardised(self, signal: Signal, step: Step) -> Signal:
+        """[B, C, T] to latents less their mean, by their deviation; `stack.delay` frames late."""
+        signal = self.stack(signal, step)
+        return signal.with_values(self.out(signal.values_BCL.transpose(1, 2)).transpose(1, 2))
 
     def forward(self, signal: Signal, step: Step) -> Signal:
-        for first, second in zip(self.convs1, self.convs2, strict=True):
-            change = second(_leaky(first(_leaky(signal), step)), step)
-            past_BCL, change_BCL = aligned([step.delayed(signal, change.delay), change])
-            signal = change.with_values(past_BCL + change_BCL)
-        return signal
+        """[B, C, T] to latents [B, C', T]."""
+        signal = self.standardised(signal, step)
+        return signal.with_values(signal.values_BCL * self.deviation[:, None] + self.mean[:, None])
 
 
-class UnitVocoder(nn.Module):
+class UnitVocoder(HifiGan):
     """Units to sound; one object serves any number of streams.
 
     The sound of a frame depends on frames to come. A stream therefore runs `config.delay` samples late (6,589 in the
@@ -114,32 +121,20 @@ class UnitVocoder(nn.Module):
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
-    class Config:
+    class Config(HifiGanShape):
         """Shape of a vocoder; the defaults are the published one."""
 
         units: int = 1000
         embedding_width: int = 128
-        channels: int = 512
-        upsample_rates: tuple[int, ...] = (5, 4, 4, 2, 2)
-        upsample_kernels: tuple[int, ...] = (11, 8, 8, 4, 4)
-        block_kernels: tuple[int, ...] = (3, 7, 11)
-        block_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
         duration: DurationPredictor.Config | None = DurationPredictor.Config(width=128, hidden_width=128)
+        renderer: FrameRenderer.Config | None = None
         sample_rate: int = 16_000
-
-        @property
-        def samples_per_frame(self) -> int:
-            return int(torch.tensor(self.upsample_rates).prod())
 
         @property
         def delay(self) -> int:
             """How many samples a stream runs late."""
-            blocks = zip(self.block_kernels, self.block_dilations, strict=True)
-            longest = max((kernel - 1) // 2 * (sum(dilations) + len(dilations)) for kernel, dilations in blocks)
-            delay = _OUTER_KERNEL // 2
-            for rate, kernel in zip(self.upsample_rates, self.upsample_kernels, strict=True):
-                delay = (delay + upsampling_reach(kernel, rate)) * rate + longest
-            return delay + _OUTER_KERNEL // 2
+            late = stack_delay(self.renderer.layers) if self.renderer else 0
+            return self.hifigan_delay + late * self.samples_per_frame
 
         @property
         def lookahead(self) -> int:
@@ -150,20 +145,11 @@ class UnitVocoder(nn.Module):
             return UnitVocoder(self)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config.renderer.latents if config.renderer else config.embedding_width, config)
         self.config = config
         self.dict = nn.Embedding(config.units, config.embedding_width)
         self.dur_predictor = DurationPredictor(config.duration) if config.duration else None
-        widths = [config.channels // 2**stage for stage in range(len(config.upsample_rates) + 1)]
-        self.conv_pre = StreamConv1d(config.embedding_width, widths[0], _OUTER_KERNEL)
-        shapes = zip(pairwise(widths), config.upsample_kernels, config.upsample_rates, strict=True)
-        self.ups = nn.ModuleList(StreamUpsample1d(*width, kernel, rate) for width, kernel, rate in shapes)
-        self.resblocks = nn.ModuleList(
-            ResidualBlock(width, kernel, dilations)
-            for width in widths[1:]
-            for kernel, dilations in zip(config.block_kernels, config.block_dilations, strict=True)
-        )
-        self.conv_post = StreamConv1d(widths[-1], 1, _OUTER_KERNEL)
+        self.renderer = FrameRenderer(config.renderer) if config.renderer else None
 
     def new_state(self, *, durations: bool = True, speed: float = 1.0) -> VocoderState:
         """A stream that begins.
@@ -281,17 +267,7 @@ class UnitVocoder(nn.Module):
 
     def _generate(self, signal: Signal, step: Step) -> Signal:
         """Embedded frames [B, C, T] to sound [B, 1, T * samples_per_frame], running `delay` samples late."""
-        signal = self.conv_pre(signal, step)
-        kinds = len(self.config.block_kernels)
-        for stage, upsample in enumerate(self.ups):
-            signal = upsample(_leaky(signal), step)
-            blocks = [block(signal, step) for block in self.resblocks[stage * kinds : (stage + 1) * kinds]]
-            latest = max(block.delay for block in blocks)
-            blocks = [step.delayed(block, latest) for block in blocks]
-            mean_BCL = torch.stack(aligned(blocks)).mean(0)
-            signal = max(blocks, key=lambda block: block.skipped).with_values(mean_BCL)
-        signal = self.conv_post(_leaky(signal, _LAST_SLOPE), step)
-        return signal.with_values(signal.values_BCL.tanh())
+        return self.sound(self.renderer(signal, step) if self.renderer else signal, step)
 
     @classmethod
     def from_published(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
@@ -304,9 +280,11 @@ class UnitVocoder(nn.Module):
         Raises:
             CheckpointError: A field or tensor is missing, unknown, misshapen or not finite; it is named.
         """
-        vocoder = cls(_config_of(config))
-        tensors = without_weight_norm(state)
-        check_fit(tensors, vocoder.state_dict())
+        shape, tensors = _config_of(config), without_weight_norm(state)
+        check_fit(
+            tensors, shape.build, convolutions=2 * len(shape.upsample_rates) * sum(map(len, shape.block_dilations))
+        )
+        vocoder = cls(shape)
         vocoder.load_state_dict(tensors)
         return vocoder.eval()
 
@@ -333,10 +311,6 @@ class UnitVocoder(nn.Module):
                 "var_pred_dropout": 0.5,
             }
         return with_weight_norm(self.state_dict()), config
-
-
-def _leaky(signal: Signal, slope: float = _SLOPE) -> Signal:
-    return signal.with_values(F.leaky_relu(signal.values_BCL, slope))
 
 
 def _config_of(config: Mapping[str, Any]) -> UnitVocoder.Config:
@@ -379,6 +353,7 @@ def _check(shape: UnitVocoder.Config, config: Mapping[str, Any]) -> None:
         "code_hop_size": int(config.get("code_hop_size", shape.samples_per_frame)) == shape.samples_per_frame,
         "upsample_kernel_sizes": len(shape.upsample_rates) == len(shape.upsample_kernels) > 0
         and all(kernel >= rate > 0 and (kernel - rate) % 2 == 0 for rate, kernel in pairs),
+        "sampling_rate": shape.sample_rate > 0,
         "upsample_initial_channel": shape.channels >= 2 ** len(pairs),
         "resblock_kernel_sizes": len(shape.block_kernels) > 0 and all(kernel % 2 for kernel in shape.block_kernels),
         "resblock_dilation_sizes": len(shape.block_kernels) == len(shape.block_dilations)
@@ -388,3 +363,6 @@ def _check(shape: UnitVocoder.Config, config: Mapping[str, Any]) -> None:
     for name, holds in rules.items():
         if not holds:
             raise CheckpointError(name, f"{config.get(name)} does not fit the rest of the vocoder's configuration")
+    # What no shape of a tensor tells: so much of the past is kept in memory.
+    if not all(0 < dilation <= _LARGEST_DILATION for dilations in shape.block_dilations for dilation in dilations):
+        raise CheckpointError("resblock_dilation_sizes", f"dilations have to lie within 1 and {_LARGEST_DILATION}")

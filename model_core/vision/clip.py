@@ -12,7 +12,6 @@ import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from model_core.vision.encoder import VisionTokens
 
@@ -40,6 +39,9 @@ class ClipVisionEncoder(nn.Module):
             return ClipVisionEncoder(self)
 
     def __init__(self, config: Config) -> None:
+        # Imported here: presets name this config in processes that see nothing.
+        from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
         super().__init__()
         if config.image_size % config.patch:
             raise ValueError(f"an image size of {config.image_size} is no multiple of the patch of {config.patch}")

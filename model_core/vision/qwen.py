@@ -13,9 +13,6 @@ import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
-from transformers import Qwen2VLImageProcessorPil
-from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from model_core.vision.encoder import VisionTokens
 
@@ -55,6 +52,11 @@ class QwenVisionEncoder(nn.Module):
             return QwenVisionEncoder(self)
 
     def __init__(self, config: Config) -> None:
+        # Imported here: presets name this config in processes that see nothing.
+        from transformers import Qwen2VLImageProcessorPil
+        from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+        from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
         super().__init__()
         self.config = config
         self.model = config.model

@@ -1,5 +1,7 @@
 """The miniature of the published models: transformers' Qwen2-VL computes the same, and its parts fit together."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
-from model_core.language.prompt import Message, Part, Role, SpeechPart, VisionPart, render, splice
+from model_core.language.prompt import Message, Part, Role, SpeechPart, SplicedPrompt, VisionPart, render, splice
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
 from model_core.presets.tiny_qwen2_vl import PRESET
 from model_core.speech.audio import SAMPLE_RATE
@@ -67,6 +69,24 @@ def oracle_logits(oracle: Qwen2VLForConditionalGeneration, embeds_LE: Tensor, po
         return oracle.lm_head(output.last_hidden_state)[0]
 
 
+def grid_of_noise(grid: tuple[int, int, int]) -> VisionPart:
+    torch.manual_seed(0)
+    return VisionPart(torch.randn(math.prod(grid), PRESET.language.width), grid)
+
+
+def question_about(seen: VisionPart, model: LanguageModel) -> list[Part]:
+    return render([Message(Role.USER, [seen, "What is this?"])], model.template)
+
+
+def spliced(runs: list[Part], model: LanguageModel) -> SplicedPrompt:
+    with torch.inference_mode():
+        return splice(runs, model.tokenizer, model.decoder.embed_tokens)
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 def test_logits_of_text_are_those_of_transformers(
     model: LanguageModel, oracle: Qwen2VLForConditionalGeneration
 ) -> None:
@@ -74,23 +94,19 @@ def test_logits_of_text_are_those_of_transformers(
     with torch.inference_mode():
         expected = oracle(input_ids=ids[None]).logits[0]
         embeds_LE = model.decoder.embed_tokens(ids)
-    torch.testing.assert_close(logits(model, embeds_LE), expected, atol=1e-4, rtol=1e-4)
+    assert_same(logits(model, embeds_LE), expected)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_positions_and_logits_of_a_grid_are_those_of_transformers(
     model: LanguageModel, oracle: Qwen2VLForConditionalGeneration, grid: tuple[int, int, int]
 ) -> None:
-    count = int(np.prod(grid))
-    torch.manual_seed(0)
-    seen = VisionPart(torch.randn(count, PRESET.language.width), grid)
-    runs = render([Message(Role.USER, [seen, "What is this?"])], model.template)
-    with torch.inference_mode():
-        prompt = splice(runs, model.tokenizer, model.decoder.embed_tokens)
+    runs = question_about(grid_of_noise(grid), model)
+    prompt = spliced(runs, model)
     ids = [
         token
         for run in runs
-        for token in (model.tokenizer.encode(run).ids if isinstance(run, str) else [IMAGE] * count)
+        for token in (model.tokenizer.encode(run).ids if isinstance(run, str) else [IMAGE] * math.prod(grid))
     ]
     time, height, width = grid
     kinds = torch.tensor([[int(token == IMAGE) for token in ids]])
@@ -98,47 +114,31 @@ def test_positions_and_logits_of_a_grid_are_those_of_transformers(
         torch.tensor([ids]), kinds, image_grid_thw=torch.tensor([[time, 2 * height, 2 * width]])
     )
     assert torch.equal(prompt.positions, expected[:, 0])
-    torch.testing.assert_close(
-        logits(model, prompt.embeds, prompt.positions),
-        oracle_logits(oracle, prompt.embeds, expected[:, 0]),
-        atol=1e-4,
-        rtol=1e-4,
-    )
+    assert_same(logits(model, prompt.embeds, prompt.positions), oracle_logits(oracle, prompt.embeds, expected[:, 0]))
 
 
 def test_logits_behind_a_long_clip_are_those_of_transformers_at_the_published_positions(
     model: LanguageModel, oracle: Qwen2VLForConditionalGeneration
 ) -> None:
-    torch.manual_seed(0)
-    seen = VisionPart(torch.randn(24, PRESET.language.width), LONG_CLIP)
-    with torch.inference_mode():
-        prompt = splice(["a", seen, "b"], model.tokenizer, model.decoder.embed_tokens)
+    prompt = spliced(["a", grid_of_noise(LONG_CLIP), "b"], model)
     assert prompt.positions[:, [0, 1, 24, 25]].T.tolist() == [[0, 0, 0], [1, 1, 1], [4, 2, 3], [5, 5, 5]]
-    torch.testing.assert_close(
-        logits(model, prompt.embeds, prompt.positions),
-        oracle_logits(oracle, prompt.embeds, prompt.positions),
-        atol=1e-4,
-        rtol=1e-4,
-    )
+    assert_same(logits(model, prompt.embeds, prompt.positions), oracle_logits(oracle, prompt.embeds, prompt.positions))
 
 
 def test_a_step_behind_a_grid_continues_where_transformers_does(
     model: LanguageModel, oracle: Qwen2VLForConditionalGeneration
 ) -> None:
-    torch.manual_seed(0)
-    seen = VisionPart(torch.randn(15, PRESET.language.width), (1, 3, 5))
-    runs = render([Message(Role.USER, [seen, "What is this?"])], model.template)
+    prompt = spliced(question_about(grid_of_noise((1, 3, 5)), model), model)
+    following = (prompt.positions.max() + 1).expand(3, 1)
     with torch.inference_mode():
-        prompt = splice(runs, model.tokenizer, model.decoder.embed_tokens)
         step_1E = model.decoder.embed_tokens(torch.tensor([7]))
-        following = (prompt.positions.max() + 1).expand(3, 1)
         expected = oracle_logits(
             oracle, torch.cat([prompt.embeds, step_1E]), torch.cat([prompt.positions, following], dim=1)
         )[-1]
         cache = model.decoder.new_cache()
         model.decoder(prompt.embeds[None], cache, positions=prompt.positions)
         hidden_11E = model.decoder(step_1E[None], cache, positions=following)
-        torch.testing.assert_close(model.decoder.logits(hidden_11E)[0, 0], expected, atol=1e-4, rtol=1e-4)
+        assert_same(model.decoder.logits(hidden_11E)[0, 0], expected)
 
 
 @pytest.mark.parametrize("part", [build_language_model, build_speech_encoder, build_vision_encoder])

@@ -1,12 +1,13 @@
+"""Transcripts: the decoder against transformers, what may be written, segments of clips, checkpoints."""
+
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 
-from model_core.errors import InvalidInput
 from model_core.speech.audio import SAMPLE_RATE, Clip
 from model_core.speech.transcriber import (
     DecodingOptions,
@@ -17,21 +18,11 @@ from model_core.speech.transcriber import (
 )
 from model_core.speech.whisper_decoder import DecoderState, WhisperDecoder
 from model_core.speech.whisper_tokens import TIMESTAMPS, WhisperTokens, random_tokenizer
+from tests.unit.speech.tiny_whisper import FEED_FORWARD, HEADS, LAYERS, WIDTH, clip, frames_of, oracle_config
 
-WIDTH = 16
 TOKENIZER = random_tokenizer()
 TOKENS = WhisperTokens(TOKENIZER, TOKENIZER.get_vocab_size() + TIMESTAMPS)
 MINUS_INFINITY = float("-inf")
-
-
-def frames_of(clips: list[Tensor]) -> list[Tensor]:
-    """Stands in for the encoder: 50 frames a second that depend on the samples."""
-    return [clip[::320, None].expand(-1, WIDTH).contiguous() for clip in clips]
-
-
-def clip(seconds: float, start: float = 0.0, level: float = 0.5) -> Clip:
-    samples = torch.full((int(seconds * SAMPLE_RATE),), level)
-    return Clip(0, start, start + seconds, samples)
 
 
 def timestamp(seconds: float) -> int:
@@ -45,15 +36,8 @@ def letters(text: str) -> list[int]:
 @pytest.fixture(scope="module")
 def oracle() -> WhisperForConditionalGeneration:
     torch.manual_seed(1)
-    config = WhisperConfig(
+    config = oracle_config(
         vocab_size=TOKENS.vocabulary,
-        d_model=WIDTH,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
         max_target_positions=64,
         init_std=0.5,
         pad_token_id=0,
@@ -67,7 +51,12 @@ def oracle() -> WhisperForConditionalGeneration:
 @pytest.fixture(scope="module")
 def decoder(oracle: WhisperForConditionalGeneration) -> WhisperDecoder:
     built = WhisperDecoder.Config(
-        vocabulary=TOKENS.vocabulary, width=WIDTH, layers=2, heads=2, feed_forward=32, max_tokens=64
+        vocabulary=TOKENS.vocabulary,
+        width=WIDTH,
+        layers=LAYERS,
+        heads=HEADS,
+        feed_forward=FEED_FORWARD,
+        max_tokens=64,
     ).build()
     built.load_state_dict(oracle.model.decoder.state_dict())
     return built.eval()
@@ -303,13 +292,6 @@ def test_repetition_is_tried_again_at_another_temperature() -> None:
     assert [s.text for s in segments] == ["calm"]
 
 
-@pytest.mark.parametrize("language", ["de", "english", "EN"])
-def test_other_languages_than_english_are_refused_by_the_call(language: str) -> None:
-    with pytest.raises(InvalidInput, match="English") as refused:
-        random_transcriber(WIDTH, frames_of).transcribe([clip(1)], language)
-    assert refused.value.field == "language"
-
-
 @pytest.mark.parametrize("language", ["", "en"])
 def test_random_transcriber_says_the_same_every_time(language: str) -> None:
     clips = [clip(0.5, level=0.3), clip(2.0, start=30.0, level=0.7)]
@@ -344,74 +326,6 @@ def test_folder_in_hugging_face_layout_is_loaded(
     clips = [clip(1, level=0.4)]
     heard, wanted = list(loaded.transcribe(clips)), list(expected.transcribe(clips))
     assert [s.text for s in heard] == [s.text for s in wanted]
-
-
-# Many languages.
-
-MULTILINGUAL_TOKENIZER = random_tokenizer(["en", "de", "yue"])
-MULTILINGUAL = WhisperTokens(
-    MULTILINGUAL_TOKENIZER, MULTILINGUAL_TOKENIZER.get_vocab_size() + TIMESTAMPS, multilingual=True
-)
-
-
-class Listener(WhisperDecoder):
-    """Notes what it is asked to go on from."""
-
-    asked: list[list[int]]
-
-    def forward(self, tokens_BL: Tensor, state: DecoderState) -> Tensor:
-        self.asked.append(tokens_BL[0].tolist())
-        return super().forward(tokens_BL, state)
-
-
-def listener(favourite: str) -> Listener:
-    """A decoder whose first guess at any language is `favourite`."""
-    torch.manual_seed(2)
-    made = Listener(
-        WhisperDecoder.Config(vocabulary=MULTILINGUAL.vocabulary, width=WIDTH, layers=1, heads=2, feed_forward=32)
-    )
-    made.asked = []
-    made.layer_norm.bias.data.fill_(1.0)
-    made.layer_norm.weight.data.zero_()
-    made.embed_tokens.weight.data[MULTILINGUAL.languages[favourite]] = 5.0
-    return made
-
-
-def multilingual(decoder: WhisperDecoder) -> Transcriber:
-    options = DecodingOptions(max_tokens=4, temperatures=(0.0,))
-    return Transcriber(decoder, MULTILINGUAL_TOKENIZER, frames_of, options, multilingual=True)
-
-
-def test_languages_are_those_of_the_tokenizer_or_english_alone(decoder: WhisperDecoder) -> None:
-    assert multilingual(listener("de")).languages == ("en", "de", "yue")
-    assert Transcriber(decoder, TOKENIZER, frames_of).languages == ("en",)
-
-
-def test_a_multilingual_transcript_starts_with_its_language_and_task() -> None:
-    decoder = listener("de")
-    list(multilingual(decoder).transcribe([clip(1)], "yue"))
-    transcribe = MULTILINGUAL_TOKENIZER.token_to_id("<|transcribe|>")
-    assert decoder.asked[:2] == [[MULTILINGUAL.start], [MULTILINGUAL.languages["yue"], transcribe]]
-
-
-def test_a_language_that_is_not_named_is_heard_from_the_first_clip() -> None:
-    decoder = listener("de")
-    list(multilingual(decoder).transcribe([clip(1), clip(2)]))
-    assert decoder.asked[0] == [MULTILINGUAL.start]
-    assert decoder.asked[2][0] == MULTILINGUAL.languages["de"]
-
-
-def test_a_language_that_a_multilingual_model_does_not_know_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="'fr' is not supported"):
-        multilingual(listener("de")).transcribe([clip(1)], "fr")
-
-
-def test_a_transcript_holds_no_language() -> None:
-    logits = torch.zeros(MULTILINGUAL.vocabulary)
-    logits[MULTILINGUAL.first_timestamp :] = -20
-    first = MULTILINGUAL.first_timestamp
-    free = MULTILINGUAL.allowed(logits, [first, 5], first + 100) > MINUS_INFINITY
-    assert not any(bool(free[token]) for token in MULTILINGUAL.languages.values())
 
 
 def test_a_folder_with_an_encoder_alone_makes_no_transcriber(tmp_path: Path) -> None:

@@ -251,6 +251,23 @@ def test_a_tensor_that_does_not_fit_is_named(name: str, change: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_embeddings": 2**45}, "dict.weight"),
+        ({"upsample_initial_channel": 2**20}, "conv_post.weight"),
+        ({"num_embeddings": 2**62}, "config.json"),
+        ({"num_embeddings": 10**30}, "config.json"),
+        ({"num_embeddings": -1}, "config.json"),
+        ({"upsample_rates": [3, 10**9], "upsample_kernel_sizes": [5, 10**9], "code_hop_size": 3 * 10**9}, "ups.1"),
+    ],
+)
+def test_sizes_are_compared_before_any_memory_is_taken_for_them(changes: dict[str, Any], named: str) -> None:
+    state, config = VOCODER.to_published()
+    with pytest.raises(CheckpointError, match=named):
+        UnitVocoder.from_published(state, config | changes)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("multispkr", "single"),
@@ -260,6 +277,10 @@ def test_a_tensor_that_does_not_fit_is_named(name: str, change: Any) -> None:
         ("upsample_kernel_sizes", [4, 4]),
         ("resblock_kernel_sizes", [4, 5]),
         ("resblock_dilation_sizes", [[1, 2]]),
+        ("resblock_dilation_sizes", [[1, 2], [1, 1001]]),
+        ("resblock_dilation_sizes", [[1, 2], [1, 0]]),
+        ("resblock_dilation_sizes", [[1, 2], [1] * 100_000]),
+        ("sampling_rate", 0),
         ("dur_predictor_params", {"encoder_embed_dim": 9, "var_pred_hidden_dim": 4, "var_pred_kernel_size": 3}),
         ("var_pred_kernel_size", None),
         ("num_embeddings", None),

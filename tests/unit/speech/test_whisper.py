@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import WhisperConfig, WhisperFeatureExtractor
+from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as OracleEncoder
 
 from model_core.errors import InvalidInput
@@ -13,15 +13,16 @@ from model_core.speech.features import log_mel
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.whisper import WhisperEncoder
 from tests.paths import DATA
+from tests.unit.speech.tiny_whisper import FEED_FORWARD, HEADS, LAYERS, WIDTH, oracle_config
 
 
 def config(bins: int, *, whole_window: bool = False) -> WhisperEncoder.Config:
     return WhisperEncoder.Config(
         mel_bins=bins,
-        width=16,
-        layers=2,
-        heads=2,
-        feed_forward=24,
+        width=WIDTH,
+        layers=LAYERS,
+        heads=HEADS,
+        feed_forward=FEED_FORWARD,
         tail_frames=1500,
         whole_window=whole_window,
     )
@@ -29,10 +30,7 @@ def config(bins: int, *, whole_window: bool = False) -> WhisperEncoder.Config:
 
 def oracle(bins: int) -> OracleEncoder:
     torch.manual_seed(0)
-    shape = WhisperConfig(
-        d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24, num_mel_bins=bins
-    )
-    return OracleEncoder(shape).eval()
+    return OracleEncoder(oracle_config(num_mel_bins=bins)).eval()
 
 
 def clip(seconds: float, seed: int = 0) -> Tensor:

@@ -1,12 +1,12 @@
 """The oracle is transformers itself: its processor and its vision tower, called as its users call them."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from model_core.vision.clip import ClipVisionEncoder
+from tests.pictures import noise
 
 TINY = ClipVisionEncoder.Config(
     model="tiny", token_width=24, image_size=56, width=32, layers=3, heads=2, feed_forward=64
@@ -17,11 +17,6 @@ TINY = ClipVisionEncoder.Config(
 def encoder() -> ClipVisionEncoder:
     torch.manual_seed(0)
     return TINY.build()
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def test_tokens_are_the_projected_patches_of_the_second_last_layer(encoder: ClipVisionEncoder) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Qwen2VLImageProcessorPil
 
 from model_core.vision.qwen import QwenVisionEncoder, fitted
+from tests.pictures import noise
 
 TINY = QwenVisionEncoder.Config(model="tiny", token_width=24, width=32, layers=2, heads=2)
 
@@ -21,11 +22,6 @@ TINY = QwenVisionEncoder.Config(model="tiny", token_width=24, width=32, layers=2
 def encoder() -> QwenVisionEncoder:
     torch.manual_seed(0)
     return TINY.build()
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def tower(encoder: QwenVisionEncoder, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
