@@ -7,6 +7,7 @@ checked before a decoder is touched.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ CONFIG_FILE = "adapter_config.json"
 PROJECTOR_FILE, TRAINABLES_FILE = "projector.safetensors", "non_lora_trainables.bin"
 _WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PROJECTOR_TENSORS = ("linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias")
+# What only projectors with context layers have.
+_CONTEXT_TENSOR = re.compile(r"join\.(weight|bias)|context\.\d{1,2}\.(norm|mix|expand|reduce)\.(weight|bias)")
 _HIGHEST_RANK = 4096
 # Fields of PEFT's config that are read here, or do not change what an adapter computes. Any other that is set would.
 _KNOWN_FIELDS = frozenset({
@@ -188,6 +191,8 @@ def check_projector(stored: Mapping[str, StoredTensor]) -> None:
     for name in (*_PROJECTOR_TENSORS, *stored):
         if name not in stored:
             raise CheckpointError(name, "is missing from the speech projector")
+        if _CONTEXT_TENSOR.fullmatch(name):
+            continue
         if name not in _PROJECTOR_TENSORS:
             raise CheckpointError(stored[name].name, "is unknown: no tensor of a speech projector")
         if len(stored[name].shape) != (2 if name.endswith("weight") else 1):

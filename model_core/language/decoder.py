@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model_core.language.cache import KeyValueCache
 from model_core.language.extractor import Extraction
@@ -35,6 +36,9 @@ class DecoderStack(nn.Module):
     def __init__(self, config: "Decoder.Config") -> None:
         super().__init__()
         self.config = config
+        # Training may forget the activations of every n-th layer and compute them again backwards: less memory, more
+        # work; 0 keeps all.
+        self.checkpoint_every = 0
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.norm_epsilon)
 
@@ -98,7 +102,10 @@ class DecoderStack(nn.Module):
         hidden_BLE = embeds_BLE
         for index, layer in enumerate(self.layers):
             observer = extraction.observe if extraction and index in ends else None
-            hidden_BLE = layer(hidden_BLE, rotary, caches, adapters, lengths, observer)
+            if self.checkpoint_every and index % self.checkpoint_every == 0 and self.training and not observer:
+                hidden_BLE = checkpoint(layer, hidden_BLE, rotary, caches, adapters, lengths, None, use_reentrant=False)
+            else:
+                hidden_BLE = layer(hidden_BLE, rotary, caches, adapters, lengths, observer)
             if extraction and observer:
                 hidden_BLE = extraction.drop(hidden_BLE)
                 cos, sin = (x.expand(len(embeds_BLE), -1, -1) for x in rotary)

@@ -127,6 +127,35 @@ class SplicedPrompt:
     clips: int
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything of a prompt stands, before anything is embedded.
+
+    Attributes:
+        ids: [L] int64 token ids; 0 where a speech or vision token stands.
+        positions: As in SplicedPrompt.
+        speech: [L] booleans: which are speech tokens.
+        vision: [L] booleans: which are vision tokens.
+        spans: How many positions each run takes.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    speech: Tensor
+    vision: Tensor
+    spans: tuple[int, ...]
+
+    @property
+    def context(self) -> Tensor:
+        """[L] booleans: which are context tokens."""
+        return self.speech | self.vision
+
+    @property
+    def instruction(self) -> Tensor:
+        """[L] booleans: text after the first context token."""
+        return (self.context.cumsum(0) > 0) & ~self.context
+
+
 def render(messages: list[Message], template: ChatTemplate = CHATML) -> list[Part]:
     """The conversation as runs of text and tensors, up to where the assistant's answer begins.
 
@@ -135,13 +164,65 @@ def render(messages: list[Message], template: ChatTemplate = CHATML) -> list[Par
     """
     if not any(message.parts for message in messages):
         raise InvalidInput("messages", "at least one message with content is needed")
-    if messages[0].role is not Role.SYSTEM:
-        messages = [Message(Role.SYSTEM, [DEFAULT_SYSTEM_PROMPT]), *messages]
     runs: list[Part] = [template.start]
-    for message in messages:
+    for message in _with_system(messages):
         runs += [template.header.format(role=message.role), *_content(message.parts, template), template.end]
     runs.append(template.header.format(role=Role.ASSISTANT))
     return _join_texts(runs)
+
+
+def render_answered(
+    messages: list[Message], template: ChatTemplate = CHATML, *, ended: bool = True
+) -> list[tuple[Part, bool]]:
+    """A conversation that ends with an answer, as runs, each with whether it is an answer: what training learns.
+
+    Answers end with the template's end token, the last one only where it is `ended`; nothing follows it.
+    """
+    stop = template.stop_tokens[0]
+    runs: list[tuple[Part, bool]] = []
+    asked: list[Part] = [template.start]
+    for message in _with_system(messages):
+        asked.append(template.header.format(role=message.role))
+        if message.role is Role.ASSISTANT:
+            answer = "".join(template.plain(part) for part in message.parts if isinstance(part, str))
+            runs += [(part, False) for part in _join_texts(asked)]
+            runs.append((answer + stop, True))
+            asked = [template.end.removeprefix(stop)]
+        else:
+            asked += [*_content(message.parts, template), template.end]
+    if not ended:
+        last, _ = runs[-1]
+        runs[-1] = (str(last).removesuffix(stop), True)
+    return runs
+
+
+def lay_out(runs: list[Part], tokenizer: Tokenizer) -> Layout:
+    """Finds the place of each token; of speech and vision parts only their lengths and grids count.
+
+    Args:
+        runs: What `render` made.
+        tokenizer: Of the language model.
+    """
+    ids: list[Tensor] = []
+    positions: list[Tensor] = []
+    start = 0
+    for run in runs:
+        if isinstance(run, str):
+            ids.append(torch.tensor(tokenizer.encode(run, add_special_tokens=False).ids, dtype=torch.long))
+        else:
+            ids.append(torch.zeros(len(run.tokens), dtype=torch.long))
+        grid = run.grid if isinstance(run, VisionPart) else None
+        positions.append(start + (_grid_positions(grid) if grid else torch.arange(len(ids[-1])).expand(3, -1)))
+        start = int(positions[-1].max()) + 1 if positions[-1].numel() else start
+    spans = tuple(len(piece) for piece in ids)
+    kinds = list(zip(runs, spans, strict=True))
+    return Layout(
+        ids=torch.cat(ids),
+        positions=torch.cat(positions, dim=1),
+        speech=torch.cat([torch.full((span,), isinstance(run, SpeechPart)) for run, span in kinds]),
+        vision=torch.cat([torch.full((span,), isinstance(run, VisionPart)) for run, span in kinds]),
+        spans=spans,
+    )
 
 
 def splice(runs: list[Part], tokenizer: Tokenizer, embed: nn.Embedding) -> SplicedPrompt:
@@ -155,32 +236,32 @@ def splice(runs: list[Part], tokenizer: Tokenizer, embed: nn.Embedding) -> Splic
     Raises:
         InvalidInput: speech or vision tokens have another width than the model.
     """
-    pieces: list[Tensor] = []
-    positions: list[Tensor] = []
-    start = 0
-    for run in runs:
-        if isinstance(run, str):
-            ids = tokenizer.encode(run, add_special_tokens=False).ids
-            pieces.append(embed(torch.tensor(ids, dtype=torch.long, device=embed.weight.device)))
-        else:
-            pieces.append(run.tokens.to(embed.weight))
-            if run.tokens.shape[-1] != embed.embedding_dim:
-                widths = f"{run.tokens.shape[-1]} where the model has {embed.embedding_dim}"
-                raise InvalidInput("tokens", f"speech or vision tokens are {widths} wide")
-        grid = run.grid if isinstance(run, VisionPart) else None
-        positions.append(start + (_grid_positions(grid) if grid else torch.arange(len(pieces[-1])).expand(3, -1)))
-        start = int(positions[-1].max()) + 1 if positions[-1].numel() else start
-    marks = [torch.full((len(p),), not isinstance(r, str)) for r, p in zip(runs, pieces, strict=True)]
-    context_L = torch.cat(marks).to(embed.weight.device)
+    device = embed.weight.device
+    parts = [run for run in runs if not isinstance(run, str)]
+    for part in parts:
+        if part.tokens.shape[-1] != embed.embedding_dim:
+            widths = f"{part.tokens.shape[-1]} where the model has {embed.embedding_dim}"
+            raise InvalidInput("tokens", f"speech or vision tokens are {widths} wide")
+    layout = lay_out(runs, tokenizer)
+    context_L = layout.context.to(device)
+    embeds_LE = embed(layout.ids.to(device))
+    if parts:
+        embeds_LE = embeds_LE.masked_scatter(context_L[:, None], torch.cat([p.tokens.to(embeds_LE) for p in parts]))
     return SplicedPrompt(
-        embeds=torch.cat(pieces),
-        positions=torch.cat(positions, dim=1).to(embed.weight.device),
+        embeds=embeds_LE,
+        positions=layout.positions.to(device),
         context=context_L,
-        instruction=(context_L.cumsum(0) > 0) & ~context_L,
-        speech_tokens=sum(len(run.tokens) for run in runs if isinstance(run, SpeechPart)),
-        vision_tokens=sum(len(run.tokens) for run in runs if isinstance(run, VisionPart)),
+        instruction=layout.instruction.to(device),
+        speech_tokens=int(layout.speech.sum()),
+        vision_tokens=int(layout.vision.sum()),
         clips=sum(run.clips for run in runs if isinstance(run, SpeechPart)),
     )
+
+
+def _with_system(messages: list[Message]) -> list[Message]:
+    if messages[0].role is Role.SYSTEM:
+        return messages
+    return [Message(Role.SYSTEM, [DEFAULT_SYSTEM_PROMPT]), *messages]
 
 
 def _grid_positions(grid: tuple[int, int, int]) -> Tensor:

@@ -10,6 +10,7 @@
 
 import importlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,14 +37,17 @@ def lyra_home() -> Path:
 
 
 def build_speech_encoder(
-    preset: str, home: Path | None = None, parts: Path = NANO_PARTS, checkpoint: Path | None = None
+    preset: str, home: Path | None = None, parts: Path | None = NANO_PARTS, checkpoint: Path | None = None
 ) -> "SpeechEncoder":
-    """Whisper with the projectors of every adapter that has one. Raises UnknownPreset, WeightsMissing, InvalidInput."""
+    """Whisper with the projectors of every adapter that has one; nano's has none without trained parts.
+
+    Raises UnknownPreset, WeightsMissing, InvalidInput.
+    """
     if published := _published(preset, checkpoint):
         return published.speech_encoder()
     from model_core.presets import nano, tiny
     from model_core.presets.building import below, load, on_meta, read, seeded, trained
-    from model_core.speech.encoder import SpeechEncoder
+    from model_core.speech.encoder import SPEECH, SpeechEncoder
     from model_core.speech.transcriber import load_transcriber, random_transcriber
 
     if preset == "tiny":
@@ -53,41 +57,48 @@ def build_speech_encoder(
         return encoder
     folder = part_folder(home or lyra_home(), preset, "speech_encoder")
     with on_meta():
-        encoder = SpeechEncoder(nano.SPEECH_ENCODER)
+        encoder = SpeechEncoder(replace(nano.SPEECH_ENCODER, adapters=()))
     load(encoder.whisper, below(read(folder), "model.encoder."))
-    for adapter, projector in encoder.projectors.items():
-        load(projector, trained(parts / "adapters" / adapter / PROJECTOR_FILE))
+    if parts is not None:
+        found = {path.parent.name for path in parts.glob(f"adapters/*/{PROJECTOR_FILE}")}
+        for adapter in sorted({SPEECH} | found):
+            encoder.add_projector(adapter, trained(parts / "adapters" / adapter / PROJECTOR_FILE))
     encoder.transcriber = load_transcriber(folder, encoder.frames)
     return encoder.eval()
 
 
 def build_vision_encoder(
-    preset: str, home: Path | None = None, parts: Path = NANO_PARTS, checkpoint: Path | None = None
+    preset: str, home: Path | None = None, parts: Path | None = NANO_PARTS, checkpoint: Path | None = None
 ) -> "VisionEncoder":
-    """The picture encoder with its projector. Raises UnknownPreset, WeightsMissing, InvalidInput."""
+    """The picture encoder with its projector; nano's is random without trained parts.
+
+    Raises UnknownPreset, WeightsMissing, InvalidInput.
+    """
     if published := _published(preset, checkpoint):
         return published.vision_encoder()
     from model_core.presets import nano, tiny
-    from model_core.presets.building import load, on_meta, read, seeded, trained
+    from model_core.presets.building import load, read, seeded, trained
     from model_core.vision.efficientnet import from_packaged_names
 
     if preset == "tiny":
         with seeded():
             return tiny.VISION_ENCODER.build()
     folder = part_folder(home or lyra_home(), preset, "vision_encoder")
-    with on_meta():
+    with seeded():
         encoder = nano.VISION_ENCODER.build()
     load(encoder.backbone, from_packaged_names(read(folder)))
-    load(encoder.projector, trained(parts / VISION_PROJECTOR_FILE))
+    if parts is not None:
+        load(encoder.projector, trained(parts / VISION_PROJECTOR_FILE))
     return encoder.eval()
 
 
 def build_language_model(
-    preset: str, home: Path | None = None, parts: Path = NANO_PARTS, checkpoint: Path | None = None
+    preset: str, home: Path | None = None, parts: Path | None = NANO_PARTS, checkpoint: Path | None = None
 ) -> "LanguageModel":
-    """The decoder with every adapter. Raises UnknownPreset, WeightsMissing, InvalidInput.
+    """The decoder with every adapter; nano has none without trained parts.
 
-    Weights are bfloat16 where the processor multiplies it natively, float32 elsewhere.
+    Weights are bfloat16 where the processor multiplies it natively, float32 elsewhere. Raises UnknownPreset,
+    WeightsMissing, InvalidInput.
     """
     if published := _published(preset, checkpoint):
         return published.language_model()
@@ -111,7 +122,7 @@ def build_language_model(
     with on_meta():
         decoder = nano.LANGUAGE.build()
     load(decoder, below(read(folder), "model."), fast_dtype())
-    for config in sorted(parts.glob("adapters/*/adapter_config.json")):
+    for config in sorted(parts.glob("adapters/*/adapter_config.json")) if parts is not None else ():
         load_adapter(decoder, config.parent.name, config.parent)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     decoder = decoder.to(fast_dtype())

@@ -1,7 +1,10 @@
-"""What the presets of the published method share (Lyra, arXiv 2412.09501, and its released checkpoints)."""
+"""What the presets of the published method share (Lyra, arXiv 2412.09501, and its released checkpoints).
+
+The configs of modules have published shapes as their defaults; a preset says what differs.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -9,33 +12,15 @@ from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.language.prompt import ChatTemplate
+from model_core.presets.stages import ALIGN, INSTRUCT, SPEECH_GENERATOR, StageTable, TrainingStage
+from model_core.presets.stages import LONG_SPEECH as LONG_SPEECH_STAGE
 from model_core.speech.encoder import LONG_SPEECH, SPEECH, SpeechEncoder
+from model_core.speech.projector import SpeechProjector
 from model_core.speech.unit_generator import UnitGenerator
-from model_core.speech.vocoder import DurationPredictor, UnitVocoder
+from model_core.speech.vocoder import UnitVocoder
 from model_core.speech.whisper import WhisperEncoder
 from model_core.vision.clip import ClipVisionEncoder
 from model_core.vision.qwen import QwenVisionEncoder
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedPreset:
-    """Everything that a folder in the published layout holds, as shapes.
-
-    `language_dtype` is what the language model's weights are cast to; None for what this processor is fastest with.
-    """
-
-    model: str
-    language: Decoder.Config
-    template: ChatTemplate
-    adapters: Mapping[str, LoraConfig]
-    adapter_projections: tuple[str, ...]
-    extraction: ExtractionConfig
-    speech_encoder: SpeechEncoder.Config
-    vision_encoder: QwenVisionEncoder.Config | ClipVisionEncoder.Config
-    unit_generator: UnitGenerator.Config
-    vocoder: UnitVocoder.Config
-    language_dtype: torch.dtype | None = None
-
 
 # Whisper large-v3 and large-v3-turbo have the same encoder; their decoders have 32 and 4 layers.
 WHISPER_LARGE = WhisperEncoder.Config(
@@ -54,14 +39,69 @@ EXTRACTION = ExtractionConfig(blocks=4, keep_rate=1.0)
 # Positions that the `long_speech` adapter was trained on (stage 3); Qwen2-VL's own configuration says 32,768.
 LONG_CONTEXT = 131_072
 
-VOCODER = UnitVocoder.Config(
-    units=1000,
-    embedding_width=128,
-    channels=512,
-    upsample_rates=(5, 4, 4, 2, 2),  # 320 samples a unit frame
-    upsample_kernels=(11, 8, 8, 4, 4),
-    block_kernels=(3, 7, 11),
-    block_dilations=((1, 3, 5), (1, 3, 5), (1, 3, 5)),
-    duration=DurationPredictor.Config(width=128, hidden_width=128, kernel=3),
-    sample_rate=16_000,
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPreset:
+    """Everything that a folder in the published layout holds, as shapes; defaults are those of the published models.
+
+    `language_dtype` is what the language model's weights are cast to; None for what this processor is fastest with.
+    """
+
+    model: str
+    language: Decoder.Config
+    template: ChatTemplate
+    adapters: Mapping[str, LoraConfig] = field(default_factory=lambda: ADAPTERS)
+    adapter_projections: tuple[str, ...] = ADAPTER_PROJECTIONS
+    extraction: ExtractionConfig = EXTRACTION
+    speech_encoder: SpeechEncoder.Config
+    vision_encoder: QwenVisionEncoder.Config | ClipVisionEncoder.Config
+    unit_generator: UnitGenerator.Config
+    vocoder: UnitVocoder.Config = field(default_factory=UnitVocoder.Config)
+    training: StageTable = field(default_factory=lambda: TRAINING)
+    language_dtype: torch.dtype | None = None
+
+
+def qwen2_vl_language(
+    *, vocabulary: int, width: int, layers: int, heads: int, key_value_heads: int, feed_forward: int, tied_output: bool
+) -> Decoder.Config:
+    """Qwen2-VL's decoder in one of its sizes, with room for long speech."""
+    return Decoder.Config(
+        vocabulary=vocabulary,
+        width=width,
+        layers=layers,
+        heads=heads,
+        key_value_heads=key_value_heads,
+        feed_forward=feed_forward,
+        context=LONG_CONTEXT,
+        rope_base=1_000_000.0,
+        norm_epsilon=1e-6,
+        qkv_bias=True,
+        tied_output=tied_output,
+        rope_sections=(16, 24, 24),
+    )
+
+
+def speech_encoder(model: str, model_width: int) -> SpeechEncoder.Config:
+    """A large Whisper, and for each adapter a projector to a language model `model_width` wide."""
+    projector = SpeechProjector.Config(
+        encoder_width=WHISPER_LARGE.width, model_width=model_width, group=SPEECH_GROUP, hidden_width=SPEECH_HIDDEN
+    )
+    return SpeechEncoder.Config(model=model, whisper=WHISPER_LARGE, projector=projector, adapters=tuple(ADAPTERS))
+
+
+# Learning rates, regularizer and context are the paper's (section 4); its batch sizes are not known: these are ours.
+TRAINING: StageTable = {
+    ALIGN: TrainingStage(learning_rate=1e-3, batch=256),
+    INSTRUCT: TrainingStage(
+        adapter=SPEECH, lora=ADAPTERS[SPEECH], learning_rate=2e-4, batch=128, regularizer=0.5, context=32_768
+    ),
+    LONG_SPEECH_STAGE: TrainingStage(
+        adapter=LONG_SPEECH,
+        lora=ADAPTERS[LONG_SPEECH],
+        learning_rate=1e-4,
+        batch=16,
+        extraction=ExtractionConfig(blocks=4, keep_rate=0.7),
+        context=LONG_CONTEXT,
+    ),
+    SPEECH_GENERATOR: TrainingStage(learning_rate=2e-4, batch=32),
+}

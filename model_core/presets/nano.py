@@ -3,7 +3,9 @@
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
-from model_core.speech.encoder import SpeechEncoder
+from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR, StageTable, TrainingStage
+from model_core.speech.encoder import LONG_SPEECH as LONG_SPEECH_ADAPTER
+from model_core.speech.encoder import SPEECH, SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.whisper import WhisperEncoder
 from model_core.vision.efficientnet import EfficientNetLite
@@ -41,3 +43,33 @@ VISION_ENCODER = GridVisionEncoder.Config(
     backbone=EfficientNetLite.Config(),
     projector=VisionProjector.Config(feature_width=1280, hidden_width=1024, model_width=576, grid=4),
 )
+
+TRAINING: StageTable = {
+    ALIGN: TrainingStage(
+        objective="embedding", learning_rate=1e-3, batch=32, betas=(0.9, 0.98), weight_decay=0.01, mask_frames=8
+    ),
+    INSTRUCT: TrainingStage(
+        adapter=SPEECH,
+        lora=LORA,
+        learning_rate=6e-4,
+        lowest_rate=0.05,
+        batch=8,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        regularizer=0.5,
+        mask_frames=8,
+    ),
+    LONG_SPEECH: TrainingStage(
+        adapter=LONG_SPEECH_ADAPTER,
+        lora=LORA,
+        learning_rate=3e-4,
+        lowest_rate=0.05,
+        batch=2,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        extraction=EXTRACTION,
+    ),
+    SPEECH_GENERATOR: TrainingStage(
+        learning_rate=1e-3, lowest_rate=0.05, batch=16, betas=(0.9, 0.98), weight_decay=0.01
+    ),
+}

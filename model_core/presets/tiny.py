@@ -3,8 +3,11 @@
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from model_core.language.decoder import Decoder
+from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
-from model_core.speech.encoder import SpeechEncoder
+from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR, StageTable, TrainingStage
+from model_core.speech.encoder import LONG_SPEECH as LONG_SPEECH_ADAPTER
+from model_core.speech.encoder import SPEECH, SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.whisper import WhisperEncoder
 from model_core.vision.efficientnet import EfficientNetLite, Stage
@@ -33,6 +36,19 @@ VISION_ENCODER = GridVisionEncoder.Config(
     backbone=EfficientNetLite.Config(stages=(Stage(blocks=1, width=8, stride=2),), stem_width=8, feature_width=16),
     projector=VisionProjector.Config(feature_width=16, hidden_width=32, model_width=_WIDTH, grid=2),
 )
+
+TRAINING: StageTable = {
+    ALIGN: TrainingStage(objective="embedding", learning_rate=1e-3, batch=2, mask_frames=2),
+    INSTRUCT: TrainingStage(adapter=SPEECH, lora=LORA, learning_rate=1e-3, batch=2, regularizer=0.5),
+    LONG_SPEECH: TrainingStage(
+        adapter=LONG_SPEECH_ADAPTER,
+        lora=LORA,
+        learning_rate=1e-3,
+        batch=2,
+        extraction=ExtractionConfig(blocks=2, keep_rate=0.7),
+    ),
+    SPEECH_GENERATOR: TrainingStage(learning_rate=1e-3, batch=2),
+}
 
 
 def tokenizer() -> Tokenizer:

@@ -4,9 +4,12 @@ import torch
 from tokenizers import Tokenizer
 
 from model_core.language.decoder import Decoder
+from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import LoraConfig
 from model_core.language.prompt import QWEN2_VL
 from model_core.presets.method import ADAPTER_PROJECTIONS, EXTRACTION, PublishedPreset
+from model_core.presets.stages import ALIGN, INSTRUCT, SPEECH_GENERATOR, TrainingStage
+from model_core.presets.stages import LONG_SPEECH as LONG_SPEECH_STAGE
 from model_core.presets.tiny import byte_tokenizer
 from model_core.speech.encoder import LONG_SPEECH, SPEECH, SpeechEncoder
 from model_core.speech.projector import SpeechProjector
@@ -37,6 +40,20 @@ PRESET = PublishedPreset(
     adapters=_ADAPTERS,
     adapter_projections=ADAPTER_PROJECTIONS,
     extraction=EXTRACTION,
+    training={
+        ALIGN: TrainingStage(learning_rate=1e-3, batch=2),
+        INSTRUCT: TrainingStage(
+            adapter=SPEECH, lora=_ADAPTERS[SPEECH], learning_rate=1e-3, batch=2, regularizer=0.5, context=1024
+        ),
+        LONG_SPEECH_STAGE: TrainingStage(
+            adapter=LONG_SPEECH,
+            lora=_ADAPTERS[LONG_SPEECH],
+            learning_rate=1e-3,
+            batch=2,
+            extraction=ExtractionConfig(blocks=4, keep_rate=0.7),
+        ),
+        SPEECH_GENERATOR: TrainingStage(learning_rate=1e-3, batch=2),
+    },
     speech_encoder=SpeechEncoder.Config(
         model="tiny-random-whisper",
         whisper=WhisperEncoder.Config(mel_bins=128, width=8, layers=1, heads=2, feed_forward=16, whole_window=True),

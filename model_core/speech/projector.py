@@ -1,19 +1,26 @@
 """Speech projector: Whisper frames to language-model tokens (Lyra, section 3.2).
 
-Shapes: B batch, T encoder frames, N speech tokens (T // group), D encoder width, E language-model width.
+Shapes: B batch, T encoder frames, N speech tokens (T // group), D encoder width, C context width, E language-model
+width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+_DROPOUT = 0.1
 
 
 class SpeechProjector(nn.Module):
     """Joins `group` neighbouring frames and maps them to one speech token.
 
-    Frames that do not fill a group are dropped, as in the published checkpoints.
+    Frames that do not fill a group are dropped, as in the published checkpoints. Those have no context layers. A small
+    speech encoder leaves more to do: there a few convolutions over the joined frames, each over `kernel` tokens to be,
+    put sounds together to words before the method's two linear layers (docs/nano.md has the trials).
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -22,6 +29,9 @@ class SpeechProjector(nn.Module):
         model_width: int
         group: int = 5
         hidden_width: int = 2048
+        context_layers: int = 0
+        context_width: int = 512
+        kernel: int = 7
 
         def build(self) -> "SpeechProjector":
             return SpeechProjector(self)
@@ -29,12 +39,50 @@ class SpeechProjector(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.group = config.group
-        self.linear1 = nn.Linear(config.encoder_width * config.group, config.hidden_width)
+        joined = config.encoder_width * config.group
+        self.context = nn.ModuleList()
+        if config.context_layers:
+            self.join = nn.Linear(joined, config.context_width)
+            joined = config.context_width
+            layers = (ContextLayer(config.context_width, config.kernel) for _ in range(config.context_layers))
+            self.context.extend(layers)
+        self.linear1 = nn.Linear(joined, config.hidden_width)
         self.linear2 = nn.Linear(config.hidden_width, config.model_width)
 
-    def forward(self, frames_BTD: Tensor) -> Tensor:
-        """[B, T, D] floats -> [B, N, E]."""
+    def forward(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """[B, T, D] floats -> [B, N, E].
+
+        Args:
+            frames_BTD: Rows may be padded on the right.
+            lengths: Frames of each row that are its own; what comes of the others means nothing.
+        """
         whole = frames_BTD.shape[1] // self.group * self.group
         groups = rearrange(frames_BTD[:, :whole], "b (n g) d -> b n (g d)", g=self.group)
+        if self.context:
+            tokens = torch.tensor([length // self.group for length in lengths or [whole] * len(groups)])
+            own_BN1 = (torch.arange(groups.shape[1]) < tokens[:, None])[..., None].to(groups.device)
+            groups = self.join(groups)
+            for layer in self.context:
+                groups = layer(groups, own_BN1)
         tokens_BNE: Tensor = self.linear2(F.relu(self.linear1(groups)))
         return tokens_BNE
+
+
+class ContextLayer(nn.Module):
+    """A depthwise convolution and a feed-forward layer beside a residual stream: ConvNeXt's block in one dimension."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.expand = nn.Linear(width, 2 * width)
+        self.reduce = nn.Linear(2 * width, width)
+        nn.init.zeros_(self.reduce.weight)
+        nn.init.zeros_(self.reduce.bias)
+
+    def forward(self, x_BNC: Tensor, own_BN1: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, C]; positions that are no row's own are zeros to the others, as beyond its end."""
+        normed_BCN = (self.norm(x_BNC) * own_BN1).transpose(1, 2)
+        mixed_BNC = self.mix(normed_BCN).transpose(1, 2)
+        update: Tensor = self.reduce(F.gelu(self.expand(mixed_BNC)))
+        return x_BNC + F.dropout(update, _DROPOUT, self.training)

@@ -4,10 +4,10 @@ Shapes: N vision tokens (time * height * width of the grid), E language-model wi
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +35,20 @@ class VisionEncoder(Protocol):
 
     def encode_video(self, frames: list[Image.Image]) -> VisionTokens:
         """RGB frames of one video (at least one, all of one size), in their order -> the tokens of the whole clip."""
+        ...
+
+
+@runtime_checkable
+class ProjectedVisionEncoder(VisionEncoder, Protocol):
+    """A frozen backbone with a projector that training may change: `features` are kept, `project` learns."""
+
+    projector: nn.Module
+    side: int  # a picture or frame becomes side x side vision tokens
+
+    def features(self, images: list[Image.Image]) -> Tensor:
+        """RGB pictures of any size -> the backbone's features, one row a picture."""
+        ...
+
+    def project(self, features: Tensor) -> Tensor:
+        """Features -> [B, side * side, E] vision tokens; gradients flow into the projector."""
         ...

@@ -72,6 +72,7 @@ class GridVisionEncoder(nn.Module):
         self.token_width = config.projector.model_width
         self.backbone = config.backbone.build()
         self.projector = config.projector.build()
+        self.side = config.projector.grid
         self.eval()
 
     def load(self, backbone: Mapping[str, Tensor], projector: Mapping[str, Tensor]) -> None:
@@ -101,13 +102,13 @@ class GridVisionEncoder(nn.Module):
         """RGB pictures -> their vision tokens, in the same order."""
         if not images:
             return []
-        side = self.projector.grid
+        side = self.side
         return [VisionTokens(tokens, (1, side, side)) for tokens in self.project(self.features(images))]
 
     @torch.no_grad()
     def encode_video(self, frames: list[Image.Image]) -> VisionTokens:
         """RGB frames in their order -> one grid of tokens a frame, (frames, grid, grid)."""
-        side = self.projector.grid
+        side = self.side
         tokens_FNE = self.project(self.features(frames))
         return VisionTokens(rearrange(tokens_FNE, "f n e -> (f n) e"), (len(frames), side, side))
 
