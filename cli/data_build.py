@@ -1,0 +1,259 @@
+"""`lyra data build`: data sets from released packages or from files of one's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.connection import lyra_home
+from cli.console import note, step_progress
+from cli.failure import CommandFailed, model_failures
+from cli.serve import CheckpointOption
+
+if TYPE_CHECKING:
+    from model_core.data.build.reading import Style
+    from model_core.data.build.sources import Source
+    from model_core.data.build.work import Spec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Build a data set. The same command goes on where a build was stopped; the same options give the same bytes.",
+)
+
+TASKS = "transcribe=3,part=2,after=2,before=1,order=1,needle=3"
+VOICES = "slt,awb,kal16,joe=0.3"
+
+NameOption = Annotated[str | None, typer.Option(help="Name of the data set; without it, its kind.")]
+SourceOption = Annotated[
+    list[str],
+    typer.Option(help="What to take, NAME or FILE, with :COUNT for so many samples of it; give it as often as needed."),
+]
+OutOption = Annotated[Path, typer.Option(file_okay=False, help="Folder of the data set: new, or of the same build.")]
+VoicesOption = Annotated[
+    str, typer.Option(help="Who reads, with commas between; NAME=0.3 reads less often than others (weight 1).")
+]
+SeedOption = Annotated[int, typer.Option(help="All that is random is drawn from it.")]
+SamplesOption = Annotated[
+    int | None, typer.Option(min=1, help="At most so many samples, of all sources in proportion.")
+]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes. The data do not depend on it.")]
+ShardOption = Annotated[int, typer.Option(min=1, help="Samples of a shard, the unit that is resumed.")]
+VaryOption = Annotated[bool, typer.Option("--vary/--no-vary", help="Whether pace, pitch and loudness change.")]
+NoiseOption = Annotated[bool, typer.Option("--noise/--no-noise", help="Whether noise is laid under some readings.")]
+RoomOption = Annotated[bool, typer.Option("--room/--no-room", help="Whether some sound as in a room.")]
+
+
+@app.command()
+def align(
+    source: SourceOption,
+    out: OutOption,
+    voices: VoicesOption = VOICES,
+    samples: SamplesOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    shard: ShardOption = 500,
+    name: NameOption = None,
+    vary: VaryOption = True,
+    noise: NoiseOption = True,
+    room: RoomOption = True,
+) -> None:
+    """Data of stage 1: sentences read aloud with what is said, pictures with the words that name them.
+
+    Sources: named texts (chitchat, austen, moby-dick, bible, sotu, wordnet-examples, wordnet-glosses), pictures
+    (easy-vqa, drawings), a .txt file with a sentence a line, or a .jsonl file with recordings of your own, each line
+    {"audio": "path", "text": "what is said"}.
+
+    \b
+    Examples:
+      lyra data build align --source chitchat:10000 --source wordnet-examples:20000 --out data/align
+      lyra data build align --source mine.txt --voices slt,joe --no-noise --out data/mine
+    """
+    with building():
+        from model_core.data.build.align import AlignSpec
+
+        spec = AlignSpec(
+            name=name or "align",
+            seed=seed,
+            samples=samples,
+            shard_samples=shard,
+            sources=sources_of(source),
+            style=style_of(voices, vary, noise, room),
+        )
+        run(spec, out, workers)
+
+
+@app.command()
+def instruct(
+    source: SourceOption,
+    out: OutOption,
+    voices: VoicesOption = VOICES,
+    spoken_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the conversations whose user speaks.")
+    ] = 1.0,
+    longest_spoken: Annotated[int, typer.Option(min=1, help="Turns of more words stay written.")] = 60,
+    answers_by: Annotated[
+        str, typer.Option(help="Preset whose text-only language model answers questions without a picture.")
+    ] = "nano",
+    known_answers: Annotated[
+        bool, typer.Option("--known-answers", help="Keep answers that questions come with; else it answers these too.")
+    ] = False,
+    answer_tokens: Annotated[
+        int, typer.Option(min=1, help="Its longer answers are cut there and learned as beginnings.")
+    ] = 64,
+    checkpoint: CheckpointOption = None,
+    media_root: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder that paths in a .json file are relative to."),
+    ] = None,
+    samples: SamplesOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    shard: ShardOption = 500,
+    name: NameOption = None,
+    vary: VaryOption = True,
+    noise: NoiseOption = True,
+    room: RoomOption = True,
+) -> None:
+    """Data of stage 2: questions, spoken and written, with their answers.
+
+    Sources: named questions, questions about pictures (easy-vqa, drawings), a .txt file with a question a line, or a
+    .json file in the layout of LLaVA and Lyra, whose human turns are read aloud. The transcript is kept with each
+    recording. Questions without an answer are answered by a text-only language model.
+
+    
+    Examples:
+      lyra data build instruct --source chitchat:3000 --source easy-vqa:6000 --source drawings:2000 --out data/instruct
+      lyra data build instruct --source llava.json --media-root images --spoken-share 0.5 --out data/spoken-llava
+    """
+    with building():
+        from model_core.data.build.instruct import InstructSpec
+
+        spec = InstructSpec(
+            name=name or "instruct",
+            seed=seed,
+            samples=samples,
+            shard_samples=shard,
+            sources=sources_of(source),
+            style=style_of(voices, vary, noise, room),
+            spoken_share=spoken_share,
+            longest_spoken=longest_spoken,
+            answers_by=answers_by,
+            known_answers=known_answers,
+            answer_tokens=answer_tokens,
+            checkpoint=checkpoint,
+            media_root=media_root,
+        )
+        run(spec, out, workers)
+
+
+@app.command("long-speech")
+def long_speech(
+    source: SourceOption,
+    out: OutOption,
+    voices: VoicesOption = VOICES,
+    recordings: Annotated[int, typer.Option(min=1, help="Recordings that are joined from readings.")] = 1000,
+    readings: Annotated[int, typer.Option(min=3, help="Sentences that are read to join them from.")] = 4000,
+    shortest: Annotated[float, typer.Option(min=1, help="Seconds of the shortest joined recording.")] = 20,
+    longest: Annotated[float, typer.Option(min=1, help="Seconds of the longest recording; yours are dropped.")] = 600,
+    even_lengths: Annotated[
+        bool, typer.Option("--even-lengths", help="All lengths are as likely; else each doubling of it is.")
+    ] = False,
+    tasks: Annotated[
+        str,
+        typer.Option(
+            help="What is asked, with weights: transcribe, part, after, before, order, needle; question and summary "
+            "are asked and answered by a language model."
+        ),
+    ] = TASKS,
+    transcribe_seconds: Annotated[float, typer.Option(min=1, help="Longer recordings are not transcribed whole.")] = 60,
+    answers_by: Annotated[
+        str, typer.Option(help="Preset whose language model asks questions and writes summaries.")
+    ] = "nano",
+    answer_tokens: Annotated[
+        int, typer.Option(min=1, help="Its longer answers are cut there and learned as beginnings.")
+    ] = 64,
+    checkpoint: CheckpointOption = None,
+    samples: SamplesOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    shard: ShardOption = 25,
+    name: NameOption = None,
+    vary: VaryOption = True,
+    noise: NoiseOption = True,
+    room: RoomOption = True,
+) -> None:
+    """Data of stage 3: recordings of minutes, questions about parts, order and the whole, and hidden needles.
+
+    Sources: named texts or a .txt file, whose readings by several voices are joined with pauses, and .jsonl files with
+    long recordings of your own, each line {"audio": "path", "text": "what is said"}.
+
+    
+    Examples:
+      lyra data build long-speech --source austen --source chitchat --recordings 1000 --out data/long
+      lyra data build long-speech --source talks.jsonl --tasks needle=2,after,summary --longest 7200 --out data/talks
+    """
+    with building():
+        from model_core.data.build.long_source import Asking
+        from model_core.data.build.long_speech import LongSpeechSpec
+        from model_core.data.build.tasks import Weights
+
+        spec = LongSpeechSpec(
+            name=name or "long-speech",
+            seed=seed,
+            samples=samples,
+            shard_samples=shard,
+            sources=sources_of(source),
+            style=style_of(voices, vary, noise, room),
+            asking=Asking(
+                weights=Weights.parse(tasks),
+                transcribe_seconds=transcribe_seconds,
+                answers_by=answers_by,
+                answer_tokens=answer_tokens,
+                checkpoint=checkpoint,
+            ),
+            recordings=recordings,
+            readings=readings,
+            shortest=shortest,
+            longest=longest,
+            even_lengths=even_lengths,
+        )
+        run(spec, out, workers)
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Turns what builders raise into a plain line with a hint."""
+    with model_failures():
+        from model_core.data.voices import SpeakerMissing
+
+        try:
+            yield
+        except SpeakerMissing as error:
+            raise CommandFailed(str(error), "install it, or name the voices that are there with --voices") from error
+
+
+def sources_of(texts: list[str]) -> "tuple[Source, ...]":
+    """The options `--source`. Raises InvalidInput."""
+    from model_core.data.build.sources import Source
+
+    return tuple(Source.parse(text) for text in texts)
+
+
+def style_of(voices: str, vary: bool, noise: bool, room: bool) -> "Style":
+    """The options about reading. Raises InvalidInput."""
+    from model_core.data.build.reading import Style
+
+    return Style(voices=Style.parse_voices(voices), vary=vary, noise=noise, room=room)
+
+
+def run(spec: "Spec", out: Path, workers: int) -> None:
+    """Builds with a bar, then says what there is. Raises InvalidInput, DataError, WeightsMissing."""
+    from model_core.data.build.work import build
+
+    with step_progress() as show:
+        manifest = build(spec, out, home=lyra_home(), workers=workers, show=show)
+    dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in manifest.dropped.items())
+    mix = ", ".join(f"{count:,} {modality}" for modality, count in manifest.mix.items())
+    note(f"{out}: {manifest.samples:,} samples ({mix}), {manifest.seconds / 3600:.2f} h of sound{dropped}")

@@ -1,0 +1,55 @@
+"""Recordings of one's own: a JSON Lines file of {"audio": "path", "text": "what is said"}.
+
+Paths are relative to the file's folder and stay inside it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from model_core.data.conversation import Speech
+from model_core.data.errors import DataError
+from model_core.data.media import Limits, audio_seconds, read_file
+
+
+class RecordedFiles:
+    """The lines of such a file.
+
+    Raises:
+        DataError: a line is not of that form.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.stem
+        self._folder = path.parent.resolve()
+        data = path.read_bytes()
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self._lines = [
+            _entry(path, number, line)
+            for number, line in enumerate(data.decode(errors="replace").splitlines(), start=1)
+            if line.strip()
+        ]
+        self.count = len(self._lines)
+
+    def text(self, index: int) -> str:
+        """What is said in a recording."""
+        return self._lines[index][1]
+
+    def speech(self, index: int, sample: str, longest_seconds: float) -> Speech:
+        """A recording as it is. Raises SampleError where it is missing, outside the folder, too long, or broken."""
+        audio, text = self._lines[index]
+        limits = Limits(audio_seconds=longest_seconds)
+        data = read_file(sample, "audio", self._folder, audio, limits)
+        return Speech(data=data, seconds=audio_seconds(sample, "audio", data, limits), transcript=text)
+
+
+def _entry(path: Path, number: int, line: str) -> tuple[str, str]:
+    where = f"line {number}"
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(path, f"{where} is not JSON: {error.msg}") from error
+    for field in ("audio", "text"):
+        if not isinstance(entry, dict) or not isinstance(entry.get(field), str) or not entry[field].strip():
+            raise DataError(path, f'{where} has no "{field}": each line is {{"audio": "path", "text": "what is said"}}')
+    return entry["audio"], entry["text"].strip()

@@ -1,0 +1,188 @@
+"""Data of stage 4 for nano: answers, the voice's sounds in them as targets of CTC, and how the voice says some of them.
+
+Beside the shards lies `codebook.safetensors`: what each unit means to the voice, from its readings of the first samples
+(latents, units, durations), for the vocoder to learn from.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from tokenizers import Tokenizer
+
+from model_core.checkpoints.packages import file_sha256
+from model_core.checkpoints.store import part_folder
+from model_core.data.build.align import sentences_of
+from model_core.data.build.sources import Made, Mixture, OpenSource, Source, sample_id, texts_sha256
+from model_core.data.build.work import Dropped, Maker, Spec, Workplace, rng_of
+from model_core.data.conversation import Conversation, Turn
+from model_core.data.files import written_aside
+from model_core.language.prompt import Role
+from model_core.presets import nano
+from model_core.speech.codebook import write_codebook
+from model_core.speech.ctc import frames_needed
+from model_core.speech.latents import LatentReader, Reading
+from model_core.speech.phonemes import EnglishPhonemes
+from model_core.speech.sounds import phonemes_of_answer, units_of
+
+CODEBOOK = "codebook.safetensors"
+FIGURES = "figures"
+
+REQUEST = "Repeat: "
+NOT_SPEAKABLE, TOO_MANY_UNITS = "not-speakable", "more-units-than-frames"
+_MOST_SENTENCES = 3
+_JOINTS = (" ", " ", " ", "\n", "\n\n")
+_MOST_PHONEMES = 200  # of a reading, as the voice speaks at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechGenerationSpec(Spec):
+    """What a speech-generation set is made from.
+
+    Args:
+        sources: Named sentences, a .txt file with a text a line, or `figures`: numbers, dates, prices and lists.
+        readings: How many samples the voice reads for the codebook.
+    """
+
+    kind: ClassVar[str] = "speech-generation"
+
+    sources: tuple[Source, ...]
+    readings: int = 1500
+
+    def open(self, place: Workplace) -> Maker:
+        """Raises InvalidInput where a source does not exist, WeightsMissing where nano's are not here."""
+        language = part_folder(place.home, "nano", "language")
+        answers = AnswerMaker(Tokenizer.from_file(str(language / "tokenizer.json")))
+        opened = [(source, self._open(source, answers, place)) for source in self.sources]
+        maker = Mixture(opened, self.seed, self.samples)
+        voice = part_folder(place.home, "nano", "voice")
+        path = place.scratch.parent / CODEBOOK
+        if not path.is_file():
+            _write_codebook(path, voice, maker, self.readings, place)
+        maker.origins = {**maker.origins, CODEBOOK: file_sha256(path)}
+        return maker
+
+    def _open(self, source: Source, answers: "AnswerMaker", place: Workplace) -> OpenSource:
+        if source.name == FIGURES:
+            return Figures(self.seed, answers)
+        return Sentences(source.name, sentences_of(source, place), self.seed, answers)
+
+
+class AnswerMaker:
+    """Makes samples of texts.
+
+    Args:
+        tokenizer: Of the language model, whose tokens have so many frames each.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._phonemes = EnglishPhonemes()
+
+    def sample(self, name: str, text: str, source: str) -> Made:
+        """A conversation whose answer is `text`, with its units, or why it can be none."""
+        units = units_of(phonemes_of_answer(text, self._phonemes))
+        if not units:
+            return Dropped(name, NOT_SPEAKABLE, f"nothing is to be said in {text!r}")
+        tokens = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        frames, needed = tokens * nano.UNIT_GENERATOR.frames, frames_needed(units)
+        if needed > frames:
+            message = f"{needed} frames are needed for {text!r}, {tokens} tokens have {frames}"
+            return Dropped(name, TOO_MANY_UNITS, message)
+        turns = (Turn(role=Role.USER, text=REQUEST + text), Turn(role=Role.ASSISTANT, text=text))
+        return Conversation(id=name, turns=turns, source=source, units=(tuple(units),))
+
+
+class Sentences(OpenSource):
+    """One to three sentences that stand apart by a blank or lines: answers in which pauses are learned too."""
+
+    def __init__(self, name: str, texts: list[str], seed: int, answers: AnswerMaker) -> None:
+        self._name, self._texts, self._seed, self._answers = name, texts, seed, answers
+        self.available = len(texts)
+        self.origin = texts_sha256(texts)
+
+    def make(self, indices: Sequence[int]) -> Iterator[Made]:
+        """A sample that begins with the sentence of each index."""
+        for index in indices:
+            rng = rng_of(self._seed, self._name, index)
+            text = self._texts[index % self.available]
+            for _ in range(rng.randrange(_MOST_SENTENCES)):
+                text += rng.choice(_JOINTS) + rng.choice(self._texts)
+            yield self._answers.sample(sample_id(self._name, index), text, self._name)
+
+
+class Figures(OpenSource):
+    """Short texts full of what prose lacks: numbers, years, prices, shares, times and lists."""
+
+    def __init__(self, seed: int, answers: AnswerMaker) -> None:
+        self._seed, self._answers = seed, answers
+        self.available = 20_000
+        self.origin = texts_sha256([*_FIGURES, *_THINGS, *_MONTHS])
+
+    def make(self, indices: Sequence[int]) -> Iterator[Made]:
+        """A sample for each index."""
+        for index in indices:
+            text = figures_text(rng_of(self._seed, FIGURES, index))
+            yield self._answers.sample(sample_id(FIGURES, index), text, FIGURES)
+
+
+_THINGS = (
+    "apples", "people", "miles", "years", "books", "cities", "planets", "hours", "students", "kilometers", "cars",
+    "letters", "islands", "minutes", "animals", "rivers", "houses", "degrees", "countries", "dollars",
+)  # fmt: skip
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
+_FIGURES = (
+    "There are {small} {thing}.", "It was {big} {thing} in all.", "That happened in {year}.", "It costs ${price}.",
+    "About {share}% of the {thing} are gone.", "It began on {month} {day}, {year}.", "We meet at {hour}:{minute}.",
+    "The answer is {small}.", "{small} plus {day} is {share}.", "It is {share}.{digit} {thing} long.", "{year}",
+    "1. The {thing}\n2. The {other}\n3. The {third}", "- {small} {thing}\n- {day} {other}",
+    "The {day}th of {month} was the {rank} day.", "From {year} to {year2}, it had {big} {thing}.", "{small}.",
+    "**{month}** has {day} {thing}.", "The {rank} of the {small} {thing} is the best.", "It has {thousands} {thing}.",
+)  # fmt: skip
+_RANKS = ("first", "second", "third", "1st", "2nd", "3rd", "4th", "10th", "21st", "19th", "20th")
+
+
+def figures_text(rng: random.Random) -> str:
+    """A text that is made from figures."""
+    things = rng.sample(_THINGS, 3)
+    return rng.choice(_FIGURES).format(
+        small=rng.randrange(100),
+        big=rng.randrange(100, 10_000),
+        thousands=f"{rng.randrange(1000, 10_000_000):,}",
+        year=rng.randrange(1400, 2030),
+        year2=rng.randrange(1400, 2030),
+        price=f"{rng.randrange(100)}.{rng.randrange(100):02}",
+        share=rng.randrange(1, 100),
+        digit=rng.randrange(10),
+        day=rng.randrange(4, 21),
+        hour=rng.randrange(1, 13),
+        minute=f"{rng.randrange(60):02}",
+        month=rng.choice(_MONTHS),
+        rank=rng.choice(_RANKS),
+        thing=things[0],
+        other=things[1],
+        third=things[2],
+    )
+
+
+def _write_codebook(path: Path, voice: Path, maker: Mixture, readings: int, place: Workplace) -> None:
+    reader, phonemes = LatentReader(voice), EnglishPhonemes()
+
+    def read() -> Iterator[Reading]:
+        done, wanted = 0, min(readings, maker.samples)
+        for made in maker.make(range(maker.samples)):
+            said = phonemes_of_answer(made.answers[-1], phonemes) if isinstance(made, Conversation) else ""
+            if 0 < len(said) <= _MOST_PHONEMES:
+                yield reader.read(said)
+                done += 1
+                place.show("readings", done, wanted, "")
+            if done == wanted:
+                return
+
+    with written_aside(path) as partial:
+        write_codebook(partial, read())

@@ -1,0 +1,177 @@
+"""What a sample is dropped for: thresholds, and the first one that it breaks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model_core.data.conversation import Conversation, Speech, without_placeholders
+from model_core.data.errors import SampleError
+from model_core.data.filters.hearing import Hear, round_trip_errors, whisper_hearing
+from model_core.data.filters.sound import clipping_share, silence_share
+from model_core.data.filters.words import blocked_words, is_in_another_language, known_languages, repetition
+from model_core.data.media import Limits, check_media
+from model_core.errors import InvalidInput
+from model_core.speech.audio import decode_audio
+
+
+class FilterReason(StrEnum):
+    """For what a sample is dropped; in the order in which the filters look."""
+
+    TOO_SHORT = "too-short"
+    TOO_LONG = "too-long"
+    LANGUAGE = "language"
+    REPETITION = "repetition"
+    BLOCKED_WORDS = "blocked-words"
+    SILENCE = "silence"
+    CLIPPING = "clipping"
+    WORD_ERRORS = "word-errors"
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near-duplicate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Thresholds; a filter without one is off. Shares and rates are between 0 and 1.
+
+    Attributes:
+        min_seconds: Shortest recording.
+        max_seconds: Longest recording.
+        languages: ISO 639-1 codes; a text that is surely in another one is dropped.
+        max_repetition: Most of an answer's four-word sequences that it may have had before.
+        blocked: Words and phrases that no text may hold.
+        max_silence: Largest share of a recording that is 40 dB below its loudest part.
+        max_clipping: Largest share of samples in runs at full scale.
+        max_word_errors: Highest word error rate of what Whisper hears against the transcript.
+        hearing: The preset whose Whisper listens.
+        duplicates: Whether a sample that was there before is dropped.
+        near_duplicates: Similarity of two texts from which the second one is dropped.
+    """
+
+    min_seconds: float | None = None
+    max_seconds: float | None = None
+    languages: tuple[str, ...] = ()
+    max_repetition: float | None = None
+    blocked: tuple[str, ...] = ()
+    max_silence: float | None = None
+    max_clipping: float | None = None
+    max_word_errors: float | None = None
+    hearing: str = "nano"
+    duplicates: bool = False
+    near_duplicates: float | None = None
+
+    def check(self) -> None:
+        """Raises InvalidInput where a threshold has no meaning."""
+        for name in ("max_repetition", "max_silence", "max_clipping", "near_duplicates"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise InvalidInput(name, f"{value} is not between 0 and 1")
+        for name in ("min_seconds", "max_seconds", "max_word_errors"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InvalidInput(name, f"{value} is below 0")
+        if self.min_seconds is not None and self.max_seconds is not None and self.min_seconds > self.max_seconds:
+            raise InvalidInput("min_seconds", f"{self.min_seconds} is above max_seconds, {self.max_seconds}")
+        if unknown := [each for each in self.languages if each not in known_languages()]:
+            raise InvalidInput("languages", f"{', '.join(unknown)} cannot be told apart; known: {known_languages()}")
+
+    @property
+    def listen(self) -> bool:
+        """Whether recordings have to be decoded."""
+        return any(each is not None for each in (self.max_silence, self.max_clipping, self.max_word_errors))
+
+    @property
+    def compare(self) -> bool:
+        """Whether samples are compared with each other."""
+        return self.duplicates or self.near_duplicates is not None
+
+
+class Filters:
+    """The filters that look at one sample alone.
+
+    Args:
+        rules: The thresholds.
+        home: Root of the cache of weights; for `max_word_errors`.
+        limits: Of media.
+        hear: Another ear than the Whisper of `rules.hearing`.
+
+    Raises:
+        InvalidInput: a threshold has no meaning.
+        UnknownPreset, WeightsMissing: of the ear.
+    """
+
+    def __init__(
+        self, rules: Rules, home: Path | None = None, *, limits: Limits | None = None, hear: Hear | None = None
+    ) -> None:
+        rules.check()
+        self.rules = rules
+        self._limits = limits or Limits()
+        self._hear = hear
+        if hear is None and rules.max_word_errors is not None:
+            self._hear = whisper_hearing(rules.hearing, home)
+
+    def reason(self, conversation: Conversation) -> str | None:
+        """What the sample is dropped for; None where it stays.
+
+        A medium that does not decode is dropped for the reason that `validate` gives.
+        """
+        if light := next(self._light_reasons(conversation), None):
+            return light
+        try:
+            check_media(conversation, self._limits)
+        except SampleError as error:
+            return error.reason
+        if self.rules.listen:
+            for recording in conversation.speech:
+                if reason := self._reason_of_sound(recording):
+                    return reason
+        return None
+
+    def _light_reasons(self, conversation: Conversation) -> Iterator[FilterReason]:
+        """What can be told without decoding."""
+        rules = self.rules
+        for recording in conversation.speech:
+            if rules.min_seconds is not None and recording.seconds < rules.min_seconds:
+                yield FilterReason.TOO_SHORT
+            if rules.max_seconds is not None and recording.seconds > rules.max_seconds:
+                yield FilterReason.TOO_LONG
+        texts = texts_of(conversation)
+        if rules.languages and any(is_in_another_language(text, rules.languages) for text in texts):
+            yield FilterReason.LANGUAGE
+        if rules.max_repetition is not None:
+            for answer in conversation.answers:
+                if repetition(answer) > rules.max_repetition:
+                    yield FilterReason.REPETITION
+        if rules.blocked and any(blocked_words(text, rules.blocked) for text in texts):
+            yield FilterReason.BLOCKED_WORDS
+
+    def _reason_of_sound(self, recording: Speech) -> FilterReason | None:
+        rules = self.rules
+        samples_S = decode_audio(recording.data, max_seconds=self._limits.audio_seconds)
+        if rules.max_silence is not None and silence_share(samples_S.numpy()) > rules.max_silence:
+            return FilterReason.SILENCE
+        if rules.max_clipping is not None and clipping_share(samples_S.numpy()) > rules.max_clipping:
+            return FilterReason.CLIPPING
+        most = rules.max_word_errors
+        if most is not None and recording.transcript and self._word_errors(samples_S, recording.transcript) > most:
+            return FilterReason.WORD_ERRORS
+        return None
+
+    def _word_errors(self, samples_S: Tensor, transcript: str) -> float:
+        assert self._hear is not None
+        # Another number of threads adds floats in another order: one alone hears the same on every machine's cores.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return round_trip_errors(transcript, self._hear(samples_S))
+        finally:
+            torch.set_num_threads(threads)
+
+
+def texts_of(conversation: Conversation) -> list[str]:
+    """Every text of a sample that has words: its turns, then its transcripts."""
+    turns = [without_placeholders(turn.text) for turn in conversation.turns]
+    return [text for text in (*turns, *(each.transcript for each in conversation.speech)) if text.strip()]

@@ -1,0 +1,141 @@
+"""Short questions to ask aloud, in named collections: facts with their answers, and general ones for a language model.
+
+None of them asks for a fact that is held out for the tests (`facts`).
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from model_core.data.sources.chat import load_texts
+from model_core.data.sources.facts import all_facts, asks_held_out_fact
+from model_core.data.sources.packages import CHATTERBOT, WORDNET, package_folder
+from model_core.data.sources.sentences import finished, is_held_out, is_speakable
+from model_core.data.sources.texts import known_word
+from model_core.errors import InvalidInput
+
+_FEWEST_WORDS = 4
+_GENERAL = (
+    "What is {}?", "What is {} used for?", "Can you tell me what {} is?", "What do you know about {}?",
+    "Tell me something about {}.", "How would you describe {}?", "Why is {} important?", "What does {} look like?",
+)  # fmt: skip
+_MEANING = ("What does the word {} mean?", "What is the meaning of {}?", "Use the word {} in a sentence.")
+# Names of the files in WordNet that tell what nouns are about.
+_THINGS = frozenset({"05", "06", "13", "17", "20"})  # animals, artifacts, food, natural objects, plants
+_MOST_LETTERS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of one sentence.
+
+    Args:
+        text: The question.
+        answer: What is true, where that is known; None where a language model is to answer.
+        accept: Other answers that are as right.
+    """
+
+    text: str
+    answer: str | None = None
+    accept: tuple[str, ...] = ()
+
+
+def load_questions(name: str, packages: Path) -> list[Question]:
+    """Questions of one collection of QUESTIONS to train on, without duplicates, mixed by a fixed seed.
+
+    Args:
+        name: A key of QUESTIONS.
+        packages: Folder where packages are kept; those missing are fetched.
+
+    Raises:
+        InvalidInput: there is no such collection.
+        WeightsMissing: its package cannot be had.
+    """
+    if name not in QUESTIONS:
+        raise InvalidInput("source", f"no questions are named {name!r}: there are {', '.join(QUESTIONS)}")
+    questions = {question.text: question for question in QUESTIONS[name](packages)}
+    usable = [
+        question for text, question in questions.items() if not is_held_out(text) and not asks_held_out_fact(text)
+    ]
+    random.Random(0).shuffle(usable)
+    return usable
+
+
+def held_out_facts() -> list[Question]:
+    """The facts that no training question asks for, each in its first form."""
+    return [Question(fact.asked[0], fact.answers[0], fact.answers[1:]) for fact in all_facts() if fact.is_held_out]
+
+
+def _facts(packages: Path) -> list[Question]:
+    return [
+        Question(text, fact.answers[0], fact.answers[1:])
+        for fact in all_facts()
+        if not fact.is_held_out
+        for text in fact.asked
+    ]
+
+
+def _wordnet(packages: Path) -> list[Question]:
+    """What things are and what words mean, for the nouns and verbs that WordNet has seen in use, most often first."""
+    rng = random.Random(0)
+    known = known_word()
+    folder = package_folder(WORDNET, packages) / WORDNET.members[0]
+    questions = []
+    for part in ("noun", "verb", "adj"):
+        for word, kind in _seen_words(folder, part):
+            if known(word):
+                general = part == "noun" and kind in _THINGS
+                form = rng.choice(_GENERAL if general else _MEANING)
+                questions.append(Question(form.format(_with_article(word) if general else word)))
+    return questions
+
+
+def _seen_words(folder: Path, part: str) -> Iterator[tuple[str, str]]:
+    """Words that WordNet's texts use in a sense of this part of speech, with what kind of thing that sense is.
+
+    Single words in lower case only, of which no name is one. Formats: `man wndb`.
+    """
+    synsets = {}
+    for line in (folder / f"data.{part}").read_text().splitlines():
+        if not line.startswith(" "):
+            offset, kind, _, words, *rest = line.partition(" | ")[0].split()
+            synsets[offset] = kind, {word.partition("(")[0] for word in rest[: 2 * int(words, 16) : 2]}
+    for line in (folder / f"index.{part}").read_text().splitlines():
+        word, _, _, pointers, *rest = line.split() if not line.startswith(" ") else ("", "", "", "0")
+        if word.isalpha() and 3 <= len(word) <= _MOST_LETTERS:
+            tagged, offset = rest[int(pointers) + 1], rest[int(pointers) + 2]
+            kind, spelled = synsets[offset]
+            if int(tagged) and word in spelled:
+                yield word, kind
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
+
+
+def _chitchat(packages: Path) -> list[Question]:
+    """Questions that people asked each other."""
+    texts = load_texts(packages).sentences
+    return [Question(text) for text in texts if text.endswith("?") and len(text.split()) >= _FEWEST_WORDS]
+
+
+def _chatterbot(packages: Path) -> list[Question]:
+    """First turns of talks, about many things."""
+    folder = package_folder(CHATTERBOT, packages) / CHATTERBOT.members[0]
+    known = known_word()
+    talks = [
+        talk for file in sorted(folder.glob("*.yml")) for talk in yaml.safe_load(file.read_text())["conversations"]
+    ]
+    texts = [finished(str(talk[0])) for talk in talks]
+    return [Question(text) for text in texts if text.endswith("?") and is_speakable(text, known)]
+
+
+QUESTIONS: dict[str, Callable[[Path], list[Question]]] = {
+    "facts": _facts,
+    "wordnet": _wordnet,
+    "chitchat": _chitchat,
+    "chatterbot": _chatterbot,
+}

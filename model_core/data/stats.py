@@ -1,0 +1,235 @@
+"""Figures of a data set: durations, tokens, modalities, and how they stand beside the published data."""
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model_core.data.errors import DataError, disk_failures
+from model_core.data.files import written_aside
+from model_core.data.published_json import OnError, read_published_json
+from model_core.data.published_shape import SHAPES, Comparison, compare
+from model_core.data.rows import LightSample, to_light_sample, to_row
+from model_core.data.shards import open_shard, read_light_group, read_manifest
+
+CountTokens = Callable[[str], int]
+
+_LETTERS_A_TOKEN = 4.0
+_MOST_NAMES = 20  # of sources and voices in the table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How a figure is spread; all 0 where there is none of it."""
+
+    count: int = 0
+    total: float = 0.0
+    least: float = 0.0
+    median: float = 0.0
+    mean: float = 0.0
+    p95: float = 0.0
+    most: float = 0.0
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """The spread of some values."""
+        if not values:
+            return cls()
+        ordered = sorted(values)
+        return cls(
+            count=len(ordered),
+            total=round(sum(ordered), 3),
+            least=round(ordered[0], 3),
+            median=round(statistics.median(ordered), 3),
+            mean=round(statistics.fmean(ordered), 3),
+            p95=round(ordered[min(int(0.95 * len(ordered)), len(ordered) - 1)], 3),
+            most=round(ordered[-1], 3),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What was counted.
+
+    Attributes:
+        kind: `align`, `instruct`, `long-speech` or `speech-generation`.
+        samples: How many there are.
+        bad: Samples that were passed over, by reason (of a published file).
+        mix: Samples of each modality.
+        sources: Samples of each source, the most frequent first.
+        voices: Recordings of each voice, the most frequent first.
+        transcribed: Share of the recordings with a transcript.
+        tokenizer: What counted the tokens.
+        values: Every single value: `seconds` of a recording, `prompt_tokens` and `answer_tokens` of a sample's texts,
+            `turns` of a sample, `units` of an answer.
+        published: Beside the published data of that kind.
+    """
+
+    kind: str
+    samples: int
+    bad: dict[str, int]
+    mix: dict[str, int]
+    sources: dict[str, int]
+    voices: dict[str, int]
+    transcribed: float
+    tokenizer: str
+    values: dict[str, list[float]]
+    published: list[Comparison]
+
+    def to_json(self) -> str:
+        """All but the single values, whose spread it has."""
+        values: dict[str, Any] = {
+            "kind": self.kind,
+            "samples": self.samples,
+            "bad": self.bad,
+            "modalities": self.mix,
+            "sources": self.sources,
+            "voices": self.voices,
+            "transcribed": self.transcribed,
+            "tokenizer": self.tokenizer,
+            "spread": {name: asdict(Spread.of(found)) for name, found in self.values.items()},
+            "published": {"name": SHAPES[self.kind].name, "lines": [asdict(line) for line in self.published]},
+        }
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def light_samples(
+    path: Path, *, media_root: Path | None = None, on_error: OnError | None = None
+) -> Iterator[LightSample]:
+    """The samples of a folder of shards, whose media are not read, or of a published file, whose media are decoded.
+
+    Raises:
+        DataError: the folder or file is not whole.
+        SampleError: a sample of the file is bad, and there is no `on_error`.
+    """
+    if not path.is_dir():
+        for conversation in read_published_json(path, media_root or path.parent, on_error=on_error):
+            yield to_light_sample(to_row(conversation))
+        return
+    for shard in read_manifest(path).shards:
+        with open_shard(path / shard.file) as file:
+            for group in range(file.num_row_groups):
+                yield from read_light_group(file, path / shard.file, group)
+
+
+def measure(
+    samples: Iterable[LightSample],
+    kind: str,
+    *,
+    count_tokens: CountTokens | None = None,
+    tokenizer: str = "",
+    bad: dict[str, int] | None = None,
+) -> Stats:
+    """Counts everything.
+
+    Args:
+        samples: Of the data set; read once.
+        kind: With which of the published data sets it is compared.
+        count_tokens: Of a text; without it, a token is taken for four letters.
+        tokenizer: What the figures call it.
+        bad: Samples that were passed over; read at the end.
+
+    Raises:
+        DataError: the kind is not one of the four, or there is no sample.
+    """
+    if kind not in SHAPES:
+        raise DataError(kind, f"is no kind of data: one of {', '.join(SHAPES)}")
+    count = count_tokens or (lambda text: round(len(text) / _LETTERS_A_TOKEN))
+    mix: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
+    voices: Counter[str] = Counter()
+    transcribed = 0
+    values: dict[str, list[float]] = {name: [] for name in _VALUES}
+    for sample in samples:
+        mix[sample.modality] += 1
+        sources[sample.source or "not told"] += 1
+        voices.update(voice or "not told" for voice in sample.voices)
+        transcribed += sum(bool(transcript) for transcript in sample.transcripts)
+        answers = sum(count(text) for text in sample.answers)
+        values["seconds"] += sample.seconds
+        values["answer_tokens"].append(answers)
+        values["prompt_tokens"].append(sum(count(turn.text) for turn in sample.turns) - answers)
+        values["turns"].append(len(sample.turns))
+        values["units"] += sample.unit_counts
+    if not mix:
+        raise DataError(kind, "there is no sample to count")
+    return Stats(
+        kind=kind,
+        samples=mix.total(),
+        bad=dict(bad or {}),
+        mix=dict(mix.most_common()),
+        sources=dict(sources.most_common()),
+        voices=dict(voices.most_common()),
+        transcribed=round(transcribed / max(len(values["seconds"]), 1), 4),
+        tokenizer=tokenizer if count_tokens else "a token for four letters",
+        values=values,
+        published=compare(kind, mix.total(), dict(mix), values["seconds"]),
+    )
+
+
+_VALUES = {
+    "seconds": "seconds of a recording",
+    "prompt_tokens": "text tokens before the answers",
+    "answer_tokens": "tokens of the answers",
+    "turns": "turns of a sample",
+    "units": "unit frames of an answer",
+}
+
+
+def markdown(stats: Stats) -> str:
+    """The figures as tables."""
+    spread = [
+        (title, *(f"{value:,.6g}" for value in asdict(Spread.of(stats.values[name])).values()))
+        for name, title in _VALUES.items()
+        if stats.values[name]
+    ]
+    agree = [(line.what, line.published, line.here, "yes" if line.agrees else "no") for line in stats.published]
+    parts = [
+        f"# {stats.kind}: {stats.samples:,} samples",
+        _table(("modality", "samples", "share"), _shares(stats.mix)),
+        _table(("figure", "count", "sum", "least", "median", "mean", "95 %", "most"), spread),
+        f"Tokens are counted by {stats.tokenizer}. {stats.transcribed:.1%} of the recordings have a transcript.",
+        f"## Beside {SHAPES[stats.kind].name}",
+        _table(("what", "published", "here", "agrees"), agree),
+        _table(("source", "samples", "share"), _shares(stats.sources)),
+    ]
+    if stats.voices:
+        parts.append(_table(("voice", "recordings", "share"), _shares(stats.voices)))
+    if stats.bad:
+        parts.append(_table(("bad samples passed over", "count", "share"), _shares(stats.bad)))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_stats(stats: Stats, out: Path) -> None:
+    """Writes `stats.json`, `stats.md` and the histograms `durations.png`, `tokens.png`, `modalities.png`.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    with disk_failures(out):
+        out.mkdir(parents=True, exist_ok=True)
+    for name, text in (("stats.json", stats.to_json()), ("stats.md", markdown(stats))):
+        with written_aside(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    from model_core.data import stats_plots  # matplotlib takes a second to import
+
+    stats_plots.draw(stats, out)
+
+
+def _shares(counts: dict[str, int]) -> list[tuple[str, ...]]:
+    total = sum(counts.values())
+    rows: list[tuple[str, ...]] = [
+        (name, f"{count:,}", f"{count / total:.1%}") for name, count in list(counts.items())[:_MOST_NAMES]
+    ]
+    if len(counts) > _MOST_NAMES:
+        rest = total - sum(list(counts.values())[:_MOST_NAMES])
+        rows.append((f"{len(counts) - _MOST_NAMES} more", f"{rest:,}", f"{rest / total:.1%}"))
+    return rows
+
+
+def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [headings, ("---",) * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

@@ -1,0 +1,78 @@
+"""Rooms, microphones, noise and loudness, made of numbers."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_core.data.augment import COLOURS, NOISE_DB, disturb, in_room, with_noise
+
+
+def voice(seconds: float = 0.5) -> np.ndarray:
+    """A tone of 200 Hz and its overtones, which rises and falls three times a second."""
+    time = np.arange(int(seconds * 16_000)) / 16_000
+    tones = sum(np.sin(2 * np.pi * 200 * overtone * time) / overtone for overtone in range(1, 9))
+    return (0.3 * tones * np.sin(2 * np.pi * 3 * time) ** 2).astype(np.float32)
+
+
+def test_the_same_seed_disturbs_alike_and_another_does_not() -> None:
+    first, again, other = (disturb(voice(), random.Random(seed)) for seed in (5, 5, 6))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 4000), st.booleans(), st.booleans(), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_any_sound_keeps_its_length_and_stays_in_range(
+    seed: int, length: int, noise: bool, room: bool, loudness: bool
+) -> None:
+    heard = disturb(voice()[:length], random.Random(seed), noise=noise, room=room, loudness=loudness)
+    assert (heard.shape, heard.dtype) == ((length,), np.float32)
+    assert np.isfinite(heard).all()
+    assert np.abs(heard).max(initial=0) <= 1
+
+
+def test_nothing_but_loudness_leaves_the_sound_as_it_is() -> None:
+    sound = voice()
+    louder = disturb(sound, random.Random(0), noise=False, room=False)
+    np.testing.assert_allclose(louder / np.abs(louder).max(), sound / np.abs(sound).max(), atol=1e-6)
+    np.testing.assert_allclose(
+        disturb(sound, random.Random(0), noise=False, room=False, loudness=False), sound, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_noise_is_as_far_below_the_voice_as_is_said(seed: int) -> None:
+    sound = voice()
+    added = with_noise(sound, random.Random(seed)) - sound
+    below = 10 * np.log10(np.mean(sound.astype(float) ** 2) / np.mean(added.astype(float) ** 2))
+    assert NOISE_DB[0] - 0.1 <= below <= NOISE_DB[1] + 0.1
+
+
+@pytest.mark.parametrize(("colour", "low_to_high_db"), [("white", 0), ("pink", 18), ("brown", 36)])
+def test_colours_fall_with_frequency(colour: str, low_to_high_db: float) -> None:
+    made = COLOURS[colour](voice(4), random.Random(0))
+    power = np.abs(np.fft.rfft(made)) ** 2
+    hertz = np.fft.rfftfreq(len(made), 1 / 16_000)
+    low, high = (power[(hertz > band) & (hertz < band * 1.4)].mean() for band in (80, 80 * 2**6))
+    assert 10 * np.log10(low / high) == pytest.approx(low_to_high_db, abs=3)
+
+
+def test_a_crowd_is_loud_where_the_voice_is() -> None:
+    made = COLOURS["crowd"](voice(2), random.Random(0))
+    power = np.abs(np.fft.rfft(made)) ** 2
+    hertz = np.fft.rfftfreq(len(made), 1 / 16_000)
+    on, between = (power[np.abs(hertz - centre) < 5].mean() for centre in (400, 500))
+    assert on > 100 * between
+
+
+def test_a_room_answers_after_the_sound_has_ended() -> None:
+    click = np.zeros(8000, np.float32)
+    click[0] = 1.0
+    heard = in_room(click, random.Random(1))
+    assert np.argmax(np.abs(heard)) < 4
+    late, later = (float(np.sum(heard[start : start + 800] ** 2)) for start in (200, 4000))
+    assert late > 10 * later
+    assert late > 0

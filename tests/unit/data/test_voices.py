@@ -1,0 +1,100 @@
+"""Voices for training data; those of programs are tested where the program is installed."""
+
+# ruff: noqa: RUF001 - phonetic letters are the subject
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_core.data.kokoro import to_kokoro
+from model_core.data.voices import (
+    FESTIVAL_VOICES,
+    HELD_OUT_VOICE,
+    TRAINING_VOICES,
+    FestivalReader,
+    Manner,
+    Reader,
+    SpeakerMissing,
+    readers,
+)
+from model_core.errors import InvalidInput
+
+TEXT = 'He said: "It is (very) late."'
+
+
+@pytest.fixture(params=["slt", "kal"])
+def reader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reader]:
+    program = "festival" if request.param in FESTIVAL_VOICES else "flite"
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    try:
+        yield readers(tmp_path, [request.param])[request.param]
+    except SpeakerMissing as missing:
+        pytest.skip(str(missing))
+
+
+def test_a_reading_depends_on_text_and_seed_alone(reader: Reader) -> None:
+    first, again, other = (reader.read(TEXT, seed) for seed in (1, 1, 2))
+    assert (first.dtype, first.ndim) == (np.float32, 1)
+    assert 0.5 < len(first) / 16_000 < 5
+    assert np.array_equal(first, again)
+    assert len(first) != len(other)
+
+
+def test_many_readings_are_those_made_one_by_one(reader: Reader) -> None:
+    texts = [TEXT, "Another one.", "And a third."]
+    together = reader.read_many(texts, [1, 2, 3])
+    for samples, text, seed in zip(together, texts, [1, 2, 3], strict=True):
+        assert np.array_equal(samples, reader.read(text, seed))
+
+
+def test_a_voice_as_it_is_does_not_depend_on_the_seed(reader: Reader) -> None:
+    assert np.array_equal(reader.read(TEXT, 1, vary=False), reader.read(TEXT, 2, vary=False))
+
+
+def test_manners_spread_around_the_voices_own() -> None:
+    manners = [Manner(seed, True) for seed in range(200)]
+    for name, low, high in (("pace", 0.85, 1.2), ("pitch", 0.87, 1.15), ("size", 0.92, 1.1)):
+        values = [getattr(manner, name) for manner in manners]
+        assert low <= min(values) < low + 0.05
+        assert high - 0.05 < max(values) <= high
+    assert (Manner(3, False).pace, Manner(3, False).pitch, Manner(3, False).size) == (1, 1, 1)
+
+
+def test_the_voice_kept_for_testing_is_none_to_train_on() -> None:
+    assert HELD_OUT_VOICE not in TRAINING_VOICES
+    assert len(set(TRAINING_VOICES)) == len(TRAINING_VOICES) == 35
+
+
+def test_an_unknown_voice_is_named_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"'nobody'.*slt"):
+        readers(tmp_path, ["nobody"])
+
+
+@pytest.mark.parametrize(("voice", "package"), [("slt", "flite"), ("ked", "festvox-kdlpc16k")])
+def test_a_program_that_is_missing_is_named_with_its_package(
+    voice: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SpeakerMissing, match=rf"apt-get install .*{package}"):
+        readers(tmp_path, [voice])
+
+
+def test_a_festival_without_the_voice_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "festival"
+    program.write_text("#!/bin/sh\necho '(other_voice)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(SpeakerMissing, match="festvox-us-slt-hts"):
+        FestivalReader("slt-hts")
+
+
+@pytest.mark.parametrize(
+    ("espeak", "kokoro"),
+    [("dʒˈɜːni", "ʤˈɜɹni"), ("tʃˈeɪndʒ", "ʧˈAnʤ"), ("fˈɑːðɚ", "fˈɑðəɹ"), ("nˈaʊ oʊvɚ", "nˈW Ovəɹ"), ("bˈɔɪ", "bˈY")],
+)
+def test_phonemes_are_written_as_kokoro_writes_them(espeak: str, kokoro: str) -> None:
+    assert to_kokoro(espeak) == kokoro
