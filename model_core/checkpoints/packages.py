@@ -90,15 +90,36 @@ class NpmPackage(Package):
         _run(
             "npm", release, ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), release]
         )
-        return folder / f"{self.name}-{self.version}.tgz"
+        return folder / f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
     def _unpack(self, archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as members:
             members.extractall(folder, [m for m in members if self.wants(m.name)], filter="data")
 
 
-def _run(program: str, release: str, command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+class DebianPackage(Package):
+    """A package of Debian, fetched by the program `apt-get` from the archive that it is set up with."""
+
+    def _download(self, folder: Path) -> Path:
+        release = f"{self.name}={self.version}"
+        if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+            raise WeightsMissing(f"{release} wants the programs `apt-get` and `dpkg-deb` of Debian")
+        _run("apt-get", release, ["apt-get", "download", "--quiet", release], folder)
+        return next(folder.glob(f"{self.name}_*.deb"))
+
+    def _unpack(self, archive: Path, folder: Path) -> None:
+        with (
+            subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as files,
+            tarfile.open(fileobj=files.stdout, mode="r|") as members,
+        ):
+            for member in members:
+                member.name = member.name.removeprefix("./")
+                if self.wants(member.name):
+                    members.extract(member, folder, filter="data")
+
+
+def _run(program: str, release: str, command: list[str], folder: Path | None = None) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise WeightsMissing(f"{program} could not download {release}: {reason}")

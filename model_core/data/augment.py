@@ -51,7 +51,7 @@ def disturb(
         heard = with_noise(heard, rng)
     wanted = 10 ** (rng.uniform(*LOUDNESS_DB) / 20) if loudness else peak
     loud = heard * (wanted / max(float(np.abs(heard).max()), _QUIET))
-    return np.clip(loud, -1.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(loud, -1.0, 1.0), np.float32)
 
 
 def in_room(samples: Samples, rng: random.Random) -> Samples:

@@ -9,7 +9,6 @@ phonemes in the notation of its own tables, to which espeak's is mapped here.
 import json
 import re
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import onnxruntime
@@ -88,21 +87,24 @@ class KokoroVoice:
         self._phonemes = EnglishPhonemes()
 
     def speak(self, text: str, speaker: str, *, speed: float = 1.0) -> NDArray[np.float32]:
-        """[S] samples in -1 to 1 at 24 kHz; what is more than the model takes at once is left unsaid.
+        """[S] samples in -1 to 1 at 24 kHz; what is more than the model takes at once is spoken in parts.
 
         Args:
             text: A sentence.
             speaker: One of SPEAKERS.
             speed: 1 is the speaker's own.
         """
-        symbols = to_kokoro(self._phonemes.phonemes(text))
-        ids = [self._ids[symbol] for symbol in symbols if symbol in self._ids][:_MOST_SYMBOLS]
+        parts = in_parts(to_kokoro(self._phonemes.phonemes(text)), _MOST_SYMBOLS)
+        return np.concatenate([np.zeros(0, np.float32), *(self._speak(part, speaker, speed) for part in parts)])
+
+    def _speak(self, symbols: str, speaker: str, speed: float) -> NDArray[np.float32]:
+        ids = [self._ids[symbol] for symbol in symbols if symbol in self._ids]
         inputs = {
             "tokens": np.array([[0, *ids, 0]], np.int64),
             "style": self._style(speaker)[len(ids)][None],
             "speed": np.array([speed], np.float32),
         }
-        return cast(NDArray[np.float32], np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1))
+        return np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1)
 
     def _style(self, speaker: str) -> NDArray[np.float32]:
         """[510, 256]: one style for each count of symbols."""
@@ -117,3 +119,15 @@ def to_kokoro(phonemes: str) -> str:
     for espeak, kokoro in _NOTATION:
         phonemes = phonemes.replace(espeak, kokoro)
     return re.sub(r"\s+", " ", phonemes)
+
+
+def in_parts(symbols: str, most: int) -> list[str]:
+    """Cut into parts of at most `most` symbols, between words where that is possible; no part is blank."""
+    parts = []
+    rest = symbols.strip()
+    while rest:
+        blank = rest.rfind(" ", 1, most + 1) if len(rest) > most else len(rest)
+        cut = blank if blank > 0 else most
+        parts.append(rest[:cut].rstrip())
+        rest = rest[cut:].lstrip()
+    return parts

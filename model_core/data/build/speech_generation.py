@@ -7,8 +7,7 @@ Beside the shards lies `codebook.safetensors`: what each unit means to the voice
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from tokenizers import Tokenizer
 
@@ -57,12 +56,8 @@ class SpeechGenerationSpec(Spec):
         answers = AnswerMaker(Tokenizer.from_file(str(language / "tokenizer.json")))
         opened = [(source, self._open(source, answers, place)) for source in self.sources]
         maker = Mixture(opened, self.seed, self.samples)
-        voice = part_folder(place.home, "nano", "voice")
-        path = place.scratch.parent / CODEBOOK
-        if not path.is_file():
-            _write_codebook(path, voice, maker, self.readings, place)
-        maker.origins = {**maker.origins, CODEBOOK: file_sha256(path)}
-        return maker
+        reader = LatentReader(part_folder(place.home, "nano", "voice"))
+        return with_codebook(maker, reader, self.readings, place)
 
     def _open(self, source: Source, answers: "AnswerMaker", place: Workplace) -> OpenSource:
         if source.name == FIGURES:
@@ -170,19 +165,29 @@ def figures_text(rng: random.Random) -> str:
     )
 
 
-def _write_codebook(path: Path, voice: Path, maker: Mixture, readings: int, place: Workplace) -> None:
-    reader, phonemes = LatentReader(voice), EnglishPhonemes()
+class PhonemeReader(Protocol):
+    """A voice that stops before its sound: `LatentReader`."""
 
-    def read() -> Iterator[Reading]:
-        done, wanted = 0, min(readings, maker.samples)
-        for made in maker.make(range(maker.samples)):
-            said = phonemes_of_answer(made.answers[-1], phonemes) if isinstance(made, Conversation) else ""
-            if 0 < len(said) <= _MOST_PHONEMES:
-                yield reader.read(said)
-                done += 1
-                place.show("readings", done, wanted, "")
-            if done == wanted:
-                return
+    def read(self, phonemes: str) -> Reading: ...
 
-    with written_aside(path) as partial:
-        write_codebook(partial, read())
+
+def with_codebook(maker: Mixture, reader: PhonemeReader, readings: int, place: Workplace) -> Mixture:
+    """The maker, after the codebook of its first samples was written beside the shards, where it is not there yet."""
+    path = place.scratch.parent / CODEBOOK
+    if not path.is_file():
+        with written_aside(path) as partial:
+            write_codebook(partial, _readings(maker, reader, min(readings, maker.samples), place))
+    maker.origins = {**maker.origins, CODEBOOK: file_sha256(path)}
+    return maker
+
+
+def _readings(maker: Mixture, reader: PhonemeReader, wanted: int, place: Workplace) -> Iterator[Reading]:
+    phonemes, done = EnglishPhonemes(), 0
+    for made in maker.make(range(maker.samples)):
+        said = phonemes_of_answer(made.answers[-1], phonemes) if isinstance(made, Conversation) else ""
+        if 0 < len(said) <= _MOST_PHONEMES:
+            yield reader.read(said)
+            done += 1
+            place.show("readings", done, wanted, "")
+        if done == wanted:
+            return

@@ -29,7 +29,8 @@ def test_any_sound_keeps_its_length_and_stays_in_range(
     seed: int, length: int, noise: bool, room: bool, loudness: bool
 ) -> None:
     heard = disturb(voice()[:length], random.Random(seed), noise=noise, room=room, loudness=loudness)
-    assert (heard.shape, heard.dtype) == ((length,), np.float32)
+    assert heard.shape == (length,)
+    assert heard.dtype == np.float32
     assert np.isfinite(heard).all()
     assert np.abs(heard).max(initial=0) <= 1
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from model_core.data.kokoro import to_kokoro
+from model_core.data.kokoro import in_parts, to_kokoro
 from model_core.data.voices import (
     FESTIVAL_VOICES,
     HELD_OUT_VOICE,
@@ -38,7 +40,8 @@ def reader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reader]:
 
 def test_a_reading_depends_on_text_and_seed_alone(reader: Reader) -> None:
     first, again, other = (reader.read(TEXT, seed) for seed in (1, 1, 2))
-    assert (first.dtype, first.ndim) == (np.float32, 1)
+    assert first.dtype == np.float32
+    assert first.ndim == 1
     assert 0.5 < len(first) / 16_000 < 5
     assert np.array_equal(first, again)
     assert len(first) != len(other)
@@ -98,3 +101,14 @@ def test_a_festival_without_the_voice_names_its_package(tmp_path: Path, monkeypa
 )
 def test_phonemes_are_written_as_kokoro_writes_them(espeak: str, kokoro: str) -> None:
     assert to_kokoro(espeak) == kokoro
+
+
+@given(st.text("ab ", max_size=60), st.integers(1, 12))
+def test_long_texts_are_spoken_in_parts_that_lose_nothing(symbols: str, most: int) -> None:
+    parts = in_parts(symbols, most)
+    assert all(part.strip() == part != "" and len(part) <= most for part in parts)
+    assert "".join(parts).replace(" ", "") == symbols.replace(" ", "")
+
+
+def test_parts_end_between_words_where_they_can() -> None:
+    assert in_parts("one two threefour five", 8) == ["one two", "threefou", "r five"]

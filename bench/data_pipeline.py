@@ -1,0 +1,218 @@
+"""How fast training data are read: samples and megabytes a second, as a stream, shuffled, at random, without media.
+
+The data are made for this: spoken questions, some with a picture, of the sizes that `lyra data build` gives. Every way
+reads the same folder, in turn, in the same run, one thread; before a `cold` reading the system is told to forget the
+files. Reading means: from the file to a `Conversation` with the encoded bytes of its media.
+
+With `--consumed` (samples a second that a training step takes, as `lyra train` prints them) the report says how many
+times faster the stream is.
+
+    python -m bench.data_pipeline --samples 10000 --consumed 12
+"""
+
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from matplotlib.figure import Figure
+
+from bench.machine import describe
+from bench.report import command_line, write
+from model_core.data.conversation import Conversation, Speech, Turn
+from model_core.data.dataset import ConversationDataset, stream
+from model_core.data.shards import Manifest, shard_path, write_manifest, write_shard
+from model_core.language.prompt import Role
+
+SHARD_SAMPLES = 500
+BUFFER = 1000
+AT_RANDOM = 200
+LOOK_EVERY = 50  # samples between two looks at the memory
+SECONDS = (1.5, 8.0)
+BYTES_A_SECOND = 16_000  # of FLAC of speech at 16 kHz
+PICTURE_BYTES = 30_000
+SENTENCE = "the captain wrote a letter about seven boats that lay in the harbour of the northern island"
+
+Read = Callable[[], Iterator[int]]
+"""Yields the bytes of the media of each sample that is read."""
+
+
+def make(folder: Path, samples: int) -> int:
+    """Writes the data; returns the bytes of all shards. Media are random bytes: reading does not decode them."""
+    rng = random.Random(0)
+    entries = []
+    for number, first in enumerate(range(0, samples, SHARD_SAMPLES)):
+        numbers = range(first, min(first + SHARD_SAMPLES, samples))
+        entries.append(write_shard(folder, number, (sample(rng, each) for each in numbers)))
+    write_manifest(folder, Manifest(kind="instruct", name="bench", seed=0, shards=tuple(entries)))
+    return sum(entry.bytes for entry in entries)
+
+
+def sample(rng: random.Random, number: int) -> Conversation:
+    """A spoken question, every third with a picture."""
+    seconds = rng.uniform(*SECONDS)
+    shown = number % 3 == 0
+    return Conversation(
+        id=f"bench-{number:07}",
+        turns=(
+            Turn(role=Role.USER, text="<image>\n<speech>" if shown else "<speech>"),
+            Turn(role=Role.ASSISTANT, text=" ".join(rng.choices(SENTENCE.split(), k=20))),
+        ),
+        images=(rng.randbytes(PICTURE_BYTES),) if shown else (),
+        speech=(
+            Speech(
+                data=rng.randbytes(int(seconds * BYTES_A_SECOND)),
+                seconds=seconds,
+                transcript=" ".join(rng.choices(SENTENCE.split(), k=12)),
+                voice="slt",
+            ),
+        ),
+        source="bench",
+    )
+
+
+def ways(folder: Path) -> dict[str, Read]:
+    """Every way of reading, by name."""
+
+    def whole(samples: Iterator[Conversation]) -> Iterator[int]:
+        for each in samples:
+            yield sum(map(len, each.images)) + sum(len(recording.data) for recording in each.speech)
+
+    def at_random() -> Iterator[Conversation]:
+        dataset = ConversationDataset(folder)
+        chosen = random.Random(1).sample(range(len(dataset)), min(AT_RANDOM, len(dataset)))
+        return (dataset[index] for index in chosen)
+
+    def light() -> Iterator[int]:
+        return (0 for _ in ConversationDataset(folder).light())
+
+    return {
+        "stream": lambda: whole(stream(folder, seed=1, shuffle_buffer=0)),
+        f"stream, shuffled in {BUFFER:,}": lambda: whole(stream(folder, seed=1, shuffle_buffer=BUFFER)),
+        "at random": lambda: whole(at_random()),
+        "without media": light,
+    }
+
+
+def measure(read: Read) -> dict[str, float]:
+    """One reading: samples and megabytes a second, samples a second of processor time (which other work on the machine
+    disturbs little), and by how much the memory grew at most."""
+    process = psutil.Process()
+    before = most = process.memory_info().rss
+    start, worked = time.perf_counter(), time.process_time()
+    samples = size = 0
+    for media in read():
+        samples += 1
+        size += media
+        if samples % LOOK_EVERY == 0:
+            most = max(most, process.memory_info().rss)
+    seconds, worked = time.perf_counter() - start, time.process_time() - worked
+    return {
+        "samples_a_second": round(samples / seconds, 1),
+        "samples_a_processor_second": round(samples / worked, 1),
+        "megabytes_a_second": round(size / 1e6 / seconds, 1),
+        "memory_growth_mib": round((most - before) / 2**20, 1),
+    }
+
+
+def forget(folder: Path, shards: int) -> None:
+    """Asks the system to drop the shards from its cache of files."""
+    for number in range(shards):
+        with shard_path(folder, number).open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def compare(folder: Path, shards: int, repeats: int) -> dict[str, Any]:
+    """Every way, cold and warm, `repeats` times in turn; medians and all measurements."""
+    found: dict[str, dict[str, list[dict[str, float]]]] = {name: {"cold": [], "warm": []} for name in ways(folder)}
+    for repeat in range(repeats):
+        for name, read in ways(folder).items():
+            forget(folder, shards)
+            found[name]["cold"].append(measure(read))
+            found[name]["warm"].append(measure(read))
+        print(f"{repeat + 1} of {repeats}", file=sys.stderr)
+    return {name: {state: _medians(runs) for state, runs in states.items()} for name, states in found.items()}
+
+
+def plot(report: dict[str, Any]) -> Figure:
+    """Samples a second of every way as bars, every single measurement as a dot; the training step as a line."""
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    names = list(report["ways"])
+    for offset, state in enumerate(("cold", "warm")):
+        for place, name in enumerate(names):
+            rates = report["ways"][name][state]["samples_a_second"]
+            x = place + 0.4 * offset
+            axes.bar(x, rates["median"], 0.36, color=f"C{offset}", label=state if place == 0 else None)
+            axes.plot([x] * len(rates["all"]), rates["all"], ".", color="black", markersize=3)
+            axes.annotate(f"{rates['median']:,.0f}", (x, rates["median"]), ha="center", va="bottom", fontsize=8)
+    if consumed := report["training"]["consumed_samples_a_second"]:
+        axes.axhline(consumed, color="C3", label="a training step takes")
+    axes.set_xticks(np.arange(len(names)) + 0.2, names)
+    axes.set(ylabel="samples a second", yscale="log")
+    axes.legend()
+    machine = report["machine"]
+    axes.set_title(
+        f"{report['samples']:,} samples, one of {machine['cores']} cores, {machine['processor']}", fontsize=9
+    )
+    return figure
+
+
+def main() -> None:
+    parser = command_line("data_pipeline", __doc__ or "")
+    parser.add_argument("--samples", type=int, default=4000, help="samples of the data (default 4000)")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind (default 5)")
+    parser.add_argument("--folder", type=Path, default=None, help="where the data are put (default: a temporary one)")
+    parser.add_argument("--consumed", type=float, default=None, help="samples a second that a training step takes")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        folder = Path(scratch)
+        start = time.perf_counter()
+        size = make(folder, options.samples)
+        writing = options.samples / (time.perf_counter() - start)
+        found = compare(folder, -(-options.samples // SHARD_SAMPLES), options.repeats)
+    slowest = min(
+        found[f"stream, shuffled in {BUFFER:,}"][state]["samples_a_second"]["median"] for state in ("cold", "warm")
+    )
+    report = {
+        "samples": options.samples,
+        "megabytes": round(size / 1e6, 1),
+        "repeats": options.repeats,
+        "machine": describe(),
+        "written_samples_a_second": round(writing, 1),
+        "ways": found,
+        "training": against_training(slowest, options.consumed),
+    }
+    write(report, options.out, plot)
+    for name, states in found.items():
+        for state, figures in states.items():
+            rate, speed = figures["samples_a_second"]["median"], figures["megabytes_a_second"]["median"]
+            print(f"{name}, {state}: {rate:,.0f} samples/s, {speed:,.0f} MB/s")
+
+
+def against_training(read: float, consumed: float | None) -> dict[str, float | None]:
+    """How many times faster the shuffled stream is than what a training step takes."""
+    return {
+        "stream_samples_a_second": read,
+        "consumed_samples_a_second": consumed,
+        "stream_over_consumed": round(read / consumed, 1) if consumed else None,
+    }
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    return {
+        key: {"median": round(statistics.median(run[key] for run in runs), 1), "all": [run[key] for run in runs]}
+        for key in runs[0]
+    }
+
+
+if __name__ == "__main__":
+    main()

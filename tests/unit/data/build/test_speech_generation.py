@@ -1,0 +1,122 @@
+"""Data of stage 4: answers with the units of their sound; a small voice and tokenizer stand in for nano's."""
+
+# ruff: noqa: RUF001 - phonetic letters are the subject
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_core.data.build import speech_generation
+from model_core.data.build.sources import Mixture, Source
+from model_core.data.build.speech_generation import (
+    CODEBOOK,
+    NOT_SPEAKABLE,
+    TOO_MANY_UNITS,
+    AnswerMaker,
+    Figures,
+    Sentences,
+    SpeechGenerationSpec,
+    figures_text,
+)
+from model_core.data.build.work import Dropped, Maker, Workplace, build
+from model_core.data.conversation import Conversation
+from model_core.data.dataset import ConversationDataset
+from model_core.presets import nano, tiny
+from model_core.speech.codebook import read_codebook
+from model_core.speech.ctc import frames_needed
+from model_core.speech.latents import Reading
+from model_core.speech.sounds import SOUNDS, units_of
+
+TEXTS = ["The sun is hot.", "Is it late?", "Apples, and pears."]
+
+
+class SmallReader:
+    """Reads with a frame for each sound, and latents that tell which."""
+
+    def read(self, phonemes: str) -> Reading:
+        units = units_of(phonemes)
+        latents = np.array([[unit, 1.0] for unit in units], np.float32)
+        return Reading(latents, tuple(units), (1,) * len(units))
+
+
+@pytest.fixture(scope="module")
+def answers() -> AnswerMaker:
+    return AnswerMaker(tiny.tokenizer())
+
+
+def test_an_answer_has_the_units_of_its_sounds(answers: AnswerMaker) -> None:
+    made = answers.sample("a-1", "Is it late?", "mine")
+    assert isinstance(made, Conversation)
+    assert made.answers == ("Is it late?",)
+    assert [SOUNDS[unit] for unit in made.units[0]] == ["ɪ", "z", "ɪ", "t", "l", "ˈe", "ɪ", "t", "?"]
+
+
+def test_an_answer_that_cannot_be_said_is_dropped_by_reason(answers: AnswerMaker) -> None:
+    silent = answers.sample("a-1", "...", "mine")
+    assert isinstance(silent, Dropped)
+    assert silent.reason == NOT_SPEAKABLE
+    one = AnswerMaker(OneToken())  # type: ignore[arg-type]
+    crowded = one.sample("a-2", "Twenty-seven thousand three hundred and forty-one.", "mine")
+    assert isinstance(crowded, Dropped)
+    assert crowded.reason == TOO_MANY_UNITS
+    assert str(nano.UNIT_GENERATOR.frames) in crowded.message
+
+
+class OneToken:
+    """A tokenizer to which every text is one token."""
+
+    ids = (7,)
+
+    def encode(self, text: str, **_: object) -> "OneToken":
+        return self
+
+
+def test_answers_are_of_one_to_three_sentences_and_begin_with_the_one_asked_for(answers: AnswerMaker) -> None:
+    source = Sentences("mine", TEXTS, 0, answers)
+    made = [sample for sample in source.make(range(30)) if isinstance(sample, Conversation)]
+    assert all(sample.answers[0].startswith(TEXTS[row % 3]) for row, sample in enumerate(made))
+    assert {len(re.findall(r"[.?]", sample.answers[0])) for sample in made} == {1, 2, 3}
+    assert any("\n" in sample.answers[0] for sample in made)
+
+
+def test_figures_hold_digits_and_every_unit_fits_their_frames(answers: AnswerMaker) -> None:
+    made = list(Figures(0, answers).make(range(60)))
+    assert all(isinstance(sample, Conversation) for sample in made)
+    assert all(re.search(r"\d", sample.answers[0]) for sample in made if isinstance(sample, Conversation))
+    assert figures_text(random.Random(3)) == figures_text(random.Random(3))
+
+
+def test_two_of_the_same_unit_in_a_row_need_a_frame_between_them() -> None:
+    assert frames_needed([1, 2, 1]) == 3
+    assert frames_needed([1, 1, 1]) == 5
+
+
+def test_a_build_writes_the_same_bytes_again_and_a_codebook_of_its_first_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(TEXTS))
+    monkeypatch.setattr(SpeechGenerationSpec, "open", open_small)
+    source = Source(name="texts.txt", count=8, path=texts)
+    for folder in ("one", "two"):
+        spec = SpeechGenerationSpec(name="t", sources=(source,), readings=4, shard_samples=3)
+        build(spec, tmp_path / folder, home=tmp_path / "home")
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert Path(CODEBOOK) in files
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+    samples = list(ConversationDataset(tmp_path / "one"))
+    readings = read_codebook(tmp_path / "one" / CODEBOOK).readings()
+    assert [tuple(units.tolist()) for units, _, _ in readings] == [sample.units[0] for sample in samples[:4]]
+
+
+def open_small(spec: SpeechGenerationSpec, place: Workplace) -> Maker:
+    """As `open`, with a small tokenizer and voice."""
+    maker = Mixture(
+        [(source, Sentences(source.name, TEXTS, spec.seed, AnswerMaker(tiny.tokenizer()))) for source in spec.sources],
+        spec.seed,
+        spec.samples,
+    )
+    return speech_generation.with_codebook(maker, SmallReader(), spec.readings, place)
