@@ -14,6 +14,9 @@ class InvalidInput(ValueError):
         self.field = field
         self.message = message
 
+    def __reduce__(self) -> tuple[type["InvalidInput"], tuple[str, ...]]:
+        return type(self), (self.field, self.message)  # processes hand errors on by pickle
+
 
 class UnknownPreset(ValueError):
     """No preset has that name."""
@@ -35,3 +38,6 @@ class CheckpointError(WeightsMissing):
         super().__init__(f"{name}: {message}")
         self.name = name
         self.message = message
+
+    def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str]]:
+        return type(self), (self.name, self.message)

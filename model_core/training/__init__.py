@@ -1,1 +1,1 @@
-"""Training of Lyra's own parts: projectors, adapters. `lyra train nano` is made of these."""
+"""Training of what joins the open models: the four stages, on Hugging Face's Trainer."""

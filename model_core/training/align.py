@@ -1,24 +1,25 @@
-"""Stage 1: projectors learn to say what is heard and seen in the language model's own token embeddings.
+"""Stage 1 against the embedding table: projectors learn to say what is heard and seen in the model's own embeddings.
 
 The frozen embedding table is the output layer: a token's cosine with each row, times a learned scale, gives its logits.
 Speech learns by a CTC loss over the tokens of the transcript; pictures learn that some of their tokens name what they
 show. No pass through the language model is needed.
 
-Shapes: B batch, T encoder frames, D encoder width, N speech or vision tokens, E language-model width, V rows in use.
+Shapes: B clips or pictures, T encoder frames, N speech or vision tokens, E language-model width, V rows in use,
+X tokens of a text.
 """
 
-import random
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
+from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from model_core.speech.projector import SpeechProjector
-from model_core.training.loop import batches_of
-from model_core.training.recordings import Recording
-from model_core.vision.grid import VisionProjector
+from model_core.training.examples import Batch, Example, collate_media
+from model_core.training.projectors import Projectors
+from model_core.training.stage_module import StageModule
 
 _BLANK = 0
 
@@ -40,95 +41,95 @@ class EmbeddingCtc(nn.Module):
         return (cosines.float() * self.log_scale.exp()).log_softmax(-1)
 
 
-class SpeechAlignment:
-    """The loss of stage 1 for speech.
+class Align(StageModule):
+    """The loss of stage 1.
 
     Args:
-        projector: What is trained.
+        projectors: What is trained.
         embeddings: The language model's embedding table, [vocabulary, E].
-        tokenizer: The language model's.
-        recordings: To learn from; their texts decide which rows of the table take part.
-        batch: Recordings a step.
+        vocabulary: Token ids that take part: those of the texts to learn from.
     """
 
-    def __init__(
-        self,
-        projector: SpeechProjector,
-        embeddings: Tensor,
-        tokenizer: Tokenizer,
-        recordings: list[Recording],
-        batch: int = 32,
-    ) -> None:
-        self.tokenizer = tokenizer
-        ids = [tokenizer.encode(recording.utterance.text).ids for recording in recordings]
-        # A token must be heard a few times before it can be learned; rarer ones leave their recording out.
-        self.vocabulary = sorted({token for row in ids for token in row})
-        index = {token: 1 + position for position, token in enumerate(self.vocabulary)}
-        self.samples = [
-            (recording.frames, torch.tensor([index[token] for token in row]))
-            for recording, row in zip(recordings, ids, strict=True)
-            if len(row) * projector.group <= recording.frames.shape[0]
-        ]
-        self.projector, self.head = projector, EmbeddingCtc(embeddings[self.vocabulary])
-        self.modules = nn.ModuleDict({"projector": self.projector, "head": self.head})
-        self._indices = batches_of(len(self.samples), batch, seed=1)
+    part_weights: Mapping[str, float] = {"speech_loss": 1.0, "picture_loss": 1.0}
 
-    def loss(self, step: int) -> Tensor:
-        """CTC loss of the batch of a step, per transcript token."""
-        rng = random.Random(step)
-        chosen = [self.samples[index] for index in self._indices(step)]
-        # Starting some frames later regroups them: the same recording is never seen twice in quite the same way.
-        frames = [frames_TD[rng.randrange(self.projector.group) :] for frames_TD, _ in chosen]
-        tokens_BNE = self.projector(F.dropout(nn.utils.rnn.pad_sequence(frames, batch_first=True).float(), 0.1))
-        lengths = torch.tensor([len(f) // self.projector.group for f in frames])
-        targets = torch.cat([target for _, target in chosen])
-        target_lengths = torch.tensor([len(target) for _, target in chosen])
+    def __init__(self, projectors: Projectors, embeddings: Tensor, vocabulary: Sequence[int]) -> None:
+        super().__init__()
+        self.projectors = projectors
+        self.vocabulary = sorted(set(vocabulary))
+        self.head = EmbeddingCtc(embeddings[self.vocabulary])
+        self.index: Tensor
+        index = torch.zeros(len(embeddings), dtype=torch.long)
+        index[self.vocabulary] = torch.arange(1, len(self.vocabulary) + 1)
+        self.register_buffer("index", index, persistent=False)
+
+    def forward(
+        self,
+        frames: Tensor | None = None,
+        frame_lengths: Tensor | None = None,
+        transcripts: Tensor | None = None,
+        transcript_lengths: Tensor | None = None,
+        seen: Tensor | None = None,
+        names: Tensor | None = None,
+        name_lengths: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """A batch of `collate_alignment`; `loss` is the sum of `speech_loss`, CTC per transcript token, and
+        `picture_loss`, the cross-entropy of the words that name a picture."""
+        outputs: dict[str, Tensor] = {}
+        if frames is not None and frame_lengths is not None:
+            assert transcripts is not None
+            assert transcript_lengths is not None
+            outputs["speech_loss"] = self._speech_loss(frames, frame_lengths, transcripts, transcript_lengths)
+        if seen is not None:
+            assert names is not None
+            assert name_lengths is not None
+            outputs["picture_loss"] = self._picture_loss(seen, names, name_lengths)
+        return {"loss": self.weighted(outputs)} | outputs
+
+    def counts(self, batch: Batch) -> Mapping[str, int]:
+        """Recordings and pictures."""
+        named = {"speech_loss": "frame_lengths", "picture_loss": "name_lengths"}
+        return {part: len(batch[name]) for part, name in named.items() if name in batch}
+
+    def _speech_loss(self, frames: Tensor, frame_lengths: Tensor, texts: Tensor, text_lengths: Tensor) -> Tensor:
+        if self.training and self.projectors.speech is not None:
+            # Starting some frames later regroups them: the same recording is never seen twice in quite the same way.
+            shift = int(torch.randint(self.projectors.speech.group, ()))
+            frames, frame_lengths = frames[:, shift:], frame_lengths - shift
+        tokens_BNE, counts_B = self.projectors.speech_tokens(frames, frame_lengths)
         log_probabilities = self.head.log_probabilities(tokens_BNE).transpose(0, 1)
-        return F.ctc_loss(log_probabilities, targets, lengths, target_lengths, _BLANK, "mean", zero_infinity=True)
+        targets = self.index[texts]
+        return F.ctc_loss(log_probabilities, targets, counts_B, text_lengths, _BLANK, "mean", zero_infinity=True)
+
+    def _picture_loss(self, seen: Tensor, names_BX: Tensor, lengths_B: Tensor) -> Tensor:
+        """The best token of the picture for each word of its name."""
+        tokens_BNE = rearrange(self.projectors.vision_tokens(seen), "(b n) e -> b n e", b=len(seen))
+        said_BV = self.head.log_probabilities(tokens_BNE).max(dim=1).values
+        words_BX = said_BV.gather(1, self.index[names_BX])
+        own_BX = torch.arange(names_BX.shape[1], device=seen.device) < lengths_B[:, None].to(seen.device)
+        return -(words_BX.masked_fill(~own_BX, 0).sum(-1) / lengths_B).mean()
 
     @torch.inference_mode()
-    def hear(self, frames_TD: Tensor) -> str:
-        """Greedy transcript of one recording's frames."""
-        log_probabilities = self.head.log_probabilities(self.projector(frames_TD[None].float()))[0]
-        path = [index for index, _ in groupby(log_probabilities.argmax(-1).tolist())]
-        text: str = self.tokenizer.decode([self.vocabulary[index - 1] for index in path if index != _BLANK])
-        return text
+    def hear(self, frames_TD: Tensor) -> list[int]:
+        """Token ids of the likeliest path through one recording's frames."""
+        tokens_1NE, _ = self.projectors.speech_tokens(frames_TD[None].float(), torch.tensor([len(frames_TD)]))
+        best = self.head.log_probabilities(tokens_1NE)[0].argmax(-1).tolist()
+        return [self.vocabulary[index - 1] for index, _ in groupby(best) if index != _BLANK]
 
 
-class PictureAlignment:
-    """The loss of stage 1 for pictures.
+def can_align(tokens: Sequence[int], speech_tokens: int) -> bool:
+    """Whether CTC can find a path: a speech token for each token, and one for the blank between equal ones."""
+    return 0 < len(tokens) + sum(a == b for a, b in pairwise(tokens)) <= speech_tokens
 
-    Args:
-        projector: What is trained.
-        embeddings: The language model's embedding table, [vocabulary, E].
-        tokenizer: The language model's.
-        pictures: Features [C, H, W] of each, and the words that name it.
-        batch: Pictures a step.
-    """
 
-    def __init__(
-        self,
-        projector: VisionProjector,
-        embeddings: Tensor,
-        tokenizer: Tokenizer,
-        pictures: list[tuple[Tensor, str]],
-        batch: int = 64,
-    ) -> None:
-        named = [tokenizer.encode(" " + words).ids for _, words in pictures]
-        self.features = [features for features, _ in pictures]
-        self.vocabulary = sorted({token for row in named for token in row})
-        self.targets_BV = torch.zeros(len(named), len(self.vocabulary))
-        for row, ids in enumerate(named):
-            for token in ids:
-                self.targets_BV[row, self.vocabulary.index(token)] = 1 / len(ids)
-        self.projector, self.head = projector, EmbeddingCtc(embeddings[self.vocabulary])
-        self.modules = nn.ModuleDict({"projector": self.projector, "head": self.head})
-        self._indices = batches_of(len(pictures), batch, seed=3)
-
-    def loss(self, step: int) -> Tensor:
-        """Cross-entropy between the words of a picture and those that its tokens say, the best token for each word."""
-        chosen = self._indices(step)
-        tokens_BNE = self.projector(torch.stack([self.features[index].float() for index in chosen]))
-        log_probabilities_BNV = self.head.log_probabilities(tokens_BNE)[..., 1:]
-        said_BV = log_probabilities_BNV.max(dim=1).values
-        return (self.targets_BV[chosen] * -said_BV).sum(-1).mean()
+def collate_alignment(examples: Sequence[Example], names: Sequence[Tensor]) -> Batch:
+    """Clips with their transcripts, pictures with the token ids of what names them; nothing else of the examples."""
+    batch = collate_media(
+        [clip for example in examples for clip in example.clips],
+        [transcript for example in examples for transcript in example.transcripts],
+        [values for example in examples for values in example.seen],
+    )
+    named = [name for example, name in zip(examples, names, strict=True) for _ in example.seen]
+    if named:
+        batch["names"] = pad_sequence(named, batch_first=True)
+        batch["name_lengths"] = torch.tensor([len(name) for name in named])
+    return batch

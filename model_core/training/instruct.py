@@ -1,136 +1,134 @@
-"""Stage 2: projectors and LoRA adapters learn through the frozen language model to answer what is heard and seen.
+"""Stages 2 and 3, and stage 1 through the language model: projectors and adapter learn to answer (Lyra, section 4).
 
-Shapes: B batch, L positions, E width, T encoder frames, D encoder width, A answer positions of the whole batch.
+The base stays frozen; with an adapter, PEFT's LoRA learns along with the projectors. The regularizer pulls the speech
+tokens of a recording towards the embeddings of its transcript. With extraction, context tokens are dropped as at
+inference.
+
+Shapes: B samples, L positions, S clips, N speech tokens, E width.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_core.language.engine import LanguageModel
-from model_core.language.prompt import Message, Part, Role, SpeechPart, VisionPart, render, splice
-from model_core.speech.projector import SpeechProjector
-from model_core.training.loop import batches_of
-from model_core.vision.grid import VisionProjector
-
-_IGNORED = -100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One turn: what the user gives, and the answer to learn.
-
-    Args:
-        frames: Encoder frames of the user's speech, [T, D].
-        picture: Features of the user's picture, [C, H, W].
-        text: What the user writes.
-        answer: Without the end token.
-        ended: Whether the end token belongs to the answer; else it is the beginning of a longer one.
-    """
-
-    answer: str
-    ended: bool = True
-    text: str = ""
-    frames: Tensor | None = None
-    picture: Tensor | None = None
+from model_core.errors import InvalidInput
+from model_core.language.decoder import Decoder
+from model_core.language.extractor import Extraction, ExtractionConfig
+from model_core.training.examples import IGNORED, Batch
+from model_core.training.projectors import Projectors
+from model_core.training.regularizer import regularizer_loss
+from model_core.training.stage_module import StageModule
 
 
-class Instruction:
-    """The loss of stage 2 over samples.
+class Instruct(StageModule):
+    """The loss over batches of conversations.
 
     Args:
-        language_model: Its base stays frozen.
-        adapter: Adapter that is on and learns.
-        samples: To learn from.
-        speech_projector: Learns along, where samples hold speech.
-        vision_projector: Where samples hold pictures; learns along unless its parameters want no gradients.
-        batch: Samples a step.
+        decoder: With the adapter that learns, if there is one, put in by PEFT; all else is frozen.
+        projectors: Learn where their parameters want gradients.
+        regularizer: Weight of the regularizer.
+        extraction: Drops context tokens, where its keep rate is under 1.
     """
 
     def __init__(
         self,
-        language_model: LanguageModel,
-        adapter: str,
-        samples: Sequence[Sample],
-        speech_projector: SpeechProjector | None,
-        vision_projector: VisionProjector | None,
-        batch: int = 8,
+        decoder: Decoder,
+        projectors: Projectors,
+        regularizer: float = 0.0,
+        extraction: ExtractionConfig | None = None,
     ) -> None:
-        self.language_model = language_model
-        self.adapter = adapter
-        self.samples = samples
-        self.speech_projector = speech_projector
-        self.vision_projector = vision_projector
-        lengths = [_rough_length(sample) for sample in samples]
-        self._indices = batches_of(len(samples), batch, seed=2, lengths=lengths)
-        decoder = language_model.decoder
-        for path, parameter in decoder.named_parameters():
-            parameter.requires_grad_(f".adapters.{adapter}." in path)
-        parts = {"decoder": decoder, "speech_projector": speech_projector, "vision_projector": vision_projector}
-        self.modules = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+        super().__init__()
+        self.decoder = decoder
+        self.projectors = projectors
+        self.regularizer = regularizer
+        self.part_weights = {"answer_loss": 1.0} | ({"regularizer_loss": regularizer} if regularizer else {})
+        self.extraction = extraction if extraction and extraction.drops else None
 
-    def loss(self, step: int) -> Tensor:
-        """Mean cross-entropy of the answer tokens of the batch of a step."""
-        return self.batch_loss([self.samples[index] for index in self._indices(step)])
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, object] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Called by the Trainer. Raises InvalidInput for `offload`, which our decoder does not do."""
+        if offload:
+            raise InvalidInput("offload", "activations are computed again, never moved to the CPU")
+        self.decoder.checkpoint_every = every_n_layers
 
-    def batch_loss(self, samples: Sequence[Sample]) -> Tensor:
-        """Mean cross-entropy of the samples' answer tokens."""
-        decoder = self.language_model.decoder
-        sequences, labels = [], []
-        for prompt_LE, answer in zip(self.prompts(samples), self._answers(samples), strict=True):
-            # The last answer token is only predicted, never read.
-            sequences.append(torch.cat((prompt_LE, decoder.embed_tokens(answer[:-1]))))
-            labels.append(F.pad(answer, (len(prompt_LE) - 1, 0), value=_IGNORED))
-        embeds_BLE = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-        labels_BL = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=_IGNORED)
-        hidden_BLE = decoder(embeds_BLE, adapter=self.adapter)
-        # The output layer is nearly a quarter of the model's work: it runs on answer positions only.
-        answered_BL = labels_BL != _IGNORED
-        return F.cross_entropy(decoder.logits(hidden_BLE[answered_BL]).float(), labels_BL[answered_BL])
+    def forward(
+        self,
+        ids: Tensor,
+        labels: Tensor,
+        positions: Tensor,
+        lengths: Tensor,
+        speech: Tensor,
+        vision: Tensor,
+        instruction: Tensor,
+        frames: Tensor | None = None,
+        frame_lengths: Tensor | None = None,
+        transcripts: Tensor | None = None,
+        transcript_lengths: Tensor | None = None,
+        seen: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """A batch of `examples.collate`.
 
-    def prompts(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Each sample's prompt as embeddings [L, E]; gradients flow into the projectors."""
-        speech, pictures = self._speech_tokens(samples), self._vision_tokens(samples)
-        model = self.language_model
-        prompts = []
-        for row, sample in enumerate(samples):
-            parts: list[Part] = []
-            if row in pictures:
-                side = int(len(pictures[row]) ** 0.5)
-                parts.append(VisionPart(pictures[row], (1, side, side)))
-            if row in speech:
-                parts.append(SpeechPart(speech[row]))
-            if sample.text:
-                parts.append(sample.text)
-            runs = render([Message(Role.USER, parts)])
-            prompts.append(splice(runs, model.tokenizer, model.decoder.embed_tokens).embeds)
-        return prompts
+        Returns:
+            `loss`, and its parts: `answer_loss`, the mean cross-entropy of answer tokens; where there is one
+            `regularizer_loss`, over the recordings of the batch with a transcript.
+        """
+        embeds_BLE = self.decoder.embed_tokens(ids)
+        outputs: dict[str, Tensor] = {}
+        if frames is not None and frame_lengths is not None:
+            tokens_SNE, counts_S = self.projectors.speech_tokens(frames, frame_lengths)
+            own_SN = torch.arange(tokens_SNE.shape[1], device=ids.device) < counts_S[:, None].to(ids.device)
+            embeds_BLE = embeds_BLE.masked_scatter(speech[..., None], tokens_SNE[own_SN].to(embeds_BLE.dtype))
+            if self.regularizer and transcripts is not None and transcript_lengths is not None:
+                outputs["regularizer_loss"] = self._regularizer(tokens_SNE, counts_S, transcripts, transcript_lengths)
+        if seen is not None:
+            tokens_VE = self.projectors.vision_tokens(seen)
+            embeds_BLE = embeds_BLE.masked_scatter(vision[..., None], tokens_VE.to(embeds_BLE.dtype))
+        hidden_BLE, labels_BL = self._read(embeds_BLE, labels, positions, lengths, speech | vision, instruction)
+        # The output layer is a good part of a small model's work: it runs on answer positions only.
+        answered_BL = labels_BL != IGNORED
+        logits = self.decoder.logits(hidden_BLE[answered_BL]).float()
+        outputs["answer_loss"] = F.cross_entropy(logits, labels_BL[answered_BL])
+        return {"loss": self.weighted(outputs)} | outputs
 
-    def _answers(self, samples: Sequence[Sample]) -> list[Tensor]:
-        tokenizer = self.language_model.tokenizer
-        texts = [sample.answer + ("<|im_end|>" if sample.ended else "") for sample in samples]
-        return [torch.tensor(tokenizer.encode(text).ids) for text in texts]
+    def counts(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Answer tokens, and recordings with a transcript."""
+        counts = {"answer_loss": (batch["labels"] != IGNORED).sum()}
+        if self.regularizer and "transcript_lengths" in batch:
+            counts["regularizer_loss"] = (batch["transcript_lengths"] > 0).sum()
+        return counts
 
-    def _speech_tokens(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
-        frames = {row: sample.frames for row, sample in enumerate(samples) if sample.frames is not None}
-        if not frames or self.speech_projector is None:
-            return {}
-        padded = nn.utils.rnn.pad_sequence([f.float() for f in frames.values()], batch_first=True)
-        tokens_BNE = self.speech_projector(padded)
-        group = self.speech_projector.group
-        return {row: tokens[: len(f) // group] for (row, f), tokens in zip(frames.items(), tokens_BNE, strict=True)}
+    def _read(
+        self,
+        embeds_BLE: Tensor,
+        labels: Tensor,
+        positions: Tensor,
+        lengths: Tensor,
+        context: Tensor,
+        instruction: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states of what is left after extraction, and their labels."""
+        where = positions.permute(2, 0, 1)
+        if self.extraction is None:
+            return self.decoder(embeds_BLE, positions=where), labels
+        rows = list(enumerate(lengths.tolist()))
+        dropping = Extraction(
+            self.extraction, [context[row, :n] for row, n in rows], [instruction[row, :n] for row, n in rows]
+        )
+        hidden_BLE = self.decoder(
+            embeds_BLE, positions=where, lengths=[length for _, length in rows], extraction=dropping
+        )
+        kept = [labels[row][left] for row, left in enumerate(dropping.kept)]
+        return hidden_BLE, nn.utils.rnn.pad_sequence(kept, batch_first=True, padding_value=IGNORED)
 
-    def _vision_tokens(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
-        pictures = {row: sample.picture for row, sample in enumerate(samples) if sample.picture is not None}
-        if not pictures or self.vision_projector is None:
-            return {}
-        tokens_BNE = self.vision_projector(torch.stack([picture.float() for picture in pictures.values()]))
-        return dict(zip(pictures, tokens_BNE, strict=True))
-
-
-def _rough_length(sample: Sample) -> int:
-    speech = 0 if sample.frames is None else len(sample.frames) // 4
-    return speech + (len(sample.text) + len(sample.answer)) // 4
+    def _regularizer(self, tokens_SNE: Tensor, counts: Tensor, transcripts: Tensor, lengths: Tensor) -> Tensor:
+        known = lengths > 0
+        if not known.any():
+            return tokens_SNE.new_zeros((), dtype=torch.float32)
+        text_SXE = self.decoder.embed_tokens(transcripts[known]).float()
+        return regularizer_loss(tokens_SNE[known], text_SXE, counts.to(known.device)[known], lengths[known])

@@ -1,0 +1,105 @@
+"""What a run keeps of its course: `losses.jsonl`, one line for each line of the Trainer's log, and `sessions.json`.
+
+The losses of a run that was killed and went on equal those of an undisturbed one.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from model_core.data.errors import disk_failures
+from model_core.data.files import written_aside
+
+LOSSES_FILE = "losses.jsonl"
+SESSIONS_FILE = "sessions.json"
+
+Row = dict[str, float]
+OnStep = Callable[[int, int, float], None]
+
+_TIMES = ("_runtime", "_per_second", "_preparation_time")
+
+
+class Losses(TrainerCallback):
+    """Writes the lines, and tells a progress bar.
+
+    A run that goes on from a checkpoint forgets the lines after it: each step stands there once. What a line is a mean
+    over begins after the line before, so each checkpoint ends with one.
+    """
+
+    def __init__(self, path: Path, on_step: OnStep | None = None) -> None:
+        self.path = path
+        self.on_step = on_step
+        self._last = float("nan")
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Keeps the lines up to the step that the run goes on from."""
+        if state.is_world_process_zero:
+            kept = [row for row in read_losses(self.path) if row["step"] <= state.global_step]
+            with written_aside(self.path) as scratch:
+                scratch.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Moves the progress bar."""
+        if self.on_step and state.is_world_process_zero:
+            self.on_step(state.global_step, state.max_steps, self._last)
+        control.should_log |= control.should_save
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Writes a line."""
+        if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
+            return
+        self._last = logs.get("loss", self._last)
+        told = {key: value for key, value in logs.items() if not key.endswith(_TIMES) and key != "total_flos"}
+        with disk_failures(self.path), self.path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step} | told) + "\n")
+
+
+def read_losses(path: Path) -> list[Row]:
+    """Lines of a log of losses; one that was cut short is none."""
+    rows: list[Row] = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Sessions(TrainerCallback):
+    """Writes how long a run has taken: for each start the steps up to its last checkpoint, and seconds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before: list[dict[str, float]] = []
+        self._first, self._started = 0, 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Starts the clock."""
+        self._before = [session for session in read_sessions(self.path) if session["to"] <= state.global_step]
+        self._first, self._started = state.global_step, time.monotonic()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Writes it."""
+        if state.is_world_process_zero:
+            now = {"from": self._first, "to": state.global_step, "seconds": round(time.monotonic() - self._started, 2)}
+            with written_aside(self.path) as scratch:
+                scratch.write_text(json.dumps([*self._before, now]) + "\n")
+
+
+def read_sessions(path: Path) -> list[dict[str, float]]:
+    """What `Sessions` wrote: from which step, to which, seconds."""
+    return json.loads(path.read_text()) if path.is_file() else []

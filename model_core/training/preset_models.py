@@ -1,0 +1,38 @@
+"""The models of a preset as training takes them: frozen, in training's number format, with nothing trained on top."""
+
+import importlib
+from pathlib import Path
+
+from model_core.errors import InvalidInput
+from model_core.language.lora import PROJECTIONS
+from model_core.presets import PRESETS, build_language_model, build_speech_encoder, build_vision_encoder
+from model_core.presets.stages import STAGES, StageTable, TrainingStage
+from model_core.training.assembly import Models
+
+
+def stage_of(preset: str, name: str) -> TrainingStage:
+    """A preset's hyperparameters for a stage. Raises InvalidInput for an unknown preset or stage."""
+    if preset not in PRESETS:
+        raise InvalidInput("preset", f"{preset!r} is not one of {', '.join(PRESETS)}")
+    if name not in STAGES:
+        raise InvalidInput("stage", f"{name!r} is not one of {', '.join(STAGES)}")
+    module = importlib.import_module(f"model_core.presets.{preset.replace('-', '_')}")
+    table: StageTable = module.PRESET.training if hasattr(module, "PRESET") else module.TRAINING
+    return table[name]
+
+
+def load_models(preset: str, home: Path | None, checkpoint: Path | None) -> Models:
+    """Encoders and language model of a preset, none of whose parameters learns. Raises WeightsMissing, InvalidInput."""
+    language = build_language_model(preset, home, parts=None, checkpoint=checkpoint)
+    speech = build_speech_encoder(preset, home, parts=None, checkpoint=checkpoint)
+    vision = build_vision_encoder(preset, home, parts=None, checkpoint=checkpoint)
+    language.decoder.requires_grad_(False)
+    speech.requires_grad_(False)
+    return Models(
+        decoder=language.decoder,
+        tokenizer=language.tokenizer,
+        template=language.template,
+        speech=speech,
+        vision=vision,
+        projections=PROJECTIONS,
+    )

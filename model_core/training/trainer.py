@@ -1,0 +1,207 @@
+"""Hugging Face's Trainer around our modules: how a batch's loss is shared out, what a checkpoint is, samples' order.
+
+A checkpoint holds what learns (`trained.safetensors`), the optimiser, the schedule, all random states and the Trainer's
+own state. It counts only when its last file, `complete`, is there: one that was cut short is thrown away.
+
+Shapes: P parts of the loss.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from model_core.data.errors import disk_failures
+from model_core.errors import CheckpointError
+from model_core.training.dataset import MixtureSampler, StageDataset
+from model_core.training.sharding import fill, unshare, whole
+from model_core.training.stage_module import StageModule
+
+TRAINED_FILE = "trained.safetensors"
+COMPLETE_FILE = "complete"
+
+
+class StageTrainer(Trainer):
+    """Trains one stage's module.
+
+    Args:
+        module: What learns.
+        args: Of the Trainer.
+        train: What is learned from.
+        evaluate: What is measured between; None for nothing.
+        collate: Examples to a batch.
+        callbacks: Beside the Trainer's own.
+    """
+
+    def __init__(
+        self,
+        module: StageModule,
+        args: TrainingArguments,
+        train: StageDataset,
+        evaluate: StageDataset | None,
+        collate: Callable[[Sequence[Any]], dict[str, Tensor]],
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.sampler = MixtureSampler(train.lengths, train.shares, global_batch(args), args.data_seed or args.seed)
+        super().__init__(
+            model=module,
+            args=args,
+            train_dataset=train,
+            eval_dataset=evaluate,
+            data_collator=collate,
+            callbacks=[EpochOrder(self.sampler), *callbacks],
+        )
+        # What there is to tell is in the log and on the progress bar.
+        self.remove_callback(PrinterCallback)
+        # `compute_loss` weighs each share of a batch by what is in it: nothing is left to divide.
+        self.loss_is_scaled_for_ga = True
+        self.module = module
+        self._weights = torch.tensor(list(module.part_weights.values()), device=args.device)
+        # Of each part: the sum over the steps since the last line of the log, and the steps that had it.
+        self._sums = torch.zeros(2, len(self._weights), device=args.device)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """The shares of an optimiser step that this process computes, and the counts [P] of the whole batch."""
+        shares = list(islice(epoch_iterator, num_batches))
+        empty = torch.zeros_like(self._weights)
+        totals = torch.stack([self.module.totals(share).to(device) for share in shares] or [empty]).sum(0)
+        totals = self.accelerator.reduce(totals, "sum")
+        self._sums[1] += totals > 0
+        return shares, totals
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The share that these samples have in the loss of the whole batch; without its counts, their own loss."""
+        outputs: Mapping[str, Tensor] = model(**inputs)
+        loss = outputs["loss"]
+        if isinstance(num_items_in_batch, Tensor):
+            shares = self.module.totals(inputs) / num_items_in_batch.clamp(min=1)
+            nothing = loss.new_zeros(())
+            parts = torch.stack([outputs.get(name, nothing).float() for name in self.module.part_weights]) * shares
+            self._sums[0] += parts.detach()
+            # Gradients and losses of the processes are averaged.
+            loss = (parts * self._weights).sum() * self.args.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The loss of some samples; there is nothing else to predict."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss: Tensor = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of the loss's parts since the last line."""
+        if "loss" in logs:
+            sums, steps = self._sums.clone()
+            sums = self.accelerator.reduce(sums, "sum")
+            named = zip(self.module.part_weights, sums.tolist(), steps.tolist(), strict=True)
+            logs |= {name: value / count for name, value, count in named if count}
+            self._sums.zero_()
+        super().log(logs, start_time)
+
+    def gather_trained(self) -> None:
+        """After the last step: what FSDP shared out is whole on every process, as writing wants it."""
+        if self.is_fsdp_enabled:
+            unshare(self.module)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        return SequentialSampler(eval_dataset)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes what learns; the Trainer would gather the frozen weights too."""
+        self._save(output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        tensors = {name: whole(p).cpu().contiguous() for name, p in self.module.named_parameters() if p.requires_grad}
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            with disk_failures(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(tensors, folder / TRAINED_FILE)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with disk_failures(folder):
+            super()._save_checkpoint(model, trial)
+            # Every process writes its random state.
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                (folder / COMPLETE_FILE).touch()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_trained(self.module, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled:
+            super()._load_best_model()
+        elif self.state.best_model_checkpoint:
+            load_trained(self.module, Path(self.state.best_model_checkpoint))
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the sampler the epoch: under several processes accelerate does not reach it where a run goes on."""
+
+    def __init__(self, sampler: MixtureSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called before an epoch's first sample is drawn, or the first after the checkpoint."""
+        self.sampler.set_epoch(state.global_step * self.sampler.batch // len(self.sampler))
+
+
+def global_batch(args: TrainingArguments) -> int:
+    """Samples of an optimiser step of all processes."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint."""
+    whole_ones = [path for path in _checkpoints(folder) if (path / COMPLETE_FILE).is_file()]
+    return max(whole_ones, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def remove_cut_short(folder: Path) -> None:
+    """Deletes checkpoints that were not written to the end."""
+    for path in _checkpoints(folder):
+        if not (path / COMPLETE_FILE).is_file():
+            shutil.rmtree(path)
+
+
+def load_trained(module: nn.Module, checkpoint: Path) -> None:
+    """Gives what learns its weights from a checkpoint. Raises CheckpointError where they are another stage's."""
+    learns = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    tensors = load_file(checkpoint / TRAINED_FILE)
+    if missing := learns.keys() ^ tensors.keys():
+        raise CheckpointError(str(checkpoint), f"belongs to another stage or preset: {min(missing)} differs")
+    with torch.no_grad():
+        for name, parameter in learns.items():
+            fill(parameter, tensors[name])
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return list(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))

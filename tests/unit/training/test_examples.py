@@ -1,0 +1,115 @@
+"""Samples are laid out as inference lays prompts out, and what is learned is the answers and nothing else."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_core.data.conversation import Conversation
+from model_core.data.rows import LightSample, to_light_sample, to_row
+from model_core.language.prompt import Message, Part, SpeechPart, VisionPart, lay_out, render
+from model_core.training.assembly import Models
+from model_core.training.examples import IGNORED, Example, collate
+from model_core.training.preset_models import load_models
+from tests.training_runs import assistant, noise, plain_picture, to_instruct, user
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return load_models("tiny", None, None)
+
+
+def light(conversation: Conversation) -> LightSample:
+    return to_light_sample(to_row(conversation))
+
+
+def example(models: Models, conversation: Conversation) -> Example:
+    return models.maker(light(conversation), models.encoders.features(conversation))
+
+
+def learned(models: Models, made: Example) -> list[str]:
+    """Each stretch of labels as text."""
+    runs: list[list[int]] = [[]]
+    for label in made.labels.tolist():
+        if label != IGNORED:
+            runs[-1].append(label)
+        elif runs[-1]:
+            runs.append([])
+    return [models.tokenizer.decode(run, skip_special_tokens=False) for run in runs if run]
+
+
+def test_answers_with_their_end_are_learned_and_nothing_else(models: Models) -> None:
+    whole, cut = (example(models, conversation) for conversation in to_instruct(2))
+    assert learned(models, whole) == ["hello you<|im_end|>", "hello 0<|im_end|>"]
+    assert learned(models, cut) == ["yes<|im_end|>", "hello 1"]  # its last answer goes on
+
+
+def test_a_label_is_the_token_after_its_position(models: Models) -> None:
+    made = example(models, to_instruct(1)[0])
+    at = (made.labels != IGNORED).nonzero()[:, 0]
+    inside = at[:-1][at[1:] == at[:-1] + 1]
+    assert torch.equal(made.labels[inside], made.ids[inside + 1])
+    assert len(inside) > 10
+
+
+def asked(models: Models, conversation: Conversation) -> list[Message]:
+    """The conversation up to its last answer, as a request brings it."""
+    features = models.encoders.features(conversation)
+    group, width = models.speech.config.projector.group, models.decoder.config.width
+    speech = [SpeechPart(torch.zeros(len(clip) // group, width)) for clips in features.clips for clip in clips]
+    pictures = [VisionPart(torch.zeros(t * h * w, width), (t, h, w)) for t, h, w in features.grids]
+    media: dict[str, list[Part]] = {"<speech>": list(speech), "<image>": list(pictures)}
+    messages = []
+    for turn in conversation.turns[:-1]:
+        lines = [line.strip() for line in turn.text.splitlines()]
+        parts = [media[line].pop(0) if line in media else line for line in lines]
+        messages.append(Message(turn.role, parts))
+    return messages
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_the_prompt_is_what_inference_reads(models: Models, turns: int) -> None:
+    conversation = to_instruct(1)[0]
+    if turns == 1:
+        conversation = Conversation(
+            id="one", turns=conversation.turns[:2], images=conversation.images, speech=conversation.speech
+        )
+    made = example(models, conversation)
+    layout = lay_out(render(asked(models, conversation), models.template), models.tokenizer)
+    length = len(layout.ids)
+    assert torch.equal(made.ids[:length], layout.ids)
+    assert torch.equal(made.positions[:, :length], layout.positions)
+    assert torch.equal(made.speech[:length], layout.speech)
+    assert torch.equal(made.vision[:length], layout.vision)
+    assert made.labels[length - 1] != IGNORED  # the answer begins where inference begins to write
+    last_answer = len(models.tokenizer.encode(conversation.turns[-1].text, add_special_tokens=False).ids)
+    assert len(made.ids) == length + last_answer
+
+
+def test_transcripts_stand_beside_recordings_of_one_clip(models: Models) -> None:
+    conversation = Conversation(
+        id="x",
+        turns=(user("<speech><speech>Repeat."), assistant("ok")),
+        speech=(noise(0, 31.0, "long words"), noise(1, 1.0, "short")),
+    )
+    made = example(models, conversation)
+    assert [models.tokenizer.decode(ids.tolist()) for ids in made.transcripts] == ["", "", "short"]
+
+
+@given(st.permutations(range(4)))
+def test_a_batch_holds_what_its_samples_hold(models: Models, order: list[int]) -> None:
+    text = Conversation(id="t", turns=(user("Say yes."), assistant("yes")))
+    picture = Conversation(id="p", turns=(user("<image>What?"), assistant("red")), images=(plain_picture(9),))
+    made = [example(models, conversation) for conversation in (*to_instruct(2), text, picture)]
+    made = [made[row] for row in order]
+    batch = collate(made)
+    assert batch["lengths"].tolist() == [len(one.ids) for one in made]
+    for row, one in enumerate(made):
+        length = len(one.ids)
+        for name in ("ids", "labels", "speech", "vision", "instruction"):
+            assert torch.equal(batch[name][row, :length], getattr(one, name))
+        assert torch.equal(batch["positions"][row, :length].T, one.positions)
+        assert (batch["labels"][row, length:] == IGNORED).all()
+        assert not batch["speech"][row, length:].any()
+    assert batch["frame_lengths"].tolist() == [len(clip) for one in made for clip in one.clips]
+    assert len(batch["seen"]) == sum(len(values) for one in made for values in one.seen)

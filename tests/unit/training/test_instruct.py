@@ -1,0 +1,120 @@
+"""Stages 2 and 3: what learns, and what a batch costs."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model_core.language.decoder import Decoder
+from model_core.language.extractor import LEAST_CONTEXT, ExtractionConfig
+from model_core.language.lora import PROJECTIONS, LoraConfig
+from model_core.presets import tiny
+from model_core.training.adapters import add_adapter
+from model_core.training.examples import Batch, Example, collate
+from model_core.training.instruct import Instruct
+from model_core.training.projectors import Projectors
+from tests.training_runs import laid_out, to_instruct
+
+
+def decoder() -> Decoder:
+    torch.manual_seed(0)
+    return tiny.LANGUAGE.build().requires_grad_(False)
+
+
+def instruct(regularizer: float = 0.0, extraction: ExtractionConfig | None = None) -> Instruct:
+    """With an adapter that changes something."""
+    adapted = decoder()
+    add_adapter(adapted, "speech", LoraConfig(rank=2, alpha=4), PROJECTIONS, None)
+    speech, vision = tiny.SPEECH_ENCODER.projector.build(), tiny.VISION_ENCODER.projector.build()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return Instruct(adapted, Projectors(speech, vision), regularizer, extraction)
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    return laid_out(to_instruct(3))
+
+
+def test_adapter_and_projectors_learn_and_the_base_stays(examples: list[Example]) -> None:
+    module = instruct(regularizer=0.5)
+    module(**collate(examples))["loss"].backward()
+    learning = {name for name, parameter in module.named_parameters() if parameter.grad is not None}
+    assert learning == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name or name.startswith("projectors.") for name in learning)
+    kinds = {name.split(".")[1] for name in learning if name.startswith("projectors.")}
+    assert kinds == {"speech", "vision"}
+    layers = tiny.LANGUAGE.layers
+    assert sum("lora_" in name for name in learning) == 2 * len(PROJECTIONS) * layers
+
+
+def test_the_regularizer_is_added_with_its_weight(examples: list[Example]) -> None:
+    plain, regularized = instruct(), instruct(regularizer=0.5)
+    regularized.load_state_dict(plain.state_dict())
+    batch = collate(examples)
+    alone, both = plain(**batch), regularized(**batch)
+    assert "regularizer_loss" not in alone
+    assert both["answer_loss"].item() == pytest.approx(alone["answer_loss"].item())
+    assert both["regularizer_loss"].item() > 0
+    assert both["loss"].item() == pytest.approx(both["answer_loss"].item() + 0.5 * both["regularizer_loss"].item())
+
+
+def test_recordings_without_a_transcript_are_not_regularized(examples: list[Example]) -> None:
+    module = instruct(regularizer=0.5)
+    batch = collate(examples)
+    batch["transcript_lengths"] = torch.zeros_like(batch["transcript_lengths"])
+    outputs = module(**batch)
+    assert outputs["regularizer_loss"].item() == 0
+    assert module.counts(batch)["regularizer_loss"] == 0
+
+
+def shared_out(module: Instruct, examples: list[Example], shares: list[list[int]]) -> dict[str, float]:
+    """Parts of the loss of a batch, from those of its shares and how much each counts."""
+    batches: list[Batch] = [collate([examples[row] for row in share]) for share in shares]
+    totals = torch.stack([module.totals(batch) for batch in batches])
+    values = torch.stack([torch.stack([module(**b)[name] for name in module.part_weights]) for b in batches])
+    means = (values * totals).sum(0) / totals.sum(0)
+    return dict(zip(module.part_weights, means.tolist(), strict=True))
+
+
+def test_counts_put_the_shares_of_a_batch_together(examples: list[Example]) -> None:
+    module = instruct(regularizer=0.5)
+    whole = module(**collate(examples))
+    for shares in ([[0], [1, 2]], [[2], [0], [1]]):
+        parts = shared_out(module, examples, shares)
+        assert parts == pytest.approx({name: whole[name].item() for name in parts}, rel=1e-4)
+
+
+def gradients(module: Instruct, batch: Batch) -> dict[str, Tensor]:
+    module.zero_grad()
+    module(**batch)["loss"].backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def test_activations_that_are_computed_again_give_the_same_gradients(examples: list[Example]) -> None:
+    module, batch = instruct(regularizer=0.5), collate(examples)
+    kept = gradients(module, batch)
+    module.activation_checkpointing_enable()
+    for name, gradient in gradients(module, batch).items():
+        torch.testing.assert_close(gradient, kept[name])
+
+
+def test_keeping_every_token_costs_what_no_extraction_costs(examples: list[Example]) -> None:
+    plain = instruct()
+    batch = collate(examples)
+    kept = instruct(extraction=ExtractionConfig(blocks=2, keep_rate=1.0))
+    kept.load_state_dict(plain.state_dict())
+    assert torch.equal(plain(**batch)["loss"], kept(**batch)["loss"])
+
+
+def test_extraction_drops_context_alone_and_gradients_stay_numbers() -> None:
+    dropping, plain = instruct(extraction=ExtractionConfig(blocks=2, keep_rate=0.01)), instruct()
+    plain.load_state_dict(dropping.state_dict())
+    batch = collate(laid_out(to_instruct(2, seconds=4.0)))
+    context = (batch["speech"] | batch["vision"]).sum(1)
+    lengths: list[int] = []
+    dropping.decoder.register_forward_hook(lambda module, given, hidden: lengths.append(hidden.shape[1]))
+    found = gradients(dropping, batch)
+    assert all(gradient.isfinite().all() for gradient in found.values())
+    assert lengths == [int((batch["lengths"] - context + LEAST_CONTEXT).max())]
+    assert dropping(**batch)["loss"].item() != plain(**batch)["loss"].item()

@@ -1,0 +1,59 @@
+"""Projectors as training uses them."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_core.presets import tiny
+from model_core.speech.projector import SpeechProjector
+from model_core.training.projectors import Projectors
+
+WIDTH = tiny.SPEECH_ENCODER.projector.encoder_width
+
+
+def projector(context_layers: int) -> SpeechProjector:
+    torch.manual_seed(0)
+    made = SpeechProjector.Config(
+        encoder_width=WIDTH, model_width=6, group=3, hidden_width=5, context_layers=context_layers, context_width=4,
+        kernel=5,
+    ).build()  # fmt: skip
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)  # so that context layers do something
+    return made.eval()
+
+
+@pytest.mark.parametrize("context_layers", [0, 2])
+@given(lengths=st.lists(st.integers(3, 30), min_size=1, max_size=4))
+def test_a_recording_gives_the_same_tokens_in_any_batch(context_layers: int, lengths: list[int]) -> None:
+    projectors = Projectors(projector(context_layers), None)
+    clips = [torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(length)) for length in lengths]
+    # What stands behind a recording's end is anything.
+    frames = torch.full((len(clips), max(lengths), WIDTH), 7.0)
+    for row, clip in enumerate(clips):
+        frames[row, : len(clip)] = clip
+    tokens, counts = projectors.speech_tokens(frames, torch.tensor(lengths))
+    assert counts.tolist() == [length // 3 for length in lengths]
+    for row, clip in enumerate(clips):
+        alone, _ = projectors.speech_tokens(clip[None], torch.tensor([len(clip)]))
+        torch.testing.assert_close(tokens[row, : counts[row]], alone[0, : counts[row]])
+
+
+def test_a_recording_shorter_than_a_token_still_gives_one() -> None:
+    _, counts = Projectors(projector(0), None).speech_tokens(torch.randn(1, 1, WIDTH), torch.tensor([1]))
+    assert counts.tolist() == [1]
+
+
+def test_without_context_layers_the_tensors_are_those_of_the_published_checkpoints() -> None:
+    names = ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"]
+    assert list(projector(0).state_dict()) == names
+    assert set(names) < set(projector(1).state_dict())
+
+
+def test_spans_are_hidden_in_training_alone() -> None:
+    frames, lengths = torch.randn(2, 30, WIDTH), torch.tensor([30, 30])
+    projectors = Projectors(projector(0), None, mask_frames=10)
+    evaluated = projectors.eval().speech_tokens(frames, lengths)[0]
+    assert torch.equal(evaluated, projectors.speech_tokens(frames, lengths)[0])
+    torch.manual_seed(0)
+    assert not torch.equal(evaluated, projectors.train().speech_tokens(frames, lengths)[0])
