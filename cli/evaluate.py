@@ -1,38 +1,31 @@
-"""`lyra eval`: how well a preset hears and sees, on anybody's files."""
+"""`lyra eval`: how well a preset, or a running gateway, hears, sees and answers."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.connection import lyra_home
+from cli import evaluate_nano, evaluate_own, evaluate_published
 from cli.console import step_progress
+from cli.evaluate_options import FileOption, GatewayOption, KeyOption, ManifestOption, PresetOption, subject_of
 from cli.failure import model_failures
 from cli.serve import CheckpointOption
 
-app = typer.Typer(no_args_is_help=True, help="Measure a preset on files of your own: one JSON line with the figure.")
-
-ManifestOption = Annotated[
-    Path, typer.Option(exists=True, dir_okay=False, help="JSON Lines; paths in it are relative to its folder.")
-]
-PresetOption = Annotated[
-    str,
-    typer.Option(help="Weights to measure: nano; mini, base, pro or llama3 (of a checkpoint); tiny, tiny-qwen2-vl."),
-]
-OutOption = Annotated[
-    Path | None, typer.Option(dir_okay=False, help="File for every line of the manifest with its prediction.")
-]
+app = typer.Typer(
+    no_args_is_help=True, help="Measure a preset or a running gateway: one JSON line with the figure, more with --out."
+)
 
 
-@app.command()
+@app.command(rich_help_panel="Files of your own")
 def wer(
     manifest: ManifestOption,
     preset: PresetOption = "nano",
     whisper_decoder: Annotated[
         bool, typer.Option("--whisper-decoder", help="Let Whisper's own decoder write: the yardstick.")
     ] = False,
-    out: OutOption = None,
+    out: FileOption = None,
     checkpoint: CheckpointOption = None,
+    gateway: GatewayOption = None,
+    key: KeyOption = None,
 ) -> None:
     """Word error rate of what the language model hears.
 
@@ -48,9 +41,7 @@ def wer(
 
         result = evaluate_wer(
             manifest,
-            preset,
-            home=lyra_home(),
-            checkpoint=checkpoint,
+            subject_of(preset, checkpoint, gateway, key),
             whisper_decoder=whisper_decoder,
             out=out,
             progress=lambda done, total: show("heard", done, total, ""),
@@ -58,12 +49,14 @@ def wer(
     typer.echo(result.to_json())
 
 
-@app.command()
+@app.command(rich_help_panel="Files of your own")
 def vqa(
     manifest: ManifestOption,
     preset: PresetOption = "nano",
-    out: OutOption = None,
+    out: FileOption = None,
     checkpoint: CheckpointOption = None,
+    gateway: GatewayOption = None,
+    key: KeyOption = None,
 ) -> None:
     """Share of questions about pictures that are answered as expected.
 
@@ -79,10 +72,15 @@ def vqa(
 
         result = evaluate_vqa(
             manifest,
-            preset,
-            home=lyra_home(),
-            checkpoint=checkpoint,
+            subject_of(preset, checkpoint, gateway, key),
             out=out,
             progress=lambda done, total: show("answered", done, total, ""),
         )
     typer.echo(result.to_json())
+
+
+for name, command in evaluate_own.COMMANDS.items():
+    app.command(name, rich_help_panel="Files of your own")(command)
+for name, command in evaluate_published.COMMANDS.items():
+    app.command(name, rich_help_panel="Published data sets")(command)
+app.command("nano", rich_help_panel="A whole card")(evaluate_nano.nano)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import adapters, ask, audio, demo, evaluate, keys, parity, serve, train, weights
+from cli import adapters, ask, audio, data, demo, evaluate, keys, parity, serve, train, weights
 from cli.failure import Commands
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ app.command("speak", rich_help_panel="Use a running stack")(audio.speak)
 app.add_typer(weights.app, name="weights", rich_help_panel="Manage")
 app.add_typer(adapters.app, name="adapters", rich_help_panel="Manage")
 app.add_typer(keys.app, name="keys", rich_help_panel="Manage")
+app.add_typer(data.app, name="data", rich_help_panel="Train and measure")
 app.add_typer(train.app, name="train", rich_help_panel="Train and measure")
 app.add_typer(evaluate.app, name="eval", rich_help_panel="Train and measure")
 app.command("parity", rich_help_panel="Train and measure")(parity.parity)

@@ -35,17 +35,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A figure and what it was measured on; `details` go beside it."""
+    """A figure and what it was measured on; `subject` says of whom, `details` go beside it."""
 
     metric: str
     value: float
     count: int
-    preset: str
+    subject: dict[str, str]
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line."""
-        head = {"metric": self.metric, "value": self.value, "count": self.count, "preset": self.preset}
+        head = {"metric": self.metric, "value": self.value, "count": self.count, **self.subject}
         return json.dumps(head | self.details)
 
 

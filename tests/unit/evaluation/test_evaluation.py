@@ -1,21 +1,15 @@
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 from PIL import Image
 
 from model_core.errors import InvalidInput, UnknownPreset
+from model_core.evaluation.preset_subject import PresetSubject
 from model_core.evaluation.vqa import evaluate_vqa
 from model_core.evaluation.wer import evaluate_wer
-
-
-def write_tone(path: Path, seconds: float = 1.0) -> None:
-    samples = np.sin(np.arange(int(seconds * 16_000)) * (2 * math.pi * 440 / 16_000)) * 0.3
-    soundfile.write(path, samples.astype(np.float32), 16_000)
+from tests.evaluation_sets import write_tone
 
 
 @pytest.fixture
@@ -32,6 +26,7 @@ def manifest(folder: Path, *lines: dict[str, Any] | str) -> Path:
     return path
 
 
+TINY = PresetSubject("tiny")
 HEARD = {"audio": "media/short.wav", "text": "hello there"}
 WRITTEN = {"image": "media/red.png", "question": "What color is this?", "answer": "red"}
 SPOKEN = {"image": "media/red.png", "audio": "media/short.wav", "answer": "red"}
@@ -44,7 +39,7 @@ def test_word_error_rate_is_that_of_the_predictions_written(folder: Path, whispe
     lines = manifest(folder, HEARD | {"voice": "tone"}, "", HEARD)
     result = evaluate_wer(
         lines,
-        "tiny",
+        TINY,
         whisper_decoder=whisper_decoder,
         out=out,
         progress=lambda done, total: steps.append((done, total)),
@@ -64,12 +59,12 @@ def test_word_error_rate_is_that_of_the_predictions_written(folder: Path, whispe
 
 def test_recording_of_several_clips_is_heard_clip_by_clip(folder: Path) -> None:
     write_tone(folder / "media" / "long.wav", seconds=61)
-    assert evaluate_wer(manifest(folder, HEARD | {"audio": "media/long.wav"}), "tiny").count == 1
+    assert evaluate_wer(manifest(folder, HEARD | {"audio": "media/long.wav"}), TINY).count == 1
 
 
 def test_written_and_spoken_questions_are_answered(folder: Path) -> None:
     out = folder / "out.jsonl"
-    result = evaluate_vqa(manifest(folder, WRITTEN, SPOKEN), "tiny", out=out)
+    result = evaluate_vqa(manifest(folder, WRITTEN, SPOKEN), TINY, out=out)
     printed = json.loads(result.to_json())
     predictions = [json.loads(line) for line in out.read_text().splitlines()]
     assert (printed["metric"], printed["count"], printed["written"], printed["spoken"]) == ("vqa", 2, 1, 1)
@@ -78,9 +73,9 @@ def test_written_and_spoken_questions_are_answered(folder: Path) -> None:
 
 def test_answer_as_expected_counts_as_correct(folder: Path) -> None:
     out = folder / "out.jsonl"
-    evaluate_vqa(manifest(folder, WRITTEN), "tiny", out=out)
+    evaluate_vqa(manifest(folder, WRITTEN), TINY, out=out)
     said = json.loads(out.read_text())["prediction"]
-    assert evaluate_vqa(manifest(folder, WRITTEN | {"answer": said}), "tiny").value == 1
+    assert evaluate_vqa(manifest(folder, WRITTEN | {"answer": said}), TINY).value == 1
 
 
 @pytest.mark.parametrize(
@@ -98,7 +93,7 @@ def test_answer_as_expected_counts_as_correct(folder: Path) -> None:
 )
 def test_bad_line_is_named_with_its_key(folder: Path, line: dict[str, Any] | str, named: str, problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem) as refused:
-        evaluate_wer(manifest(folder, HEARD, line), "tiny")
+        evaluate_wer(manifest(folder, HEARD, line), TINY)
     assert refused.value.field == named
 
 
@@ -114,7 +109,7 @@ def test_bad_line_is_named_with_its_key(folder: Path, line: dict[str, Any] | str
 )
 def test_bad_picture_question_is_named_with_its_key(folder: Path, line: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        evaluate_vqa(manifest(folder, line), "tiny")
+        evaluate_vqa(manifest(folder, line), TINY)
     assert refused.value.field == named
 
 
@@ -123,17 +118,17 @@ def test_missing_empty_wordless_and_binary_manifests_are_refused(folder: Path) -
     binary.write_bytes(b"\xff\xfe\x00")
     for path in (folder / "none.jsonl", manifest(folder, "", ""), manifest(folder, HEARD | {"text": "um"}), binary):
         with pytest.raises(InvalidInput) as refused:
-            evaluate_wer(path, "tiny")
+            evaluate_wer(path, TINY)
         assert refused.value.field == "manifest"
 
 
 def test_manifest_is_not_overwritten_by_its_predictions(folder: Path) -> None:
     path = manifest(folder, HEARD)
     with pytest.raises(InvalidInput, match="manifest itself"):
-        evaluate_wer(path, "tiny", out=path)
+        evaluate_wer(path, TINY, out=path)
     assert json.loads(path.read_text()) == HEARD
 
 
 def test_unknown_preset_is_refused(folder: Path) -> None:
     with pytest.raises(UnknownPreset):
-        evaluate_wer(manifest(folder, HEARD), "huge")
+        evaluate_wer(manifest(folder, HEARD), PresetSubject("huge"))

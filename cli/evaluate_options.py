@@ -1,0 +1,149 @@
+"""What the commands of `lyra eval` share: their options, who is measured, how results leave."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.connection import find_gateway, lyra_home
+from cli.console import note, step_progress
+from cli.failure import CommandFailed, model_failures
+
+if TYPE_CHECKING:
+    from model_core.evaluation.manifest import Progress
+    from model_core.evaluation.predictions import Sample
+    from model_core.evaluation.report import Report
+    from model_core.evaluation.subject import Ask, Subject
+
+ManifestOption = Annotated[
+    Path, typer.Option(exists=True, dir_okay=False, help="JSON Lines; paths in it are relative to its folder.")
+]
+PresetOption = Annotated[
+    str,
+    typer.Option(help="Weights to measure: nano; mini, base, pro or llama3 (of a checkpoint); tiny, tiny-qwen2-vl."),
+]
+GatewayOption = Annotated[
+    str | None, typer.Option(help="Measure the gateway at this address instead of a preset in this process.")
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key", envvar="LYRA_API_KEY", help="API key; without it, the local stack's development key."),
+]
+FileOption = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="File for every line of the manifest with its prediction.")
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        file_okay=False,
+        help="Folder for result.json, result.md, plots and predictions.jsonl; what it holds is not asked again.",
+    ),
+]
+DataArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The data set, in its published layout.")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Measure the first so many only.")]
+AdapterOption = Annotated[str, typer.Option(help="Adapter to answer with, base for none; empty for the one that fits.")]
+KeepRateOption = Annotated[
+    float | None, typer.Option(help="Share of context tokens kept after each block, over 0 and at most 1 (all).")
+]
+BlocksOption = Annotated[int | None, typer.Option(min=1, help="Blocks that the model's layers are cut into.")]
+PartsOption = Annotated[
+    Path | None, typer.Option(exists=True, file_okay=False, help="Folder of nano's trained parts, in place of its own.")
+]
+QuestionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="JSON Lines with `question`, or a text with one a line; else 32 of our own."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """How questions are to be answered, whatever they are."""
+
+    limit: int | None = None
+    adapter: str = ""
+    keep_rate: float | None = None
+    blocks: int | None = None
+
+    def of(self, samples: "Sequence[Sample]") -> "list[Sample]":
+        """The samples that are wanted, asked in the wanted way."""
+        return [replace(sample, ask=self._wanted(sample.ask)) for sample in samples[: self.limit]]
+
+    def _wanted(self, ask: "Ask") -> "Ask":
+        return replace(
+            ask,
+            adapter=self.adapter or ask.adapter,
+            keep_rate=ask.keep_rate if self.keep_rate is None else self.keep_rate,
+            blocks=ask.blocks if self.blocks is None else self.blocks,
+        )
+
+
+def subject_of(
+    preset: str, checkpoint: Path | None, gateway: str | None, key: str | None, parts: Path | None = None
+) -> "Subject":
+    """The gateway where one is named, else the preset. Raises CommandFailed, UnknownPreset."""
+    if gateway:
+        from cli.gateway_subject import GatewaySubject
+
+        connection = find_gateway(gateway, key)
+        if not connection.key and (local := _local_key(connection.url)):
+            connection = replace(connection, key=local)
+        return GatewaySubject(connection)
+    from model_core.evaluation.preset_subject import PresetSubject
+    from model_core.presets import NANO_PARTS
+
+    return PresetSubject(preset, lyra_home(), checkpoint, parts or NANO_PARTS)
+
+
+def measure(name: str, out: Path | None, make: "Callable[[Progress], Report]", *, notes: str = "") -> None:
+    """Runs a benchmark, shows how far it is, prints its line of JSON, and writes its folder.
+
+    Args:
+        name: Of what is counted, for the progress bar.
+        out: The folder; None for none.
+        make: Measures; gets what it is to call with its progress.
+        notes: A paragraph for the Markdown file.
+    """
+    with model_failures(), voice_failures(), step_progress() as show:
+        report = make(lambda done, total: show(name, done, total, ""))
+    if out:
+        from model_core.evaluation.report import write_report
+
+        write_report(out, report, ["lyra", *sys.argv[1:]], notes)
+        note(f"results are in {out}")
+    typer.echo(report.result.to_json())
+
+
+@contextmanager
+def voice_failures() -> Iterator[None]:
+    """Turns a missing reading voice into CommandFailed."""
+    from model_core.data.voices import SpeakerMissing
+
+    try:
+        yield
+    except SpeakerMissing as error:
+        raise CommandFailed(str(error), "install it, or name another voice with --voice") from error
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """`1,2,3.5` as numbers. Raises BadParameter."""
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no list of numbers such as 1,2,5", param_hint=option) from error
+
+
+def _local_key(url: str) -> str:
+    try:
+        local = find_gateway(None, None)
+    except CommandFailed:
+        return ""
+    return local.key if local.url == url else ""

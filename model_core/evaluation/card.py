@@ -1,0 +1,327 @@
+"""nano's card: every figure that it promises, measured on the committed test sets, the target beside it.
+
+The table of parts below is the card. Parts that are timed run alone at the end; the others may share the machine.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model_core.errors import InvalidInput
+from model_core.evaluation.ablation import ablation_report
+from model_core.evaluation.aloud import DEFAULT_READER, TINY_READER
+from model_core.evaluation.factual import WRITTEN, factual_report, load_factual
+from model_core.evaluation.manifest import Progress
+from model_core.evaluation.manifests import exact_match, picture_questions, recorded_sentences
+from model_core.evaluation.needle import Haystack, Setting, needle_report, needle_samples
+from model_core.evaluation.picture_benchmarks import PictureBenchmark, picture_report
+from model_core.evaluation.predictions import Row
+from model_core.evaluation.prompts import load_prompts
+from model_core.evaluation.report import Report
+from model_core.evaluation.short_answers import contains_answer, is_right
+from model_core.evaluation.spoken_answer import spoken_answer_report
+from model_core.evaluation.subject import Subject
+from model_core.evaluation.text_quality import text_quality_report
+from model_core.evaluation.wer import word_error_report
+
+# In nano's own blocks.
+KEEP_RATES = (1.0, 0.8, 0.7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A line of the card.
+
+    Attributes:
+        what: In words.
+        at: Keys that lead to it in a part's result.
+        percent: Whether it is a share, shown in percent.
+        at_least, at_most: Its target; without either it is only told.
+        at_least_of: Keys of another figure that it must not be below.
+    """
+
+    what: str
+    at: tuple[str, ...] = ("value",)
+    percent: bool = True
+    at_least: float | None = None
+    at_most: float | None = None
+    at_least_of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a part works with.
+
+    Attributes:
+        subject: Who is measured.
+        data: Folder of the test sets.
+        folder: Where its predictions lie.
+        home: Where weights and packages are.
+        adapters: Adapters of the subject.
+        reader: The voice that reads texts aloud.
+        show: Progress.
+    """
+
+    subject: Subject
+    data: Path
+    folder: Path
+    home: Path | None
+    adapters: tuple[str, ...]
+    reader: str
+    show: Progress
+
+
+Run = Callable[[Desk, Mapping[str, Any]], Report]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A benchmark of the card: what runs, with which options, and what it promises."""
+
+    name: str
+    run: Run
+    options: Mapping[str, Any] = field(default_factory=dict)
+    figures: tuple[Figure, ...]
+    timed: bool = False
+
+
+def reader_of(preset: str) -> str:
+    """The voice that reads texts aloud for a preset."""
+    return TINY_READER if preset.startswith("tiny") else DEFAULT_READER
+
+
+def choose_parts(only: tuple[str, ...]) -> tuple[Part, ...]:
+    """The parts named, or whose names begin so; all of them where none is. Raises InvalidInput."""
+    for wanted in only:
+        if not any(part.name.startswith(wanted) for part in PARTS):
+            raise InvalidInput("only", f"{wanted!r} is no part: there are {', '.join(part.name for part in PARTS)}")
+    return tuple(part for part in PARTS if not only or part.name.startswith(only))
+
+
+def _wer(desk: Desk, options: Mapping[str, Any]) -> Report:
+    sentences = recorded_sentences(desk.data / options["manifest"])
+    whisper = bool(options.get("whisper"))
+    return word_error_report(sentences, desk.subject, desk.folder, whisper_decoder=whisper, progress=desk.show)
+
+
+def _pictures(desk: Desk, options: Mapping[str, Any]) -> Report:
+    samples = picture_questions(desk.data / options["manifest"])
+    benchmark = PictureBenchmark(
+        name=options["manifest"],
+        metric="vqa",
+        load=lambda folder, _: picture_questions(folder),
+        score=lambda prediction, answers: float(is_right(prediction, answers)),
+    )
+    form = "recorded" if samples[0].ask.sounds else "written"
+    return picture_report(benchmark, samples, desk.subject, desk.folder, form=form, progress=desk.show)
+
+
+def _factual(desk: Desk, options: Mapping[str, Any]) -> Report:
+    samples = load_factual(desk.data / "factual-written.jsonl", desk.data / "factual-spoken.jsonl")
+    return factual_report(samples, desk.subject, desk.folder, progress=desk.show)
+
+
+def _spoken(desk: Desk, options: Mapping[str, Any]) -> Report:
+    prompts = load_prompts(None)[: options["prompts"]]
+    voice = options.get("voice", "")
+    return spoken_answer_report(prompts, desk.subject, desk.folder, voice=voice, progress=desk.show)
+
+
+def _needle(desk: Desk, options: Mapping[str, Any]) -> Report:
+    from model_core.data.sources.texts import load_sentences
+    from model_core.presets import lyra_home
+
+    packages = (desk.home or lyra_home()) / "training" / "packages"
+    haystack = Haystack(tuple(load_sentences("chitchat", packages, held_out=True)), (desk.reader,), desk.home)
+    samples = needle_samples(
+        haystack,
+        minutes=options["minutes"],
+        depths=options["depths"],
+        needles=options["needles"],
+        settings=[Setting(keep_rate=rate) for rate in options["keep_rates"]],
+    )
+    return needle_report(samples, desk.subject, desk.folder, desk.show)
+
+
+def _extractor(desk: Desk, options: Mapping[str, Any]) -> Report:
+    samples = picture_questions(desk.data / options["manifest"])[: options["questions"]]
+    settings = {f"keep {rate:g}": {"keep_rate": rate} for rate in KEEP_RATES}
+    return ablation_report(
+        samples,
+        desk.subject,
+        desk.folder,
+        metric="extractor",
+        settings=settings,
+        score=exact_match,
+        progress=desk.show,
+    )
+
+
+def _text(desk: Desk, options: Mapping[str, Any]) -> Report:
+    prompts = load_prompts(None)[: options["prompts"]]
+    return text_quality_report(prompts, desk.subject, desk.folder, adapters=desk.adapters, progress=desk.show)
+
+
+def _adapters(desk: Desk, options: Mapping[str, Any]) -> Report:
+    samples = load_factual(desk.data / "factual-written.jsonl")[: options["questions"]]
+    assert all(sample.about["form"] == WRITTEN for sample in samples)
+    settings = {name or "as served": {"adapter": name} for name in ("base", "", *desk.adapters)}
+    return ablation_report(
+        samples,
+        desk.subject,
+        desk.folder,
+        metric="adapters_on_text",
+        settings=settings,
+        score=_accepted,
+        progress=desk.show,
+    )
+
+
+def _accepted(row: Row) -> dict[str, Any]:
+    return {"score": float(contains_answer(row["prediction"], row["accepted"]))}
+
+
+def _keep(rate: float, *keys: str) -> tuple[str, ...]:
+    return ("details", "settings", f"keep-{rate:g}", *keys)
+
+
+def _wer_part(name: str, manifest: str, what: str, at_most: float | None = None, *, whisper: bool = False) -> Part:
+    figure = Figure(what=what, at_most=at_most)
+    return Part(name=name, run=_wer, options={"manifest": manifest, "whisper": whisper}, figures=(figure,))
+
+
+def _picture_part(name: str, what: str, at_least: float | None = None) -> Part:
+    figure = Figure(what=what, at_least=at_least)
+    return Part(name=name, run=_pictures, options={"manifest": f"{name}.jsonl"}, figures=(figure,))
+
+
+def _spoken_figures(voice: str, promised: bool) -> tuple[Figure, ...]:
+    """The figures of a voice; targets hold for the trained one."""
+    return (
+        Figure(what=f"spoken answers, {voice}: WER as Whisper hears them", at_most=0.20 if promised else None),
+        Figure(
+            what=f"spoken answers, {voice}: real-time factor",
+            at=("details", "real_time_factor"),
+            percent=False,
+            at_most=0.3 if promised else None,
+        ),
+        Figure(
+            what=f"spoken answers, {voice}: answer tokens until the first sound (most)",
+            at=("details", "first_audio_tokens_most"),
+            percent=False,
+            at_most=4 if promised else None,
+        ),
+        Figure(
+            what=f"spoken answers, {voice}: the voice's own ms until the first sound (median)",
+            at=("details", "first_audio_own_ms"),
+            percent=False,
+            at_most=100 if promised else None,
+        ),
+    )
+
+
+_KNOWN, _HELD_OUT, _HUMAN = "sentences-known-voices.jsonl", "sentences-held-out-voice.jsonl", "human.jsonl"
+
+PARTS = (
+    # The longest first, so that two workers end at about the same time.
+    Part(
+        name="needle-long",
+        run=_needle,
+        options={"minutes": (5.0, 10.0), "depths": (0.1, 0.5, 0.9), "needles": 1, "keep_rates": (1.0, 0.7)},
+        figures=(
+            Figure(what="needle, 5 min", at=_keep(1, "by_minutes", "5")),
+            Figure(what="needle, 5 min, keep rate 0.7", at=_keep(0.7, "by_minutes", "5")),
+            Figure(what="needle, 10 min", at=_keep(1, "by_minutes", "10")),
+            Figure(what="needle, 10 min, keep rate 0.7", at=_keep(0.7, "by_minutes", "10")),
+        ),
+    ),
+    Part(
+        name="needle-short",
+        run=_needle,
+        options={"minutes": (1.0, 2.0, 3.0), "depths": (0.1, 0.5, 0.9), "needles": 2, "keep_rates": (1.0, 0.7)},
+        figures=(
+            Figure(what="needle, 1 to 3 min", at=_keep(1, "found"), at_least=0.70),
+            Figure(what="needle, 1 to 3 min, keep rate 0.7", at=_keep(0.7, "found"), at_least_of=_keep(1, "found")),
+        ),
+    ),
+    Part(
+        name="factual",
+        run=_factual,
+        figures=(
+            Figure(what="facts: right in writing (answer within the sentence)", at=("details", "written_contained")),
+            Figure(what="facts: right in speech (answer within the sentence)", at=("details", "spoken_contained")),
+            Figure(what="facts: of those right in writing, right in speech (within the sentence)", at_least=0.60),
+            Figure(what="facts: the same, where the whole answer is the expected one", at=("details", "kept_whole")),
+            Figure(what="facts: answers whose text is the same in both", at=("details", "same_text")),
+        ),
+    ),
+    _picture_part("vqa-written", "easy-vqa test, written", 0.95),
+    _picture_part("vqa-spoken", "easy-vqa test, spoken", 0.85),
+    _picture_part("named-written", "named drawings, written"),
+    _picture_part("named-spoken", "named drawings, spoken"),
+    _picture_part("named-other-drawings", "named things drawn by another hand, written"),
+    _wer_part("wer-held-out", _HELD_OUT, "WER, held-out sentences, held-out voice", 0.12),
+    _wer_part("wer-known", _KNOWN, "WER, held-out sentences, known voices"),
+    _wer_part("wer-human", _HUMAN, "WER, human recordings", 0.30),
+    _wer_part("whisper-held-out", _HELD_OUT, "Whisper's decoder: held-out voice", whisper=True),
+    _wer_part("whisper-known", _KNOWN, "Whisper's decoder: known voices", whisper=True),
+    _wer_part("whisper-human", _HUMAN, "Whisper's decoder: human recordings", whisper=True),
+    Part(
+        name="text-quality",
+        run=_text,
+        options={"prompts": 8},
+        figures=(Figure(what="text alone: answers that are the base's to the letter", at_least=1.0),),
+    ),
+    Part(
+        name="adapters-on-text",
+        run=_adapters,
+        options={"questions": 40},
+        figures=(
+            Figure(what="written facts, as served", at=("details", "settings", "as served", "score")),
+            Figure(what="written facts, speech adapter forced", at=("details", "settings", "speech", "score")),
+        ),
+    ),
+    Part(
+        name="extractor-speech",
+        run=_needle,
+        options={"minutes": (2.0,), "depths": (0.1, 0.5, 0.9), "needles": 1, "keep_rates": KEEP_RATES},
+        figures=tuple(
+            figure
+            for rate in KEEP_RATES
+            for figure in (
+                Figure(what=f"needle in 2 min, keep rate {rate:g}", at=_keep(rate, "found")),
+                Figure(
+                    what=f"needle in 2 min, keep rate {rate:g}: seconds from the speech tokens to the first token",
+                    at=_keep(rate, "seconds", "2"),
+                    percent=False,
+                ),
+            )
+        ),
+        timed=True,
+    ),
+    Part(
+        name="extractor-pictures",
+        run=_extractor,
+        options={"manifest": "vqa-spoken.jsonl", "questions": 40},
+        figures=tuple(
+            Figure(what=f"spoken easy-vqa, keep rate {rate:g}", at=("details", "settings", f"keep {rate:g}", "score"))
+            for rate in KEEP_RATES
+        ),
+        timed=True,
+    ),
+    Part(
+        name="spoken-answer",
+        run=_spoken,
+        options={"prompts": 16},
+        figures=_spoken_figures("default voice", promised=True),
+        timed=True,
+    ),
+    Part(
+        name="spoken-answer-joe",
+        run=_spoken,
+        options={"prompts": 16, "voice": "joe"},
+        figures=_spoken_figures("Piper voice", promised=False),
+        timed=True,
+    ),
+)

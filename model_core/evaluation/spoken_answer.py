@@ -1,0 +1,110 @@
+"""Spoken answers: how well Whisper understands them, how fast they are made, how soon they begin."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import soundfile
+
+from model_core.evaluation.manifest import Progress, Result
+from model_core.evaluation.metrics import WordErrors, normalize, word_errors
+from model_core.evaluation.predictions import Predict, Row, Sample, predict_all, reply_row
+from model_core.evaluation.report import Report, Table
+from model_core.evaluation.subject import Ask, MadeSound, SpokenAnswer, Subject
+from model_core.evaluation.wer import counts
+
+MAX_ANSWER_TOKENS = 60
+
+
+def spoken_answer_report(
+    prompts: Sequence[tuple[str, str]],
+    subject: Subject,
+    folder: Path | None,
+    *,
+    voice: str = "",
+    max_tokens: int = MAX_ANSWER_TOKENS,
+    progress: Progress | None = None,
+) -> Report:
+    """Word error rate of what Whisper hears in the answers, against their text; real-time factor; first audio.
+
+    The real-time factor is the voice's own working time over the sound's length; where that time cannot be told apart
+    (a gateway), the time from the first token to the end takes its place, and `real_time_factor_of` says so.
+
+    Args:
+        prompts: Names and texts of written questions.
+        subject: Who answers, and whose Whisper listens.
+        folder: Where predictions and the sound of the answers (`audio/`) lie; None keeps none.
+        voice: Which voice; empty for the default one.
+        max_tokens: Most tokens of an answer.
+        progress: Called with answers done and answers in all.
+    """
+    samples = [
+        Sample(
+            id=name,
+            ask=Ask(name=name, text=text, max_tokens=max_tokens, speak=True, voice=voice),
+            about={"question": text},
+        )
+        for name, text in prompts
+    ]
+    predict = _speaking(folder / "audio" if folder else None)
+    rows = predict_all(samples, subject, folder, _score, predict=predict, kind="spoken", progress=progress)
+    spoken = [row for row in rows if row["errors"]]
+    total = sum((WordErrors(**row["errors"]) for row in spoken), WordErrors())
+    wer = round(total.rate, 4) if total.words else 1.0
+    details = {"voice": voice or "default", "silent": len(rows) - len(spoken), **counts(total), **_times(rows)}
+    result = Result(metric="spoken_answer_wer", value=wer, count=len(rows), subject=subject.tags, details=details)
+    figures = tuple((name, value) for name, value in _times(rows).items())
+    return Report(result=result, tables=(Table(title="Times", headings=("figure", "value"), rows=figures),))
+
+
+def _speaking(sounds: Path | None) -> Predict:
+    def predict(subject: Subject, sample: Sample) -> Row:
+        reply = subject.answer(sample.ask)
+        spoken = reply.spoken
+        assert spoken is not None  # it was asked for
+        heard = ""
+        if spoken.seconds:
+            if sounds:
+                sounds.mkdir(parents=True, exist_ok=True)
+                soundfile.write(sounds / f"{sample.id.replace(' ', '-')}.flac", spoken.samples, spoken.sample_rate)
+            heard = subject.transcribe(MadeSound(f"answer to {sample.id}", spoken.at_16_khz), sample.ask.name)
+        return reply_row(reply) | {"heard": heard, **_spoken_times(spoken)}
+
+    return predict
+
+
+def _spoken_times(spoken: SpokenAnswer) -> dict[str, Any]:
+    return {
+        "audio_seconds": round(spoken.seconds, 4),
+        "own_seconds": spoken.own_seconds,
+        "first_audio_seconds": spoken.first_audio_seconds,
+        "first_audio_tokens": spoken.first_audio_tokens,
+        "own_first_seconds": spoken.own_first_seconds,
+    }
+
+
+def _score(row: Row) -> dict[str, Any]:
+    if not normalize(row["prediction"]):
+        return {"errors": None}
+    return {"errors": counts(word_errors(row["prediction"], row["heard"]))}
+
+
+def _times(rows: Sequence[Row]) -> dict[str, Any]:
+    heard = [row for row in rows if row["audio_seconds"]]
+    if not heard:
+        return {}
+    own = all(row["own_seconds"] is not None for row in heard)
+    work = sum(row["own_seconds"] if own else row["seconds"] - (row["first_token_seconds"] or 0.0) for row in heard)
+    tokens = [row["first_audio_tokens"] for row in heard]
+    first_ms = [1000 * row["own_first_seconds"] for row in heard] if own else []
+    return {
+        "audio_seconds": round(sum(row["audio_seconds"] for row in heard), 2),
+        "real_time_factor": round(work / sum(row["audio_seconds"] for row in heard), 4),
+        "real_time_factor_of": "voice" if own else "voice and language model",
+        "first_audio_tokens": median(tokens),
+        "first_audio_tokens_most": max(tokens),
+        "first_audio_ms": round(1000 * median(row["first_audio_seconds"] for row in heard), 1),
+        "first_audio_own_ms": round(median(first_ms), 1) if own else None,
+        "first_audio_own_ms_most": round(max(first_ms), 1) if own else None,
+    }
