@@ -50,9 +50,11 @@ class PacedGenerator(UnitGenerator):
         super().__init__(config)
         self._pace = pace
 
-    def step(self, states: Sequence[UnitGeneratorState], hidden: Sequence[Tensor]) -> list[Tensor]:
+    def step(
+        self, states: Sequence[UnitGeneratorState], hidden: Sequence[Tensor], last: Sequence[bool] = ()
+    ) -> list[Tensor]:
         before = [state.cache.length for state in states]
-        frames = super().step(states, hidden)
+        frames = super().step(states, hidden, last)
         changes = [
             (torch.arange(start, start + len(each)) * self._pace // self.upsample).clamp(min=self._pace - 1)
             for start, each in zip(before, frames, strict=True)

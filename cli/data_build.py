@@ -222,6 +222,42 @@ def long_speech(
         run(spec, out, workers)
 
 
+@app.command("speech-generation")
+def speech_generation(
+    source: SourceOption,
+    out: OutOption,
+    readings: Annotated[
+        int, typer.Option(min=1, help="Samples that the voice reads, for what each unit sounds like.")
+    ] = 1500,
+    samples: SamplesOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    shard: ShardOption = 2000,
+    name: NameOption = None,
+) -> None:
+    """Data of stage 4 for nano: answers with the units of their sound, and a codebook of what units sound like.
+
+    Sources: named texts, a .txt file with an answer a line, or `figures` (numbers, dates, prices, lists); sentences of
+    the first two are joined to answers of one to three.
+
+    \b
+    Examples:
+      lyra data build speech-generation --source chitchat:9000 --source figures:1000 --out data/units
+    """
+    with building():
+        from model_core.data.build.speech_generation import SpeechGenerationSpec
+
+        spec = SpeechGenerationSpec(
+            name=name or "speech-generation",
+            seed=seed,
+            samples=samples,
+            shard_samples=shard,
+            sources=sources_of(source),
+            readings=readings,
+        )
+        run(spec, out, workers)
+
+
 @contextmanager
 def building() -> Iterator[None]:
     """Turns what builders raise into a plain line with a hint."""

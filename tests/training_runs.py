@@ -87,6 +87,18 @@ def to_instruct(count: int, seconds: float = 1.0) -> list[Conversation]:
     ]
 
 
+def to_speak(count: int) -> list[Conversation]:
+    """Answers with units of tiny's speech generator."""
+    return [
+        Conversation(
+            id=f"u{row}",
+            turns=(user("Say it."), assistant(WORDS[row % len(WORDS)])),
+            units=(tuple((row + step) % 20 for step in range(4)),),
+        )
+        for row in range(count)
+    ]
+
+
 def write_data(folder: Path, conversations: Sequence[Conversation], kind: str = "instruct", shard: int = 6) -> Path:
     """Writes a data set in shards of so many samples. Returns its folder."""
     parts = [conversations[at : at + shard] for at in range(0, len(conversations), shard)]

@@ -6,6 +6,7 @@ from model_core.checkpoints.exporting import SHARD_SIZE, export
 from model_core.errors import CheckpointError
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
 from model_core.speech.projector import SpeechProjector
+from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.unit_voice import UnitVoice
 from model_core.vision.clip import ClipVisionEncoder
 from model_core.vision.qwen import QwenVisionEncoder
@@ -27,7 +28,7 @@ def export_preset(preset: str, folder: Path, checkpoint: Path | None = None, sha
     vision, voice = build_vision_encoder(preset, checkpoint=checkpoint), build_voice(preset, checkpoint=checkpoint)
     if not isinstance(vision, QwenVisionEncoder | ClipVisionEncoder):
         raise CheckpointError(preset, f"has the vision encoder {vision.model}, which has no place in the layout")
-    if not isinstance(voice, UnitVoice):
+    if not isinstance(voice, UnitVoice) or not isinstance(voice.generator, UnitGenerator):
         raise CheckpointError(preset, f"speaks with {voice.model}, which has no place in the published layout")
     language, speech = (
         build_language_model(preset, checkpoint=checkpoint),

@@ -29,6 +29,7 @@ PRESETS = ("nano", *OF_A_CHECKPOINT, "tiny", "tiny-qwen2-vl")
 NANO_PARTS = Path(__file__).parent / "nano_parts"
 PROJECTOR_FILE = "projector.safetensors"
 VISION_PROJECTOR_FILE = "vision_projector.safetensors"
+SPEECH_GENERATOR_FOLDER = "speech_generator"
 
 
 def lyra_home() -> Path:
@@ -129,15 +130,34 @@ def build_language_model(
     return LanguageModel(nano.LANGUAGE_MODEL, decoder, tokenizer, extraction=nano.EXTRACTION)
 
 
-def build_voice(preset: str, home: Path | None = None, threads: int = 1, checkpoint: Path | None = None) -> "Voice":
-    """The voice that speaks answers. Raises UnknownPreset, WeightsMissing, InvalidInput."""
+def build_voice(
+    preset: str,
+    home: Path | None = None,
+    threads: int = 1,
+    checkpoint: Path | None = None,
+    parts: Path | None = NANO_PARTS,
+) -> "Voice":
+    """The voice that speaks answers, or several by name, the default one first.
+
+    Nano's are the Piper voice, which speaks from text, and where trained parts hold one the generated voice, which
+    speaks from hidden states. Raises UnknownPreset, WeightsMissing, InvalidInput.
+    """
     if published := _published(preset, checkpoint):
         return published.voice()
-    from model_core.speech.voice import PiperVoice, TinyVoice
+    from model_core.speech.voice import PiperVoice, TinyHiddenVoice, TinyVoice
+    from model_core.speech.voices import Voices
 
     if preset == "tiny":
-        return TinyVoice()
-    return PiperVoice.load(part_folder(home or lyra_home(), preset, "voice"), threads=threads)
+        return Voices(TinyVoice(), TinyHiddenVoice())
+    home = home or lyra_home()
+    piper = PiperVoice.load(part_folder(home, preset, "voice"), threads=threads)
+    if parts is None or not (parts / SPEECH_GENERATOR_FOLDER).is_dir():
+        return piper
+    from model_core.presets import nano
+    from model_core.presets.nano_voice import generated_voice
+
+    both: list[Voice] = [generated_voice(home, parts / SPEECH_GENERATOR_FOLDER), piper]
+    return Voices(*sorted(both, key=lambda voice: nano.DEFAULT_VOICE not in voice.voices))
 
 
 def _published(preset: str, checkpoint: Path | None) -> "PublishedWeights | None":

@@ -7,6 +7,10 @@ from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENER
 from model_core.speech.encoder import LONG_SPEECH as LONG_SPEECH_ADAPTER
 from model_core.speech.encoder import SPEECH, SpeechEncoder
 from model_core.speech.projector import SpeechProjector
+from model_core.speech.sounds import SOUNDS
+from model_core.speech.spelled_generator import SpelledGenerator
+from model_core.speech.streaming import Layer
+from model_core.speech.vocoder import DurationPredictor, FrameRenderer, UnitVocoder
 from model_core.speech.whisper import WhisperEncoder
 from model_core.vision.efficientnet import EfficientNetLite
 from model_core.vision.grid import GridVisionEncoder, VisionProjector
@@ -42,6 +46,40 @@ VISION_ENCODER = GridVisionEncoder.Config(
     image_size=224,
     backbone=EfficientNetLite.Config(),
     projector=VisionProjector.Config(feature_width=1280, hidden_width=1024, model_width=576, grid=4),
+)
+
+# 16 frames to a token for 3 units or so; letters of longer tokens than that are left out.
+UNIT_GENERATOR = SpelledGenerator.Config(hidden_width=576, vocabulary=49_152, units=len(SOUNDS))
+
+# Name of the voice that speaks from hidden states.
+GENERATED_VOICE = "nano"
+# Which speaks where none is named: the generated voice as soon as it is understood as well as the Piper voice, `joe`.
+DEFAULT_VOICE = "joe"
+
+# The HiFi-GAN is the Piper voice's own, read from its file; what stands before it is trained here.
+VOCODER = UnitVocoder.Config(
+    units=len(SOUNDS),
+    embedding_width=192,
+    duration=DurationPredictor.Config(width=192, hidden_width=128, ahead=1),
+    renderer=FrameRenderer.Config(
+        width=192,
+        latents=192,
+        layers=(
+            Layer(kernel=5, dilation=1, ahead=2),
+            Layer(kernel=5, dilation=1, ahead=1),
+            Layer(kernel=5, dilation=2, ahead=1),
+            Layer(kernel=5, dilation=2, ahead=0),
+            Layer(kernel=5, dilation=4, ahead=0),
+            Layer(kernel=5, dilation=1, ahead=0),
+        ),
+    ),
+    channels=256,
+    upsample_rates=(8, 8, 4),  # 256 samples a frame
+    upsample_kernels=(16, 16, 8),
+    block_kernels=(3, 5, 7),
+    block_dilations=((1, 2), (2, 6), (3, 12)),
+    paired=False,
+    sample_rate=22_050,
 )
 
 TRAINING: StageTable = {

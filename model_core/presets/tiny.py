@@ -9,6 +9,7 @@ from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENER
 from model_core.speech.encoder import LONG_SPEECH as LONG_SPEECH_ADAPTER
 from model_core.speech.encoder import SPEECH, SpeechEncoder
 from model_core.speech.projector import SpeechProjector
+from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.whisper import WhisperEncoder
 from model_core.vision.efficientnet import EfficientNetLite, Stage
 from model_core.vision.grid import GridVisionEncoder, VisionProjector
@@ -35,6 +36,10 @@ VISION_ENCODER = GridVisionEncoder.Config(
     image_size=32,
     backbone=EfficientNetLite.Config(stages=(Stage(blocks=1, width=8, stride=2),), stem_width=8, feature_width=16),
     projector=VisionProjector.Config(feature_width=16, hidden_width=32, model_width=_WIDTH, grid=2),
+)
+
+UNIT_GENERATOR = UnitGenerator.Config(
+    hidden_width=_WIDTH, layers=1, width=16, heads=2, feed_forward=32, upsample=8, units=20
 )
 
 TRAINING: StageTable = {

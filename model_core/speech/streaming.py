@@ -141,18 +141,69 @@ def run(
 
 
 class StreamConv1d(nn.Conv1d):
-    """A "same" convolution that runs `reach` samples late. It computes in the precision of what it is given."""
+    """A "same" convolution that runs `reach` samples late. It computes in the precision of what it is given.
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, dilation: int = 1) -> None:
+    Args:
+        channels_in, channels_out, kernel, dilation: As of nn.Conv1d.
+        ahead: How many samples it looks ahead; half of what it sees where None.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int, dilation: int = 1, ahead: int | None = None
+    ) -> None:
         super().__init__(channels_in, channels_out, kernel, dilation=dilation)
-        self.reach = (kernel - 1) * dilation // 2
+        self.span = (kernel - 1) * dilation
+        self.reach = self.span // 2 if ahead is None else ahead
 
     def forward(self, signal: Signal, step: Step) -> Signal:  # type: ignore[override]
-        window = step.window(signal, 2 * self.reach)
+        window = step.window(signal, self.span)
         window_BCW = window.values_BCL
         weight, bias = self.weight.to(window_BCW.dtype), self.bias.to(window_BCW.dtype)  # type: ignore[union-attr]
         values_BCL = F.conv1d(window_BCW, weight, bias, dilation=self.dilation)
         return replace(window, values_BCL=values_BCL, delay=window.delay + self.reach)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One convolution of a `ConvStack`: what it sees is `(kernel - 1) * dilation` wide, `ahead` of it yet to come."""
+
+    kernel: int = 5
+    dilation: int = 1
+    ahead: int = 0
+
+
+class ConvStack(nn.Module):
+    """Convolutions, each around a residual, over streams; runs as late as its layers together look ahead.
+
+    Args:
+        width: Channels.
+        layers: In their order.
+        dropout: Share of each layer's output that is left out in training.
+    """
+
+    def __init__(self, width: int, layers: Sequence[Layer], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.delay = stack_delay(layers)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in layers)
+        self.convs = nn.ModuleList(StreamConv1d(width, width, x.kernel, x.dilation, x.ahead) for x in layers)
+        self.mixes = nn.ModuleList(nn.Linear(width, width) for _ in layers)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, signal: Signal, step: Step) -> Signal:
+        """[B, C, L] to the same shape, `delay` late."""
+        for norm, conv, mix in zip(self.norms, self.convs, self.mixes, strict=True):
+            normed_BCL = norm(signal.values_BCL.transpose(1, 2)).transpose(1, 2)
+            seen = conv(signal.with_values(normed_BCL), step)
+            change_BLC = self.dropout(mix(F.gelu(seen.values_BCL).transpose(1, 2)))
+            change = seen.with_values(change_BLC.transpose(1, 2))
+            past_BCL, change_BCL = aligned([step.delayed(signal, change.delay), change])
+            signal = change.with_values(past_BCL + change_BCL)
+        return signal
+
+
+def stack_delay(layers: Sequence[Layer]) -> int:
+    """How many inputs late a `ConvStack` of these layers runs."""
+    return sum(layer.ahead for layer in layers)
 
 
 class StreamUpsample1d(nn.ConvTranspose1d):

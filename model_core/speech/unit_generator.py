@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from model_core.errors import InvalidInput
 from model_core.language.cache import KeyValueCache
 from model_core.language.decoder import Decoder, DecoderStack
+from model_core.speech.ctc import IGNORED, check_hidden, check_units, collapse, ctc_loss
 
-IGNORED = -100
 _ROPE_BASE, _NORM_EPSILON = 1e6, 1e-6
 _HIDDEN_AT_ONCE = 32  # a step with many hidden states reads so many at a time, to bound what attention holds
 
@@ -86,12 +85,15 @@ class UnitGenerator(DecoderStack):
         self.check([hidden_LE])
         return self._frames(hidden_LE.repeat_interleave(self.upsample, 0)[None])[0]
 
-    def step(self, states: Sequence[UnitGeneratorState], hidden: Sequence[Tensor]) -> list[Tensor]:
+    def step(
+        self, states: Sequence[UnitGeneratorState], hidden: Sequence[Tensor], last: Sequence[bool] = ()
+    ) -> list[Tensor]:
         """Takes streams a step further, all in one batch.
 
         Args:
             states: The answers; each is taken on in place, and none where an error is raised.
             hidden: What is new in each: floats [L, E], L may be 0.
+            last: Whether an answer ends here: no matter, since nothing is held back.
 
         Returns:
             For each its likeliest frames, [T] int64, blanks among them; `collapse` makes units of them.
@@ -118,19 +120,13 @@ class UnitGenerator(DecoderStack):
         """Frames [T] of each stream's last step to units [N]: repeats merged, across steps too, and blanks dropped."""
         units = []
         for state, frames_T in zip(states, frames, strict=True):
-            before_T = F.pad(frames_T[:-1], (1, 0), value=state.last_frame)
-            units.append(frames_T[(frames_T != before_T) & (frames_T != self.blank)] if len(frames_T) else frames_T)
+            units.append(collapse(frames_T, state.last_frame, self.blank))
             state.last_frame = int(frames_T[-1]) if len(frames_T) else state.last_frame
         return units
 
     def check(self, hidden: Sequence[Tensor]) -> None:
         """Raises InvalidInput where hidden states are not floats [L, E] or not finite."""
-        for each in hidden:
-            if each.dim() != 2 or each.shape[1] != self.hidden_width or not each.is_floating_point():
-                found = f"{each.dtype} of shape {list(each.shape)}"
-                raise InvalidInput("hidden_states", f"{found} are not floats [tokens, {self.hidden_width}]")
-            if not each.isfinite().all():
-                raise InvalidInput("hidden_states", "some values are not finite")
+        check_hidden(hidden, self.hidden_width)
 
     def loss(self, hidden_BLE: Tensor, labels_BL: Tensor, units_BN: Tensor) -> Tensor:
         """CTC loss, summed over the batch, for each unit of the targets (a scalar).
@@ -148,8 +144,7 @@ class UnitGenerator(DecoderStack):
         targets = [row[row != IGNORED] for row in units_BN]
         answers = [row[label != IGNORED] for row, label in zip(hidden_BLE, labels_BL, strict=True)]
         flat = torch.cat(targets)
-        if ((flat < 0) | (flat >= self.units)).any():
-            raise InvalidInput("units", f"one is not within 0 and {self.units - 1}")
+        check_units(flat, self.units)
         if any(len(target) and not len(answer) for target, answer in zip(targets, answers, strict=True)):
             raise InvalidInput("labels", "a row has units and no answer token")
         kept = [(answer, target) for answer, target in zip(answers, targets, strict=True) if len(answer)]
@@ -157,18 +152,8 @@ class UnitGenerator(DecoderStack):
             return self.output_proj.bias.sum() * 0.0
         stretched = [_stretched(answer, max(len(answer) * self.upsample, len(target))) for answer, target in kept]
         logits_BTU = self._logits(pad_sequence(stretched, batch_first=True))
-        frame_counts = torch.tensor([len(frames) for frames in stretched])
-        unit_counts = torch.tensor([len(target) for _, target in kept])
-        total = F.ctc_loss(
-            logits_BTU.float().log_softmax(-1).transpose(0, 1),
-            flat,
-            frame_counts,
-            unit_counts,
-            blank=self.blank,
-            reduction="sum",
-            zero_infinity=True,
-        )
-        return total / len(flat)
+        logits = [row[: len(frames)] for row, frames in zip(logits_BTU, stretched, strict=True)]
+        return ctc_loss(logits, [target for _, target in kept], self.blank)
 
     @property
     def _weights(self) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: N answer tokens, E width of the language model, S samples.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,18 +13,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model_core.errors import CheckpointError, InvalidInput
-from model_core.speech.unit_generator import UnitGenerator, UnitGeneratorState
 from model_core.speech.vocoder import UnitVocoder, VocoderState
 from model_core.speech.voice import CHUNK_SECONDS, Samples, check_voice
 
 _TOKENS_AT_ONCE = 16  # a long push is spoken in parts, so that its sound leaves early and memory stays bounded
 
 
+class Generator(Protocol):
+    """Makes units of hidden states, over streams: `UnitGenerator`, or nano's `SpelledGenerator`."""
+
+    hidden_width: int
+    units: int
+
+    def eval(self) -> Self: ...
+    def new_state(self) -> Any: ...
+    def check(self, hidden: Sequence[Tensor]) -> None: ...
+    def step(self, states: Sequence[Any], hidden: Sequence[Tensor], last: Sequence[bool]) -> list[Tensor]: ...
+    def collapse(self, states: Sequence[Any], frames: Sequence[Tensor]) -> list[Tensor]: ...
+
+
 @dataclass(slots=True)
 class UnitVoiceState:
     """One answer that is being spoken."""
 
-    generator: UnitGeneratorState
+    generator: Any
     vocoder: VocoderState
 
 
@@ -35,7 +48,7 @@ class UnitVoice:
     makes units that the vocoder does not know.
     """
 
-    def __init__(self, generator: UnitGenerator, vocoder: UnitVocoder, name: str = "lyra") -> None:
+    def __init__(self, generator: Generator, vocoder: UnitVocoder, name: str = "lyra") -> None:
         known = vocoder.config.units
         if known < generator.units:
             raise CheckpointError("num_embeddings", f"the vocoder has {known} units, the generator {generator.units}")
@@ -81,7 +94,7 @@ class UnitVoice:
         """
         self.check(states, hidden)
         generators = [state.generator for state in states]
-        units = self.generator.collapse(generators, self.generator.step(generators, hidden))
+        units = self.generator.collapse(generators, self.generator.step(generators, hidden, last))
         sounds = self.vocoder.step([state.vocoder for state in states], units, last)
         return [(sound.float().clamp(-1.0, 1.0) * 32767.0).short().cpu().numpy() for sound in sounds]
 

@@ -7,7 +7,6 @@ units. Names are those of the public code-HiFi-GAN checkpoints, weight norm fold
 Shapes: N units, T unit frames, S samples, C channels, L samples of a layer in one step.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -49,20 +48,24 @@ class DurationPredictor(nn.Module):
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
+        """`ahead`: how many units it looks ahead; half of what it sees where None, as in the published shape."""
+
         width: int
         hidden_width: int
         kernel: int = 3
+        ahead: int | None = None
 
         @property
         def delay(self) -> int:
-            return 2 * ((self.kernel - 1) // 2)
+            return 2 * ((self.kernel - 1) // 2) if self.ahead is None else self.ahead
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.delay = config.delay
-        self.conv1 = nn.Sequential(StreamConv1d(config.width, config.hidden_width, config.kernel))
+        rest = None if config.ahead is None else 0
+        self.conv1 = nn.Sequential(StreamConv1d(config.width, config.hidden_width, config.kernel, ahead=config.ahead))
         self.ln1 = nn.LayerNorm(config.hidden_width)
-        self.conv2 = nn.Sequential(StreamConv1d(config.hidden_width, config.hidden_width, config.kernel))
+        self.conv2 = nn.Sequential(StreamConv1d(config.hidden_width, config.hidden_width, config.kernel, ahead=rest))
         self.ln2 = nn.LayerNorm(config.hidden_width)
         self.proj = nn.Linear(config.hidden_width, 1)
 

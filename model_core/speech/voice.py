@@ -128,17 +128,10 @@ class PiperVoice:
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "PiperVoice":
         """Reads the one `*.onnx` of `folder` and its `.onnx.json`; runs it on `threads` processor threads."""
-        models = sorted(folder.glob("*.onnx"))
-        if len(models) != 1 or not models[0].with_suffix(".onnx.json").is_file():
-            raise WeightsMissing(f"no voice in {folder}: run `lyra weights pull nano`")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False  # the arena would keep what the longest clause ever took
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other services need the cores
-        session = onnxruntime.InferenceSession(str(models[0]), options, providers=["CPUExecutionProvider"])
-        config = json.loads(models[0].with_suffix(".onnx.json").read_text(encoding="utf-8"))
-        return cls(session, config, models[0].stem)
+        model = voice_model(folder)
+        session = onnxruntime.InferenceSession(str(model), session_options(threads), providers=["CPUExecutionProvider"])
+        config = json.loads(model.with_suffix(".onnx.json").read_text(encoding="utf-8"))
+        return cls(session, config, model.stem)
 
     def new_stream(self, voice: str = "", speed: float = 1.0) -> VoiceStream:
         check_voice(voice, speed, self.voices)
@@ -162,18 +155,17 @@ class PiperVoice:
         scales = np.array([0.667 * variation, 1.0 / speed, 0.8 * variation], np.float32)
         parts = [np.zeros(0, np.int16)]
         for phonemes in _parts(self._phonemes.phonemes(clause), int(_MOST_PHONEMES * min(1.0, speed))):
-            ids = np.array([self._phoneme_ids(phonemes)], np.int64)
+            ids = np.array([self.symbols(phonemes)[1]], np.int64)
             inputs = {"input": ids, "input_lengths": np.array([ids.shape[1]], np.int64), "scales": scales}
             sound = np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1)
             parts.append(_trimmed(sound, self.sample_rate))
         return np.concatenate(parts)
 
-    def _phoneme_ids(self, phonemes: str) -> list[int]:
-        """Begin, phonemes, end, with a pad after each but the last, as in the voice's training."""
-        pad = self._ids["_"]
-        known = [self._ids[phoneme] for phoneme in unicodedata.normalize("NFD", phonemes) if phoneme in self._ids]
-        body = [number for ids in known for number in (*ids, *pad)]
-        return [*self._ids["^"], *pad, *body, *self._ids["$"]]
+    def symbols(self, phonemes: str) -> tuple[list[str], list[int]]:
+        """Begin, phonemes, end, with a pad after each but the last, as in the voice's training; and their ids."""
+        known = [phoneme for phoneme in unicodedata.normalize("NFD", phonemes) if phoneme in self._ids]
+        padded = ["^", "_", *(symbol for phoneme in known for symbol in (phoneme, "_")), "$"]
+        return padded, [self._ids[symbol][0] for symbol in padded]
 
 
 class TinyVoice:
@@ -200,6 +192,63 @@ class TinyVoice:
         letters = self._embeddings[np.frombuffer(clause.encode(), np.uint8)]
         sound = np.tanh(0.1 * letters @ np.resize(self._sounds, (self._width, length)))
         return _trimmed(sound.reshape(-1), self.sample_rate)
+
+
+class TinyHiddenVoice:
+    """A random voice that needs no files and speaks from hidden states: each is a short sound of its own, for tests."""
+
+    model = "tiny-hidden-voice"
+    voices = ("tiny-hidden",)
+    sample_rate = 16_000
+    hidden_width = 16
+    _samples_per_token = 1600  # 100 ms
+
+    def __init__(self, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self._sounds = random.standard_normal((self.hidden_width, self._samples_per_token)).astype(np.float32)
+
+    def new_stream(self, voice: str = "", speed: float = 1.0) -> "TinyHiddenStream":
+        check_voice(voice, speed, self.voices)
+        return TinyHiddenStream(self._sounds[:, : int(self._samples_per_token / speed)])
+
+
+class TinyHiddenStream:
+    """One answer of a `TinyHiddenVoice`."""
+
+    def __init__(self, sounds_ES: NDArray[np.float32]) -> None:
+        self._sounds_ES = sounds_ES
+
+    def push(self, text_delta: str) -> Iterator[Samples]:
+        """Raises InvalidInput: this voice speaks from hidden states."""
+        raise InvalidInput("text", "this voice speaks from hidden states")
+
+    def push_hidden(self, hidden_NE: NDArray[np.floating]) -> Iterator[Samples]:
+        """Yields one chunk for each of N answer tokens."""
+        if hidden_NE.ndim != 2 or hidden_NE.shape[1] != len(self._sounds_ES):
+            raise InvalidInput("hidden_states", f"{list(hidden_NE.shape)} is not [tokens, {len(self._sounds_ES)}]")
+        return ((np.tanh(0.1 * hidden_E @ self._sounds_ES) * 32767.0).astype(np.int16) for hidden_E in hidden_NE)
+
+    def finish(self) -> Iterator[Samples]:
+        """Yields nothing: no sound is held back."""
+        return iter(())
+
+
+def voice_model(folder: Path) -> Path:
+    """The one `*.onnx` of a voice's folder, beside which its `.onnx.json` lies. Raises WeightsMissing."""
+    models = sorted(folder.glob("*.onnx"))
+    if len(models) != 1 or not models[0].with_suffix(".onnx.json").is_file():
+        raise WeightsMissing(f"no voice in {folder}: run `lyra weights pull nano`")
+    return models[0]
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Options of a session that shares its processor with other work."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # the arena would keep what the longest clause ever took
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other services need the cores
+    return options
 
 
 def check_voice(voice: str, speed: float, voices: tuple[str, ...]) -> None:

@@ -1,70 +1,101 @@
-"""Puts stage 4 together: what learns, its batches, and what is written in the end."""
+"""Puts stage 4 together: the speech generator of a preset, and what it learns from.
 
-from collections.abc import Callable, Sequence
-from functools import partial
+Nano's generator and the half of its vocoder that is trained lie in `speech_generator/`; that of any other preset is one
+file, `speech_generator.safetensors`, by the names of UnitGenerator.
+"""
+
+import importlib
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from model_core.data.build.speech_generation import CODEBOOK
 from model_core.data.files import written_aside
 from model_core.data.rows import LightSample
-from model_core.errors import InvalidInput
-from model_core.presets import SPEECH_GENERATOR_FOLDER
-from model_core.presets.nano_voice import untrained_generator, untrained_vocoder
+from model_core.errors import CheckpointError, InvalidInput
+from model_core.presets import SPEECH_GENERATOR_FOLDER, lyra_home
 from model_core.speech.codebook import read_codebook
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.training.assembly import Assembly, Models
 from model_core.training.dataset import Source
-from model_core.training.speech_generator import SpelledCollate, SpelledSpeech, UnitDataset, UnitSpeech, collate_units
+from model_core.training.options import StageOptions
+from model_core.training.speech_generator import (
+    SpelledCollate,
+    SpelledSpeech,
+    UnitDataset,
+    UnitSpeech,
+    collate_units,
+)
 
-UNIT_GENERATOR_FILE = "speech_generator.safetensors"
+GENERATOR_FILE = f"{SPEECH_GENERATOR_FOLDER}.safetensors"
+_CODEBOOK_FILE = "codebook.safetensors"
 
 
-def unit_dataset(models: Models, sources: Sequence[Source]) -> UnitDataset:
-    """The samples of speech-generation data. Raises InvalidInput."""
-    return UnitDataset(sources, models.maker)
-
-
-def spelled_assembly(models: Models, sources: Sequence[Source], home: Path, seed: int = 0) -> Assembly:
-    """Nano's stage 4.
+def speech_assembly(models: Models, options: StageOptions, data: UnitDataset) -> Assembly:
+    """Stage 4.
 
     Args:
-        models: Of the preset; the language model takes no part.
-        sources: Data sets; the codebook of the first is what the vocoder learns from.
-        home: Root of the cache, with the voice whose HiFi-GAN speaks.
-        seed: Decides on readings and crops.
+        models: Of the preset.
+        options: Of the run.
+        data: What is learned from.
 
     Raises:
-        CheckpointError: there is no codebook beside the data; WeightsMissing.
+        InvalidInput: a unit is beyond those of the generator, nano has several data sets or one without a codebook.
+        CheckpointError: what the run starts from is another generator.
     """
-    codebook = read_codebook(sources[0].folder / CODEBOOK)
+    ids = (models.tokenizer.token_to_id(token) for token in models.template.stop_tokens)
+    stops = [token for token in ids if token is not None]
+    if options.preset == "nano":
+        return _spelled(options, stops)
+    generator = _generator(options.preset)
+    data.check_units(generator.units)
+    if found := options.start.find(GENERATOR_FILE):
+        _load(generator, found)
+    module = UnitSpeech(models.decoder, generator, stops)
+
+    def write(folder: Path) -> None:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+        with written_aside(folder / GENERATOR_FILE) as partial:
+            save_file(tensors, partial)
+
+    return Assembly(module, collate_units, _has_units, write)
+
+
+def _spelled(options: StageOptions, stops: list[int]) -> Assembly:
+    # Imported here: it reads nano's own files.
+    from model_core.presets.nano_voice import untrained_generator, untrained_vocoder
+
+    home = options.home or lyra_home()
+    codebook = read_codebook(_codebook_of(options.data))
     module = SpelledSpeech(untrained_generator(home), untrained_vocoder(home), codebook)
-    collate = SpelledCollate(codebook, _stop_tokens(models), seed)
-    return Assembly(module, collate, has_units, lambda folder: module.write(folder / SPEECH_GENERATOR_FOLDER))
+    return Assembly(
+        module,
+        SpelledCollate(codebook, stops, options.seed),
+        _has_units,
+        lambda folder: module.write(folder / SPEECH_GENERATOR_FOLDER),
+    )
 
 
-def unit_assembly(models: Models, generator: UnitGenerator) -> Assembly:
-    """The method's stage 4: a generator on the frozen language model's hidden states."""
-    if generator.hidden_width != models.decoder.config.width:
-        widths = f"{generator.hidden_width} and {models.decoder.config.width}"
-        raise InvalidInput("preset", f"hidden states of its generator and its language model are {widths} wide")
-    module = UnitSpeech(models.decoder, generator, _stop_tokens(models))
-    return Assembly(module, collate_units, has_units, partial(_write_generator, generator))
+def _codebook_of(sources: tuple[Source, ...]) -> Path:
+    if len(sources) > 1:
+        raise InvalidInput("data", "nano's speech generator learns from one data set: its codebook says what units are")
+    path = sources[0].folder / _CODEBOOK_FILE
+    if not path.is_file():
+        raise InvalidInput("data", f"{sources[0].folder} has no {_CODEBOOK_FILE}: `lyra data build speech-generation`")
+    return path
 
 
-def has_units(sample: LightSample, length: int) -> str | None:
-    """Why a sample cannot be learned from; None where it can."""
-    return None if sample.unit_counts else "answer-without-units"
+def _generator(preset: str) -> UnitGenerator:
+    module = importlib.import_module(f"model_core.presets.{preset.replace('-', '_')}")
+    config: UnitGenerator.Config = module.PRESET.unit_generator if hasattr(module, "PRESET") else module.UNIT_GENERATOR
+    return config.build()
 
 
-def _stop_tokens(models: Models) -> list[int]:
-    to_id: Callable[[str], int | None] = models.tokenizer.token_to_id
-    return [token for name in models.template.stop_tokens if (token := to_id(name)) is not None]
+def _load(generator: UnitGenerator, path: Path) -> None:
+    try:
+        generator.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise CheckpointError(str(path), "is a speech generator of another shape: of another preset") from error
 
 
-def _write_generator(generator: UnitGenerator, folder: Path) -> None:
-    tensors = {name: x.detach().cpu().to(torch.float16).contiguous() for name, x in generator.state_dict().items()}
-    with written_aside(folder / UNIT_GENERATOR_FILE) as partial_file:
-        save_file(tensors, partial_file)
+def _has_units(sample: LightSample, length: int) -> str | None:
+    return None if any(sample.unit_counts) else "no-units"

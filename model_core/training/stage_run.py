@@ -17,7 +17,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from model_core.data.errors import disk_failures
-from model_core.presets.stages import ALIGN
+from model_core.presets.stages import ALIGN, SPEECH_GENERATOR
 from model_core.training.arguments import CHECKPOINTS, training_arguments
 from model_core.training.assembly import Assembly, Start, align_assembly, instruct_assembly
 from model_core.training.dataset import Source, StageDataset
@@ -25,6 +25,8 @@ from model_core.training.log import LOSSES_FILE, SESSIONS_FILE, Losses, Row, Ses
 from model_core.training.options import StageOptions, check_same_run, write_record
 from model_core.training.preset_models import load_models
 from model_core.training.report import write_report
+from model_core.training.speech_assembly import speech_assembly
+from model_core.training.speech_generator import UnitDataset
 from model_core.training.trainer import StageTrainer, global_batch, last_checkpoint, load_trained, remove_cut_short
 
 __all__ = ["StageOptions", "StageRun"]
@@ -105,10 +107,14 @@ class StageRun:
         )
 
     def _dataset(self, sources: tuple[Source, ...]) -> StageDataset:
+        if self.options.name == SPEECH_GENERATOR:
+            return UnitDataset(sources, self.models.maker)
         return StageDataset(sources, self.models.encoders, self.models.maker, cached=self.options.cached)
 
     def _assemble(self) -> Assembly:
         options, stage = self.options, self.options.hyperparameters
+        if isinstance(self.train_data, UnitDataset):
+            return speech_assembly(self.models, options, self.train_data)
         samples = self.train_data.samples
         # A projector that no sample needs would be written as it began.
         unused = {

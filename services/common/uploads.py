@@ -1,7 +1,7 @@
 """Files that arrive in pieces: counted while they arrive, in memory while small, on disk beyond that."""
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -89,8 +89,14 @@ class Upload:
         return source if isinstance(source, bytes) else source.read_bytes()
 
 
-async def header_and_parts(requests: AsyncIterator[Any], part: str) -> tuple[Any, AsyncIterator[Any]]:
+async def header_and_parts(
+    requests: AsyncIterator[Any], part: str | Callable[[Any], str]
+) -> tuple[Any, AsyncIterator[Any]]:
     """Splits a request stream of one `header` and then many `part`s into the two.
+
+    Args:
+        requests: The stream.
+        part: Name of the parts, or what tells it by the header.
 
     Raises:
         InvalidInput: The first message is no header; or, while the parts are read, a later one is no part.
@@ -99,11 +105,13 @@ async def header_and_parts(requests: AsyncIterator[Any], part: str) -> tuple[Any
     if first is None or first.WhichOneof("part") != "header":
         raise InvalidInput("header", "the first message has to carry the header")
 
+    wanted = part if isinstance(part, str) else part(first.header)
+
     async def parts() -> AsyncIterator[Any]:
         async for request in requests:
-            if (kind := request.WhichOneof("part")) != part:
-                raise InvalidInput(kind or "part", f"after the header, every message has to carry {part}")
-            yield getattr(request, part)
+            if (kind := request.WhichOneof("part")) != wanted:
+                raise InvalidInput(kind or "part", f"after the header, every message has to carry {wanted}")
+            yield getattr(request, wanted)
 
     return first.header, parts()
 

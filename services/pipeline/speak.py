@@ -1,13 +1,15 @@
 """Text, or the hidden states of an answer, into speech."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from lyra.v1.common_pb2 import Tensor
 from lyra.v1.speech_synthesizer_pb2 import (
     SpeechSynthesizerDescribeResponse,
     SynthesizeRequest,
     SynthesizeResponse,
+    VoiceDescription,
 )
 from services.common.errors import Failed, InvalidInput
 from services.pipeline.calls import exchange, with_retries
@@ -19,15 +21,45 @@ from services.pipeline.services import SPEECH_SYNTHESIZER, Services
 Spoken = str | Tensor
 
 
-async def check_voice(services: Services, voice: str, tenant: str) -> SpeechSynthesizerDescribeResponse:
-    """What speaks. Raises InvalidInput("voice", ...) for a voice that is not there, and Unavailable where nobody could.
+async def check_voice(services: Services, voice: str, tenant: str) -> VoiceDescription:
+    """Who speaks. Raises InvalidInput("voice", ...) for a voice that is not there, and Unavailable where nobody could.
 
     Asked before an answer begins, so that neither comes as a surprise in its middle.
     """
     description = await describe_speech_synthesizer(services, tenant)
     if voice and voice not in description.voices:
         raise InvalidInput("voice", f"{voice[:100]!r} is not one of: {', '.join(description.voices)}")
-    return description
+    voices = _voices(description)
+    return next((each for each in voices if each.name == voice), voices[0])
+
+
+async def _reader(services: Services, voice: str, tenant: str) -> str:
+    """Name of the voice that reads a given text: the one asked for, else the first that speaks from text.
+
+    Raises:
+        InvalidInput: "voice" for one that is not there or speaks answers alone, "input" where none speaks from text.
+    """
+    asked = await check_voice(services, voice, tenant)
+    if not asked.hidden_width:
+        return asked.name
+    readers = [
+        each.name for each in _voices(await describe_speech_synthesizer(services, tenant)) if not each.hidden_width
+    ]
+    if not readers:
+        raise InvalidInput("input", "this model's voice speaks its own answers alone, not a given text")
+    if voice:
+        raise InvalidInput(
+            "voice", f"{voice!r} speaks the model's own answers alone; texts are read by: {', '.join(readers)}"
+        )
+    return readers[0]
+
+
+def _voices(description: SpeechSynthesizerDescribeResponse) -> Sequence[VoiceDescription]:
+    """Every voice; a synthesizer that describes them together has them all alike."""
+    width, rate = description.hidden_width, description.sample_rate
+    return description.voice_descriptions or [
+        VoiceDescription(name=name, hidden_width=width, sample_rate=rate) for name in description.voices or ("",)
+    ]
 
 
 async def speaks_hidden_states(services: Services, voice: str, tenant: str) -> bool:
@@ -49,14 +81,13 @@ async def speak(services: Services, text: str, options: SpeechOptions, tenant: s
     """Yields the sound of a whole text. Leaving the iteration cancels the call.
 
     Raises:
-        InvalidInput: "voice" for one that is not there, "input" where the voice speaks from hidden states alone.
+        InvalidInput: "voice" for one that is not there or speaks answers alone, "input" where none speaks from text.
     """
 
     async def whole() -> AsyncIterator[Spoken]:
         yield text
 
-    if (await check_voice(services, options.voice, tenant)).hidden_width:
-        raise InvalidInput("input", "this model's voice speaks its own answers alone, not a given text")
+    options = replace(options, voice=await _reader(services, options.voice, tenant))
     attempt = _attempt(services, whole, options, tenant)
     async with aclosing(with_retries(SPEECH_SYNTHESIZER, attempt)) as responses:
         async for response in responses:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lyra.v1 import common_pb2, speech_synthesizer_pb2, speech_synthesizer_pb2_grpc
 from model_core.presets import build_voice
 from model_core.speech.voice import SpeechStream, Voice
+from model_core.speech.voices import voice_named
 from services.common import model_service, telemetry, tensors
 from services.common.errors import InvalidInput
 from services.common.grpc_types import Context
@@ -47,19 +48,20 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
         self, request_iterator: AsyncIterator[speech_synthesizer_pb2.SynthesizeRequest], context: Context
     ) -> AsyncIterator[speech_synthesizer_pb2.SynthesizeResponse]:
         """An answer, in pieces, to its sound."""
-        part = "hidden_states" if self._voice.hidden_width else "text_delta"
-        header, deltas = await header_and_parts(request_iterator, part)
+        header, deltas = await header_and_parts(request_iterator, self._part)
         speed = header.speed or 1.0
         if not MIN_SPEED <= speed <= MAX_SPEED:
             raise InvalidInput("speed", f"{speed:g} is not within {MIN_SPEED:g} to {MAX_SPEED:g}")
         async with self._queue.slot(tenant_of(context)):
-            stream = await self._thread.run(lambda: self._voice.new_stream(header.voice, speed))
-            pushes = self._hidden_states(stream, deltas) if self._voice.hidden_width else self._texts(stream, deltas)
+            voice = voice_named(self._voice, header.voice)
+            stream = await self._thread.run(lambda: voice.new_stream(header.voice, speed))
+            width, rate = voice.hidden_width, voice.sample_rate
+            pushes = self._hidden_states(stream, deltas, width) if width else self._texts(stream, deltas)
             async for push in pushes:
-                async with aclosing(self._speak(push)) as responses:
+                async with aclosing(self._speak(push, rate)) as responses:
                     async for response in responses:
                         yield response
-            async with aclosing(self._speak(stream.finish)) as responses:
+            async with aclosing(self._speak(stream.finish, rate)) as responses:
                 async for response in responses:
                     yield response
 
@@ -72,11 +74,22 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
             voices=self._voice.voices,
             sample_rate=self._voice.sample_rate,
             hidden_width=self._voice.hidden_width,
+            voice_descriptions=[
+                speech_synthesizer_pb2.VoiceDescription(
+                    name=name, hidden_width=voice.hidden_width, sample_rate=voice.sample_rate
+                )
+                for name in self._voice.voices
+                for voice in (voice_named(self._voice, name),)
+            ],
         )
 
     def shut_down(self) -> None:
         """Lets the voice's thread end."""
         self._thread.shut_down()
+
+    def _part(self, header: speech_synthesizer_pb2.SynthesizeRequest.Header) -> str:
+        """What the voice asked for speaks from."""
+        return "hidden_states" if voice_named(self._voice, header.voice).hidden_width else "text_delta"
 
     async def _texts(self, stream: SpeechStream, deltas: AsyncIterator[str]) -> AsyncIterator[Push]:
         limit, characters = self._settings.max_text_characters, 0
@@ -87,23 +100,25 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
             yield partial(stream.push, delta)
 
     async def _hidden_states(
-        self, stream: SpeechStream, deltas: AsyncIterator[common_pb2.Tensor]
+        self, stream: SpeechStream, deltas: AsyncIterator[common_pb2.Tensor], width: int
     ) -> AsyncIterator[Push]:
         limit, tokens = self._settings.max_answer_tokens, 0
         async for delta in deltas:
-            hidden_NE = tensors.from_message(delta, field="hidden_states", width=self._voice.hidden_width)
+            hidden_NE = tensors.from_message(delta, field="hidden_states", width=width)
             tokens += len(hidden_NE)
             if tokens > limit:
                 raise InvalidInput("hidden_states", f"over the limit of {limit} answer tokens")
             yield partial(stream.push_hidden, hidden_NE)
 
-    async def _speak(self, start: Push) -> AsyncGenerator[speech_synthesizer_pb2.SynthesizeResponse, None]:
+    async def _speak(
+        self, start: Push, sample_rate: int
+    ) -> AsyncGenerator[speech_synthesizer_pb2.SynthesizeResponse, None]:
         async with aclosing(self._thread.iterate(start)) as chunks:
             async for samples in chunks:
                 pcm = samples.astype("<i2", copy=False).tobytes()
                 for offset in range(0, len(pcm), MAX_CHUNK_BYTES):
                     piece = pcm[offset : offset + MAX_CHUNK_BYTES]
-                    audio = speech_synthesizer_pb2.AudioChunk(pcm=piece, sample_rate=self._voice.sample_rate)
+                    audio = speech_synthesizer_pb2.AudioChunk(pcm=piece, sample_rate=sample_rate)
                     yield speech_synthesizer_pb2.SynthesizeResponse(audio=audio)
 
 

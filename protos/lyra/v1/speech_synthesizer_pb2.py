@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lyra.v1 import common_pb2 as lyra_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lyra/v1/speech_synthesizer.proto\x12\x07lyra.v1\x1a\x14lyra/v1/common.proto\"\xb8\x01\n\x11SynthesizeRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.lyra.v1.SynthesizeRequest.HeaderH\x00\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12(\n\rhidden_states\x18\x03 \x01(\x0b\x32\x0f.lyra.v1.TensorH\x00\x1a&\n\x06Header\x12\r\n\x05voice\x18\x01 \x01(\t\x12\r\n\x05speed\x18\x02 \x01(\x02\x42\x06\n\x04part\"8\n\x12SynthesizeResponse\x12\"\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x13.lyra.v1.AudioChunk\".\n\nAudioChunk\x12\x0b\n\x03pcm\x18\x01 \x01(\x0c\x12\x13\n\x0bsample_rate\x18\x02 \x01(\r\"\"\n SpeechSynthesizerDescribeRequest\"\x88\x01\n!SpeechSynthesizerDescribeResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.lyra.v1.ModelDescription\x12\x0e\n\x06voices\x18\x02 \x03(\t\x12\x13\n\x0bsample_rate\x18\x03 \x01(\r\x12\x14\n\x0chidden_width\x18\x04 \x01(\r2\xc1\x01\n\x11SpeechSynthesizer\x12I\n\nSynthesize\x12\x1a.lyra.v1.SynthesizeRequest\x1a\x1b.lyra.v1.SynthesizeResponse(\x01\x30\x01\x12\x61\n\x08\x44\x65scribe\x12).lyra.v1.SpeechSynthesizerDescribeRequest\x1a*.lyra.v1.SpeechSynthesizerDescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lyra/v1/speech_synthesizer.proto\x12\x07lyra.v1\x1a\x14lyra/v1/common.proto\"\xb8\x01\n\x11SynthesizeRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.lyra.v1.SynthesizeRequest.HeaderH\x00\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12(\n\rhidden_states\x18\x03 \x01(\x0b\x32\x0f.lyra.v1.TensorH\x00\x1a&\n\x06Header\x12\r\n\x05voice\x18\x01 \x01(\t\x12\r\n\x05speed\x18\x02 \x01(\x02\x42\x06\n\x04part\"8\n\x12SynthesizeResponse\x12\"\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x13.lyra.v1.AudioChunk\".\n\nAudioChunk\x12\x0b\n\x03pcm\x18\x01 \x01(\x0c\x12\x13\n\x0bsample_rate\x18\x02 \x01(\r\"\"\n SpeechSynthesizerDescribeRequest\"\xbf\x01\n!SpeechSynthesizerDescribeResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.lyra.v1.ModelDescription\x12\x0e\n\x06voices\x18\x02 \x03(\t\x12\x13\n\x0bsample_rate\x18\x03 \x01(\r\x12\x14\n\x0chidden_width\x18\x04 \x01(\r\x12\x35\n\x12voice_descriptions\x18\x05 \x03(\x0b\x32\x19.lyra.v1.VoiceDescription\"K\n\x10VoiceDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0chidden_width\x18\x02 \x01(\r\x12\x13\n\x0bsample_rate\x18\x03 \x01(\r2\xc1\x01\n\x11SpeechSynthesizer\x12I\n\nSynthesize\x12\x1a.lyra.v1.SynthesizeRequest\x1a\x1b.lyra.v1.SynthesizeResponse(\x01\x30\x01\x12\x61\n\x08\x44\x65scribe\x12).lyra.v1.SpeechSynthesizerDescribeRequest\x1a*.lyra.v1.SpeechSynthesizerDescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPEECHSYNTHESIZERDESCRIBEREQUEST']._serialized_start=360
   _globals['_SPEECHSYNTHESIZERDESCRIBEREQUEST']._serialized_end=394
   _globals['_SPEECHSYNTHESIZERDESCRIBERESPONSE']._serialized_start=397
-  _globals['_SPEECHSYNTHESIZERDESCRIBERESPONSE']._serialized_end=533
-  _globals['_SPEECHSYNTHESIZER']._serialized_start=536
-  _globals['_SPEECHSYNTHESIZER']._serialized_end=729
+  _globals['_SPEECHSYNTHESIZERDESCRIBERESPONSE']._serialized_end=588
+  _globals['_VOICEDESCRIPTION']._serialized_start=590
+  _globals['_VOICEDESCRIPTION']._serialized_end=665
+  _globals['_SPEECHSYNTHESIZER']._serialized_start=668
+  _globals['_SPEECHSYNTHESIZER']._serialized_end=861
 # @@protoc_insertion_point(module_scope)

@@ -140,14 +140,19 @@ class SpeechSynthesizerDescribeResponse(_message.Message):
     VOICES_FIELD_NUMBER: _builtins.int
     SAMPLE_RATE_FIELD_NUMBER: _builtins.int
     HIDDEN_WIDTH_FIELD_NUMBER: _builtins.int
+    VOICE_DESCRIPTIONS_FIELD_NUMBER: _builtins.int
     sample_rate: _builtins.int
     """Samples a second of what Synthesize returns."""
     hidden_width: _builtins.int
-    """Width of the hidden states that the voice speaks from; 0 where it speaks from text."""
+    """Width of the hidden states that the first voice speaks from; 0 where it speaks from text."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelDescription: ...
     @_builtins.property
     def voices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def voice_descriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___VoiceDescription]:
+        """What each of `voices` speaks from, in their order."""
+
     def __init__(
         self,
         *,
@@ -155,11 +160,39 @@ class SpeechSynthesizerDescribeResponse(_message.Message):
         voices: _abc.Iterable[_builtins.str] | None = ...,
         sample_rate: _builtins.int = ...,
         hidden_width: _builtins.int = ...,
+        voice_descriptions: _abc.Iterable[Global___VoiceDescription] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_width", b"hidden_width", "model", b"model", "sample_rate", b"sample_rate", "voices", b"voices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_width", b"hidden_width", "model", b"model", "sample_rate", b"sample_rate", "voice_descriptions", b"voice_descriptions", "voices", b"voices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SpeechSynthesizerDescribeResponse: _TypeAlias = SpeechSynthesizerDescribeResponse  # noqa: Y015
+
+@_typing.final
+class VoiceDescription(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HIDDEN_WIDTH_FIELD_NUMBER: _builtins.int
+    SAMPLE_RATE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    hidden_width: _builtins.int
+    """Width of the hidden states that it speaks from; 0 where it speaks from text."""
+    sample_rate: _builtins.int
+    """Samples a second."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        hidden_width: _builtins.int = ...,
+        sample_rate: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_width", b"hidden_width", "name", b"name", "sample_rate", b"sample_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoiceDescription: _TypeAlias = VoiceDescription  # noqa: Y015

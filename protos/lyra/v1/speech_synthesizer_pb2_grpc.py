@@ -50,8 +50,8 @@ class SpeechSynthesizerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Synthesize(self, request_iterator, context):
-        """Speaks an answer that arrives in pieces: as text, or as the language model's hidden states where Describe says so. The
-        first message carries the header; audio leaves as soon as a clause or some unit frames are whole.
+        """Speaks an answer that arrives in pieces: as text, or as the language model's hidden states where Describe says so of
+        the voice. The first message carries the header; audio leaves as soon as a clause or some unit frames are whole.
         The client closes its side after the last piece.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -32,8 +32,8 @@ class SpeechSynthesizerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SpeechSynthesizerAsyncStub: ...
     Synthesize: _grpc.StreamStreamMultiCallable[_speech_synthesizer_pb2.SynthesizeRequest, _speech_synthesizer_pb2.SynthesizeResponse]
-    """Speaks an answer that arrives in pieces: as text, or as the language model's hidden states where Describe says so. The
-    first message carries the header; audio leaves as soon as a clause or some unit frames are whole.
+    """Speaks an answer that arrives in pieces: as text, or as the language model's hidden states where Describe says so of
+    the voice. The first message carries the header; audio leaves as soon as a clause or some unit frames are whole.
     The client closes its side after the last piece.
     """
     Describe: _grpc.UnaryUnaryMultiCallable[_speech_synthesizer_pb2.SpeechSynthesizerDescribeRequest, _speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse]
@@ -43,8 +43,8 @@ class SpeechSynthesizerStub:
 class SpeechSynthesizerAsyncStub(SpeechSynthesizerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Synthesize: _aio.StreamStreamMultiCallable[_speech_synthesizer_pb2.SynthesizeRequest, _speech_synthesizer_pb2.SynthesizeResponse]  # type: ignore[assignment]
-    """Speaks an answer that arrives in pieces: as text, or as the language model's hidden states where Describe says so. The
-    first message carries the header; audio leaves as soon as a clause or some unit frames are whole.
+    """Speaks an answer that arrives in pieces: as text, or as the language model's hidden states where Describe says so of
+    the voice. The first message carries the header; audio leaves as soon as a clause or some unit frames are whole.
     The client closes its side after the last piece.
     """
     Describe: _aio.UnaryUnaryMultiCallable[_speech_synthesizer_pb2.SpeechSynthesizerDescribeRequest, _speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse]  # type: ignore[assignment]
@@ -57,8 +57,8 @@ class SpeechSynthesizerServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_speech_synthesizer_pb2.SynthesizeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_speech_synthesizer_pb2.SynthesizeResponse], _abc.AsyncIterator[_speech_synthesizer_pb2.SynthesizeResponse]]:
-        """Speaks an answer that arrives in pieces: as text, or as the language model's hidden states where Describe says so. The
-        first message carries the header; audio leaves as soon as a clause or some unit frames are whole.
+        """Speaks an answer that arrives in pieces: as text, or as the language model's hidden states where Describe says so of
+        the voice. The first message carries the header; audio leaves as soon as a clause or some unit frames are whole.
         The client closes its side after the last piece.
         """
 

@@ -13,7 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.paths import ROOT
-from tests.training_runs import Processes, command, free_port, losses, lyra, run, to_align, to_instruct, write_data
+from tests.training_runs import (
+    Processes,
+    command,
+    free_port,
+    losses,
+    lyra,
+    run,
+    to_align,
+    to_instruct,
+    to_speak,
+    write_data,
+)
 
 CHECKPOINTS = "checkpoints"
 
@@ -29,6 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data(folder / "align", to_align(10), "align")
     write_data(folder / "instruct", to_instruct(10))
     write_data(folder / "long-speech", to_instruct(8, seconds=3.0))
+    write_data(folder / "speech-generator", to_speak(10), "speech-generation")
     return folder
 
 
@@ -63,6 +75,7 @@ def kill_after(processes: Processes, arguments: list[str], out: Path, lines: int
         ("align", ("--steps", 24)),
         ("instruct", ("--steps", 13, "--batch", 4, "--device-batch", 2)),  # accumulated
         ("long-speech", ("--steps", 14, "--evaluate-every", 4)),  # measured, with extraction
+        ("speech-generator", ("--steps", 30)),
     ],
 )
 def test_a_killed_stage_goes_on_with_the_losses_of_an_undisturbed_one(

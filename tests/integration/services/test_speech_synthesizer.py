@@ -147,3 +147,19 @@ async def test_a_voice_refuses_what_it_does_not_speak_from(client: Client, hidde
         await hidden_client.speak(TEXT)
     with pytest.raises(InvalidInput, match="text_delta"):
         await client.speak_hidden(HIDDEN)
+
+
+TINY_HIDDEN = np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32)
+
+
+async def test_each_of_two_voices_speaks_from_what_it_wants(client: Client) -> None:
+    description = await client.stub.Describe(pb.SpeechSynthesizerDescribeRequest())
+    widths = {each.name: each.hidden_width for each in description.voice_descriptions}
+    assert (list(description.voices), widths) == (["tiny", "tiny-hidden"], {"tiny": 0, "tiny-hidden": 16})
+    assert description.hidden_width == 0
+    assert await client.speak_hidden(TINY_HIDDEN, voice="tiny-hidden")
+    assert await client.speak(TEXT, voice="tiny") == await client.speak(TEXT)
+    with pytest.raises(InvalidInput, match="hidden_states"):
+        await client.speak(TEXT, voice="tiny-hidden")
+    with pytest.raises(InvalidInput, match="text_delta"):
+        await client.speak_hidden(TINY_HIDDEN, voice="tiny")

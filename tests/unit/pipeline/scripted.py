@@ -36,6 +36,8 @@ class Script:
         self.words = ["One ", "two ", "three."]
         self.prompt: list[Any] = []
         self.spoken: list[Any] = []
+        # Name of the voice last asked for.
+        self.voice = ""
         # Adapters of the two services that have some; clips of each recording; what was encoded by which adapter.
         self.projectors: list[str] = []
         self.adapters: list[str] = []
@@ -44,6 +46,8 @@ class Script:
         # Width of the language model's hidden states, and of those that the voice wants.
         self.width = 2
         self.hidden_width = 0
+        # Name -> width of the hidden states that it speaks from.
+        self.more_voices: dict[str, int] = {}
         self.speaking = asyncio.Event()
         self.uploads: list[bytes] = []
         self.uploaded = asyncio.Event()
@@ -185,6 +189,7 @@ class FakeSpeechSynthesizer(speech_synthesizer_pb2_grpc.SpeechSynthesizerService
         async with self.script.call("synthesize", context):
             async for request in request_iterator:
                 if request.WhichOneof("part") == "header":
+                    self.script.voice = request.header.voice
                     continue
                 said = getattr(request, request.WhichOneof("part"))
                 self.script.spoken.append(said if isinstance(said, str) else tensors.from_message(said).tolist())
@@ -196,7 +201,15 @@ class FakeSpeechSynthesizer(speech_synthesizer_pb2_grpc.SpeechSynthesizerService
     async def Describe(self, request: Any, context: Any) -> Any:
         async with self.script.call("describe_voices", context):
             return speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse(
-                voices=["joe"], sample_rate=16_000, hidden_width=self.script.hidden_width
+                voices=["joe", *self.script.more_voices],
+                sample_rate=16_000,
+                hidden_width=self.script.hidden_width,
+                voice_descriptions=[
+                    speech_synthesizer_pb2.VoiceDescription(name=name, hidden_width=width, sample_rate=16_000)
+                    for name, width in {"joe": self.script.hidden_width, **self.script.more_voices}.items()
+                ]
+                if self.script.more_voices
+                else [],
             )
 
 

@@ -20,9 +20,9 @@ from services.pipeline.speak import speak
 from tests.unit.pipeline.scripted import Script
 
 
-async def spoken(services: Services) -> list[AnswerEvent]:
+async def spoken(services: Services, voice: str = "") -> list[AnswerEvent]:
     messages = (Message(Role.USER, (TextPart("Hello"),)),)
-    request = AnswerRequest(messages=messages, tenant="acme", speech=SpeechOptions(), keep_rate=0.7)
+    request = AnswerRequest(messages=messages, tenant="acme", speech=SpeechOptions(voice), keep_rate=0.7)
     return [event async for event in answer(services, request)]
 
 
@@ -54,4 +54,31 @@ async def test_a_given_text_cannot_be_spoken_from_hidden_states(services: Servic
     with pytest.raises(InvalidInput) as caught:
         [chunk async for chunk in speak(services, "Hello", SpeechOptions(), "acme")]
     assert caught.value.field == "input"
+    assert "synthesize" not in script.calls
+
+
+async def test_the_voice_that_is_asked_for_decides_what_it_gets(services: Services, script: Script) -> None:
+    script.more_voices, script.width = {"nano": 3}, 3
+    await spoken(services)
+    assert script.spoken == script.words
+    script.spoken.clear()
+    await spoken(services, "nano")
+    assert script.spoken == [[[number] * 3] for number in range(len(script.words))]
+
+
+async def test_a_given_text_is_read_by_the_first_voice_for_texts(services: Services, script: Script) -> None:
+    script.hidden_width = script.width = 3
+    script.more_voices = {"reader": 0, "other": 0}
+    assert [chunk async for chunk in speak(services, "Hello", SpeechOptions(), "acme")]
+    assert script.spoken == ["Hello"]
+    assert script.voice == "reader"
+
+
+async def test_a_voice_of_answers_asked_to_read_a_text_is_refused_with_those_that_can(
+    services: Services, script: Script
+) -> None:
+    script.more_voices = {"nano": 3}
+    with pytest.raises(InvalidInput, match="texts are read by: joe") as caught:
+        [chunk async for chunk in speak(services, "Hello", SpeechOptions("nano"), "acme")]
+    assert caught.value.field == "voice"
     assert "synthesize" not in script.calls

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model_core.errors import InvalidInput
-from model_core.speech.unit_generator import IGNORED, UnitGenerator
+from model_core.speech.ctc import IGNORED
+from model_core.speech.unit_generator import UnitGenerator
 
 PARITY = Path(__file__).parents[2] / "data" / "parity" / "speech_generator.safetensors"
 WIDTH, UPSAMPLE = 12, 4

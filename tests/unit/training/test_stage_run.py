@@ -1,6 +1,7 @@
 """Runs of preset tiny: what is written, when they stop, what they refuse, what they say before they start."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,18 @@ from model_core.training.estimate import estimate
 from model_core.training.report import loss_plot
 from model_core.training.stage_run import StageRun
 from tests.training_runs import assistant as answer
-from tests.training_runs import losses, noise, options, plain_picture, run, to_align, to_instruct, user, write_data
+from tests.training_runs import (
+    losses,
+    noise,
+    options,
+    plain_picture,
+    run,
+    to_align,
+    to_instruct,
+    to_speak,
+    user,
+    write_data,
+)
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +241,19 @@ def test_pictures_without_speech_are_learned_from(tmp_path: Path) -> None:
     shown = Conversation(id="p", turns=(user("<image>What?"), answer("red")), images=(plain_picture(3),))
     rows = run("instruct", write_data(tmp_path / "data", [shown] * 1), tmp_path / "out", steps=2)
     assert len(rows) == 2
+
+
+def test_a_unit_that_the_generator_does_not_have_is_named_with_its_sample(tmp_path: Path) -> None:
+    beyond = replace(to_speak(1)[0], id="beyond", units=((3, 20),))
+    data = write_data(tmp_path / "data", [*to_speak(3), beyond], "speech-generation")
+    with pytest.raises(InvalidInput, match="sample beyond, units: 20 is beyond the generator's 20 units"):
+        StageRun(options("speech-generator", data, tmp_path / "out"))
+
+
+def test_answers_without_units_are_left_out_of_the_speech_generator_and_counted(tmp_path: Path) -> None:
+    mute = replace(to_speak(1)[0], id="mute", units=())
+    data = write_data(tmp_path / "data", [*to_speak(3), mute], "speech-generation")
+    stage = StageRun(options("speech-generator", data, tmp_path / "out"))
+    assert stage.train_data.left_out == {"no-units": 1}
+    stage.run()
+    assert (tmp_path / "out" / "speech_generator.safetensors").is_file()

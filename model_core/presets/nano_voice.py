@@ -1,0 +1,57 @@
+"""Nano's generated voice: a trained generator, the trained half of a vocoder, and the Piper voice's own HiFi-GAN."""
+
+from pathlib import Path
+
+from safetensors import safe_open
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from model_core.checkpoints.piper import read_hifigan
+from model_core.checkpoints.store import part_folder
+from model_core.errors import CheckpointError
+from model_core.presets import nano
+from model_core.presets.building import fast_dtype, trained
+from model_core.speech.spelled_generator import SpelledGenerator
+from model_core.speech.unit_voice import UnitVoice
+from model_core.speech.vocoder import UnitVocoder
+from model_core.speech.voice import voice_model
+
+GENERATOR_FILE, VOCODER_FILE = "generator.safetensors", "vocoder.safetensors"
+# What of the vocoder is trained here; the rest is the HiFi-GAN.
+TRAINED_HALF = ("dict.", "dur_predictor.", "renderer.")
+
+_TABLE = "model.embed_tokens.weight"
+
+
+def untrained_generator(home: Path) -> SpelledGenerator:
+    """A random generator that knows the letters of the language model's tokens. Raises WeightsMissing."""
+    tokenizer = part_folder(home, "nano", "language") / "tokenizer.json"
+    return nano.UNIT_GENERATOR.build().spell(Tokenizer.from_file(str(tokenizer)))
+
+
+def untrained_vocoder(home: Path) -> UnitVocoder:
+    """A vocoder with the voice's HiFi-GAN, all else random. Raises WeightsMissing."""
+    vocoder = nano.VOCODER.build()
+    _load(vocoder, read_hifigan(voice_model(part_folder(home, "nano", "voice"))))
+    return vocoder
+
+
+def generated_voice(home: Path, parts: Path) -> UnitVoice:
+    """The voice. Raises WeightsMissing, CheckpointError."""
+    generator, vocoder = nano.UNIT_GENERATOR.build(), untrained_vocoder(home)
+    _load(generator, trained(parts / GENERATOR_FILE))
+    _load(vocoder, trained(parts / VOCODER_FILE))
+    with safe_open(part_folder(home, "nano", "language") / "model.safetensors", "pt") as tensors:
+        table_VE: Tensor = tensors.get_tensor(_TABLE)
+    return UnitVoice(generator.read_with(table_VE.to(fast_dtype())), vocoder, nano.GENERATED_VOICE)
+
+
+def _load(module: SpelledGenerator | UnitVocoder, tensors: dict[str, Tensor]) -> None:
+    """Gives a module some of its weights: all below the names that there are."""
+    expected = module.state_dict()
+    wanted = {name for name in expected if name.startswith(tuple({each.split(".")[0] for each in tensors}))}
+    for name in sorted(wanted | tensors.keys()):
+        if name not in tensors or name not in expected or tensors[name].shape != expected[name].shape:
+            raise CheckpointError(name, "is missing or does not fit nano's voice: train the speech generator again")
+    cast = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(cast, strict=False)

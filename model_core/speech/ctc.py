@@ -1,0 +1,60 @@
+"""What generators of units share: connectionist temporal classification (Graves et al. 2006), and what they take.
+
+Shapes: L hidden states, E their width, T frames, N units, U units and the blank.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model_core.errors import InvalidInput
+
+IGNORED = -100
+
+
+def collapse(frames_T: Tensor, last_frame: int, blank: int) -> Tensor:
+    """Units [N] of the frames behind `last_frame`: repeats merged and blanks dropped."""
+    if not len(frames_T):
+        return frames_T
+    before_T = F.pad(frames_T[:-1], (1, 0), value=last_frame)
+    return frames_T[(frames_T != before_T) & (frames_T != blank)]
+
+
+def frames_needed(units: Sequence[int]) -> int:
+    """Fewest frames that can say these units: between two that are alike stands a blank."""
+    return len(units) + sum(unit == before for before, unit in pairwise(units))
+
+
+def ctc_loss(logits: Sequence[Tensor], targets: Sequence[Tensor], blank: int) -> Tensor:
+    """Summed over sequences with logits [T, U] and target units [N], for each unit (a scalar)."""
+    padded_BTU = torch.nn.utils.rnn.pad_sequence(list(logits), batch_first=True)
+    flat = torch.cat(list(targets))
+    total = F.ctc_loss(
+        padded_BTU.float().log_softmax(-1).transpose(0, 1),
+        flat,
+        torch.tensor([len(each) for each in logits]),
+        torch.tensor([len(each) for each in targets]),
+        blank=blank,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return total / len(flat)
+
+
+def check_units(flat: Tensor, units: int) -> None:
+    """Raises InvalidInput where a unit is unknown."""
+    if ((flat < 0) | (flat >= units)).any():
+        raise InvalidInput("units", f"one is not within 0 and {units - 1}")
+
+
+def check_hidden(hidden: Sequence[Tensor], width: int) -> None:
+    """Raises InvalidInput where hidden states are not floats [L, E] or not finite."""
+    for each in hidden:
+        if each.dim() != 2 or each.shape[1] != width or not each.is_floating_point():
+            found = f"{each.dtype} of shape {list(each.shape)}"
+            raise InvalidInput("hidden_states", f"{found} are not floats [tokens, {width}]")
+        if not each.isfinite().all():
+            raise InvalidInput("hidden_states", "some values are not finite")

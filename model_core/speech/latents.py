@@ -1,0 +1,54 @@
+"""What nano's voice makes of a text before it becomes sound: latents, and how long each of its sounds lasts.
+
+Shapes: T frames of the voice (86 a second), C latents, N units.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx.utils import Extractor
+
+from model_core.speech.sounds import units_with_lengths
+from model_core.speech.voice import PiperVoice, session_options, voice_model
+
+_INPUTS = ("input", "input_lengths", "scales")
+_LATENTS, _FRAMES = "/Mul_7_output_0", "/Ceil_output_0"
+# The voice is heard so much earlier than the frames of its symbols say.
+_EARLY_FRAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the voice read: its latents [T, C] float32, its units [N] and how many frames each lasts [N]."""
+
+    latents: NDArray[np.float32]
+    units: tuple[int, ...]
+    durations: tuple[int, ...]
+
+
+class LatentReader:
+    """A Piper voice that stops before its decoder; the same phonemes always give the same latents."""
+
+    def __init__(self, folder: Path) -> None:
+        model = onnx.load(voice_model(folder))
+        part = Extractor(model).extract_model(list(_INPUTS), [_LATENTS, _FRAMES])
+        self._session = onnxruntime.InferenceSession(
+            part.SerializeToString(), session_options(threads=1), providers=["CPUExecutionProvider"]
+        )
+        self._voice = PiperVoice.load(folder)
+
+    def read(self, phonemes: str) -> Reading:
+        """What the voice makes of a line of phonemes, of 220 at most."""
+        symbols, ids = self._voice.symbols(phonemes)
+        inputs = np.array([ids], np.int64), np.array([len(ids)], np.int64), np.array([0.0, 1.0, 0.0], np.float32)
+        latents_1CT, frames = self._session.run(None, dict(zip(_INPUTS, inputs, strict=True)))
+        found = units_with_lengths(symbols, frames.reshape(-1).astype(int).tolist())
+        ends = np.maximum(np.cumsum([length for _, length in found]) - _EARLY_FRAMES, 0)
+        ends[-1] += _EARLY_FRAMES
+        durations = np.diff(ends, prepend=0)
+        units = tuple(unit for unit, _ in found)
+        return Reading(np.ascontiguousarray(latents_1CT[0].T), units, tuple(durations.tolist()))

@@ -1,0 +1,77 @@
+"""Nano's units: sounds of a line of phonemes, and how many frames of the voice each lasts."""
+
+# ruff: noqa: RUF001 - phonetic letters are the subject
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_core.errors import CheckpointError
+from model_core.speech.codebook import read_codebook, write_codebook
+from model_core.speech.latents import Reading
+from model_core.speech.phonemes import EnglishPhonemes
+from model_core.speech.sounds import SOUNDS, phonemes_of_answer, units_of, units_with_lengths, unstressed
+
+
+def names(units: list[int]) -> list[str]:
+    return [SOUNDS[unit] for unit in units]
+
+
+def test_units_are_sounds_with_their_stress_and_marks() -> None:
+    assert names(units_of("həlˈoʊ, juː.")) == ["h", "ə", "l", "ˈo", "ʊ", ",", "j", "u", "."]
+
+
+def test_kinds_of_a_sound_that_the_voice_hardly_knows_are_taken_for_common_ones() -> None:
+    assert names(units_of("bˈʌt̩n; lɑːx")) == ["b", "ˈʌ", "t", "n", ",", "l", "ɑ", "k"]
+
+
+def test_pads_stresses_and_blanks_belong_to_the_sound_that_they_are_said_with() -> None:
+    symbols = ["^", "_", "ˈ", "_", "a", "_", "ː", "_", " ", "_", "b", "_", ".", "_", "$"]
+    frames = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
+    found = units_with_lengths(symbols, frames)
+    assert names([unit for unit, _ in found]) == ["ˈa", "b", "."]
+    assert [length for _, length in found] == [55, 23, 42]
+
+
+@given(st.lists(st.tuples(st.sampled_from("^$_ˈˌː abdˈɪz.,"), st.integers(0, 9)), min_size=1))
+def test_no_frame_is_lost(symbols: list[tuple[str, int]]) -> None:
+    found = units_with_lengths([symbol for symbol, _ in symbols], [length for _, length in symbols])
+    assert not found or sum(length for _, length in found) == sum(length for _, length in symbols)
+
+
+def test_an_answer_of_several_clauses_keeps_a_pause_between_them() -> None:
+    said = phonemes_of_answer("Two things:\n- An apple\n- A pear", EnglishPhonemes())
+    assert names(units_of(said)).count(",") == 3
+    assert phonemes_of_answer("...\n\n", EnglishPhonemes()) == ""
+
+
+def reading(units: list[int], durations: list[int], seed: int) -> Reading:
+    latents = np.random.default_rng(seed).standard_normal((sum(durations), 3)).astype(np.float32)
+    return Reading(latents, tuple(units), tuple(durations))
+
+
+def test_a_codebook_holds_readings_and_the_mean_latents_of_each_unit(tmp_path: Path) -> None:
+    stressed = SOUNDS.index("ˈɪ")
+    plain = unstressed(stressed)
+    path, readings = tmp_path / "codebook.safetensors", [reading([plain, 4], [3, 2], 0), reading([4], [4], 1)]
+    write_codebook(path, readings)
+    codebook = read_codebook(path)
+    found = codebook.readings()
+    assert [units.tolist() for units, _, _ in found] == [[plain, 4], [4]]
+    assert [durations.tolist() for _, durations, _ in found] == [[3, 2], [4]]
+    torch.testing.assert_close(codebook.centroids_UC[plain], found[0][2][:3].mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(codebook.centroids_UC[stressed], codebook.centroids_UC[plain])
+    assert not codebook.centroids_UC[7].any()
+    again = tmp_path / "again.safetensors"
+    write_codebook(again, readings)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_file_that_is_no_codebook_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "codebook.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match=r"codebook\.safetensors.*is no codebook"):
+        read_codebook(tmp_path / "codebook.safetensors")
