@@ -45,7 +45,7 @@ COMMANDS = (
     # Stage 4: the voice that speaks from hidden states.
     "data build speech-generation --source chitchat:8000 --source austen:3000 --source wordnet-glosses:2000"
     " --source figures:2000 --out {data}/speech-generation",
-    "train speech-generator --data {data}/speech-generation --steps 2500 --out {run}/speech-generator",
+    "train speech-generator --data {data}/speech-generation --steps 900 --out {run}/speech-generator",
 )
 
 # Which parts come from which run.

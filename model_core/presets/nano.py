@@ -108,6 +108,6 @@ TRAINING: StageTable = {
         extraction=EXTRACTION,
     ),
     SPEECH_GENERATOR: TrainingStage(
-        learning_rate=1e-3, lowest_rate=0.05, batch=16, betas=(0.9, 0.98), weight_decay=0.01
+        learning_rate=2e-3, lowest_rate=0.05, batch=32, betas=(0.9, 0.98), weight_decay=0.01
     ),
 }
