@@ -282,9 +282,20 @@ def attend(q_BHLD: Tensor, k_BKPD: Tensor, v_BKPD: Tensor) -> Tensor:
         grouped = rearrange(q_BHLD, "b (k g) 1 d -> b k g d", g=groups)
         return rearrange(F.scaled_dot_product_attention(grouped, k_BKPD, v_BKPD), "b k g d -> b (k g) 1 d")
     if length == all_positions:
-        return F.scaled_dot_product_attention(q_BHLD, k_BKPD, v_BKPD, is_causal=True, enable_gqa=True)
+        return _attend_within(q_BHLD, k_BKPD, v_BKPD)
     mask = causal_mask(all_positions - length, length, q_BHLD.device)
     return F.scaled_dot_product_attention(q_BHLD, k_BKPD, v_BKPD, attn_mask=mask, enable_gqa=True)
+
+
+def _attend_within(q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor) -> Tensor:
+    if not (q_BHLD.is_cpu and q_BHLD.requires_grad):
+        return F.scaled_dot_product_attention(q_BHLD, k_BKLD, v_BKLD, is_causal=True, enable_gqa=True)
+    # PyTorch's backward in bfloat16 on a CPU takes three times as long as in float32 over some hundred positions.
+    with torch.autocast("cpu", enabled=False):
+        attended_BHLD = F.scaled_dot_product_attention(
+            q_BHLD.float(), k_BKLD.float(), v_BKLD.float(), is_causal=True, enable_gqa=True
+        )
+    return attended_BHLD.to(q_BHLD.dtype)
 
 
 def causal_mask(before: int, length: int, device: torch.device) -> Tensor:
