@@ -10,10 +10,15 @@ from typing import Any
 
 import grpc
 import pytest
+from hypothesis import settings
 
 from services.common.channels import open_channel
 from services.common.server import ModelServer
 from services.local.stack import SERVICES, Stack
+
+# No test is timed: another's work may fill the machine.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 SETTINGS = {
     "speech_encoder": "SpeechEncoderSettings",

@@ -269,7 +269,7 @@ ANYTHING = st.recursive(
 FILES = ("config.json", INDEX, "speech_lora/adapter_config.json", "vocoder/config.json", "tokenizer_config.json")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_whatever_a_field_holds_a_folder_is_looked_through_to_its_end(whole: Path, data: st.DataObject) -> None:
     file = data.draw(st.sampled_from(FILES))

@@ -24,7 +24,7 @@ def test_the_same_seed_disturbs_alike_and_another_does_not() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 4000), st.booleans(), st.booleans(), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_sound_keeps_its_length_and_stays_in_range(
     seed: int, length: int, noise: bool, room: bool, loudness: bool
 ) -> None:

@@ -95,7 +95,7 @@ def test_a_shuffled_stream_has_every_sample_once_and_epochs_differ(folder: Path)
     assert ids(list(stream(folder, seed=2, shuffle_buffer=8))) != first
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     world=st.integers(1, 6),
     buffer=st.integers(0, 30),

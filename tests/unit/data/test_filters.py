@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model_core.data.conversation import Conversation, Speech
@@ -127,7 +127,6 @@ def test_shares_of_silence_and_clipping_are_those_that_were_planted() -> None:
     assert clipping_share(peaks[:0]) == 0.0
 
 
-@settings(deadline=None)
 @given(st.floats(0.01, 1.0))
 def test_silence_does_not_depend_on_loudness(gain: float) -> None:
     quiet = (gain * mostly_silent()).astype(np.float32)

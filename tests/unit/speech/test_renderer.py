@@ -50,7 +50,7 @@ VOCODER = random_vocoder()
 UNITS = torch.randint(0, 20, (30,), generator=torch.Generator().manual_seed(2))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, len(UNITS)), max_size=6).map(sorted))
 def test_any_pieces_of_a_stream_sound_like_one_pass(cuts: list[int]) -> None:
     state, pieces = VOCODER.new_state(), list(UNITS.tensor_split(cuts))

@@ -52,7 +52,7 @@ def test_an_answer_has_units_of_several_kinds() -> None:
     assert len(set(one_pass(HIDDEN))) > 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, len(HIDDEN)), max_size=6).map(sorted))
 def test_any_pieces_of_an_answer_make_the_units_of_one_pass(cuts: list[int]) -> None:
     pieces = list(HIDDEN.tensor_split(cuts))

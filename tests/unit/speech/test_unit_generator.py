@@ -66,7 +66,7 @@ def test_the_reference_loss_is_reproduced() -> None:
     assert value.item() == pytest.approx(tensors["loss.value"].item(), rel=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(st.integers(0, 30), st.lists(st.integers(0, 12), min_size=1, max_size=5)), min_size=1, max_size=4

@@ -55,7 +55,7 @@ def test_there_is_sound_to_compare() -> None:
     assert sound.std() > 1_000
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, len(HIDDEN)), max_size=6).map(sorted))
 def test_a_stream_of_any_chunks_equals_the_whole_answer_at_once(cuts: list[int]) -> None:
     chunks = [HIDDEN[start:end] for start, end in zip([0, *cuts], [*cuts, len(HIDDEN)], strict=True)]

@@ -117,7 +117,7 @@ def test_the_reference_waveform_comes_out_of_single_units_too() -> None:
     torch.testing.assert_close(sound, tensors["waveform_with_duration"], rtol=0, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(UNIT_CHUNKS, min_size=1, max_size=4), st.booleans())
 def test_streams_cut_and_batched_in_any_way_give_what_one_pass_gives(
     streams: list[list[list[int]]], durations: bool
@@ -127,7 +127,7 @@ def test_streams_cut_and_batched_in_any_way_give_what_one_pass_gives(
         torch.testing.assert_close(sound, VOCODER(units, durations), rtol=0, atol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.sampled_from([(1, 1), (1, 3), (2, 2), (2, 4), (2, 8), (3, 3), (5, 11)]), min_size=1, max_size=3),
     st.lists(st.sampled_from([(1, (1,)), (3, (1, 2)), (5, (3, 1)), (7, (2, 5))]), min_size=1, max_size=3),

@@ -60,7 +60,7 @@ def test_value_loss_and_gradients_are_those_of_the_reference(case: str) -> None:
 
 
 @given(seeds, st.integers(1, 5), st.integers(1, 4), st.sampled_from([0.05, 0.1, 1.0]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_value_and_gradient_are_those_of_all_paths_counted_one_by_one(
     seed: int, rows: int, columns: int, gamma: float
 ) -> None:
@@ -73,7 +73,7 @@ def test_value_and_gradient_are_those_of_all_paths_counted_one_by_one(
 
 
 @given(lengths, seeds, st.sampled_from([0.02, 0.1, 1.0]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_gradient_of_soft_dtw_equals_finite_differences(sizes: list[tuple[int, int]], seed: int, gamma: float) -> None:
     cost = torch.rand(len(sizes), 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     rows, columns = zip(*sizes, strict=True)
@@ -81,7 +81,7 @@ def test_gradient_of_soft_dtw_equals_finite_differences(sizes: list[tuple[int, i
 
 
 @given(lengths, seeds)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_gradient_of_the_loss_equals_finite_differences(sizes: list[tuple[int, int]], seed: int) -> None:
     speech, text = (padded(rows, 1, 0.5).requires_grad_() for rows in random_batch(sizes, seed))
     speech_lengths, text_lengths = zip(*sizes, strict=True)
@@ -93,7 +93,7 @@ def test_gradient_of_the_loss_equals_finite_differences(sizes: list[tuple[int, i
 
 
 @given(lengths, seeds, st.integers(0, 3), st.integers(0, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_batching_and_padding_never_change_value_or_gradient(
     sizes: list[tuple[int, int]], seed: int, extra_speech: int, extra_text: int
 ) -> None:

@@ -109,7 +109,7 @@ def test_sides_are_brought_within_the_published_bounds(size: tuple[int, int], ex
     assert fitted(Image.new("RGB", size)).size == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_every_picture_is_within_what_qwens_processor_takes(width: int, height: int) -> None:
     image = fitted(Image.new("1", (width, height)))

@@ -121,7 +121,7 @@ def test_codec_that_is_not_taken_is_refused_with_those_that_are() -> None:
 BROKEN = make_video(seconds=1, key_every=4, loudness=0.1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, len(BROKEN) - 1), st.integers(0, 255)), max_size=30))
 def test_broken_bytes_give_frames_or_a_clear_refusal(changes: list[tuple[int, int]]) -> None:
     data = bytearray(BROKEN)
