@@ -28,6 +28,7 @@ Observer = Callable[[Tensor, Tensor], None]
 
 # Without gradients the wide feed-forward takes so many positions at a time: a long prompt then never holds it all.
 _FED_AT_ONCE = 2048
+_SHORT = 512  # positions
 
 
 class DecoderStack(nn.Module):
@@ -288,9 +289,9 @@ def attend(q_BHLD: Tensor, k_BKPD: Tensor, v_BKPD: Tensor) -> Tensor:
 
 
 def _attend_within(q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor) -> Tensor:
-    if not (q_BHLD.is_cpu and q_BHLD.requires_grad):
+    if not (q_BHLD.is_cpu and q_BHLD.requires_grad and q_BHLD.shape[2] <= _SHORT):
         return F.scaled_dot_product_attention(q_BHLD, k_BKLD, v_BKLD, is_causal=True, enable_gqa=True)
-    # PyTorch's backward in bfloat16 on a CPU takes three times as long as in float32 over some hundred positions.
+    # PyTorch's backward over short sequences on a CPU takes three times as long in bfloat16 as in float32.
     with torch.autocast("cpu", enabled=False):
         attended_BHLD = F.scaled_dot_product_attention(
             q_BHLD.float(), k_BKLD.float(), v_BKLD.float(), is_causal=True, enable_gqa=True
