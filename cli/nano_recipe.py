@@ -35,10 +35,11 @@ COMMANDS = (
     "data build instruct --source facts:2500 --source wordnet:1200 --source chitchat:1500 --source chatterbot"
     f" --answer-tokens 40 --voices {_FAST_VOICES} --seed 3 --out {{data}}/questions",
     "train instruct --data {data}/align-speech --data {data}/pictures-spoken --data {data}/questions"
-    " --start {run}/align-speech --start {run}/vision --start-adapter vision --freeze vision --steps 2500"
+    " --start {run}/align-speech --start {run}/vision --start-adapter vision --freeze vision --steps 1500"
     " --out {run}/speech",
     # Stage 3: recordings of several clips.
-    f"data build long-speech --source chitchat --source austen --recordings 600 --voices {_FAST_VOICES}"
+    "data build long-speech --source chitchat --source austen --recordings 800 --readings 2500 --longest 200"
+    f" --tasks transcribe=2,part=2,after=2,before=1,order=1,needle=4 --voices {_FAST_VOICES} --seed 4"
     " --out {data}/long-speech",
     "train long-speech --data {data}/long-speech --start {run}/speech --start-adapter speech --steps 300"
     " --out {run}/long-speech",
