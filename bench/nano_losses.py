@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from model_core.presets import NANO_PARTS
 
-STAGES = ("align-pictures", "align-speech", "vision", "speech")
+STAGES = ("align-pictures", "align-speech", "vision", "speech", "speech-generator")
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, default=NANO_PARTS / "losses", help="folder of <stage>.jsonl")
     parser.add_argument("--out", type=Path, default=Path("docs/images/nano-losses.png"), help="file for the plot")
     options = parser.parse_args()
-    figure = Figure(figsize=(14, 3.2), layout="constrained")
+    figure = Figure(figsize=(3.5 * len(STAGES), 3.2), layout="constrained")
     axes = figure.subplots(1, len(STAGES))
     for axis, stage in zip(axes, STAGES, strict=True):
         rows = [json.loads(line) for line in (options.logs / f"{stage}.jsonl").read_text().splitlines()]

@@ -313,8 +313,8 @@ PARTS = (
     Part(
         name="spoken-answer",
         run=_spoken,
-        options={"prompts": 16},
-        figures=_spoken_figures("default voice", promised=True),
+        options={"prompts": 16, "voice": "nano"},
+        figures=_spoken_figures("generated voice", promised=True),
         timed=True,
     ),
     Part(

@@ -59,9 +59,9 @@ def test_every_promise_of_the_issue_stands_on_the_card() -> None:
     assert targets["facts: of those right in writing, right in speech (within the sentence)"] == (0.60, None)
     assert targets["easy-vqa test, written"] == (0.95, None)
     assert targets["easy-vqa test, spoken"] == (0.85, None)
-    assert targets["spoken answers, default voice: WER as Whisper hears them"] == (None, 0.20)
-    assert targets["spoken answers, default voice: real-time factor"] == (None, 0.3)
-    assert targets["spoken answers, default voice: answer tokens until the first sound (most)"] == (None, 4)
+    assert targets["spoken answers, generated voice: WER as Whisper hears them"] == (None, 0.20)
+    assert targets["spoken answers, generated voice: real-time factor"] == (None, 0.3)
+    assert targets["spoken answers, generated voice: answer tokens until the first sound (most)"] == (None, 4)
     assert targets["needle, 1 to 3 min"] == (0.70, None)
     assert len({part.name for part in PARTS}) == len(PARTS)
 
