@@ -1,6 +1,6 @@
 """How nano's own parts are made: `lyra` commands, in order. Each goes on where it stopped and does nothing twice.
 
-The parts in the repository are version 0, of an earlier recipe; docs/nano.md says how far version 1 is.
+Of the parts in the repository the voice is made so, the others are of an earlier recipe: docs/nano.md.
 """
 
 import shlex

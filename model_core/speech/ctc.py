@@ -5,6 +5,7 @@ Shapes: L hidden states, E their width, T frames, N units, U units and the blank
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +16,23 @@ from model_core.errors import InvalidInput
 IGNORED = -100
 
 
-def collapse(frames_T: Tensor, last_frame: int, blank: int) -> Tensor:
-    """Units [N] of the frames behind `last_frame`: repeats merged and blanks dropped."""
-    if not len(frames_T):
-        return frames_T
-    before_T = F.pad(frames_T[:-1], (1, 0), value=last_frame)
-    return frames_T[(frames_T != before_T) & (frames_T != blank)]
+class FrameState(Protocol):
+    """A stream of frames: the last one, which the next may repeat."""
+
+    last_frame: int
+
+
+def collapse(states: Sequence[FrameState], frames: Sequence[Tensor], blank: int) -> list[Tensor]:
+    """Frames [T] of each stream's last step to units [N]: repeats merged, across steps too, and blanks dropped."""
+    units = []
+    for state, frames_T in zip(states, frames, strict=True):
+        if not len(frames_T):
+            units.append(frames_T)
+            continue
+        before_T = F.pad(frames_T[:-1], (1, 0), value=state.last_frame)
+        units.append(frames_T[(frames_T != before_T) & (frames_T != blank)])
+        state.last_frame = int(frames_T[-1])
+    return units
 
 
 def frames_needed(units: Sequence[int]) -> int:

@@ -138,11 +138,7 @@ class SpelledGenerator(nn.Module):
 
     def collapse(self, states: Sequence[SpelledGeneratorState], frames: Sequence[Tensor]) -> list[Tensor]:
         """Frames [T] of each stream's last step to units [N]: repeats merged, across steps too, and blanks dropped."""
-        units = []
-        for state, frames_T in zip(states, frames, strict=True):
-            units.append(collapse(frames_T, state.last_frame, self.blank))
-            state.last_frame = int(frames_T[-1]) if len(frames_T) else state.last_frame
-        return units
+        return collapse(states, frames, self.blank)
 
     def check(self, hidden: Sequence[Tensor]) -> None:
         """Raises InvalidInput where hidden states are not floats [L, E] or not finite."""
