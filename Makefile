@@ -96,6 +96,13 @@ bench-method: setup ## Measure extractor, regularizer, speech generator and adap
 	@$(BIN)/python -m bench.speech_generator
 	@$(BIN)/python -m bench.adapters
 
+.PHONY: bench-training
+bench-training: setup ## Measure the Trainer, building data and reading them: twenty minutes, on an idle machine
+	@$(BIN)/lyra weights pull nano
+	@$(BIN)/python -m bench.trainer
+	@$(BIN)/python -m bench.data_pipeline --samples 10000
+	@$(BIN)/python -m bench.data_build
+
 .PHONY: soak
 soak: setup ## 300 requests that hang up midway: memory and running work must stay flat
 	@$(BIN)/lyra weights pull nano

@@ -4,12 +4,13 @@ The data are made for this: spoken questions, some with a picture, of the sizes 
 reads the same folder, in turn, in the same run, one thread; before a `cold` reading the system is told to forget the
 files. Reading means: from the file to a `Conversation` with the encoded bytes of its media.
 
-With `--consumed` (samples a second that a training step takes, as `lyra train` prints them) the report says how many
-times faster the stream is.
+The report says how many times faster the stream is than training takes samples: `--consumed` a second, or what
+`bench.trainer` measured last.
 
-    python -m bench.data_pipeline --samples 10000 --consumed 12
+    python -m bench.data_pipeline --samples 10000
 """
 
+import json
 import os
 import random
 import statistics
@@ -25,7 +26,7 @@ import psutil
 from matplotlib.figure import Figure
 
 from bench.machine import describe
-from bench.report import command_line, write
+from bench.report import RESULTS, command_line, write
 from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.dataset import ConversationDataset, stream
 from model_core.data.shards import Manifest, shard_path, write_manifest, write_shard
@@ -171,7 +172,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4000, help="samples of the data (default 4000)")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind (default 5)")
     parser.add_argument("--folder", type=Path, default=None, help="where the data are put (default: a temporary one)")
-    parser.add_argument("--consumed", type=float, default=None, help="samples a second that a training step takes")
+    parser.add_argument(
+        "--consumed", type=float, default=None, help="samples a second that training takes (default: of bench.trainer)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch)
@@ -189,13 +192,19 @@ def main() -> None:
         "machine": describe(),
         "written_samples_a_second": round(writing, 1),
         "ways": found,
-        "training": against_training(slowest, options.consumed),
+        "training": against_training(slowest, options.consumed or trained()),
     }
     write(report, options.out, plot)
     for name, states in found.items():
         for state, figures in states.items():
             rate, speed = figures["samples_a_second"]["median"], figures["megabytes_a_second"]["median"]
             print(f"{name}, {state}: {rate:,.0f} samples/s, {speed:,.0f} MB/s")
+
+
+def trained() -> float | None:
+    """Samples a second of `lyra train`, as `bench.trainer` left them."""
+    path = RESULTS / "trainer.json"
+    return float(json.loads(path.read_text())["samples_per_second"]) if path.is_file() else None
 
 
 def against_training(read: float, consumed: float | None) -> dict[str, float | None]:

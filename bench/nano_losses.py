@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 
 from model_core.presets import NANO_PARTS
 
-STAGES = ("align-pictures", "align-speech", "vision", "speech", "speech-generator")
+STAGES = (
+    "align-pictures", "align-speech", "align-again", "vision", "speech", "long-speech", "speech-generator",
+)  # fmt: skip
+COLUMNS = 4
 
 
 def main() -> None:
@@ -19,13 +22,14 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, default=NANO_PARTS / "losses", help="folder of <stage>.jsonl")
     parser.add_argument("--out", type=Path, default=Path("docs/images/nano-losses.png"), help="file for the plot")
     options = parser.parse_args()
-    figure = Figure(figsize=(3.5 * len(STAGES), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(STAGES))
-    for axis, stage in zip(axes, STAGES, strict=True):
-        rows = [json.loads(line) for line in (options.logs / f"{stage}.jsonl").read_text().splitlines()]
-        axis.plot([row["step"] for row in rows], [row["loss"] for row in rows])
+    rows = -(-len(STAGES) // COLUMNS)
+    figure = Figure(figsize=(3.2 * COLUMNS, 2.8 * rows), layout="constrained")
+    for place, stage in enumerate(STAGES, start=1):
+        axis = figure.add_subplot(rows, COLUMNS, place)
+        log = [json.loads(line) for line in (options.logs / f"{stage}.jsonl").read_text().splitlines()]
+        axis.plot([row["step"] for row in log], [row["loss"] for row in log])
         axis.set(title=stage, xlabel="step", ylim=(0, None))
-    axes[0].set_ylabel("loss (mean of 20 steps)")
+    figure.supylabel("loss (mean of 20 steps)")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=120)
     print(options.out)

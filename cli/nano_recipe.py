@@ -1,7 +1,4 @@
-"""How nano's own parts are made: `lyra` commands, in order. Each goes on where it stopped and does nothing twice.
-
-Of the parts in the repository the voice is made so, the others are of an earlier recipe: docs/nano.md.
-"""
+"""How nano's own parts are made: `lyra` commands, in order. Each goes on where it stopped and does nothing twice."""
 
 import shlex
 import shutil
@@ -25,17 +22,18 @@ COMMANDS = (
     " --source wordnet-glosses:1200 --source moby-dick:400 --source bible:400 --source sotu:1000"
     f" --voices {_FAST_VOICES} --seed 1 --out {{data}}/align-speech",
     "train align --data {data}/align-speech --steps 2600 --out {run}/align-speech",
+    "train align --data {data}/align-speech --start {run}/align-speech --steps 900 --out {run}/align-again",
     # Stage 2: written questions about pictures, then everything that is spoken.
     "data build instruct --source easy-vqa:16000 --source drawings:5000 --spoken-share 0 --shard 3000"
     " --out {data}/pictures-written",
     "train instruct --adapter vision --data {data}/pictures-written --start {run}/align-pictures --batch 16"
-    " --learning-rate 1e-3 --regularizer 0 --steps 600 --out {run}/vision",
+    " --learning-rate 1e-3 --projector-rate 1 --regularizer 0 --steps 600 --out {run}/vision",
     f"data build instruct --source easy-vqa:5000 --source drawings:1500 --voices {_FAST_VOICES} --seed 2"
     " --out {data}/pictures-spoken",
     "data build instruct --source facts:2500 --source wordnet:1200 --source chitchat:1500 --source chatterbot"
     f" --answer-tokens 40 --voices {_FAST_VOICES} --seed 3 --out {{data}}/questions",
     "train instruct --data {data}/align-speech --data {data}/pictures-spoken --data {data}/questions"
-    " --start {run}/align-speech --start {run}/vision --start-adapter vision --freeze vision --steps 1500"
+    " --start {run}/align-again --start {run}/vision --start-adapter vision --freeze vision --steps 1000"
     " --out {run}/speech",
     # Stage 3: recordings of several clips.
     "data build long-speech --source chitchat --source austen --recordings 800 --readings 2500 --longest 200"

@@ -36,7 +36,7 @@ STAGE_HELP = {
     Examples:
       lyra train instruct --preset nano --data data/instruct --start runs/align --out runs/instruct
       lyra train instruct --preset mini --checkpoint lyra-mini --data data/spoken --data data/written:0.5 --out runs/mm
-      torchrun --nproc-per-node 8 -m cli train instruct --preset base --checkpoint lyra-base --data data --out runs/mm
+      torchrun --nproc-per-node 8 -m -- cli train instruct --preset base --checkpoint lyra-base --data data --out runs/b
     """,
     "long-speech": """Stage 3: a second adapter, with a projector of its own, learns long recordings.
 
@@ -91,6 +91,9 @@ def stage(
         int | None, typer.Option(min=1, help="Samples that a process takes at a time; the rest is accumulated.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="The highest one.")] = None,
+    projector_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Of it, the projectors' share: 0.1 lets them learn ten times slower.")
+    ] = None,
     lora_rank: Annotated[int | None, typer.Option(min=1, help="Of the adapter.")] = None,
     lora_alpha: Annotated[float | None, typer.Option(min=0.0, help="Of the adapter; alpha / rank scales it.")] = None,
     regularizer: Annotated[float | None, typer.Option(min=0.0, help="Weight of the regularizer; 0 is none.")] = None,
@@ -151,6 +154,7 @@ def stage(
                 "epochs": epochs,
                 "batch": batch,
                 "learning_rate": learning_rate,
+                "projector_rate": projector_rate,
                 "regularizer": regularizer,
                 "context": context_length,
             },

@@ -37,8 +37,16 @@ EXTRACTION = ExtractionConfig(blocks=4)
 SPEECH_ENCODER = SpeechEncoder.Config(
     model="whisper-tiny.en",
     whisper=WhisperEncoder.Config(mel_bins=80, width=384, layers=4, heads=6, feed_forward=1536),
-    # 4 frames of 20 ms: 12.5 speech tokens a second, about three to a spoken word.
-    projector=SpeechProjector.Config(encoder_width=384, model_width=576, group=4, hidden_width=2048),
+    # 4 frames of 20 ms to a group; a third of the groups, about four a second, are no pauses and make a token.
+    projector=SpeechProjector.Config(
+        encoder_width=384,
+        model_width=576,
+        group=4,
+        hidden_width=2048,
+        context_layers=6,
+        pauses=True,
+        token_norm=3.2,  # the mean of the embedding table's rows
+    ),
 )
 
 VISION_ENCODER = GridVisionEncoder.Config(
@@ -90,6 +98,7 @@ TRAINING: StageTable = {
         adapter=SPEECH,
         lora=LORA,
         learning_rate=6e-4,
+        projector_rate=0.1,
         lowest_rate=0.05,
         batch=8,
         betas=(0.9, 0.98),

@@ -17,6 +17,7 @@ class TrainingStage:
 
     Attributes:
         learning_rate: The highest; it rises over `warmup` and falls along a cosine to `lowest_rate` of itself.
+        projector_rate: The projectors' own learning rate, as a share of it.
         batch: Samples an optimiser step, of all processes together.
         epochs: Passes over the data, where `steps` is None.
         steps: Optimiser steps.
@@ -37,6 +38,7 @@ class TrainingStage:
 
     learning_rate: float
     batch: int
+    projector_rate: float = 1.0
     epochs: float = 1.0
     steps: int | None = None
     warmup: float = 0.03

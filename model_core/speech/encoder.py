@@ -120,7 +120,7 @@ class SpeechEncoder(nn.Module):
         for frames_TD in self.frames(clips):
             short = max(projector.group - frames_TD.shape[0], 0)
             filled_TD = torch.nn.functional.pad(frames_TD, (0, 0, 0, short))
-            tokens.append(projector(filled_TD[None].to(projector.linear1.weight.dtype))[0].float())
+            tokens.append(projector.read(filled_TD.to(projector.linear1.weight.dtype)).float())
         return tokens
 
     def _projector(self, tensors: Mapping[str, Tensor]) -> SpeechProjector:

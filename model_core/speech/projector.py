@@ -20,7 +20,10 @@ class SpeechProjector(nn.Module):
 
     Frames that do not fill a group are dropped, as in the published checkpoints. Those have no context layers. A small
     speech encoder leaves more to do: there a few convolutions over the joined frames, each over `kernel` tokens to be,
-    put sounds together to words before the method's two linear layers (docs/nano.md has the trials).
+    put sounds together to words before the method's two linear layers (docs/nano.md has the trials). `pauses` adds a
+    head that tells groups in which no word is recognised: they make no speech token, so that speech takes the language
+    model about as many tokens as its words do. `token_norm` gives every token that length, as alignment to the
+    embedding table settles directions only.
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -32,13 +35,17 @@ class SpeechProjector(nn.Module):
         context_layers: int = 0
         context_width: int = 512
         kernel: int = 7
+        pauses: bool = False
+        token_norm: float | None = None
 
         def build(self) -> "SpeechProjector":
+            assert self.context_layers or not self.pauses, "one group alone does not tell pauses"
             return SpeechProjector(self)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.group = config.group
+        self.token_norm = config.token_norm
         joined = config.encoder_width * config.group
         self.context = nn.ModuleList()
         if config.context_layers:
@@ -46,16 +53,21 @@ class SpeechProjector(nn.Module):
             joined = config.context_width
             layers = (ContextLayer(config.context_width, config.kernel) for _ in range(config.context_layers))
             self.context.extend(layers)
+        self.pause = nn.Linear(joined, 1) if config.pauses else None
         self.linear1 = nn.Linear(joined, config.hidden_width)
         self.linear2 = nn.Linear(config.hidden_width, config.model_width)
 
     def forward(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
-        """[B, T, D] floats -> [B, N, E].
+        """[B, T, D] floats -> [B, N, E], of every group.
 
         Args:
             frames_BTD: Rows may be padded on the right.
             lengths: Frames of each row that are its own; what comes of the others means nothing.
         """
+        return self.spot(frames_BTD, lengths)[0]
+
+    def spot(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and with `pauses` the log-odds [B, N] that no word is recognised in a group."""
         whole = frames_BTD.shape[1] // self.group * self.group
         groups = rearrange(frames_BTD[:, :whole], "b (n g) d -> b n (g d)", g=self.group)
         if self.context:
@@ -65,7 +77,29 @@ class SpeechProjector(nn.Module):
             for layer in self.context:
                 groups = layer(groups, own_BN1)
         tokens_BNE: Tensor = self.linear2(F.relu(self.linear1(groups)))
-        return tokens_BNE
+        if self.token_norm is not None:
+            tokens_BNE = F.normalize(tokens_BNE, dim=-1) * self.token_norm
+        return tokens_BNE, None if self.pause is None else self.pause(groups).squeeze(-1)
+
+    def read(self, frames_TD: Tensor) -> Tensor:
+        """One recording's frames [T, D] -> its speech tokens [N, E], pauses left out; N is at least 1."""
+        tokens_1NE, pauses_1N = self.spot(frames_TD[None])
+        if pauses_1N is None:
+            return tokens_1NE[0]
+        return tokens_1NE[0, spoken(pauses_1N, torch.ones_like(pauses_1N, dtype=torch.bool))[0]]
+
+    def freeze_spotting(self) -> None:
+        """Where pauses are told, what tells them learns no more: only the two linear layers do."""
+        if self.pause is not None:
+            for part in (self.join, self.context, self.pause):
+                part.requires_grad_(False)
+
+
+def spoken(pauses_BN: Tensor, own_BN: Tensor) -> Tensor:
+    """[B, N] true where a row's own group makes a speech token: it is likelier no pause, or the row's likeliest one."""
+    best_B = pauses_BN.masked_fill(~own_BN, torch.inf).argmin(-1)
+    best_BN = F.one_hot(best_B, pauses_BN.shape[1]).bool()
+    return own_BN & ((pauses_BN < 0) | best_BN)
 
 
 class ContextLayer(nn.Module):

@@ -1,6 +1,6 @@
 """Stage 1 against the embedding table: projectors learn to say what is heard and seen in the model's own embeddings.
 
-The frozen embedding table is the output layer: a token's cosine with each row, times a learned scale, gives its logits.
+The frozen embedding table is the output layer: a token's cosine with each row, times a scale, gives its logits.
 Speech learns by a CTC loss over the tokens of the transcript; pictures learn that some of their tokens name what they
 show. No pass through the language model is needed.
 
@@ -8,6 +8,7 @@ Shapes: B clips or pictures, T encoder frames, N speech or vision tokens, E lang
 X tokens of a text.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 
@@ -22,23 +23,38 @@ from model_core.training.projectors import Projectors
 from model_core.training.stage_module import StageModule
 
 _BLANK = 0
+# A token whose cosine with its row is 0.8 is then nearly sure of it, among ten thousands.
+_SCALE = 20.0
 
 
 class EmbeddingCtc(nn.Module):
-    """CTC over the rows of an embedding table, with a blank of its own."""
+    """CTC over the rows of an embedding table. The blank is a row of its own, or what a projector takes for a pause.
+
+    A learned scale grows until small differences of the cosine tell rows apart. What is kept for the language model
+    shall be near a row, not only nearest to it: beside a projector that tells pauses the scale rests.
+    """
 
     def __init__(self, table_VE: Tensor) -> None:
         super().__init__()
         self.rows_VE: Tensor
         self.register_buffer("rows_VE", F.normalize(table_VE.float(), dim=-1), persistent=False)
         self.blank_E = nn.Parameter(torch.randn(table_VE.shape[1]) * 0.1)
-        self.log_scale = nn.Parameter(torch.tensor(3.0))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(_SCALE)))
 
-    def log_probabilities(self, tokens_BNE: Tensor) -> Tensor:
-        """[B, N, E] speech tokens -> [B, N, 1 + V]; index 0 is the blank."""
+    def log_probabilities(self, tokens_BNE: Tensor, pauses_BN: Tensor | None = None) -> Tensor:
+        """[B, N, E] speech tokens -> [B, N, 1 + V]; index 0 is the blank.
+
+        Args:
+            tokens_BNE: Of every group of frames.
+            pauses_BN: Log-odds of the blank, where the projector tells them.
+        """
+        tokens_BNE = F.normalize(tokens_BNE, dim=-1)
+        if pauses_BN is not None:
+            rows_BNV = ((tokens_BNE @ self.rows_VE.T).float() * _SCALE).log_softmax(-1)
+            odds_BN1 = pauses_BN.float()[..., None]
+            return torch.cat((F.logsigmoid(odds_BN1), F.logsigmoid(-odds_BN1) + rows_BNV), dim=-1)
         outputs = torch.cat((F.normalize(self.blank_E, dim=-1)[None], self.rows_VE))
-        cosines = F.normalize(tokens_BNE, dim=-1) @ outputs.T
-        return (cosines.float() * self.log_scale.exp()).log_softmax(-1)
+        return ((tokens_BNE @ outputs.T).float() * self.log_scale.exp()).log_softmax(-1)
 
 
 class Align(StageModule):
@@ -95,9 +111,9 @@ class Align(StageModule):
             # Starting some frames later regroups them: the same recording is never seen twice in quite the same way.
             shift = int(torch.randint(self.projectors.speech.group, ()))
             frames, frame_lengths = frames[:, shift:], frame_lengths - shift
-        tokens_BNE, counts_B = self.projectors.speech_tokens(frames, frame_lengths)
-        log_probabilities = self.head.log_probabilities(tokens_BNE).transpose(0, 1)
-        targets = self.index[texts]
+        heard = self.projectors.speech_tokens(frames, frame_lengths)
+        log_probabilities = self.head.log_probabilities(heard.tokens, heard.pauses).transpose(0, 1)
+        targets, counts_B = self.index[texts], heard.own.sum(-1)
         return F.ctc_loss(log_probabilities, targets, counts_B, text_lengths, _BLANK, "mean", zero_infinity=True)
 
     def _picture_loss(self, seen: Tensor, names_BX: Tensor, lengths_B: Tensor) -> Tensor:
@@ -111,8 +127,8 @@ class Align(StageModule):
     @torch.inference_mode()
     def hear(self, frames_TD: Tensor) -> list[int]:
         """Token ids of the likeliest path through one recording's frames."""
-        tokens_1NE, _ = self.projectors.speech_tokens(frames_TD[None].float(), torch.tensor([len(frames_TD)]))
-        best = self.head.log_probabilities(tokens_1NE)[0].argmax(-1).tolist()
+        heard = self.projectors.speech_tokens(frames_TD[None].float(), torch.tensor([len(frames_TD)]))
+        best = self.head.log_probabilities(heard.tokens, heard.pauses)[0].argmax(-1).tolist()
         return [self.vocabulary[index - 1] for index, _ in groupby(best) if index != _BLANK]
 
 

@@ -113,7 +113,10 @@ def build_projectors(models: Models, stage: TrainingStage, start: Start) -> Proj
         _load(vision, found)
     if vision is not None:
         vision.requires_grad_("vision" not in start.freeze)
-    return Projectors(speech.requires_grad_("speech" not in start.freeze), vision, stage.mask_frames)
+    speech.requires_grad_("speech" not in start.freeze)
+    if stage.objective == "language":
+        speech.freeze_spotting()
+    return Projectors(speech, vision, stage.mask_frames)
 
 
 def align_assembly(models: Models, stage: TrainingStage, start: Start, samples: Sequence[LightSample]) -> Assembly:

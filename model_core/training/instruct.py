@@ -8,10 +8,12 @@ Shapes: B samples, L positions, S clips, N speech tokens, E width.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from model_core.errors import InvalidInput
 from model_core.language.decoder import Decoder
@@ -20,6 +22,38 @@ from model_core.training.examples import IGNORED, Batch
 from model_core.training.projectors import Projectors
 from model_core.training.regularizer import regularizer_loss
 from model_core.training.stage_module import StageModule
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the decoder reads: embeddings [B, L, E], and the fields of `examples.collate`; `context` is what may be
+    dropped on the way, [B, L]."""
+
+    embeds: Tensor
+    labels: Tensor
+    positions: Tensor
+    lengths: Tensor
+    context: Tensor
+    instruction: Tensor
+
+    def without(self, dropped_BL: Tensor) -> "Reading":
+        """As if the positions that are true had never been: what follows them moves up."""
+        own_BL = torch.arange(dropped_BL.shape[1], device=dropped_BL.device) < self.lengths[:, None]
+        left_BL = own_BL & ~dropped_BL
+        moved = self.positions - dropped_BL.cumsum(1)[..., None]
+
+        def squeezed(values: Tensor, padding: float = 0) -> Tensor:
+            rows = [row[left_L] for row, left_L in zip(values, left_BL, strict=True)]
+            return pad_sequence(rows, batch_first=True, padding_value=padding)
+
+        return Reading(
+            squeezed(self.embeds),
+            squeezed(self.labels, IGNORED),
+            squeezed(moved),
+            left_BL.sum(1),
+            squeezed(self.context),
+            squeezed(self.instruction),
+        )
 
 
 class Instruct(StageModule):
@@ -81,15 +115,18 @@ class Instruct(StageModule):
         embeds_BLE = self.decoder.embed_tokens(ids)
         outputs: dict[str, Tensor] = {}
         if frames is not None and frame_lengths is not None:
-            tokens_SNE, counts_S = self.projectors.speech_tokens(frames, frame_lengths)
-            own_SN = torch.arange(tokens_SNE.shape[1], device=ids.device) < counts_S[:, None].to(ids.device)
-            embeds_BLE = embeds_BLE.masked_scatter(speech[..., None], tokens_SNE[own_SN].to(embeds_BLE.dtype))
+            heard = self.projectors.speech_tokens(frames, frame_lengths)
+            embeds_BLE = embeds_BLE.masked_scatter(speech[..., None], heard.tokens[heard.own].to(embeds_BLE.dtype))
             if self.regularizer and transcripts is not None and transcript_lengths is not None:
-                outputs["regularizer_loss"] = self._regularizer(tokens_SNE, counts_S, transcripts, transcript_lengths)
+                tokens = heard.without_pauses()
+                outputs["regularizer_loss"] = self._regularizer(*tokens, transcripts, transcript_lengths)
         if seen is not None:
             tokens_VE = self.projectors.vision_tokens(seen)
             embeds_BLE = embeds_BLE.masked_scatter(vision[..., None], tokens_VE.to(embeds_BLE.dtype))
-        hidden_BLE, labels_BL = self._read(embeds_BLE, labels, positions, lengths, speech | vision, instruction)
+        read = Reading(embeds_BLE, labels, positions, lengths, speech | vision, instruction)
+        if frames is not None and heard.pauses is not None:
+            read = read.without(speech.masked_scatter(speech, ~heard.kept[heard.own]))
+        hidden_BLE, labels_BL = self._read(read)
         # The output layer is a good part of a small model's work: it runs on answer positions only.
         answered_BL = labels_BL != IGNORED
         logits = self.decoder.logits(hidden_BLE[answered_BL]).float()
@@ -103,28 +140,20 @@ class Instruct(StageModule):
             counts["regularizer_loss"] = (batch["transcript_lengths"] > 0).sum()
         return counts
 
-    def _read(
-        self,
-        embeds_BLE: Tensor,
-        labels: Tensor,
-        positions: Tensor,
-        lengths: Tensor,
-        context: Tensor,
-        instruction: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def _read(self, read: "Reading") -> tuple[Tensor, Tensor]:
         """Hidden states of what is left after extraction, and their labels."""
-        where = positions.permute(2, 0, 1)
+        where = read.positions.permute(2, 0, 1)
         if self.extraction is None:
-            return self.decoder(embeds_BLE, positions=where), labels
-        rows = list(enumerate(lengths.tolist()))
+            return self.decoder(read.embeds, positions=where), read.labels
+        rows = list(enumerate(read.lengths.tolist()))
         dropping = Extraction(
-            self.extraction, [context[row, :n] for row, n in rows], [instruction[row, :n] for row, n in rows]
+            self.extraction, [read.context[row, :n] for row, n in rows], [read.instruction[row, :n] for row, n in rows]
         )
         hidden_BLE = self.decoder(
-            embeds_BLE, positions=where, lengths=[length for _, length in rows], extraction=dropping
+            read.embeds, positions=where, lengths=[length for _, length in rows], extraction=dropping
         )
-        kept = [labels[row][left] for row, left in enumerate(dropping.kept)]
-        return hidden_BLE, nn.utils.rnn.pad_sequence(kept, batch_first=True, padding_value=IGNORED)
+        kept = [read.labels[row][left] for row, left in enumerate(dropping.kept)]
+        return hidden_BLE, pad_sequence(kept, batch_first=True, padding_value=IGNORED)
 
     def _regularizer(self, tokens_SNE: Tensor, counts: Tensor, transcripts: Tensor, lengths: Tensor) -> Tensor:
         known = lengths > 0

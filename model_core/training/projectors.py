@@ -3,13 +3,42 @@
 Shapes: S clips, T encoder frames, D encoder width, N speech tokens, V vision rows, E language-model width.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from model_core.speech.projector import SpeechProjector
+from model_core.speech.projector import SpeechProjector, spoken
 
 _SPANS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechTokens:
+    """What the speech projector makes of clips.
+
+    Attributes:
+        tokens: [S, N, E], one for each group of frames; what lies beyond a clip's own means nothing.
+        own: [S, N] true for a clip's own groups.
+        pauses: [S, N] log-odds that a group holds no word; None where the projector does not tell.
+    """
+
+    tokens: Tensor
+    own: Tensor
+    pauses: Tensor | None
+
+    @property
+    def kept(self) -> Tensor:
+        """[S, N] true where a group makes a speech token."""
+        return self.own if self.pauses is None else spoken(self.pauses, self.own)
+
+    def without_pauses(self) -> tuple[Tensor, Tensor]:
+        """The tokens that are kept, [S, M, E], and how many each clip has, [S]."""
+        kept = self.kept
+        rows = [tokens_NE[kept_N] for tokens_NE, kept_N in zip(self.tokens, kept, strict=True)]
+        return pad_sequence(rows, batch_first=True), kept.sum(-1)
 
 
 class Projectors(nn.Module):
@@ -28,15 +57,17 @@ class Projectors(nn.Module):
         self.vision = vision
         self.mask_frames = mask_frames
 
-    def speech_tokens(self, frames_STD: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """-> tokens [S, N, E], and how many of each clip are its own [S]."""
+    def speech_tokens(self, frames_STD: Tensor, frame_lengths: Tensor) -> SpeechTokens:
+        """What is heard in clips, of which each has so many frames of its own, [S]."""
         assert self.speech is not None, "speech without a speech projector"
         group = self.speech.group
         frames_STD = F.pad(frames_STD, (0, 0, 0, max(group - frames_STD.shape[1], 0)))
         if self.training and self.mask_frames:
             frames_STD = F.dropout(_with_hidden_spans(frames_STD, frame_lengths, self.mask_frames), 0.1)
         lengths = frame_lengths.clamp(min=group)
-        return self.speech(frames_STD, lengths.tolist()), lengths // group
+        tokens_SNE, pauses_SN = self.speech.spot(frames_STD, lengths.tolist())
+        count = torch.arange(tokens_SNE.shape[1], device=tokens_SNE.device)
+        return SpeechTokens(tokens_SNE, count < (lengths // group).to(count.device)[:, None], pauses_SN)
 
     def vision_tokens(self, seen: Tensor) -> Tensor:
         """Features [V, ...] -> tokens [sum of N, E]; tokens stay what they are."""

@@ -103,7 +103,13 @@ class StageRun:
         if options.patience:
             callbacks.append(EarlyStoppingCallback(early_stopping_patience=options.patience))
         return StageTrainer(
-            self.assembly.module, self.arguments, self.train_data, self.eval_data, self.assembly.collate, callbacks
+            self.assembly.module,
+            self.arguments,
+            self.train_data,
+            self.eval_data,
+            self.assembly.collate,
+            callbacks,
+            options.hyperparameters.projector_rate,
         )
 
     def _dataset(self, sources: tuple[Source, ...]) -> StageDataset:

@@ -40,6 +40,7 @@ class StageTrainer(Trainer):
         evaluate: What is measured between; None for nothing.
         collate: Examples to a batch.
         callbacks: Beside the Trainer's own.
+        projector_rate: Learning rate of the projectors, as a share of the rate.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class StageTrainer(Trainer):
         evaluate: StageDataset | None,
         collate: Callable[[Sequence[Any]], dict[str, Tensor]],
         callbacks: Sequence[TrainerCallback] = (),
+        projector_rate: float = 1.0,
     ) -> None:
         self.sampler = MixtureSampler(train.lengths, train.shares, global_batch(args), args.data_seed or args.seed)
         super().__init__(
@@ -65,9 +67,23 @@ class StageTrainer(Trainer):
         # `compute_loss` weighs each share of a batch by what is in it: nothing is left to divide.
         self.loss_is_scaled_for_ga = True
         self.module = module
+        self.projector_rate = projector_rate
         self._weights = torch.tensor(list(module.part_weights.values()), device=args.device)
         # Of each part: the sum over the steps since the last line of the log, and the steps that had it.
         self._sums = torch.zeros(2, len(self._weights), device=args.device)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's, where projectors have a learning rate of their own."""
+        made = super().create_optimizer(model)
+        if self.projector_rate != 1:
+            named = (self.module if model is None else model).named_parameters()
+            projectors = {p for name, p in named if "projectors." in name}
+            for group in list(made.param_groups):
+                theirs = [p for p in group["params"] if p in projectors]
+                group["params"] = [p for p in group["params"] if p not in projectors]
+                if theirs:
+                    made.add_param_group({**group, "params": theirs, "lr": group["lr"] * self.projector_rate})
+        return made
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

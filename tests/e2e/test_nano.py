@@ -62,7 +62,7 @@ def test_a_written_question_is_answered_by_the_base_model(client: openai.OpenAI)
     assert "Paris" in ask(client, text, max_tokens=20).choices[0].message.content
 
 
-@pytest.mark.parametrize(("pictures", "at_least"), [("vqa-written.jsonl", 14), ("named-written.jsonl", 16)])
+@pytest.mark.parametrize(("pictures", "at_least"), [("vqa-written.jsonl", 18), ("named-written.jsonl", 18)])
 def test_pictures_are_seen(client: openai.OpenAI, pictures: str, at_least: int) -> None:
     rows = lines(pictures, 20)
     right = 0
@@ -92,7 +92,7 @@ def test_speech_is_heard_by_the_language_model(client: openai.OpenAI) -> None:
         ask(client, spoken(HELD_OUT / row["audio"]), instruction, max_tokens=40).choices[0].message.content
         for row in rows
     ]
-    assert jiwer.wer([normalize(row["text"]) for row in rows], [normalize(text) for text in heard]) < 0.4
+    assert jiwer.wer([normalize(row["text"]) for row in rows], [normalize(text) for text in heard]) < 0.3
 
 
 def test_a_spoken_question_about_a_picture_streams_text_and_speech(client: openai.OpenAI) -> None:
@@ -108,7 +108,7 @@ def test_a_spoken_question_about_a_picture_streams_text_and_speech(client: opena
         usage = chunk.usage
     assert transcript == whole.choices[0].message.audio.transcript
     assert pcm == base64.b64decode(whole.choices[0].message.audio.data)
-    assert usage.prompt_tokens_details.audio_tokens > 10
+    assert usage.prompt_tokens_details.audio_tokens > 4
     assert usage.completion_tokens_details.audio_tokens > 10
 
 

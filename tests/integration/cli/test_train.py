@@ -103,8 +103,10 @@ def plant_half_a_checkpoint(checkpoints: Path) -> None:
 
 def test_several_processes_share_a_step_and_write_one_set_of_files(data: Path, tmp_path: Path) -> None:
     measured = ("--evaluate", data / "instruct", "--evaluate-every", 3)
-    further = ("--steps", 6, "--batch", 4, "--device-batch", 2, *measured)
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m", "cli"]
+    Processes().run(command("align", data / "align", tmp_path / "start", "--steps", 1))
+    further = ("--steps", 6, "--batch", 4, "--device-batch", 2, "--start", tmp_path / "start", *measured)
+    port = str(free_port())
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, "-m", "--", "cli"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     two = subprocess.run(
         [sys.executable, *torchrun, *command("instruct", data / "instruct", tmp_path / "two", *further)],

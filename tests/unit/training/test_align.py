@@ -1,6 +1,7 @@
 """Stage 1 against the embedding table."""
 
 import math
+from dataclasses import replace
 from itertools import groupby, product
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from model_core.presets import tiny
+from model_core.speech.projector import SpeechProjector
 from model_core.training.align import Align, can_align
 from model_core.training.projectors import Projectors
 
@@ -21,9 +23,16 @@ def test_what_can_be_aligned_is_what_some_path_reads_as(tokens: list[int], lengt
     assert can_align(tokens, length) == (bool(tokens) and any(found == tokens for found in reads))
 
 
-def aligned(vision: nn.Module | None = None) -> Align:
+# A projector that tells pauses, and one that does not.
+PROJECTORS = (
+    tiny.SPEECH_ENCODER.projector,
+    replace(tiny.SPEECH_ENCODER.projector, context_layers=1, context_width=16, kernel=1, pauses=True),
+)
+
+
+def aligned(vision: nn.Module | None = None, projector: SpeechProjector.Config = PROJECTORS[0]) -> Align:
     torch.manual_seed(0)
-    speech = tiny.SPEECH_ENCODER.projector.build()
+    speech = projector.build()
     table = torch.randn(20, tiny.LANGUAGE.width)
     return Align(Projectors(speech, vision), table, [3, 5, 8, 13]).eval()
 
@@ -42,11 +51,13 @@ def test_a_batch_costs_the_mean_of_its_recordings_and_none_its_padding() -> None
     assert loss(slice(0, 2), 40) == pytest.approx(sum(alone) / 2, rel=1e-4)
 
 
-def test_ctc_counts_every_path_that_reads_as_the_transcript() -> None:
-    module = aligned()
+@pytest.mark.parametrize("projector", PROJECTORS)
+def test_ctc_counts_every_path_that_reads_as_the_transcript(projector: SpeechProjector.Config) -> None:
+    module = aligned(projector=projector)
     frames = torch.randn(1, 16, tiny.SPEECH_ENCODER.projector.encoder_width)  # four speech tokens
-    tokens, _ = module.projectors.speech_tokens(frames, torch.tensor([16]))
-    log_probabilities = module.head.log_probabilities(tokens)[0].detach().exp()
+    heard = module.projectors.speech_tokens(frames, torch.tensor([16]))
+    log_probabilities = module.head.log_probabilities(heard.tokens, heard.pauses)[0].detach().exp()
+    torch.testing.assert_close(log_probabilities.sum(-1), torch.ones(4))
     wanted = [1, 2]  # rows of the ids 3 and 5 behind the blank
     total = sum(
         math.prod(float(log_probabilities[at, row]) for at, row in enumerate(path))
@@ -77,9 +88,10 @@ def test_a_word_of_a_picture_is_said_by_the_token_nearest_to_it() -> None:
     assert outputs["picture_loss"].item() == pytest.approx(-float(said.mean()), rel=1e-4)
 
 
-def test_a_frozen_table_teaches_the_projector_to_hear() -> None:
+@pytest.mark.parametrize("projector", PROJECTORS)
+def test_a_frozen_table_teaches_the_projector_to_hear(projector: SpeechProjector.Config) -> None:
     torch.manual_seed(0)
-    module = aligned().train()
+    module = aligned(projector=projector).train()
     alphabet = torch.randn(4, tiny.SPEECH_ENCODER.projector.encoder_width) * 3
     texts = torch.tensor([[3, 5, 8], [5, 13, 3], [8, 3, 13], [13, 8, 5]])
     rows = {3: 0, 5: 1, 8: 2, 13: 3}

@@ -1,17 +1,23 @@
 """Stages 2 and 3: what learns, and what a batch costs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from model_core.data.rows import to_light_sample, to_row
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import LEAST_CONTEXT, ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets import tiny
+from model_core.speech.projector import SpeechProjector
 from model_core.training.adapters import add_adapter
 from model_core.training.examples import Batch, Example, collate
 from model_core.training.instruct import Instruct
-from model_core.training.projectors import Projectors
+from model_core.training.preset_models import load_models
+from model_core.training.projectors import Projectors, SpeechTokens
 from tests.training_runs import laid_out, to_instruct
 
 
@@ -20,11 +26,19 @@ def decoder() -> Decoder:
     return tiny.LANGUAGE.build().requires_grad_(False)
 
 
-def instruct(regularizer: float = 0.0, extraction: ExtractionConfig | None = None) -> Instruct:
+# A speech projector that tells pauses.
+PAUSES = replace(tiny.SPEECH_ENCODER.projector, context_layers=1, context_width=16, pauses=True)
+
+
+def instruct(
+    regularizer: float = 0.0,
+    extraction: ExtractionConfig | None = None,
+    projector: SpeechProjector.Config = tiny.SPEECH_ENCODER.projector,
+) -> Instruct:
     """With an adapter that changes something."""
     adapted = decoder()
     add_adapter(adapted, "speech", LoraConfig(rank=2, alpha=4), PROJECTIONS, None)
-    speech, vision = tiny.SPEECH_ENCODER.projector.build(), tiny.VISION_ENCODER.projector.build()
+    speech, vision = projector.build(), tiny.VISION_ENCODER.projector.build()
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -66,6 +80,29 @@ def test_recordings_without_a_transcript_are_not_regularized(examples: list[Exam
     outputs = module(**batch)
     assert outputs["regularizer_loss"].item() == 0
     assert module.counts(batch)["regularizer_loss"] == 0
+
+
+@pytest.mark.parametrize("extraction", [None, ExtractionConfig(blocks=2, keep_rate=0.5)])
+def test_pauses_are_as_if_they_had_never_been(
+    extraction: ExtractionConfig | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, models = instruct(extraction=extraction, projector=PAUSES).eval(), load_models("tiny", None, None)
+    projector = module.projectors.speech
+    assert projector is not None
+    whole, short, heard = [], [], []
+    for conversation in to_instruct(3):
+        sample, features = to_light_sample(to_row(conversation)), models.encoders.features(conversation)
+        whole.append(models.maker(sample, features))
+        heard.append(projector.read(features.clips[0][0].float()))
+        assert 0 < len(heard[-1]) < whole[-1].speech.sum()
+        # A recording of just as many speech tokens as are left.
+        frames = torch.zeros(len(heard[-1]) * PAUSES.group, PAUSES.encoder_width)
+        short.append(models.maker(sample, replace(features, clips=((frames,),))))
+    found = module(**collate(whole))["loss"]
+    own = torch.arange(max(map(len, heard))) < torch.tensor([[len(each)] for each in heard])
+    tokens = SpeechTokens(pad_sequence(heard, batch_first=True), own, None)
+    monkeypatch.setattr(module.projectors, "speech_tokens", lambda frames, lengths: tokens)
+    assert found.item() == pytest.approx(module(**collate(short))["loss"].item(), rel=1e-4)
 
 
 def shared_out(module: Instruct, examples: list[Example], shares: list[list[int]]) -> dict[str, float]:

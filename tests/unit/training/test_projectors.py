@@ -12,36 +12,56 @@ from model_core.training.projectors import Projectors
 WIDTH = tiny.SPEECH_ENCODER.projector.encoder_width
 
 
-def projector(context_layers: int) -> SpeechProjector:
+def projector(context_layers: int, *, pauses: bool = False, token_norm: float | None = None) -> SpeechProjector:
     torch.manual_seed(0)
     made = SpeechProjector.Config(
         encoder_width=WIDTH, model_width=6, group=3, hidden_width=5, context_layers=context_layers, context_width=4,
-        kernel=5,
+        kernel=5, pauses=pauses, token_norm=token_norm,
     ).build()  # fmt: skip
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.5)  # so that context layers do something
     return made.eval()
 
 
-@pytest.mark.parametrize("context_layers", [0, 2])
+@pytest.mark.parametrize(("context_layers", "pauses"), [(0, False), (2, False), (2, True)])
 @given(lengths=st.lists(st.integers(3, 30), min_size=1, max_size=4))
-def test_a_recording_gives_the_same_tokens_in_any_batch(context_layers: int, lengths: list[int]) -> None:
-    projectors = Projectors(projector(context_layers), None)
+def test_a_recording_gives_the_same_tokens_in_any_batch(context_layers: int, pauses: bool, lengths: list[int]) -> None:
+    own = projector(context_layers, pauses=pauses)
+    projectors = Projectors(own, None)
     clips = [torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(length)) for length in lengths]
     # What stands behind a recording's end is anything.
     frames = torch.full((len(clips), max(lengths), WIDTH), 7.0)
     for row, clip in enumerate(clips):
         frames[row, : len(clip)] = clip
-    tokens, counts = projectors.speech_tokens(frames, torch.tensor(lengths))
-    assert counts.tolist() == [length // 3 for length in lengths]
+    heard = projectors.speech_tokens(frames, torch.tensor(lengths))
+    assert heard.own.sum(-1).tolist() == [length // 3 for length in lengths]
+    tokens, counts = heard.without_pauses()
     for row, clip in enumerate(clips):
-        alone, _ = projectors.speech_tokens(clip[None], torch.tensor([len(clip)]))
-        torch.testing.assert_close(tokens[row, : counts[row]], alone[0, : counts[row]])
+        torch.testing.assert_close(tokens[row, : counts[row]], own.read(clip))
+
+
+def test_pauses_make_no_token() -> None:
+    own = projector(1, pauses=True)
+    frames = torch.randn(36, WIDTH)
+    tokens, pauses = own.spot(frames[None])
+    assert pauses is not None
+    assert own.pause is not None
+    some = pauses[0] < 0
+    assert 0 < some.sum() < len(some)
+    torch.testing.assert_close(own.read(frames), tokens[0, some])
+    # Of nothing but pauses the likeliest word is left: a recording always has a token.
+    torch.nn.init.constant_(own.pause.bias, 1e4)
+    torch.testing.assert_close(own.read(frames), tokens[0, pauses[0].argmin()][None])
+
+
+def test_tokens_have_the_length_asked_for() -> None:
+    lengths = projector(1, token_norm=3.2)(torch.randn(2, 30, WIDTH)).norm(dim=-1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 3.2))
 
 
 def test_a_recording_shorter_than_a_token_still_gives_one() -> None:
-    _, counts = Projectors(projector(0), None).speech_tokens(torch.randn(1, 1, WIDTH), torch.tensor([1]))
-    assert counts.tolist() == [1]
+    heard = Projectors(projector(0), None).speech_tokens(torch.randn(1, 1, WIDTH), torch.tensor([1]))
+    assert heard.own.tolist() == [[True]]
 
 
 def test_without_context_layers_the_tensors_are_those_of_the_published_checkpoints() -> None:
@@ -53,7 +73,7 @@ def test_without_context_layers_the_tensors_are_those_of_the_published_checkpoin
 def test_spans_are_hidden_in_training_alone() -> None:
     frames, lengths = torch.randn(2, 30, WIDTH), torch.tensor([30, 30])
     projectors = Projectors(projector(0), None, mask_frames=10)
-    evaluated = projectors.eval().speech_tokens(frames, lengths)[0]
-    assert torch.equal(evaluated, projectors.speech_tokens(frames, lengths)[0])
+    evaluated = projectors.eval().speech_tokens(frames, lengths).tokens
+    assert torch.equal(evaluated, projectors.speech_tokens(frames, lengths).tokens)
     torch.manual_seed(0)
-    assert not torch.equal(evaluated, projectors.train().speech_tokens(frames, lengths)[0])
+    assert not torch.equal(evaluated, projectors.train().speech_tokens(frames, lengths).tokens)

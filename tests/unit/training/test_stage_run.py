@@ -67,6 +67,18 @@ def test_a_loss_that_only_rises_stops_the_run_and_its_best_weights_are_written(i
     assert measured(instruct, tmp_path, steps=20, hyperparameters={"learning_rate": 3.0, "regularizer": 0.0}) == rows
 
 
+def test_projectors_learn_at_a_rate_of_their_own(instruct: Path, tmp_path: Path) -> None:
+    asked = options("instruct", instruct, tmp_path, hyperparameters={"learning_rate": 0.5, "projector_rate": 0.1})
+    trainer = StageRun(asked).trainer()
+    rates: dict[str, set[float]] = {"adapter": set(), "projectors": set()}
+    groups = trainer.create_optimizer().param_groups
+    for name, parameter in trainer.module.named_parameters():
+        if parameter.requires_grad:
+            (rate,) = [group["lr"] for group in groups if any(each is parameter for each in group["params"])]
+            rates["projectors" if name.startswith("projectors.") else "adapter"].add(rate)
+    assert rates == {"adapter": {0.5}, "projectors": {0.05}}
+
+
 def test_a_loss_that_falls_goes_on_to_the_end(instruct: Path, tmp_path: Path) -> None:
     rows = measured(instruct, tmp_path, steps=8, hyperparameters={"learning_rate": 5e-3})
     found = [row["eval_loss"] for row in rows if "eval_loss" in row]

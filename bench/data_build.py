@@ -1,0 +1,147 @@
+"""How long the data pipeline takes: published text-image instructions spoken, filtered, and read back, step by step.
+
+The conversations are made for this, in the published layout: one question of 5 to 25 words about a picture, and its
+answer. Each step is the `lyra data` command that a user would type, on all cores. `hours` is what 1.5 million samples,
+as many as the published set has, would take on 16 such cores at the same rate. Whisper listens to the first samples
+only: it costs the most, and the same for each.
+
+    python -m bench.data_build --samples 10000 --heard 500
+"""
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from bench.machine import describe
+from bench.report import command_line, write
+
+PUBLISHED_SAMPLES, CORES = 1_500_000, 16
+PICTURES = 100
+TEXT = (
+    "what is the name of the small brown animal that stands beside an old wooden house near the river and looks at "
+    "two children who carry their heavy basket across a bridge while one woman in red waits under green trees for her "
+    "train which never comes before seven on Sunday morning because it rains"
+)
+
+
+def make(folder: Path, samples: int) -> Path:
+    """Writes conversations and pictures; returns the JSON file."""
+    rng, words = random.Random(0), TEXT.split()
+    for number in range(PICTURES):
+        picture = Image.frombytes("RGB", (28, 28), rng.randbytes(28 * 28 * 3)).resize(
+            (448, 448), Image.Resampling.BICUBIC
+        )
+        data = io.BytesIO()
+        picture.save(data, "JPEG", quality=85)
+        (folder / f"{number}.jpg").write_bytes(data.getvalue())
+    rows = [
+        {
+            "id": str(number),
+            "image": f"{rng.randrange(PICTURES)}.jpg",
+            "conversations": [
+                {"from": "human", "value": "<image>\n" + " ".join(rng.choices(words, k=rng.randint(5, 25))) + "?"},
+                {"from": "gpt", "value": " ".join(rng.choices(words, k=rng.randint(1, 40))) + "."},
+            ],
+        }
+        for number in range(samples)
+    ]
+    path = folder / "published.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def timed(*arguments: object) -> float:
+    """Seconds that a `lyra` command takes."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "cli", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def measure(folder: Path, samples: int, heard: int, cores: int) -> dict[str, dict[str, Any]]:
+    """Every step of the pipeline: its command, its samples, and what it took."""
+    source, raw, clean = make(folder, samples), folder / "raw", folder / "clean"
+    few, workers = folder / "few", ("--workers", cores)
+    build = ("data", "build", "instruct", "--media-root", folder, *workers)
+    rules = (
+        "--min-seconds",
+        0.5,
+        "--max-seconds",
+        30,
+        "--max-silence",
+        0.9,
+        "--max-clipping",
+        0.01,
+        "--language",
+        "en",
+    )
+    further = ("--max-repetition", 0.9, "--drop-duplicates", "--near-duplicates", 0.9)
+    steps = {
+        "build": (samples, (*build, "--source", source, "--out", raw)),
+        "filter by rules": (samples, ("data", "filter", raw, "--out", clean, *rules, *further, *workers)),
+        "validate": (samples, ("data", "validate", raw, *workers)),
+        "build, to be heard": (heard, (*build, "--source", f"{source}:{heard}", "--out", few)),
+        "filter by Whisper": (heard, ("data", "filter", few, "--out", folder / "heard", "--max-wer", 0.5, *workers)),
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, (count, command) in steps.items():
+        seconds = timed(*command)
+        print(f"{name}: {seconds:.1f} s", file=sys.stderr)
+        if name == "build, to be heard":
+            continue
+        hours = seconds * cores / count * PUBLISHED_SAMPLES / CORES / 3600
+        found[name] = {
+            "samples": count,
+            "cores": cores,
+            "seconds": round(seconds, 1),
+            "samples_a_core_second": round(count / seconds / cores, 2),
+            "hours": round(hours, 2),
+        }
+    return found
+
+
+def plot(report: dict[str, Any]) -> Figure:
+    """Hours of each step for the published number of samples."""
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axes = figure.add_subplot()
+    names = list(report["steps"])[::-1]
+    hours = [report["steps"][name]["hours"] for name in names]
+    axes.barh(names, hours)
+    for place, value in enumerate(hours):
+        axes.annotate(f" {value:.1f} h", (value, place), va="center", fontsize=8)
+    axes.set(xlabel=f"hours for {PUBLISHED_SAMPLES:,} samples on {CORES} such cores: {report['hours']:.1f} together")
+    axes.set_title(f"measured on {report['machine']['cores']} cores, {report['machine']['processor']}", fontsize=9)
+    return figure
+
+
+def main() -> None:
+    parser = command_line("data_build", __doc__ or "")
+    parser.add_argument("--samples", type=int, default=10_000, help="conversations that are built (default 10000)")
+    parser.add_argument("--heard", type=int, default=500, help="of them, how many Whisper listens to (default 500)")
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as scratch:
+        steps = measure(Path(scratch), options.samples, options.heard, cores)
+    hours = round(sum(step["hours"] for step in steps.values()), 2)
+    report = {
+        "published_samples": PUBLISHED_SAMPLES,
+        "on_cores": CORES,
+        "hours": hours,
+        "machine": describe(),
+        "steps": steps,
+    }
+    write(report, options.out, plot)
+    print(f"{PUBLISHED_SAMPLES:,} samples on {CORES} such cores: {hours:.1f} hours")
+
+
+if __name__ == "__main__":
+    main()
