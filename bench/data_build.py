@@ -1,9 +1,9 @@
 """How long the data pipeline takes: published text-image instructions spoken, filtered, and read back, step by step.
 
-The conversations are made for this, in the published layout: one question of 5 to 25 words about a picture, and its
-answer. Each step is the `lyra data` command that a user would type, on all cores. `hours` is what 1.5 million samples,
-as many as the published set has, would take on 16 such cores at the same rate. Whisper listens to the first samples
-only: it costs the most, and the same for each.
+The conversations are made for this, in the published layout: a sentence or two of people's chats about a picture, and
+another for an answer. Each step is the `lyra data` command that a user would type, on all cores. `hours` is what
+1.5 million samples, as many as the published set has, would take on 16 such cores at the same rate. Whisper listens to
+the first samples only: it costs the most, and the same for each.
 
     python -m bench.data_build --samples 10000 --heard 500
 """
@@ -24,19 +24,16 @@ from PIL import Image
 
 from bench.machine import describe
 from bench.report import command_line, write
+from model_core.data.sources.texts import load_sentences
+from model_core.presets import lyra_home
 
 PUBLISHED_SAMPLES, CORES = 1_500_000, 16
 PICTURES = 100
-TEXT = (
-    "what is the name of the small brown animal that stands beside an old wooden house near the river and looks at "
-    "two children who carry their heavy basket across a bridge while one woman in red waits under green trees for her "
-    "train which never comes before seven on Sunday morning because it rains"
-)
 
 
 def make(folder: Path, samples: int) -> Path:
     """Writes conversations and pictures; returns the JSON file."""
-    rng, words = random.Random(0), TEXT.split()
+    rng, sentences = random.Random(0), load_sentences("chitchat", lyra_home() / "training" / "packages")
     for number in range(PICTURES):
         picture = Image.frombytes("RGB", (28, 28), rng.randbytes(28 * 28 * 3)).resize(
             (448, 448), Image.Resampling.BICUBIC
@@ -49,8 +46,8 @@ def make(folder: Path, samples: int) -> Path:
             "id": str(number),
             "image": f"{rng.randrange(PICTURES)}.jpg",
             "conversations": [
-                {"from": "human", "value": "<image>\n" + " ".join(rng.choices(words, k=rng.randint(5, 25))) + "?"},
-                {"from": "gpt", "value": " ".join(rng.choices(words, k=rng.randint(1, 40))) + "."},
+                {"from": "human", "value": "<image>\n" + " ".join(rng.choices(sentences, k=rng.randint(1, 2)))},
+                {"from": "gpt", "value": rng.choice(sentences)},
             ],
         }
         for number in range(samples)
@@ -71,6 +68,8 @@ def measure(folder: Path, samples: int, heard: int, cores: int) -> dict[str, dic
     """Every step of the pipeline: its command, its samples, and what it took."""
     source, raw, clean = make(folder, samples), folder / "raw", folder / "clean"
     few, workers = folder / "few", ("--workers", cores)
+    # A shard is one worker's: all shall have some.
+    shards = ("--shard", max(1, heard // (4 * cores)))
     build = ("data", "build", "instruct", "--media-root", folder, *workers)
     rules = (
         "--min-seconds",
@@ -89,7 +88,7 @@ def measure(folder: Path, samples: int, heard: int, cores: int) -> dict[str, dic
         "build": (samples, (*build, "--source", source, "--out", raw)),
         "filter by rules": (samples, ("data", "filter", raw, "--out", clean, *rules, *further, *workers)),
         "validate": (samples, ("data", "validate", raw, *workers)),
-        "build, to be heard": (heard, (*build, "--source", f"{source}:{heard}", "--out", few)),
+        "build, to be heard": (heard, (*build, "--source", f"{source}:{heard}", *shards, "--out", few)),
         "filter by Whisper": (heard, ("data", "filter", few, "--out", folder / "heard", "--max-wer", 0.5, *workers)),
     }
     found: dict[str, dict[str, Any]] = {}
