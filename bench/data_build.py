@@ -1,4 +1,4 @@
-"""How long the data pipeline takes: published text-image instructions spoken, filtered, and read back, step by step.
+"""How long the data pipeline takes: published text-image instructions spoken, filtered and validated, step by step.
 
 The conversations are made for this, in the published layout: a sentence or two of people's chats about a picture, and
 another for an answer. Each step is the `lyra data` command that a user would type, on all cores. `hours` is what
@@ -29,6 +29,10 @@ from model_core.presets import lyra_home
 
 PUBLISHED_SAMPLES, CORES = 1_500_000, 16
 PICTURES = 100
+RULES = (
+    "--min-seconds 0.5 --max-seconds 30 --max-silence 0.9 --max-clipping 0.01 --language en --max-repetition 0.9"
+    " --drop-duplicates --near-duplicates 0.9"
+)
 
 
 def make(folder: Path, samples: int) -> Path:
@@ -64,46 +68,28 @@ def timed(*arguments: object) -> float:
     return time.perf_counter() - start
 
 
-def measure(folder: Path, samples: int, heard: int, cores: int) -> dict[str, dict[str, Any]]:
-    """Every step of the pipeline: its command, its samples, and what it took."""
-    source, raw, clean = make(folder, samples), folder / "raw", folder / "clean"
-    few, workers = folder / "few", ("--workers", cores)
-    # A shard is one worker's: all shall have some.
-    shards = ("--shard", max(1, heard // (4 * cores)))
+def measure(folder: Path, samples: int, heard: int, cores: int) -> dict[str, dict[str, float]]:
+    """Every step of the pipeline: its samples, and what it took."""
+    source, raw, few = make(folder, samples), folder / "raw", folder / "few"
+    workers = ("--workers", cores)
     build = ("data", "build", "instruct", "--media-root", folder, *workers)
-    rules = (
-        "--min-seconds",
-        0.5,
-        "--max-seconds",
-        30,
-        "--max-silence",
-        0.9,
-        "--max-clipping",
-        0.01,
-        "--language",
-        "en",
-    )
-    further = ("--max-repetition", 0.9, "--drop-duplicates", "--near-duplicates", 0.9)
-    steps = {
+    # A shard is one worker's: all shall have some.
+    timed(*build, "--source", f"{source}:{heard}", "--shard", max(1, heard // (4 * cores)), "--out", few)
+    steps: dict[str, tuple[int, tuple[object, ...]]] = {
         "build": (samples, (*build, "--source", source, "--out", raw)),
-        "filter by rules": (samples, ("data", "filter", raw, "--out", clean, *rules, *further, *workers)),
+        "filter by rules": (samples, ("data", "filter", raw, "--out", folder / "clean", *RULES.split(), *workers)),
         "validate": (samples, ("data", "validate", raw, *workers)),
-        "build, to be heard": (heard, (*build, "--source", f"{source}:{heard}", *shards, "--out", few)),
         "filter by Whisper": (heard, ("data", "filter", few, "--out", folder / "heard", "--max-wer", 0.5, *workers)),
     }
-    found: dict[str, dict[str, Any]] = {}
+    found = {}
     for name, (count, command) in steps.items():
         seconds = timed(*command)
         print(f"{name}: {seconds:.1f} s", file=sys.stderr)
-        if name == "build, to be heard":
-            continue
-        hours = seconds * cores / count * PUBLISHED_SAMPLES / CORES / 3600
         found[name] = {
             "samples": count,
-            "cores": cores,
             "seconds": round(seconds, 1),
             "samples_a_core_second": round(count / seconds / cores, 2),
-            "hours": round(hours, 2),
+            "hours": round(seconds * cores / count * PUBLISHED_SAMPLES / CORES / 3600, 2),
         }
     return found
 

@@ -109,7 +109,7 @@ class StageRun:
             self.eval_data,
             self.assembly.collate,
             callbacks,
-            options.hyperparameters.projector_rate,
+            projector_rate=options.hyperparameters.projector_rate,
         )
 
     def _dataset(self, sources: tuple[Source, ...]) -> StageDataset:
