@@ -29,6 +29,8 @@ from bench.report import command_line, write
 from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.shards import Manifest, write_manifest, write_shard
 from model_core.language.prompt import REPEAT_INSTRUCTION, Role
+from model_core.presets import NANO_PARTS
+from model_core.training.assembly import Start
 from model_core.training.dataset import MixtureSampler, Source
 from model_core.training.preset_models import stage_of
 from model_core.training.stage_run import StageOptions, StageRun
@@ -61,6 +63,7 @@ def measure(folder: Path, preset: str, stage: str, batch: int, steps: int, repea
         asked = StageOptions(
             name=stage, preset=preset, hyperparameters=hyperparameters, data=(Source(folder / "data"),),
             out=folder / f"run-{number}", save_every=10**6, log_every=10**6,
+            start=Start(parts=(NANO_PARTS,) if preset == "nano" and stage != "align" else ()),
         )  # fmt: skip
         run = StageRun(asked)
         run.train_data.prepare()

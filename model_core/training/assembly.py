@@ -100,7 +100,12 @@ class Assembly:
 
 
 def build_projectors(models: Models, stage: TrainingStage, start: Start) -> Projectors:
-    """Projectors as a stage starts with them, each learning unless it is frozen. Raises CheckpointError."""
+    """Projectors as a stage starts with them, each learning unless it is frozen.
+
+    Raises:
+        CheckpointError: a projector belongs to another preset.
+        InvalidInput: `start` freezes what is no projector, or has no speech projector where one must be aligned first.
+    """
     speech = models.speech.config.projector.build()
     vision = models.vision.projector if isinstance(models.vision, ProjectedVisionEncoder) else None
     for name in start.freeze:
@@ -109,6 +114,8 @@ def build_projectors(models: Models, stage: TrainingStage, start: Start) -> Proj
     owners = [name for name in (stage.adapter, start.adapter, SPEECH) if name]
     if found := start.find(*(f"adapters/{name}/{PROJECTOR_FILE}" for name in owners), PROJECTOR_FILE):
         _load(speech, found)
+    elif speech.pause is not None and stage.objective == "language" and "speech" not in start.freeze:
+        raise InvalidInput("start", "stage 1 teaches this projector what a pause is: name a run of `lyra train align`")
     if vision is not None and (found := start.find(VISION_PROJECTOR_FILE)):
         _load(vision, found)
     if vision is not None:

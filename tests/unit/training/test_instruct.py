@@ -8,15 +8,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from model_core.data.rows import to_light_sample, to_row
+from model_core.errors import InvalidInput
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import LEAST_CONTEXT, ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets import tiny
 from model_core.speech.projector import SpeechProjector
 from model_core.training.adapters import add_adapter
+from model_core.training.assembly import Start, build_projectors
 from model_core.training.examples import Batch, Example, collate
 from model_core.training.instruct import Instruct
-from model_core.training.preset_models import load_models
+from model_core.training.preset_models import load_models, stage_of
 from model_core.training.projectors import Projectors, SpeechTokens
 from tests.training_runs import laid_out, to_instruct
 
@@ -103,6 +105,14 @@ def test_pauses_are_as_if_they_had_never_been(
     tokens = SpeechTokens(pad_sequence(heard, batch_first=True), own, None)
     monkeypatch.setattr(module.projectors, "speech_tokens", lambda frames, lengths: tokens)
     assert found.item() == pytest.approx(module(**collate(short))["loss"].item(), rel=1e-4)
+
+
+def test_a_projector_that_tells_pauses_must_have_been_aligned() -> None:
+    models, stage = load_models("tiny", None, None), stage_of("tiny", "instruct")
+    models.speech.config = replace(models.speech.config, projector=PAUSES)
+    with pytest.raises(InvalidInput, match="lyra train align"):
+        build_projectors(models, stage, Start())
+    assert build_projectors(models, stage, Start(freeze=("speech",))).speech is not None  # nothing is heard
 
 
 def shared_out(module: Instruct, examples: list[Example], shares: list[list[int]]) -> dict[str, float]:
