@@ -23,7 +23,9 @@ class SpeechProjector(nn.Module):
     put sounds together to words before the method's two linear layers (docs/nano.md has the trials). `pauses` adds a
     head that tells groups in which no word is recognised: they make no speech token, so that speech takes the language
     model about as many tokens as its words do. `token_norm` gives every token that length, as alignment to the
-    embedding table settles directions only.
+    embedding table settles directions only. `merges` says what tokens stand for: the pieces of words that the language
+    model's tokenizer makes with the first so many of its merges, all of them where it is None. A small recording set
+    has too few examples of a rare word for a token of its own; its pieces are common.
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -37,6 +39,7 @@ class SpeechProjector(nn.Module):
         kernel: int = 7
         pauses: bool = False
         token_norm: float | None = None
+        merges: int | None = None
 
         def build(self) -> "SpeechProjector":
             assert self.context_layers or not self.pauses, "one group alone does not tell pauses"

@@ -58,7 +58,8 @@ class Models:
 
     @property
     def maker(self) -> ExampleMaker:
-        return ExampleMaker(self.tokenizer, self.template, self.speech.config.projector.group)
+        projector = self.speech.config.projector
+        return ExampleMaker(self.tokenizer, self.template, projector.group, projector.merges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,20 +137,24 @@ def align_assembly(models: Models, stage: TrainingStage, start: Start, samples: 
         samples: To learn from: their texts decide which rows of the table take part.
     """
     projectors = build_projectors(models, stage, start)
-    texts = [text for sample in samples for text in (*sample.transcripts, *map(_name, _named(sample)))]
+    maker, group = models.maker, models.speech.config.projector.group
+    said = [text for sample in samples for text in sample.transcripts]
+    names = [_name(answer) for sample in samples for answer in _named(sample)]
     vocabulary = {
-        i for encoding in models.tokenizer.encode_batch(texts, add_special_tokens=False) for i in encoding.ids
+        i
+        for tokenizer, texts in ((maker.heard, said), (maker.tokenizer, names))
+        for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)
+        for i in encoding.ids
     }
     if not vocabulary:
         raise InvalidInput("data", "no sample has a transcript or a picture with an answer that names it")
     module = Align(projectors, models.decoder.embed_tokens.weight.detach(), sorted(vocabulary))
-    maker, group = models.maker, models.speech.config.projector.group
 
     def keep(sample: LightSample, length: int) -> str | None:
         for transcript, seconds in zip(sample.transcripts, sample.seconds, strict=True):
             if seconds > CLIP_SECONDS:
                 return "longer-than-a-clip"  # nobody knows which words are in which clip
-            if not can_align(maker.encode(transcript).tolist(), int(seconds * 50) // group):
+            if not can_align(maker.transcript(transcript).tolist(), int(seconds * 50) // group):
                 return "transcript-too-long-for-its-recording" if transcript else "no-transcript"
         return None if sample.transcripts or sample.images else "neither-speech-nor-picture"
 

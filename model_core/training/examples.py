@@ -3,6 +3,7 @@
 Shapes: B samples, L positions, S clips, T encoder frames, D encoder width, X transcript tokens, V vision rows.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from model_core.data.conversation import IMAGE, SPEECH, VIDEO, split_placeholders
 from model_core.data.rows import LightSample
+from model_core.errors import InvalidInput
 from model_core.language.prompt import ChatTemplate, Message, Part, SpeechPart, VisionPart, lay_out, render_answered
 from model_core.training.features import Features
 
@@ -51,12 +53,20 @@ class ExampleMaker:
         tokenizer: Of the language model.
         template: Its chat template.
         group: Encoder frames to a speech token.
+        merges: The speech projector says words in pieces of the tokenizer's first so many merges; None for all.
+
+    Attributes:
+        heard: Tokenizer of transcripts.
+
+    Raises:
+        InvalidInput: the tokenizer has no merges.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, group: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, group: int, merges: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.group = group
+        self.heard = tokenizer if merges is None else with_merges(tokenizer, merges)
 
     def __call__(self, sample: LightSample, features: Features) -> Example:
         """What the model reads, less the last answer token, which is only predicted."""
@@ -95,15 +105,36 @@ class ExampleMaker:
         found: list[Tensor] = []
         for transcript, clips in zip(sample.transcripts, features.clips, strict=True):
             known = transcript if len(clips) == 1 else ""
-            found += [self.encode(known)] if known else [empty] * len(clips)
+            found += [self.transcript(known)] if known else [empty] * len(clips)
         return tuple(found)
 
+    def transcript(self, text: str) -> Tensor:
+        """Token ids [X], int64, of words that are heard."""
+        return _ids(self.heard, text)
+
     def encode(self, text: str) -> Tensor:
-        """[X] int64"""
-        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.long)
+        """Token ids [X], int64, of words that are read."""
+        return _ids(self.tokenizer, text)
 
     def _tokens(self, clip_TD: Tensor) -> int:
         return max(len(clip_TD) // self.group, 1)
+
+
+def with_merges(tokenizer: Tokenizer, count: int) -> Tokenizer:
+    """The tokenizer with its first `count` merges only: less common words come apart, into tokens of the same ids.
+
+    Raises:
+        InvalidInput: it does not merge pairs (BPE, Sennrich et al. 2016).
+    """
+    spec = json.loads(tokenizer.to_str())
+    if spec["model"]["type"] != "BPE":
+        raise InvalidInput("merges", f"the language model's tokenizer is {spec['model']['type']}, which has none")
+    spec["model"]["merges"] = spec["model"]["merges"][:count]
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> Tensor:
+    return torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.long)
 
 
 def collate(examples: Sequence[Example]) -> Batch:

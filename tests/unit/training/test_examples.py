@@ -4,12 +4,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, trainers
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import ByteLevel
 
 from model_core.data.conversation import Conversation
 from model_core.data.rows import LightSample, to_light_sample, to_row
-from model_core.language.prompt import Message, Part, SpeechPart, VisionPart, lay_out, render
+from model_core.errors import InvalidInput
+from model_core.language.prompt import CHATML, Message, Part, SpeechPart, VisionPart, lay_out, render
+from model_core.presets.tiny import byte_tokenizer
 from model_core.training.assembly import Models
-from model_core.training.examples import IGNORED, Example, collate
+from model_core.training.examples import IGNORED, Example, ExampleMaker, collate, with_merges
 from model_core.training.preset_models import load_models
 from tests.training_runs import assistant, noise, plain_picture, to_instruct, user
 
@@ -94,6 +99,36 @@ def test_transcripts_stand_beside_recordings_of_one_clip(models: Models) -> None
     )
     made = example(models, conversation)
     assert [models.tokenizer.decode(ids.tolist()) for ids in made.transcripts] == ["", "", "short"]
+
+
+@pytest.fixture(scope="module")
+def merging() -> Tokenizer:
+    made = byte_tokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=[], initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    made.train_from_iterator(["wizards and wallets", "the wizard lost his wallet", "he and she"] * 9, trainer)
+    return made
+
+
+@given(text=st.text(st.sampled_from("wizards andhellot é")), count=st.integers(0, 60))
+def test_fewer_merges_say_the_same_in_pieces_of_the_same_ids(merging: Tokenizer, text: str, count: int) -> None:
+    coarse = with_merges(merging, count)
+    ids, pieces = (tokenizer.encode(text).ids for tokenizer in (merging, coarse))
+    assert merging.decode(pieces) == merging.decode(ids) == text
+    assert len(pieces) >= len(ids)
+    assert all(piece < 256 + count for piece in pieces)
+
+
+def test_only_what_is_heard_comes_apart(merging: Tokenizer) -> None:
+    maker = ExampleMaker(merging, CHATML, 4, merges=0)
+    assert len(maker.encode("wizard")) < len(maker.transcript("wizard")) == len("wizard")
+
+
+def test_a_tokenizer_without_merges_is_refused() -> None:
+    whole_words = Tokenizer(WordLevel({"hello": 0}, unk_token="hello"))
+    with pytest.raises(InvalidInput, match="merges: the language model's tokenizer is WordLevel"):
+        with_merges(whole_words, 10)
 
 
 @given(st.permutations(range(4)))
