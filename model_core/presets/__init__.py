@@ -38,23 +38,31 @@ def lyra_home() -> Path:
 
 
 def build_speech_encoder(
-    preset: str, home: Path | None = None, parts: Path | None = NANO_PARTS, checkpoint: Path | None = None
+    preset: str,
+    home: Path | None = None,
+    parts: Path | None = NANO_PARTS,
+    checkpoint: Path | None = None,
+    *,
+    fast: bool = False,
 ) -> "SpeechEncoder":
     """Whisper with the projectors of every adapter that has one; nano's has none without trained parts.
+
+    With `fast`, for serving, nano's multiplies in bfloat16 where the processor does so natively. Otherwise its weights
+    are the stored ones: training and exports want those.
 
     Raises UnknownPreset, WeightsMissing, InvalidInput.
     """
     if published := _published(preset, checkpoint):
         return published.speech_encoder()
     from model_core.presets import nano, tiny
-    from model_core.presets.building import below, load, on_meta, read, seeded, trained
+    from model_core.presets.building import below, fast_dtype, load, on_meta, read, seeded, trained
     from model_core.speech.encoder import SPEECH, SpeechEncoder
     from model_core.speech.transcriber import load_transcriber, random_transcriber
 
     if preset == "tiny":
         with seeded():
             encoder = SpeechEncoder(tiny.SPEECH_ENCODER).eval()
-        encoder.transcriber = random_transcriber(tiny.SPEECH_ENCODER.whisper.width, encoder.frames)
+        encoder.transcriber = random_transcriber(tiny.SPEECH_ENCODER.whisper.width, encoder.frames_with_tail)
         return encoder
     folder = part_folder(home or lyra_home(), preset, "speech_encoder")
     with on_meta():
@@ -64,7 +72,9 @@ def build_speech_encoder(
         found = {path.parent.name for path in parts.glob(f"adapters/*/{PROJECTOR_FILE}")}
         for adapter in sorted({SPEECH} | found):
             encoder.add_projector(adapter, trained(parts / "adapters" / adapter / PROJECTOR_FILE))
-    encoder.transcriber = load_transcriber(folder, encoder.frames)
+    encoder.transcriber = load_transcriber(folder, encoder.frames_with_tail)
+    if fast:
+        encoder.multiply_in(fast_dtype())
     return encoder.eval()
 
 

@@ -75,7 +75,7 @@ class PublishedWeights:
         if checkpoint is None:
             with seeded():
                 encoder = config.build().eval()
-            encoder.transcriber = random_transcriber(config.whisper.width, encoder.frames)
+            encoder.transcriber = random_transcriber(config.whisper.width, encoder.frames_with_tail)
             return encoder
         with on_meta():
             encoder = replace(config, adapters=()).build().eval()
@@ -89,7 +89,7 @@ class PublishedWeights:
             checkpoint.load_into(projector, "speech_projector")
             encoder.add_projector(SPEECH, projector.state_dict())
         tower = checkpoint.encoder_folder("speech_tower")
-        encoder.transcriber = load_transcriber(tower, encoder.frames) if tower else None
+        encoder.transcriber = load_transcriber(tower, encoder.frames_with_tail) if tower else None
         return encoder
 
     def vision_encoder(self) -> QwenVisionEncoder | ClipVisionEncoder:

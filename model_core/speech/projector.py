@@ -1,9 +1,10 @@
 """Speech projector: Whisper frames to language-model tokens (Lyra, section 3.2).
 
 Shapes: B batch, T encoder frames, N speech tokens (T // group), D encoder width, C context width, E language-model
-width.
+width, V pieces of words.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 _DROPOUT = 0.1
+_FIRST_SCALE = 30.0  # of cosines, before it is learned
 
 
 class SpeechProjector(nn.Module):
@@ -25,7 +27,9 @@ class SpeechProjector(nn.Module):
     model about as many tokens as its words do. `token_norm` gives every token that length, as alignment to the
     embedding table settles directions only. `merges` says what tokens stand for: the pieces of words that the language
     model's tokenizer makes with the first so many of its merges, all of them where it is None. A small recording set
-    has too few examples of a rare word for a token of its own; its pieces are common.
+    has too few examples of a rare word for a token of its own; its pieces are common. With `pieces`, the number of
+    them, a token is the mean of their embeddings by how likely each is said, and a group that says what the one before
+    it says makes none: where the projector is sure, the language model reads what it would read in writing.
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -40,9 +44,11 @@ class SpeechProjector(nn.Module):
         pauses: bool = False
         token_norm: float | None = None
         merges: int | None = None
+        pieces: int | None = None
 
         def build(self) -> "SpeechProjector":
             assert self.context_layers or not self.pauses, "one group alone does not tell pauses"
+            assert self.pauses or self.pieces is None, "a group in which no piece is said has to be told"
             return SpeechProjector(self)
 
     def __init__(self, config: Config) -> None:
@@ -59,6 +65,10 @@ class SpeechProjector(nn.Module):
         self.pause = nn.Linear(joined, 1) if config.pauses else None
         self.linear1 = nn.Linear(joined, config.hidden_width)
         self.linear2 = nn.Linear(config.hidden_width, config.model_width)
+        self.pieces_VE: Tensor | None
+        pieces = None if config.pieces is None else torch.zeros(config.pieces, config.model_width)
+        self.register_buffer("pieces_VE", pieces)
+        self.log_scale = None if pieces is None else nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
 
     def forward(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """[B, T, D] floats -> [B, N, E], of every group.
@@ -71,6 +81,34 @@ class SpeechProjector(nn.Module):
 
     def spot(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
         """`forward`, and with `pauses` the log-odds [B, N] that no word is recognised in a group."""
+        groups = self._in_context(frames_BTD, lengths)
+        tokens_BNE: Tensor = self.linear2(F.relu(self.linear1(groups)))
+        pauses_BN = None if self.pause is None else self.pause(groups).squeeze(-1)
+        if self.pieces_VE is not None and pauses_BN is not None:
+            said_BNV = self._piece_log_probabilities(tokens_BNE)
+            tokens_BNE = said_BNV.exp() @ self.pieces_VE
+            pauses_BN = pauses_BN.masked_fill(_repeated(said_BNV.argmax(-1), pauses_BN), torch.inf)
+        if self.token_norm is not None:
+            tokens_BNE = F.normalize(tokens_BNE, dim=-1) * self.token_norm
+        return tokens_BNE, pauses_BN
+
+    def spell(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """What is said in each group, where tokens are mixtures of pieces: log-probabilities [B, N, V] of the pieces,
+        and log-odds [B, N] that it is none."""
+        assert self.pause is not None
+        groups = self._in_context(frames_BTD, lengths)
+        said_BNV = self._piece_log_probabilities(self.linear2(F.relu(self.linear1(groups))))
+        return said_BNV, self.pause(groups).squeeze(-1)
+
+    def _piece_log_probabilities(self, x_BNE: Tensor) -> Tensor:
+        """By the cosine with each piece's embedding, times a scale that is learned."""
+        assert self.pieces_VE is not None
+        assert self.log_scale is not None
+        cosines_BNV = F.normalize(x_BNE, dim=-1) @ F.normalize(self.pieces_VE, dim=-1).T
+        return (cosines_BNV * self.log_scale.exp()).log_softmax(-1)
+
+    def _in_context(self, frames_BTD: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        """[B, T, D] -> groups [B, N, C], each with its neighbours put in; without context layers, as they are."""
         whole = frames_BTD.shape[1] // self.group * self.group
         groups = rearrange(frames_BTD[:, :whole], "b (n g) d -> b n (g d)", g=self.group)
         if self.context:
@@ -79,10 +117,7 @@ class SpeechProjector(nn.Module):
             groups = self.join(groups)
             for layer in self.context:
                 groups = layer(groups, own_BN1)
-        tokens_BNE: Tensor = self.linear2(F.relu(self.linear1(groups)))
-        if self.token_norm is not None:
-            tokens_BNE = F.normalize(tokens_BNE, dim=-1) * self.token_norm
-        return tokens_BNE, None if self.pause is None else self.pause(groups).squeeze(-1)
+        return groups
 
     def read(self, frames_TD: Tensor) -> Tensor:
         """One recording's frames [T, D] -> its speech tokens [N, E], pauses left out; N is at least 1."""
@@ -96,6 +131,12 @@ class SpeechProjector(nn.Module):
         if self.pause is not None:
             for part in (self.join, self.context, self.pause):
                 part.requires_grad_(False)
+
+
+def _repeated(best_BN: Tensor, pauses_BN: Tensor) -> Tensor:
+    """[B, N] true where a group goes on with the piece of the group before it, as CTC reads a path."""
+    same_BN = (best_BN[:, 1:] == best_BN[:, :-1]) & (pauses_BN[:, :-1] < 0)
+    return F.pad(same_BN, (1, 0))
 
 
 def spoken(pauses_BN: Tensor, own_BN: Tensor) -> Tensor:

@@ -64,19 +64,23 @@ class Align(StageModule):
         projectors: What is trained.
         embeddings: The language model's embedding table, [vocabulary, E].
         vocabulary: Token ids that take part: those of the texts to learn from.
+        pieces: Token ids of the speech projector's pieces, where it has some; then its transcripts are made of them.
     """
 
     part_weights: Mapping[str, float] = {"speech_loss": 1.0, "picture_loss": 1.0}
 
-    def __init__(self, projectors: Projectors, embeddings: Tensor, vocabulary: Sequence[int]) -> None:
+    def __init__(
+        self, projectors: Projectors, embeddings: Tensor, vocabulary: Sequence[int], pieces: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.projectors = projectors
         self.vocabulary = sorted(set(vocabulary))
         self.head = EmbeddingCtc(embeddings[self.vocabulary])
+        self.spoken = list(pieces) or self.vocabulary
         self.index: Tensor
-        index = torch.zeros(len(embeddings), dtype=torch.long)
-        index[self.vocabulary] = torch.arange(1, len(self.vocabulary) + 1)
-        self.register_buffer("index", index, persistent=False)
+        self.spoken_index: Tensor
+        self.register_buffer("index", _places(self.vocabulary, len(embeddings)), persistent=False)
+        self.register_buffer("spoken_index", _places(self.spoken, len(embeddings)), persistent=False)
 
     def forward(
         self,
@@ -111,10 +115,17 @@ class Align(StageModule):
             # Starting some frames later regroups them: the same recording is never seen twice in quite the same way.
             shift = int(torch.randint(self.projectors.speech.group, ()))
             frames, frame_lengths = frames[:, shift:], frame_lengths - shift
+        said_BNV, own_BN = self.said(frames, frame_lengths)
+        targets, counts_B = self.spoken_index[texts], own_BN.sum(-1)
+        return F.ctc_loss(said_BNV.transpose(0, 1), targets, counts_B, text_lengths, _BLANK, "mean", zero_infinity=True)
+
+    def said(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [B, N, 1 + V] of what is said in each group, the blank first; a recording's own, [B, N]."""
+        speech = self.projectors.speech
+        if speech is not None and speech.pieces_VE is not None:
+            return self.projectors.spelled(frames, frame_lengths)
         heard = self.projectors.speech_tokens(frames, frame_lengths)
-        log_probabilities = self.head.log_probabilities(heard.tokens, heard.pauses).transpose(0, 1)
-        targets, counts_B = self.index[texts], heard.own.sum(-1)
-        return F.ctc_loss(log_probabilities, targets, counts_B, text_lengths, _BLANK, "mean", zero_infinity=True)
+        return self.head.log_probabilities(heard.tokens, heard.pauses), heard.own
 
     def _picture_loss(self, seen: Tensor, names_BX: Tensor, lengths_B: Tensor) -> Tensor:
         """The best token of the picture for each word of its name."""
@@ -127,9 +138,15 @@ class Align(StageModule):
     @torch.inference_mode()
     def hear(self, frames_TD: Tensor) -> list[int]:
         """Token ids of the likeliest path through one recording's frames."""
-        heard = self.projectors.speech_tokens(frames_TD[None].float(), torch.tensor([len(frames_TD)]))
-        best = self.head.log_probabilities(heard.tokens, heard.pauses)[0].argmax(-1).tolist()
-        return [self.vocabulary[index - 1] for index, _ in groupby(best) if index != _BLANK]
+        said_1NV, _ = self.said(frames_TD[None].float(), torch.tensor([len(frames_TD)]))
+        return [self.spoken[index - 1] for index, _ in groupby(said_1NV[0].argmax(-1).tolist()) if index != _BLANK]
+
+
+def _places(tokens: Sequence[int], count: int) -> Tensor:
+    """[count] int64: for each token id its place among `tokens`, from 1; 0 where it is none of them."""
+    places = torch.zeros(count, dtype=torch.long)
+    places[list(tokens)] = torch.arange(1, len(tokens) + 1)
+    return places
 
 
 def can_align(tokens: Sequence[int], speech_tokens: int) -> bool:

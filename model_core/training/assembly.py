@@ -27,7 +27,7 @@ from model_core.speech.audio import CLIP_SECONDS
 from model_core.speech.encoder import SPEECH, SpeechEncoder
 from model_core.training.adapters import add_adapter, write_adapter
 from model_core.training.align import Align, can_align, collate_alignment
-from model_core.training.examples import Batch, Example, ExampleMaker, collate
+from model_core.training.examples import Batch, Example, ExampleMaker, collate, pieces
 from model_core.training.features import Encoders
 from model_core.training.instruct import Instruct
 from model_core.training.projectors import Projectors
@@ -148,7 +148,8 @@ def align_assembly(models: Models, stage: TrainingStage, start: Start, samples: 
     }
     if not vocabulary:
         raise InvalidInput("data", "no sample has a transcript or a picture with an answer that names it")
-    module = Align(projectors, models.decoder.embed_tokens.weight.detach(), sorted(vocabulary))
+    table_VE = models.decoder.embed_tokens.weight.detach()
+    module = Align(projectors, table_VE, sorted(vocabulary), _set_pieces(projectors, maker, table_VE))
 
     def keep(sample: LightSample, length: int) -> str | None:
         for transcript, seconds in zip(sample.transcripts, sample.seconds, strict=True):
@@ -165,6 +166,18 @@ def align_assembly(models: Models, stage: TrainingStage, start: Start, samples: 
         _write_projectors(projectors, folder, folder / PROJECTOR_FILE)
 
     return Assembly(module, collate_named, keep, write)
+
+
+def _set_pieces(projectors: Projectors, maker: ExampleMaker, table_VE: Tensor) -> list[int]:
+    """Gives the speech projector the embeddings of the pieces that it mixes, and returns their token ids."""
+    speech = projectors.speech
+    if speech is None or speech.pieces_VE is None:
+        return []
+    ids = pieces(maker.heard)
+    if len(ids) != len(speech.pieces_VE):
+        raise CheckpointError("projector.pieces", f"is {len(speech.pieces_VE)}; the tokenizer makes {len(ids)}")
+    speech.pieces_VE.copy_(table_VE[ids].float())
+    return ids
 
 
 def instruct_assembly(models: Models, stage: TrainingStage, start: Start) -> Assembly:

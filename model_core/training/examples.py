@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -131,6 +132,13 @@ def with_merges(tokenizer: Tokenizer, count: int) -> Tokenizer:
         raise InvalidInput("merges", f"the language model's tokenizer is {spec['model']['type']}, which has none")
     spec["model"]["merges"] = spec["model"]["merges"][:count]
     return Tokenizer.from_str(json.dumps(spec))
+
+
+def pieces(tokenizer: Tokenizer) -> list[int]:
+    """Ids of all tokens that texts are made of: single bytes and what merges make of them, in order. BPE only."""
+    model = json.loads(tokenizer.to_str())["model"]
+    merged = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "") for pair in model["merges"]}
+    return sorted(model["vocab"][token] for token in {*ByteLevel.alphabet(), *merged} & model["vocab"].keys())
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> Tensor:

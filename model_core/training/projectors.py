@@ -60,14 +60,28 @@ class Projectors(nn.Module):
     def speech_tokens(self, frames_STD: Tensor, frame_lengths: Tensor) -> SpeechTokens:
         """What is heard in clips, of which each has so many frames of its own, [S]."""
         assert self.speech is not None, "speech without a speech projector"
-        group = self.speech.group
+        frames_STD, lengths, own_SN = self._prepared(frames_STD, frame_lengths, self.speech.group)
+        tokens_SNE, pauses_SN = self.speech.spot(frames_STD, lengths)
+        return SpeechTokens(tokens_SNE, own_SN, pauses_SN)
+
+    def spelled(self, frames_STD: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Of projectors whose tokens are mixtures of pieces: log-probabilities [S, N, 1 + V] of what is said in each
+        group, nothing first; and which groups are a clip's own, [S, N]."""
+        assert self.speech is not None, "speech without a speech projector"
+        frames_STD, lengths, own_SN = self._prepared(frames_STD, frame_lengths, self.speech.group)
+        said_SNV, pauses_SN = self.speech.spell(frames_STD, lengths)
+        odds_SN1 = pauses_SN.float()[..., None]
+        return torch.cat((F.logsigmoid(odds_SN1), F.logsigmoid(-odds_SN1) + said_SNV.float()), dim=-1), own_SN
+
+    def _prepared(self, frames_STD: Tensor, frame_lengths: Tensor, group: int) -> tuple[Tensor, list[int], Tensor]:
+        """Frames, padded to a group at least and while training with some of them hidden; each clip's length; its own
+        groups, [S, N]."""
         frames_STD = F.pad(frames_STD, (0, 0, 0, max(group - frames_STD.shape[1], 0)))
         if self.training and self.mask_frames:
             frames_STD = F.dropout(_with_hidden_spans(frames_STD, frame_lengths, self.mask_frames), 0.1)
         lengths = frame_lengths.clamp(min=group)
-        tokens_SNE, pauses_SN = self.speech.spot(frames_STD, lengths.tolist())
-        count = torch.arange(tokens_SNE.shape[1], device=tokens_SNE.device)
-        return SpeechTokens(tokens_SNE, count < (lengths // group).to(count.device)[:, None], pauses_SN)
+        count = torch.arange(frames_STD.shape[1] // group, device=frames_STD.device)
+        return frames_STD, lengths.tolist(), count < (lengths // group).to(count.device)[:, None]
 
     def vision_tokens(self, seen: Tensor) -> Tensor:
         """Features [V, ...] -> tokens [sum of N, E]; tokens stay what they are."""

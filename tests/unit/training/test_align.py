@@ -23,18 +23,20 @@ def test_what_can_be_aligned_is_what_some_path_reads_as(tokens: list[int], lengt
     assert can_align(tokens, length) == (bool(tokens) and any(found == tokens for found in reads))
 
 
-# A projector that tells pauses, and one that does not.
-PROJECTORS = (
-    tiny.SPEECH_ENCODER.projector,
-    replace(tiny.SPEECH_ENCODER.projector, context_layers=1, context_width=16, kernel=1, pauses=True),
-)
+WORDS = [3, 5, 8, 13]
+# A projector that knows no pauses, one that tells them, and one that mixes its tokens of pieces of words.
+_TELLS_PAUSES = replace(tiny.SPEECH_ENCODER.projector, context_layers=1, context_width=16, kernel=1, pauses=True)
+PROJECTORS = (tiny.SPEECH_ENCODER.projector, _TELLS_PAUSES, replace(_TELLS_PAUSES, pieces=len(WORDS)))
 
 
 def aligned(vision: nn.Module | None = None, projector: SpeechProjector.Config = PROJECTORS[0]) -> Align:
     torch.manual_seed(0)
     speech = projector.build()
     table = torch.randn(20, tiny.LANGUAGE.width)
-    return Align(Projectors(speech, vision), table, [3, 5, 8, 13]).eval()
+    if speech.pieces_VE is None:
+        return Align(Projectors(speech, vision), table, WORDS).eval()
+    speech.pieces_VE.copy_(table[WORDS])
+    return Align(Projectors(speech, vision), table, WORDS, pieces=WORDS).eval()
 
 
 def test_a_batch_costs_the_mean_of_its_recordings_and_none_its_padding() -> None:
@@ -55,8 +57,7 @@ def test_a_batch_costs_the_mean_of_its_recordings_and_none_its_padding() -> None
 def test_ctc_counts_every_path_that_reads_as_the_transcript(projector: SpeechProjector.Config) -> None:
     module = aligned(projector=projector)
     frames = torch.randn(1, 16, tiny.SPEECH_ENCODER.projector.encoder_width)  # four speech tokens
-    heard = module.projectors.speech_tokens(frames, torch.tensor([16]))
-    log_probabilities = module.head.log_probabilities(heard.tokens, heard.pauses)[0].detach().exp()
+    log_probabilities = module.said(frames, torch.tensor([16]))[0][0].detach().exp()
     torch.testing.assert_close(log_probabilities.sum(-1), torch.ones(4))
     wanted = [1, 2]  # rows of the ids 3 and 5 behind the blank
     total = sum(

@@ -1,5 +1,7 @@
 """Projectors as training uses them."""
 
+from itertools import groupby
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,21 +14,29 @@ from model_core.training.projectors import Projectors
 WIDTH = tiny.SPEECH_ENCODER.projector.encoder_width
 
 
-def projector(context_layers: int, *, pauses: bool = False, token_norm: float | None = None) -> SpeechProjector:
+def projector(
+    context_layers: int, *, pauses: bool = False, token_norm: float | None = None, pieces: int | None = None
+) -> SpeechProjector:
     torch.manual_seed(0)
     made = SpeechProjector.Config(
         encoder_width=WIDTH, model_width=6, group=3, hidden_width=5, context_layers=context_layers, context_width=4,
-        kernel=5, pauses=pauses, token_norm=token_norm,
+        kernel=5, pauses=pauses, token_norm=token_norm, pieces=pieces,
     ).build()  # fmt: skip
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.5)  # so that context layers do something
+    if made.pieces_VE is not None:
+        torch.nn.init.normal_(made.pieces_VE)
     return made.eval()
 
 
-@pytest.mark.parametrize(("context_layers", "pauses"), [(0, False), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ("context_layers", "pauses", "pieces"), [(0, False, None), (2, False, None), (2, True, None), (2, True, 7)]
+)
 @given(lengths=st.lists(st.integers(3, 30), min_size=1, max_size=4))
-def test_a_recording_gives_the_same_tokens_in_any_batch(context_layers: int, pauses: bool, lengths: list[int]) -> None:
-    own = projector(context_layers, pauses=pauses)
+def test_a_recording_gives_the_same_tokens_in_any_batch(
+    context_layers: int, pauses: bool, pieces: int | None, lengths: list[int]
+) -> None:
+    own = projector(context_layers, pauses=pauses, pieces=pieces)
     projectors = Projectors(own, None)
     clips = [torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(length)) for length in lengths]
     # What stands behind a recording's end is anything.
@@ -52,6 +62,29 @@ def test_pauses_make_no_token() -> None:
     # Of nothing but pauses the likeliest word is left: a recording always has a token.
     torch.nn.init.constant_(own.pause.bias, 1e4)
     torch.testing.assert_close(own.read(frames), tokens[0, pauses[0].argmin()][None])
+
+
+def test_a_projector_that_is_sure_says_pieces_as_they_are_written_and_each_once() -> None:
+    own = projector(1, pauses=True, pieces=4)
+    assert own.pieces_VE is not None
+    assert own.pause is not None
+    torch.nn.init.constant_(own.pause.bias, -1e4)  # no group is a pause
+    assert own.log_scale is not None
+    torch.nn.init.constant_(own.log_scale, 9.0)  # and the likeliest piece is certain
+    frames = torch.randn(60, WIDTH)
+    best = own.spell(frames[None])[0][0].argmax(-1).tolist()
+    expected = [piece for piece, _ in groupby(best)]
+    assert 1 < len(expected) < len(best)
+    torch.testing.assert_close(own.read(frames), own.pieces_VE[expected], rtol=1e-3, atol=1e-3)
+
+
+def test_a_projector_that_is_not_sure_says_the_mean_of_pieces() -> None:
+    own = projector(1, pauses=True, pieces=4)
+    assert own.pieces_VE is not None
+    said, _ = own.spell(torch.randn(1, 30, WIDTH, generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(said.exp().sum(-1), torch.ones(1, 10))
+    tokens = own(torch.randn(1, 30, WIDTH, generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(tokens, said.exp() @ own.pieces_VE)
 
 
 def test_tokens_have_the_length_asked_for() -> None:
