@@ -3,22 +3,22 @@
 Shapes: B rows (clips of one batch), T encoder frames, D width, V vocabulary.
 """
 
+import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from model_core.checkpoints.tensors import index_folder, read_json, stream
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, Clip, is_silent
-from model_core.speech.whisper import SAMPLES_PER_FRAME
 from model_core.speech.whisper_decoder import WhisperDecoder
 from model_core.speech.whisper_tokens import SECONDS_A_TIMESTAMP, TIMESTAMPS, WhisperTokens, random_tokenizer
 
@@ -30,7 +30,13 @@ _LONGEST_PROMPT = 3  # start, language, task
 _DECODER_PREFIXES = ("model.decoder.", "decoder.")
 _LEAST_MULTILINGUAL_VOCABULARY = 51_865  # English-only checkpoints have a token less
 
+_STEPS_A_TURN = 8  # of decoding, between two places where other work may come in
+_FULL_ENOUGH = 0.75  # share of a batch's rows that still write; below, those that ended leave it
+
 EncodeFrames = Callable[[list[Tensor]], list[Tensor]]
+T = TypeVar("T")
+# Work in turns: other work may come in wherever it yields, and its result is what it returns.
+Turns = Generator[None, None, T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,9 @@ class _Draft:
     no_speech_probability: float
     tokens: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
+    ended: bool = False
+    # Each has its own, so that what is drawn for one does not depend on the others of its batch.
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     @property
     def mean_log_probability(self) -> float:
@@ -96,7 +105,8 @@ class Transcriber:
     Args:
         decoder: The network, in evaluation mode.
         tokenizer: Whisper's own.
-        encode_frames: Clips, each [samples] float32 at 16 kHz -> each [T, D], 50 frames a second.
+        encode_frames: Clips, each [samples] float32 at 16 kHz -> each [T, D], 50 frames a second; those of the silence
+            after a clip may follow its own.
         multilingual: Whether the checkpoint was trained on many languages.
     """
 
@@ -129,30 +139,55 @@ class Transcriber:
         Raises:
             InvalidInput: the language is not one that the model knows; raised by the call itself.
         """
+        self.check_language(language)
+        return self._segments([clip for clip in clips if not is_silent(clip.samples)], language)
+
+    def multiply_in(self, dtype: torch.dtype) -> None:
+        """Rounds most of the decoder's weights, and what it keeps of clips and texts, to `dtype`."""
+        self._decoder.multiply_in(dtype)
+
+    def check_language(self, language: str) -> None:
+        """Raises InvalidInput where the language is not one that the model knows; empty is fine."""
         if language and language not in self.languages:
             known = "many languages, not this one" if self._tokens.multilingual else "English only (en)"
             raise InvalidInput("language", f"{language!r} is not supported: this model knows {known}")
-        return self._segments([clip for clip in clips if not is_silent(clip.samples)], language)
+
+    def write_down(self, clips: list[Clip], frames: list[Tensor], language: str) -> Turns[list[list[Segment]]]:
+        """What is said in each of some clips, decoded as one batch; a clip's words do not depend on the others.
+
+        Args:
+            clips: With sound; of any recordings.
+            frames: Of each, as `encode_frames` gives them.
+            language: Code of what is spoken in all of them.
+        """
+        written: list[list[Segment]] = [[] for _ in clips]
+        rows = list(range(len(clips)))
+        while rows:
+            drafts = yield from self._write(clips, self._until_window_ends(frames), language)
+            rests: list[tuple[int, Clip]] = []
+            for row, clip, draft in zip(rows, clips, drafts, strict=True):
+                written[row] += [segment for segment in self._cut(clip, draft) if not self._is_silence(segment)]
+                rests += [(row, rest) for rest in self._rest(clip, draft)]
+            rows, clips = [row for row, _ in rests], [rest for _, rest in rests]
+            frames = self._encode_frames([clip.samples for clip in clips]) if clips else []
+        return written
 
     def _segments(self, clips: list[Clip], language: str) -> Iterator[Segment]:
         for at in range(0, len(clips), self._options.batch):
             batch = clips[at : at + self._options.batch]
-            frames = self._listen(batch)
-            language = language or self._detect(frames[0])
-            for clip, draft in zip(batch, self._write(batch, frames, language), strict=True):
-                for segment in self._cut(clip, draft):
-                    if not self._is_silence(segment):
-                        yield segment
-                yield from self._segments(self._rest(clip, draft), language)
+            frames = self._encode_frames([clip.samples for clip in batch])
+            language = language or self.detect(frames[0])
+            for segments in _without_turns(self.write_down(batch, frames, language)):
+                yield from segments
 
     @torch.inference_mode()
-    def _detect(self, frames_TD: Tensor) -> str:
-        """The likeliest language of a clip."""
+    def detect(self, frames_TD: Tensor) -> str:
+        """The likeliest language of a clip, from its frames as `encode_frames` gives them."""
         languages = self._tokens.languages
         if not languages:
             return ENGLISH
         start_11 = torch.tensor([[self._tokens.start]], device=frames_TD.device)
-        logits_V = self._decoder(start_11, self._decoder.new_state([frames_TD]))[0]
+        logits_V = self._decoder(start_11, self._decoder.new_state(self._until_window_ends([frames_TD])))[0]
         return max(languages, key=lambda language: float(logits_V[languages[language]]))
 
     def _rest(self, clip: Clip, draft: _Draft) -> list[Clip]:
@@ -167,13 +202,12 @@ class Transcriber:
             return []
         return [Clip(clip.index, clip.start_seconds + start, clip.end_seconds, samples)]
 
-    @torch.inference_mode()
-    def _write(self, clips: list[Clip], frames: list[Tensor], language: str) -> list[_Draft]:
+    def _write(self, clips: list[Clip], frames: list[Tensor], language: str) -> Turns[list[_Draft]]:
         """One transcript a clip: the first that passes, or of those that fail the most probable without repetition."""
         best: dict[int, _Draft] = {}
         pending = list(range(len(clips)))
         for temperature in self._options.temperatures:
-            drafts = self._decode(
+            drafts = yield from self._decode(
                 [clips[row] for row in pending], [frames[row] for row in pending], language, temperature
             )
             for row, draft in zip(pending, drafts, strict=True):
@@ -184,45 +218,45 @@ class Transcriber:
                 break
         return [best[row] for row in range(len(clips))]
 
-    @torch.inference_mode()
-    def _listen(self, clips: list[Clip]) -> list[Tensor]:
+    def _until_window_ends(self, frames: list[Tensor]) -> list[Tensor]:
         """Frames of each clip, then frames of silence up to 30 s.
 
         Whisper learned to end a text where silence follows; it repeats itself where the frames just stop. Silence that
         is encoded once serves every clip: word error rates are those of clips padded to 30 s, at the price of short
         ones.
         """
-        window = CLIP_SECONDS * SAMPLE_RATE
-        tail = int(SILENT_TAIL_SECONDS * SAMPLE_RATE)
-        heard = self._encode_frames([F.pad(clip.samples, (0, tail))[:window] for clip in clips])
-        if all(frames_TD.shape[0] >= window // SAMPLES_PER_FRAME for frames_TD in heard):
-            return heard
-        return [torch.cat([frames_TD, self._silence_TD[frames_TD.shape[0] :]]) for frames_TD in heard]
+        return [torch.cat([frames_TD, self._silence_TD[frames_TD.shape[0] :]]) for frames_TD in frames]
 
     @cached_property
     def _silence_TD(self) -> Tensor:
         return self._encode_frames([torch.zeros(CLIP_SECONDS * SAMPLE_RATE)])[0]
 
-    def _decode(self, clips: list[Clip], frames: list[Tensor], language: str, temperature: float) -> list[_Draft]:
-        """Writes one batch at one temperature; a row that ends leaves the batch."""
+    @torch.inference_mode()
+    def _decode(
+        self, clips: list[Clip], frames: list[Tensor], language: str, temperature: float
+    ) -> Turns[list[_Draft]]:
+        """Writes one batch at one temperature. Rows that ended leave it as soon as enough have for that to pay."""
         state = self._decoder.new_state(frames)
-        prompt = torch.tensor([[self._tokens.start]] * len(clips), device=frames[0].device)
+        device = frames[0].device
+        prompt = torch.tensor([[self._tokens.start]] * len(clips), device=device)
         logits_BV = self._decoder(prompt, state).cpu().float()
         silent_B = logits_BV.softmax(-1)[:, self._tokens.no_speech].tolist()
         if task := self._tokens.task(language):
-            logits_BV = self._decoder(torch.tensor([task] * len(clips), device=prompt.device), state).cpu().float()
+            logits_BV = self._decoder(torch.tensor([task] * len(clips), device=device), state).cpu().float()
         drafts = [self._new_draft(clip, silent) for clip, silent in zip(clips, silent_B, strict=True)]
-        generator = torch.Generator().manual_seed(0)
-        running = drafts
-        while True:
-            ended = [self._step(draft, logits_BV[row], temperature, generator) for row, draft in enumerate(running)]
-            if any(ended):
-                rows = [row for row, end in enumerate(ended) if not end]
-                if not rows:
-                    return drafts
-                running, state = [running[row] for row in rows], state.select(rows)
-            last_B1 = torch.tensor([[draft.tokens[-1]] for draft in running], device=prompt.device)
+        rows = drafts
+        for step in itertools.count(1):
+            self._step(rows, logits_BV, temperature)
+            running = [row for row, draft in enumerate(rows) if not draft.ended]
+            if not running:
+                break
+            if len(running) <= _FULL_ENOUGH * len(rows):
+                rows, state = [rows[row] for row in running], state.select(running)
+            last_B1 = torch.tensor([[draft.tokens[-1]] for draft in rows], device=device)
             logits_BV = self._decoder(last_B1, state).cpu().float()
+            if step % _STEPS_A_TURN == 0:
+                yield
+        return drafts
 
     def _new_draft(self, clip: Clip, no_speech_probability: float) -> _Draft:
         seconds = clip.samples.shape[0] / SAMPLE_RATE + SILENT_TAIL_SECONDS
@@ -235,18 +269,26 @@ class Transcriber:
             no_speech_probability=no_speech_probability,
         )
 
-    def _step(self, draft: _Draft, logits_V: Tensor, temperature: float, generator: torch.Generator) -> bool:
-        """Adds the next token to a draft; true where the draft is whole."""
-        logits_V = self._tokens.allowed(logits_V, draft.tokens, draft.last_timestamp)
+    def _step(self, drafts: list[_Draft], logits_BV: Tensor, temperature: float) -> None:
+        """Adds the next token to each draft that has not ended."""
+        logits_BV = logits_BV.masked_fill_(self._tokens.never, float("-inf"))
+        for row, draft in enumerate(drafts):
+            if not draft.ended:
+                self._tokens.forbid(logits_BV[row], draft.tokens, draft.last_timestamp)
         if temperature > 0:
-            token = int(torch.multinomial((logits_V / temperature).softmax(-1), 1, generator=generator))
+            chances_BV = (logits_BV / temperature).softmax(-1)
+            draws = zip(chances_BV, drafts, strict=True)
+            tokens = [int(torch.multinomial(chances_V, 1, generator=draft.generator)) for chances_V, draft in draws]
         else:
-            token = int(logits_V.argmax())
-        draft.log_probabilities.append(float(F.log_softmax(logits_V, dim=-1)[token]))
-        if token == self._tokens.end:
-            return True
-        draft.tokens.append(token)
-        return len(draft.tokens) >= draft.max_tokens
+            tokens = logits_BV.argmax(-1).tolist()
+        log_probabilities = (logits_BV[range(len(tokens)), tokens] - logits_BV.logsumexp(-1)).tolist()
+        for draft, token, log_probability in zip(drafts, tokens, log_probabilities, strict=True):
+            if draft.ended:
+                continue
+            draft.log_probabilities.append(log_probability)
+            if token != self._tokens.end:
+                draft.tokens.append(token)
+            draft.ended = token == self._tokens.end or len(draft.tokens) >= draft.max_tokens
 
     def _is_silence(self, written: _Draft | Segment) -> bool:
         return (
@@ -294,6 +336,16 @@ class Transcriber:
             mean_log_probability=sum(log_probabilities) / len(log_probabilities),
             no_speech_probability=draft.no_speech_probability,
         )
+
+
+def _without_turns(work: Turns[T]) -> T:
+    """The result of work that need not let others in."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def load_transcriber(folder: Path, encode_frames: EncodeFrames) -> Transcriber | None:

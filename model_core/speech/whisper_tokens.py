@@ -106,11 +106,17 @@ class WhisperTokens:
             written: Tokens after the prompt.
             last_timestamp: Token of the latest time that may be written.
         """
-        first = self.first_timestamp
         logits_V = logits_V.masked_fill(self.never, float("-inf"))
+        self.forbid(logits_V, written, last_timestamp)
+        return logits_V
+
+    def forbid(self, logits_V: Tensor, written: list[int], last_timestamp: int) -> None:
+        """What `allowed` does, in place, to logits in which those of `never` are at minus infinity already."""
+        first = self.first_timestamp
         logits_V[last_timestamp + 1 :] = float("-inf")
         if not written:
-            return logits_V.masked_fill(self.never_first, float("-inf"))
+            logits_V.masked_fill_(self.never_first, float("-inf"))
+            return
         closing = written[-1] >= first and len(written) > 1 and written[-2] < first
         if written[-1] >= first:
             if closing:
@@ -122,7 +128,6 @@ class WhisperTokens:
         # Where a timestamp is likelier than any single word, the words stand back.
         if logits_V[first:].logsumexp(0) > logits_V[:first].max():
             logits_V[:first] = float("-inf")
-        return logits_V
 
     def _non_speech(self) -> list[int]:
         spellings = [" -", " '"]  # hyphens and quotes inside words are fine

@@ -28,6 +28,7 @@ from services.pipeline.messages import (
     AudioChunk,
     Finished,
     Role,
+    SpeechTokensPart,
     TextDelta,
     TextPart,
     Usage,
@@ -154,6 +155,10 @@ class _Answer:
             for column, part in enumerate(message.parts):
                 if isinstance(part, TextPart):
                     yield GenerateRequest(text=part.text)
+                    continue
+                if isinstance(part, SpeechTokensPart):
+                    for speech in part.tokens:
+                        yield GenerateRequest(speech_tokens=speech)
                     continue
                 for tokens in await encodings.tokens((row, column)):
                     if isinstance(tokens, SpeechTokens):

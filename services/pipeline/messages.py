@@ -6,6 +6,8 @@ from enum import StrEnum
 from itertools import chain
 from typing import Literal
 
+from lyra.v1.common_pb2 import SpeechTokens
+
 
 class Role(StrEnum):
     SYSTEM = "system"
@@ -53,7 +55,14 @@ class VideoPart:
         return ImagePart(self.data, self.media_type, self.path), AudioPart(self.data, self.path, of_video=True)
 
 
-Part = TextPart | AudioPart | ImagePart | VideoPart
+@dataclass(frozen=True, slots=True)
+class SpeechTokensPart:
+    """Speech that was encoded before: messages as the speech encoder sent them, clips numbered from 0."""
+
+    tokens: tuple[SpeechTokens, ...] = field(repr=False)
+
+
+Part = TextPart | AudioPart | ImagePart | VideoPart | SpeechTokensPart
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from lyra.v1.speech_encoder_pb2 import TranscribeRequest, TranscribeResponse
+from lyra.v1.speech_encoder_pb2 import TranscribeRequest, TranscribeResponse, TranscriptSegment
 from services.common.errors import InvalidInput
 from services.pipeline.calls import exchange, with_retries
 from services.pipeline.encode import ENCODED_AUDIO, in_pieces
@@ -33,16 +33,20 @@ async def transcribe(
         async with aclosing(with_retries(SPEECH_ENCODER, attempt)) as responses:
             async for response in responses:
                 if response.WhichOneof("event") == "segment":
-                    segment = response.segment
-                    yield Segment(
-                        segment.start_seconds,
-                        segment.end_seconds,
-                        segment.text,
-                        segment.mean_log_probability,
-                        segment.no_speech_probability,
-                    )
+                    yield to_segment(response.segment)
                 else:
                     yield TranscriptEnd(response.summary.duration_seconds, response.summary.language)
     except InvalidInput as error:
         field = error.field if error.field in ("language", "model") else part.path
         raise InvalidInput(field, error.message) from error
+
+
+def to_segment(message: TranscriptSegment) -> Segment:
+    """A segment as the pipeline has it."""
+    return Segment(
+        message.start_seconds,
+        message.end_seconds,
+        message.text,
+        message.mean_log_probability,
+        message.no_speech_probability,
+    )

@@ -1,8 +1,18 @@
 """Transcripts as subtitle files."""
 
 from collections.abc import Iterable
+from typing import Protocol
 
-from services.pipeline.messages import Segment
+
+class Segment(Protocol):
+    """Words, and when they are said."""
+
+    @property
+    def start_seconds(self) -> float: ...
+    @property
+    def end_seconds(self) -> float: ...
+    @property
+    def text(self) -> str: ...
 
 
 def plain_text(segments: Iterable[Segment]) -> str:

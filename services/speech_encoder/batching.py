@@ -1,7 +1,6 @@
 """Clips of all open calls, encoded together."""
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -12,9 +11,8 @@ from typing import Protocol
 from torch import Tensor
 
 from model_core.speech.audio import SAMPLE_RATE
-from services.common import telemetry
-from services.common.errors import Overloaded
 from services.common.threads import ModelThread
+from services.speech_encoder.backlog import Backlog
 
 
 class Encoder(Protocol):
@@ -50,16 +48,14 @@ class BatchingSpeechEncoder:
         self._encoder = encoder
         self._thread = thread
         self._max_batch_clips = max_batch_clips
-        self._max_seconds_waiting = max_seconds_waiting
+        self._backlog = Backlog(max_seconds_waiting)
         self._line: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._seconds_waiting = 0.0
-        self._seconds_per_second = 0.05  # time the model takes for a second of audio; learned as it works
 
     @property
     def seconds_waiting(self) -> float:
         """Seconds of audio taken in and not encoded yet."""
-        return self._seconds_waiting
+        return self._backlog.seconds
 
     async def encode(self, clips: list[Tensor], adapter: str) -> AsyncGenerator[Tensor, None]:
         """Yields the speech tokens [N, E] of each clip, in order. Leaving the iteration drops the clips still in line.
@@ -68,7 +64,9 @@ class BatchingSpeechEncoder:
             Overloaded: More audio is waiting than the limit allows.
         """
         lengths = [len(samples) / SAMPLE_RATE for samples in clips]
-        self._admit(sum(lengths))
+        if not self._backlog.has_room(sum(lengths)):
+            raise self._backlog.overloaded()
+        self._backlog.count(sum(lengths))
         remaining = sum(lengths)
         pending: deque[_Waiting] = deque()
         ahead = iter(clips)
@@ -78,28 +76,15 @@ class BatchingSpeechEncoder:
                     pending.append(self._enqueue(samples, adapter))
                 tokens = await pending[0].tokens
                 pending.popleft()
-                self._count(-seconds)
+                self._backlog.count(-seconds)
                 remaining -= seconds
                 yield tokens
         finally:
-            self._count(-remaining)
+            self._backlog.count(-remaining)
             for clip in pending:
                 clip.tokens.cancel()
                 with suppress(ValueError):
                     self._line.remove(clip)
-
-    def _admit(self, seconds: float) -> None:
-        total = self._seconds_waiting + seconds
-        if self._seconds_waiting > 0 and total > self._max_seconds_waiting:
-            raise Overloaded(
-                f"{self._seconds_waiting:.0f} s of audio are waiting, the limit is {self._max_seconds_waiting:g} s",
-                float(max(1, math.ceil(self._seconds_waiting * self._seconds_per_second))),
-            )
-        self._count(seconds)
-
-    def _count(self, seconds: float) -> None:
-        self._seconds_waiting = max(0.0, self._seconds_waiting + seconds)
-        telemetry.AUDIO_SECONDS_WAITING.set(self._seconds_waiting)
 
     def _enqueue(self, samples: Tensor, adapter: str) -> _Waiting:
         clip = _Waiting(samples, adapter, asyncio.get_running_loop().create_future())
@@ -121,7 +106,7 @@ class BatchingSpeechEncoder:
                     if not clip.tokens.done():
                         clip.tokens.set_exception(error)
                 continue
-            self._learn(time.monotonic() - started, sum(len(s) for s in samples) / SAMPLE_RATE)
+            self._backlog.learn(time.monotonic() - started, sum(len(s) for s in samples) / SAMPLE_RATE)
             for clip, tokens in zip(batch, results, strict=True):
                 if not clip.tokens.done():
                     clip.tokens.set_result(tokens)
@@ -133,7 +118,3 @@ class BatchingSpeechEncoder:
         for clip in batch:
             self._line.remove(clip)
         return batch
-
-    def _learn(self, seconds: float, audio_seconds: float) -> None:
-        if audio_seconds > 0:
-            self._seconds_per_second += 0.2 * (seconds / audio_seconds - self._seconds_per_second)

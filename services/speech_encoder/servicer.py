@@ -1,13 +1,17 @@
 """The gRPC side of the speech encoder."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
+
+from torch import Tensor
 
 from lyra.v1 import adapters_pb2_grpc, common_pb2, speech_encoder_pb2, speech_encoder_pb2_grpc
 from model_core.checkpoints.adapters import PROJECTOR_FILE, TRAINABLES_FILE
 from model_core.presets import build_speech_encoder
+from model_core.speech.audio import Clip
 from model_core.speech.encoder import SpeechEncoder
+from model_core.speech.transcriber import Segment
 from services.common import model_service, telemetry, tensors
 from services.common.adapters import FULL_NAME, AdapterModel, AdaptersServicer, AdapterUse
 from services.common.errors import InvalidInput
@@ -18,6 +22,7 @@ from services.common.server import ServiceDefinition
 from services.common.threads import ModelThread
 from services.common.uploads import header_and_parts
 from services.speech_encoder.batching import BatchingSpeechEncoder
+from services.speech_encoder.hearing import BatchingHearer
 from services.speech_encoder.recordings import Recording, RecordingReader
 from services.speech_encoder.settings import SpeechEncoderSettings
 
@@ -35,6 +40,12 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
             self._thread,
             max_batch_clips=settings.max_batch_clips,
             max_seconds_waiting=settings.max_audio_seconds_waiting,
+        )
+        self._hearer = BatchingHearer(
+            encoder,
+            self._thread,
+            max_batch_clips=settings.max_hear_clips,
+            max_seconds_waiting=settings.max_hear_seconds_waiting,
         )
         self._transcriptions = FairQueue(
             waiting_limit=settings.max_transcriptions_waiting, on_change=telemetry.queue_gauges("speech_encoder")
@@ -58,8 +69,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
     ) -> AsyncIterator[speech_encoder_pb2.SpeechEncoderEncodeResponse]:
         """A recording to speech tokens, clip by clip."""
         header, pieces = await header_and_parts(request_iterator, "data")
-        if header.adapter not in ("", *self._encoder.adapters):
-            raise InvalidInput("adapter", f"{header.adapter[:100]!r} is none of {', '.join(self._encoder.adapters)}")
+        self._check_adapter(header.adapter)
         recording = await self._receive(header.audio, pieces)
         adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
         encoding = self._batches.encode([clip.samples for clip in recording.clips], adapter)
@@ -67,14 +77,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
             clips = iter(recording.clips)
             async for tokens in results:
                 clip = next(clips)
-                for chunk in tensors.to_chunks(tokens.float().cpu().numpy()):
-                    message = common_pb2.SpeechTokens(
-                        clip_index=clip.index,
-                        start_seconds=clip.start_seconds,
-                        end_seconds=clip.end_seconds,
-                        tokens=chunk,
-                        adapter=adapter,
-                    )
+                for message in _token_messages(clip, tokens, adapter):
                     yield speech_encoder_pb2.SpeechEncoderEncodeResponse(speech_tokens=message)
 
     async def Transcribe(
@@ -88,19 +91,36 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
             transcript = self._thread.iterate(lambda: transcriber.transcribe(recording.clips, header.language))
             async with aclosing(transcript) as segments:
                 async for segment in segments:
-                    message = speech_encoder_pb2.TranscriptSegment(
-                        start_seconds=segment.start_seconds,
-                        end_seconds=segment.end_seconds,
-                        text=segment.text,
-                        mean_log_probability=segment.mean_log_probability,
-                        no_speech_probability=segment.no_speech_probability,
-                    )
-                    yield speech_encoder_pb2.TranscribeResponse(segment=message)
+                    yield speech_encoder_pb2.TranscribeResponse(segment=_segment_message(segment))
         # What a model of many languages heard by itself is not told.
         (language, *others) = transcriber.languages
         known = header.language or ("" if others else language)
         summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=recording.seconds, language=known)
         yield speech_encoder_pb2.TranscribeResponse(summary=summary)
+
+    async def Hear(
+        self, request_iterator: AsyncIterator[speech_encoder_pb2.HearRequest], context: Context
+    ) -> AsyncIterator[speech_encoder_pb2.HearResponse]:
+        """A recording to speech tokens and to what is said in it, clip by clip."""
+        header, pieces = await header_and_parts(request_iterator, "data")
+        self._check_adapter(header.adapter)
+        transcriber = self._encoder.transcriber
+        transcriber.check_language(header.language)
+        recording = await self._receive(header.audio, pieces)
+        adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
+        (first, *others) = transcriber.languages
+        language = header.language or ("" if others else first)
+        hearing = self._hearer.hear(recording.clips, adapter=adapter, language=language, tenant=tenant_of(context))
+        async with self._use.using(adapter), aclosing(hearing) as results:
+            clips = iter(recording.clips)
+            async for heard in results:
+                language = language or heard.language
+                for tokens in _token_messages(next(clips), heard.tokens_NE, adapter):
+                    yield speech_encoder_pb2.HearResponse(speech_tokens=tokens)
+                for segment in heard.segments:
+                    yield speech_encoder_pb2.HearResponse(segment=_segment_message(segment))
+        summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=recording.seconds, language=language)
+        yield speech_encoder_pb2.HearResponse(summary=summary)
 
     async def Describe(
         self, request: speech_encoder_pb2.SpeechEncoderDescribeRequest, context: Context
@@ -121,14 +141,39 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self._decoder_thread.shut_down()
         self._thread.shut_down()
 
+    def _check_adapter(self, name: str) -> None:
+        if name not in ("", *self._encoder.adapters):
+            raise InvalidInput("adapter", f"{name[:100]!r} is none of {', '.join(self._encoder.adapters)}")
+
     async def _receive(self, header: speech_encoder_pb2.AudioHeader, pieces: AsyncIterator[Any]) -> Recording:
         with RecordingReader(header, self._settings) as reader:
             await reader.receive(pieces)
             return await self._decoder_thread.run(reader.decode)
 
 
+def _token_messages(clip: Clip, tokens_NE: Tensor, adapter: str) -> Iterator[common_pb2.SpeechTokens]:
+    for chunk in tensors.to_chunks(tokens_NE.float().cpu().numpy()):
+        yield common_pb2.SpeechTokens(
+            clip_index=clip.index,
+            start_seconds=clip.start_seconds,
+            end_seconds=clip.end_seconds,
+            tokens=chunk,
+            adapter=adapter,
+        )
+
+
+def _segment_message(segment: Segment) -> speech_encoder_pb2.TranscriptSegment:
+    return speech_encoder_pb2.TranscriptSegment(
+        start_seconds=segment.start_seconds,
+        end_seconds=segment.end_seconds,
+        text=segment.text,
+        mean_log_probability=segment.mean_log_probability,
+        no_speech_probability=segment.no_speech_probability,
+    )
+
+
 def _build(settings: SpeechEncoderSettings) -> SpeechEncoderServicer:
-    encoder = build_speech_encoder(settings.preset, settings.home, checkpoint=settings.checkpoint)
+    encoder = build_speech_encoder(settings.preset, settings.home, checkpoint=settings.checkpoint, fast=True)
     servicer = SpeechEncoderServicer(encoder, settings)
     servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
     return servicer

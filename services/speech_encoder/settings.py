@@ -18,6 +18,12 @@ class SpeechEncoderSettings(AdapterServiceSettings):
         default=7200.0, gt=0, description="Seconds of audio that may wait to be encoded, over all calls."
     )
     max_batch_clips: int = Field(default=8, ge=1, description="Clips (30 s at most) that are encoded together.")
+    max_hear_clips: int = Field(
+        default=32, ge=1, description="Clips (30 s at most) that are heard, encoded and written down, together."
+    )
+    max_hear_seconds_waiting: float = Field(
+        default=3600.0, gt=0, description="Seconds of audio that may wait to be heard, over all calls."
+    )
     max_transcriptions_waiting: int = Field(
         default=32, ge=0, description="Transcriptions that may wait while one runs."
     )

@@ -302,6 +302,93 @@ class TranscriptSummary(_message.Message):
 Global___TranscriptSummary: _TypeAlias = TranscriptSummary  # noqa: Y015
 
 @_typing.final
+class HearRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Header(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        AUDIO_FIELD_NUMBER: _builtins.int
+        ADAPTER_FIELD_NUMBER: _builtins.int
+        LANGUAGE_FIELD_NUMBER: _builtins.int
+        adapter: _builtins.str
+        """Adapter whose projector makes the tokens; empty for the service's choice, as in SpeechEncoderEncodeRequest."""
+        language: _builtins.str
+        """ISO 639-1 code; empty where the model is to find out."""
+        @_builtins.property
+        def audio(self) -> Global___AudioHeader: ...
+        def __init__(
+            self,
+            *,
+            audio: Global___AudioHeader | None = ...,
+            adapter: _builtins.str = ...,
+            language: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "audio", b"audio", "language", b"language"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    @_builtins.property
+    def header(self) -> Global___HearRequest.Header: ...
+    def __init__(
+        self,
+        *,
+        header: Global___HearRequest.Header | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "data"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___HearRequest: _TypeAlias = HearRequest  # noqa: Y015
+
+@_typing.final
+class HearResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEECH_TOKENS_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def speech_tokens(self) -> _common_pb2.SpeechTokens:
+        """Of one clip, perhaps in several messages."""
+
+    @_builtins.property
+    def segment(self) -> Global___TranscriptSegment:
+        """Of the clip whose speech tokens came last."""
+
+    @_builtins.property
+    def summary(self) -> Global___TranscriptSummary:
+        """Sent once, after the last clip. Its language is the one that was asked for or heard."""
+
+    def __init__(
+        self,
+        *,
+        speech_tokens: _common_pb2.SpeechTokens | None = ...,
+        segment: Global___TranscriptSegment | None = ...,
+        summary: Global___TranscriptSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "segment", b"segment", "speech_tokens", b"speech_tokens", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "segment", b"segment", "speech_tokens", b"speech_tokens", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["speech_tokens", "segment", "summary"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___HearResponse: _TypeAlias = HearResponse  # noqa: Y015
+
+@_typing.final
 class SpeechEncoderDescribeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

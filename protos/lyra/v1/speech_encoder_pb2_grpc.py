@@ -44,6 +44,11 @@ class SpeechEncoderStub:
                 request_serializer=lyra_dot_v1_dot_speech__encoder__pb2.TranscribeRequest.SerializeToString,
                 response_deserializer=lyra_dot_v1_dot_speech__encoder__pb2.TranscribeResponse.FromString,
                 _registered_method=True)
+        self.Hear = channel.stream_stream(
+                '/lyra.v1.SpeechEncoder/Hear',
+                request_serializer=lyra_dot_v1_dot_speech__encoder__pb2.HearRequest.SerializeToString,
+                response_deserializer=lyra_dot_v1_dot_speech__encoder__pb2.HearResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/lyra.v1.SpeechEncoder/Describe',
                 request_serializer=lyra_dot_v1_dot_speech__encoder__pb2.SpeechEncoderDescribeRequest.SerializeToString,
@@ -68,6 +73,14 @@ class SpeechEncoderServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Hear(self, request_iterator, context):
+        """Both at once, for little more than the work of one: clips of all open calls are heard in batches. The first message
+        carries the header, the next ones the bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """Tells what this service runs.
         """
@@ -87,6 +100,11 @@ def add_SpeechEncoderServicer_to_server(servicer, server):
                     servicer.Transcribe,
                     request_deserializer=lyra_dot_v1_dot_speech__encoder__pb2.TranscribeRequest.FromString,
                     response_serializer=lyra_dot_v1_dot_speech__encoder__pb2.TranscribeResponse.SerializeToString,
+            ),
+            'Hear': grpc.stream_stream_rpc_method_handler(
+                    servicer.Hear,
+                    request_deserializer=lyra_dot_v1_dot_speech__encoder__pb2.HearRequest.FromString,
+                    response_serializer=lyra_dot_v1_dot_speech__encoder__pb2.HearResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -148,6 +166,33 @@ class SpeechEncoder:
             '/lyra.v1.SpeechEncoder/Transcribe',
             lyra_dot_v1_dot_speech__encoder__pb2.TranscribeRequest.SerializeToString,
             lyra_dot_v1_dot_speech__encoder__pb2.TranscribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hear(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lyra.v1.SpeechEncoder/Hear',
+            lyra_dot_v1_dot_speech__encoder__pb2.HearRequest.SerializeToString,
+            lyra_dot_v1_dot_speech__encoder__pb2.HearResponse.FromString,
             options,
             channel_credentials,
             insecure,

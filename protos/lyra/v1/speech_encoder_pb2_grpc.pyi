@@ -35,6 +35,10 @@ class SpeechEncoderStub:
     """Encodes a recording into speech tokens, clip by clip. The first message carries the header, the next ones the bytes."""
     Transcribe: _grpc.StreamStreamMultiCallable[_speech_encoder_pb2.TranscribeRequest, _speech_encoder_pb2.TranscribeResponse]
     """Writes down what is said in a recording. The first message carries the header, the next ones the bytes."""
+    Hear: _grpc.StreamStreamMultiCallable[_speech_encoder_pb2.HearRequest, _speech_encoder_pb2.HearResponse]
+    """Both at once, for little more than the work of one: clips of all open calls are heard in batches. The first message
+    carries the header, the next ones the bytes.
+    """
     Describe: _grpc.UnaryUnaryMultiCallable[_speech_encoder_pb2.SpeechEncoderDescribeRequest, _speech_encoder_pb2.SpeechEncoderDescribeResponse]
     """Tells what this service runs."""
 
@@ -45,6 +49,10 @@ class SpeechEncoderAsyncStub(SpeechEncoderStub):
     """Encodes a recording into speech tokens, clip by clip. The first message carries the header, the next ones the bytes."""
     Transcribe: _aio.StreamStreamMultiCallable[_speech_encoder_pb2.TranscribeRequest, _speech_encoder_pb2.TranscribeResponse]  # type: ignore[assignment]
     """Writes down what is said in a recording. The first message carries the header, the next ones the bytes."""
+    Hear: _aio.StreamStreamMultiCallable[_speech_encoder_pb2.HearRequest, _speech_encoder_pb2.HearResponse]  # type: ignore[assignment]
+    """Both at once, for little more than the work of one: clips of all open calls are heard in batches. The first message
+    carries the header, the next ones the bytes.
+    """
     Describe: _aio.UnaryUnaryMultiCallable[_speech_encoder_pb2.SpeechEncoderDescribeRequest, _speech_encoder_pb2.SpeechEncoderDescribeResponse]  # type: ignore[assignment]
     """Tells what this service runs."""
 
@@ -64,6 +72,16 @@ class SpeechEncoderServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_speech_encoder_pb2.TranscribeResponse], _abc.AsyncIterator[_speech_encoder_pb2.TranscribeResponse]]:
         """Writes down what is said in a recording. The first message carries the header, the next ones the bytes."""
+
+    @_abc_1.abstractmethod
+    def Hear(
+        self,
+        request_iterator: _MaybeAsyncIterator[_speech_encoder_pb2.HearRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_speech_encoder_pb2.HearResponse], _abc.AsyncIterator[_speech_encoder_pb2.HearResponse]]:
+        """Both at once, for little more than the work of one: clips of all open calls are heard in batches. The first message
+        carries the header, the next ones the bytes.
+        """
 
     @_abc_1.abstractmethod
     def Describe(

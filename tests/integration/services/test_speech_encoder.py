@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -11,8 +12,8 @@ from lyra.v1 import speech_encoder_pb2 as pb
 from lyra.v1 import speech_encoder_pb2_grpc
 from model_core.speech.audio import encode_wav
 from services.common import telemetry, tensors
-from services.common.errors import InvalidInput, ServiceError, from_rpc_error
-from tests.conftest import RunningService, StartService
+from services.common.errors import InvalidInput, Overloaded, ServiceError, from_rpc_error
+from tests.conftest import RunningService, StartService, until
 
 RATE = 16_000
 
@@ -66,6 +67,32 @@ class Client:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error("speech_encoder", error) from error
 
+    async def hear(self, data: bytes, adapter: str = "", language: str = "", tenant: str = "") -> list[pb.HearResponse]:
+        async def requests() -> AsyncIterator[pb.HearRequest]:
+            yield pb.HearRequest(header=pb.HearRequest.Header(audio=encoded(), adapter=adapter, language=language))
+            yield pb.HearRequest(data=data)
+
+        try:
+            call = self.stub.Hear(requests(), metadata=((telemetry.TENANT_METADATA, tenant),))
+            return [response async for response in call]
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error("speech_encoder", error) from error
+
+
+def tokens_of(responses: list[pb.HearResponse] | list[pb.SpeechEncoderEncodeResponse]) -> list[np.ndarray]:
+    """Speech tokens of each clip, of which each came in one message."""
+    return [
+        tensors.from_message(response.speech_tokens.tokens.rows)
+        for response in responses
+        if response.HasField("speech_tokens")
+    ]
+
+
+def segments_of(responses: list[pb.HearResponse] | list[pb.TranscribeResponse]) -> list[tuple[float, float, str]]:
+    """Where what is said."""
+    found = [response.segment for response in responses if response.HasField("segment")]
+    return [(round(each.start_seconds, 2), round(each.end_seconds, 2), each.text) for each in found]
+
 
 @pytest.fixture
 async def client(start_service: StartService) -> Client:
@@ -117,6 +144,84 @@ async def test_transcript_ends_with_a_summary(client: Client) -> None:
     assert all(segment.HasField("segment") for segment in segments)
     assert summary.summary.duration_seconds == pytest.approx(2.5)
     assert summary.summary.language == "en"
+
+
+async def test_hearing_gives_the_tokens_of_encoding_and_the_words_of_transcribing(client: Client) -> None:
+    recording = wav(31)
+    heard = await client.hear(recording)
+    for one, other in zip(tokens_of(heard), tokens_of(await client.encode(recording)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    assert segments_of(heard) == segments_of(await client.transcribe(recording))
+    assert segments_of(heard)
+
+
+async def test_what_is_heard_comes_clip_by_clip_and_ends_with_a_summary(client: Client) -> None:
+    heard = await client.hear(wav(31))
+    kinds = [response.WhichOneof("event") for response in heard]
+    assert kinds[0] == "speech_tokens"
+    assert kinds[-1] == "summary"
+    second = [response.speech_tokens.clip_index for response in heard].index(1)
+    ends = [response.segment.end_seconds for response in heard[:second] if response.HasField("segment")]
+    assert all(end <= 30 for end in ends)
+    assert (heard[-1].summary.duration_seconds, heard[-1].summary.language) == (31, "en")
+
+
+async def test_calls_heard_at_the_same_time_get_their_own(client: Client) -> None:
+    lengths = (0.3, 2, 4, 31)
+    alone = [await client.hear(wav(seconds)) for seconds in lengths]
+    together = await asyncio.gather(*(client.hear(wav(seconds), tenant=f"{seconds:g}") for seconds in lengths))
+    for one, other in zip(alone, together, strict=True):
+        for left, right in zip(tokens_of(one), tokens_of(other), strict=True):
+            np.testing.assert_allclose(left, right, atol=1e-3)
+        assert segments_of(one) == segments_of(other)
+    assert telemetry.AUDIO_SECONDS_WAITING._value.get() == 0
+
+
+async def test_hearing_tells_whose_projector_made_the_tokens(start_service: StartService) -> None:
+    client = Client(await start_service("speech_encoder", preset="tiny-qwen2-vl"))
+    for seconds, asked, adapter in ((1, "", "speech"), (31, "", "long_speech"), (1, "long_speech", "long_speech")):
+        heard = await client.hear(wav(seconds), adapter=asked)
+        assert {each.speech_tokens.adapter for each in heard if each.HasField("speech_tokens")} == {adapter}
+
+
+async def test_more_to_hear_than_may_wait_is_refused_with_a_time_to_come_again(start_service: StartService) -> None:
+    client = Client(await start_service("speech_encoder", max_hear_seconds_waiting=1))
+    answers = await asyncio.gather(*(client.hear(wav(5)) for _ in range(8)), return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert len(refused) < len(answers)
+    assert refused
+    for error in refused:
+        assert isinstance(error, Overloaded)
+        assert "the limit is 1 s" in str(error)
+        assert error.retry_after_seconds >= 1
+
+
+@pytest.mark.parametrize(
+    ("data", "adapter", "language", "field"),
+    [
+        (b"not audio at all" * 100, "", "", "audio"),
+        (encode_wav(np.zeros(RATE, np.int16), RATE), "", "", "audio"),
+        (wav(1), "unheard", "", "adapter"),
+        (wav(1), "", "tlh", "language"),
+    ],
+)
+async def test_what_cannot_be_heard_is_refused_by_field(
+    client: Client, data: bytes, adapter: str, language: str, field: str
+) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        await client.hear(data, adapter, language)
+    assert refusal.value.field == field
+
+
+async def test_a_call_that_is_given_up_leaves_nothing_waiting(client: Client) -> None:
+    call = cast(Any, client.stub.Hear)()
+    await call.write(pb.HearRequest(header=pb.HearRequest.Header(audio=encoded())))
+    await call.write(pb.HearRequest(data=wav(120)))
+    await call.done_writing()
+    await until(lambda: telemetry.AUDIO_SECONDS_WAITING._value.get() > 0)
+    call.cancel()
+    await until(lambda: telemetry.AUDIO_SECONDS_WAITING._value.get() == 0)
+    assert segments_of(await client.hear(wav(1)))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ class Script:
         self.adapters: list[str] = []
         self.clips: dict[bytes, int] = {}
         self.encoded: list[tuple[bytes, str]] = []
+        # Adapter and language of what was heard; messages that come besides, and whether the summary comes.
+        self.heard: list[tuple[str, str]] = []
+        self.hear_also: list[speech_encoder_pb2.HearResponse] = []
+        self.hear_ends = True
         # Width of the language model's hidden states, and of those that the voice wants.
         self.width = 2
         self.hidden_width = 0
@@ -131,6 +135,27 @@ class FakeSpeechEncoder(speech_encoder_pb2_grpc.SpeechEncoderServicer):
                 yield speech_encoder_pb2.TranscribeResponse(segment=segment)
             summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=3.0, language="en")
             yield speech_encoder_pb2.TranscribeResponse(summary=summary)
+
+    async def Hear(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        async with self.script.call("hear", context):
+            requests = [request async for request in request_iterator]
+            self.script.upload(b"".join(request.data for request in requests))
+            header = requests[0].header
+            self.script.heard.append((header.adapter, header.language))
+            rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+            for chunk in tensors.to_chunks(rows, max_bytes=16):
+                tokens = common_pb2.SpeechTokens(tokens=chunk, adapter=header.adapter or "speech")
+                yield speech_encoder_pb2.HearResponse(speech_tokens=tokens)
+            for number, word in enumerate(self.script.words):
+                segment = speech_encoder_pb2.TranscriptSegment(
+                    start_seconds=number, end_seconds=number + 1, text=word, mean_log_probability=-0.5
+                )
+                yield speech_encoder_pb2.HearResponse(segment=segment)
+            for message in self.script.hear_also:
+                yield message
+            summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=3.0, language=header.language or "en")
+            if self.script.hear_ends:
+                yield speech_encoder_pb2.HearResponse(summary=summary)
 
     async def Describe(self, request: Any, context: Any) -> Any:
         model = common_pb2.ModelDescription(adapters=self.script.projectors)

@@ -1,5 +1,6 @@
 """Transcripts: the decoder against transformers, what may be written, segments of clips, checkpoints."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,28 @@ def test_rows_that_stay_are_not_touched_by_rows_that_leave(decoder: WhisperDecod
         )
 
 
+@torch.no_grad()
+def test_a_text_longer_than_the_room_made_at_first_is_as_in_one_pass() -> None:
+    torch.manual_seed(3)
+    shape = WhisperDecoder.Config(vocabulary=50, width=WIDTH, layers=LAYERS, heads=HEADS, feed_forward=FEED_FORWARD)
+    built, frames = shape.build().eval(), torch.randn(30, WIDTH)
+    tokens_1L = torch.randint(50, (1, 150))
+    stepped = built.new_state([frames])
+    for position in range(tokens_1L.shape[1]):
+        logits = built(tokens_1L[:, position : position + 1], stepped)
+    torch.testing.assert_close(logits, built(tokens_1L, built.new_state([frames])), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_decoder_that_multiplies_in_bfloat16_gives_nearly_the_same_logits(decoder: WhisperDecoder) -> None:
+    clips, tokens = [torch.randn(length, WIDTH) for length in (5, 40)], torch.tensor([[3, 80, 200], [3, 9, 4]])
+    exact = decoder(tokens, decoder.new_state(clips))
+    rounded = copy.deepcopy(decoder)
+    rounded.multiply_in(torch.bfloat16)
+    near = rounded(tokens, rounded.new_state(clips)).float()
+    assert torch.nn.functional.cosine_similarity(near, exact, dim=-1).min() > 0.999
+
+
 # What may come next.
 
 
@@ -193,8 +216,7 @@ class Scripted(WhisperDecoder):
             logits[at, script[position] if position < len(script) else TOKENS.end] = self.confidence
             if position == 0 and self.no_speech:
                 logits[at, TOKENS.no_speech] = self.confidence + torch.logit(torch.tensor(self.no_speech)).item()
-        keys = torch.zeros(len(rows), 1, position + 1, 1)
-        state.written = [(keys, keys)]
+        state.tokens += 1
         return logits
 
     def new_state(self, frames: list[Tensor]) -> DecoderState:

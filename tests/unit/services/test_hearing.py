@@ -1,0 +1,219 @@
+"""Clips of all calls are heard together: in turn between tenants, within bounds, no longer than somebody waits."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing
+
+import pytest
+import torch
+
+from model_core.speech.audio import SAMPLE_RATE, Clip
+from model_core.speech.encoder import EncodedClip, HeardClip
+from services.common import telemetry
+from services.common.errors import Overloaded
+from services.common.threads import ModelThread
+from services.speech_encoder.hearing import BatchingHearer
+
+
+class Gate:
+    """Hears of each clip its index, behind a gate: notes each batch and lets it through when opened."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.languages: list[str] = []
+        self.opened = threading.Event()
+        self.entered = threading.Event()
+        self.closed = 0
+        # Encoding waits, too, where this is set.
+        self.encoding = threading.Event()
+        self.encoding.set()
+        self.encoded = threading.Event()
+
+    def encode_clips(self, clips: list[Clip], adapters: list[str]) -> list[EncodedClip]:
+        if "bad" in adapters:
+            raise ValueError("bad")
+        self.encoded.set()
+        self.encoding.wait(10)
+        return [EncodedClip(clip, torch.full((1, 2), float(clip.index)), torch.zeros(1, 1)) for clip in clips]
+
+    def hear(self, clips: list[EncodedClip], language: str = "") -> Iterator[HeardClip | None]:
+        self.batches.append([each.clip.index for each in clips])
+        self.languages.append(language)
+        try:
+            self.entered.set()
+            self.opened.wait(10)
+            yield None
+            for each in clips:
+                yield HeardClip(each.tokens_NE, [], language or ("de" if each.clip.index else ""))
+        except GeneratorExit:
+            self.closed += 1
+            raise
+
+
+class Bench:
+    """A gatherer with its gate. Clip 7 is a call's only clip of a second, unless more are named."""
+
+    def __init__(self, max_batch_clips: int = 4, max_seconds_waiting: float = 1000) -> None:
+        self.gate = Gate()
+        self.hearer = BatchingHearer(
+            self.gate, ModelThread("test"), max_batch_clips=max_batch_clips, max_seconds_waiting=max_seconds_waiting
+        )
+
+    async def hear(
+        self, *numbers: int, tenant: str = "acme", language: str = "en", adapter: str = "speech"
+    ) -> list[HeardClip]:
+        clips = [Clip(number, 0.0, 1.0, torch.zeros(SAMPLE_RATE)) for number in numbers]
+        hearing = self.hearer.hear(clips, adapter=adapter, language=language, tenant=tenant)
+        return [heard async for heard in hearing]
+
+    async def occupied(self) -> "asyncio.Task[list[HeardClip]]":
+        """A call whose clip is being heard, before the closed gate."""
+        task = asyncio.create_task(self.hear(99, tenant="first"))
+        await asyncio.to_thread(self.gate.entered.wait, 10)
+        return task
+
+    async def waiting(
+        self, *numbers: int, tenant: str = "acme", language: str = "en"
+    ) -> "asyncio.Task[list[HeardClip]]":
+        """A call whose clips are in line."""
+        task = asyncio.create_task(self.hear(*numbers, tenant=tenant, language=language))
+        await asyncio.sleep(0)
+        return task
+
+
+async def test_clips_of_calls_that_wait_are_heard_in_one_batch_and_given_back_in_order() -> None:
+    bench = Bench()
+    first = await bench.occupied()
+    others = [await bench.waiting(1, 2), await bench.waiting(3)]
+    bench.gate.opened.set()
+    await first
+    heard = await asyncio.gather(*others)
+    assert bench.gate.batches == [[99], [1, 2, 3]]
+    assert [[int(clip.tokens_NE[0, 0]) for clip in call] for call in heard] == [[1, 2], [3]]
+    assert bench.hearer.seconds_waiting == 0
+
+
+async def test_clips_that_come_while_others_are_encoded_share_their_batch() -> None:
+    bench = Bench()
+    bench.gate.opened.set()
+    bench.gate.encoding.clear()
+    first = await bench.waiting(1)
+    await asyncio.to_thread(bench.gate.encoded.wait, 10)
+    others = [await bench.waiting(2), await bench.waiting(3)]
+    bench.gate.encoding.set()
+    await asyncio.gather(first, *others)
+    assert bench.gate.batches == [[1, 2, 3]]
+
+
+async def test_tenants_take_turns_however_much_one_of_them_asks() -> None:
+    bench = Bench(max_batch_clips=3)
+    first = await bench.occupied()
+    calls = [await bench.waiting(*range(1, 7), tenant="greedy"), await bench.waiting(51, tenant="modest")]
+    calls.append(await bench.waiting(52, tenant="modest"))
+    bench.gate.opened.set()
+    await asyncio.gather(first, *calls)
+    assert sorted(bench.gate.batches[1]) == [1, 2, 51]
+    assert 52 in bench.gate.batches[2]
+
+
+async def test_clips_in_different_languages_do_not_share_a_batch() -> None:
+    bench = Bench()
+    first = await bench.occupied()
+    calls = [await bench.waiting(1), await bench.waiting(2, language="de"), await bench.waiting(3)]
+    bench.gate.opened.set()
+    await asyncio.gather(first, *calls)
+    assert bench.gate.batches == [[99], [1, 3], [2]]
+    assert bench.gate.languages == ["en", "en", "de"]
+
+
+async def test_language_is_heard_from_the_first_clip_with_sound_and_holds_for_the_others() -> None:
+    bench = Bench()
+    bench.gate.opened.set()
+    await bench.hear(0, 1, 2, 3, language="")  # in clip 0 nothing is said
+    assert bench.gate.batches == [[0], [1], [2, 3]]
+    assert bench.gate.languages == ["", "", "de"]
+
+
+async def test_call_that_leaves_takes_its_clips_out_of_the_line() -> None:
+    bench = Bench()
+    first = await bench.occupied()
+    leaving = await bench.waiting(1, 2)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    bench.gate.opened.set()
+    await first
+    await bench.hear(3)
+    assert bench.gate.batches == [[99], [3]]
+    assert bench.hearer.seconds_waiting == 0
+
+
+async def test_batch_that_nobody_waits_for_any_more_is_given_up() -> None:
+    bench = Bench()
+    first = await bench.occupied()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    bench.gate.opened.set()
+    await bench.hear(3)
+    assert bench.gate.closed == 1
+
+
+async def test_reader_that_stops_midway_leaves_nothing_waiting() -> None:
+    bench = Bench(max_batch_clips=1)
+    before = telemetry.AUDIO_SECONDS_WAITING._value.get()
+    bench.gate.opened.set()
+    clips = [Clip(1, 0.0, 1.0, torch.zeros(SAMPLE_RATE))] * 5
+    async with aclosing(bench.hearer.hear(clips, adapter="", language="en", tenant="")) as results:
+        await anext(results)
+        assert bench.hearer.seconds_waiting == 4
+    assert bench.hearer.seconds_waiting == 0
+    assert telemetry.AUDIO_SECONDS_WAITING._value.get() == before
+
+
+async def test_error_of_a_batch_reaches_its_calls_and_the_next_batch_works() -> None:
+    bench = Bench()
+    bench.gate.opened.set()
+    with pytest.raises(ValueError, match="bad"):
+        await bench.hear(1, adapter="bad")
+    assert len(await bench.hear(2)) == 1
+
+
+async def test_audio_over_the_bound_is_refused_with_a_time_to_come_again_but_a_single_recording_is_not() -> None:
+    bench = Bench(max_seconds_waiting=1)
+    bench.gate.opened.set()
+    assert len(await bench.hear(1, 2)) == 2
+    bench.gate.opened.clear()
+    first = asyncio.create_task(bench.hear(3, 4))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="2 s of audio are waiting, the limit is 1 s") as refused:
+        await bench.hear(5)
+    assert refused.value.retry_after_seconds >= 1
+    bench.gate.opened.set()
+    await first
+
+
+async def test_latest_recording_of_who_has_most_makes_room_for_who_has_less() -> None:
+    bench = Bench(max_seconds_waiting=6)
+    first = await bench.occupied()
+    earlier, later = await bench.waiting(1, 2, tenant="greedy"), await bench.waiting(3, 4, 5, tenant="greedy")
+    modest = await bench.waiting(6, tenant="modest")
+    with pytest.raises(Overloaded):
+        await later
+    with pytest.raises(Overloaded):
+        await bench.hear(7, 8, 9, tenant="greedy")
+    bench.gate.opened.set()
+    await asyncio.gather(first, earlier, modest)
+    assert sorted(bench.gate.batches[1]) == [1, 2, 6]
+    assert bench.hearer.seconds_waiting == 0
+
+
+async def test_recording_that_is_being_heard_makes_room_for_nobody() -> None:
+    bench = Bench(max_batch_clips=1, max_seconds_waiting=3)
+    long = asyncio.create_task(bench.hear(1, 2, 3, tenant="greedy"))
+    await asyncio.to_thread(bench.gate.entered.wait, 10)
+    with pytest.raises(Overloaded):
+        await bench.hear(4, tenant="modest")
+    bench.gate.opened.set()
+    assert len(await long) == 3

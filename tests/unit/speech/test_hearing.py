@@ -1,0 +1,167 @@
+"""Tokens and words of clips from one pass: what encoding and transcribing give, whoever shares the batch."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from model_core.checkpoints.store import part_folder
+from model_core.errors import InvalidInput, WeightsMissing
+from model_core.presets import build_speech_encoder, lyra_home
+from model_core.speech.audio import SAMPLE_RATE, Clip, decode_audio
+from model_core.speech.encoder import HeardClip, SpeechEncoder
+from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
+from model_core.speech.whisper_decoder import DecoderState
+from tests.paths import DATA
+from tests.unit.speech.test_transcriber import TOKENIZER, TOKENS, Scripted, letters, timestamp
+from tests.unit.speech.tiny_whisper import clip, frames_of
+
+PRESETS = ("tiny", "nano")
+
+
+@cache
+def encoder(preset: str) -> SpeechEncoder:
+    try:
+        if preset == "nano":
+            part_folder(lyra_home(), preset, "speech_encoder")
+    except WeightsMissing as missing:
+        pytest.skip(str(missing))
+    return build_speech_encoder(preset, fast=True)
+
+
+@cache
+def recordings() -> list[Clip]:
+    """Sentences of several voices, of two to five seconds, and one of noise."""
+    held_out = DATA / "held_out"
+    lines = (held_out / "sentences-known-voices.jsonl").read_text().splitlines()[:4]
+    sounds = [decode_audio(held_out / json.loads(line)["audio"], max_seconds=30) for line in lines]
+    sounds.append(0.1 * torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(1)))
+    return [Clip(0, 0.0, len(samples) / SAMPLE_RATE, samples) for samples in sounds]
+
+
+def hear(model: SpeechEncoder, clips: list[Clip], language: str = "") -> list[HeardClip]:
+    encoded = model.encode_clips(clips, ["speech"] * len(clips))
+    return [heard for heard in model.hear(encoded, language) if heard is not None]
+
+
+def same_tokens(one: Tensor, other: Tensor) -> None:
+    assert one.shape == other.shape
+    assert torch.nn.functional.cosine_similarity(one, other, dim=-1).min() > 0.999
+
+
+def same_words(one: list[Segment], other: list[Segment]) -> None:
+    assert [(s.start_seconds, s.end_seconds, s.text) for s in one] == [
+        (s.start_seconds, s.end_seconds, s.text) for s in other
+    ]
+    for left, right in zip(one, other, strict=True):
+        assert left.mean_log_probability == pytest.approx(right.mean_log_probability, abs=0.05)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_hearing_gives_the_tokens_of_encoding_and_the_words_of_transcribing(preset: str) -> None:
+    model = encoder(preset)
+    for each in recordings():
+        (heard,) = hear(model, [each])
+        assert torch.equal(heard.tokens_NE, model.encode([each.samples], "speech")[0])
+        assert heard.segments == list(model.transcriber.transcribe([each]))
+        assert heard.language == "en"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_heard_in_a_clip_does_not_depend_on_the_others_of_its_batch(preset: str) -> None:
+    model, clips = encoder(preset), recordings()
+    alone = [hear(model, [each])[0] for each in clips]
+    for order in ([0, 1, 2, 3, 4], [3, 1], [4, 4, 2, 0]):
+        for row, heard in zip(order, hear(model, [clips[row] for row in order]), strict=True):
+            same_tokens(heard.tokens_NE, alone[row].tokens_NE)
+            same_words(heard.segments, alone[row].segments)
+    assert any(heard.segments for heard in alone)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_weights_rounded_for_serving_give_nearly_the_same_tokens(preset: str) -> None:
+    encoder(preset)  # or this is skipped
+    exact, rounded = build_speech_encoder(preset), build_speech_encoder(preset)
+    rounded.multiply_in(torch.bfloat16)
+    samples = recordings()[0].samples
+    same_tokens(rounded.encode([samples])[0], exact.encode([samples])[0])
+
+
+def test_a_silent_clip_has_tokens_and_no_words_and_no_language() -> None:
+    silent = Clip(0, 0.0, 1.0, torch.zeros(SAMPLE_RATE))
+    model = encoder("tiny")
+    quiet, spoken = hear(model, [silent, recordings()[0]])
+    assert (quiet.segments, quiet.language) == ([], "")
+    same_tokens(quiet.tokens_NE, model.encode([silent.samples])[0])
+    assert spoken.segments
+
+
+def test_other_work_may_come_in_while_words_are_written_down() -> None:
+    model = encoder("tiny")
+    steps = list(model.hear(model.encode_clips([clip(29.0), clip(29.0)], ["speech"] * 2), "en"))
+    assert len(steps) > 2
+    assert steps[:-2] == [None] * (len(steps) - 2)
+    assert None not in steps[-2:]
+
+
+def test_what_the_model_does_not_know_is_refused_by_the_call() -> None:
+    model = encoder("tiny")
+    with pytest.raises(InvalidInput, match="'french' is not one of"):
+        model.encode_clips([clip(1)], ["french"])
+    with pytest.raises(InvalidInput, match="'tlh' is not supported"):
+        model.hear(model.encode_clips([clip(1)], ["speech"]), "tlh")
+
+
+def test_rests_of_several_clips_are_heard_and_stay_with_their_clips() -> None:
+    def left_open(word: str) -> list[int]:
+        return [timestamp(0), *letters(word), timestamp(2), timestamp(2)]
+
+    scripts = [
+        [],
+        left_open("one"),
+        left_open("two"),
+        [timestamp(0), *letters("three"), timestamp(1)],
+        [timestamp(0), *letters("more"), timestamp(1)],
+    ]
+    transcriber = Transcriber(Scripted(scripts), TOKENIZER, frames_of)
+    clips = [_two_levels(1, 4), clip(3, start=30, level=3), _two_levels(2, 4)]
+    found: list[list[Segment]] = []
+
+    def in_turns() -> Iterator[None]:
+        found.extend((yield from transcriber.write_down(clips, frames_of([each.samples for each in clips]), "en")))
+
+    for _ in in_turns():
+        pass
+    assert [[segment.text for segment in segments] for segments in found] == [
+        ["one", "more"],
+        ["three"],
+        ["two", "more"],
+    ]
+
+
+class Undecided(Scripted):
+    """Any of eight letters may come next, none likely enough; what comes first differs from row to row."""
+
+    def forward(self, tokens_BL: Tensor, state: DecoderState) -> Tensor:
+        logits_BV = super().forward(tokens_BL, state)
+        logits_BV[:, letters("abcdefgh")] = 9.0
+        logits_BV[:, TOKENS.end] = 0.0
+        return logits_BV
+
+
+def test_what_is_drawn_for_a_clip_does_not_depend_on_the_others() -> None:
+    decoder = Undecided([[timestamp(0.1 * row)] for row in range(4)])
+    drawing = Transcriber(decoder, TOKENIZER, frames_of, DecodingOptions(temperatures=(0.0, 0.9), max_tokens=40))
+    clips = [clip(20, level=level) for level in (1, 2, 3)]
+    together = [segment.text for segment in drawing.transcribe(clips, "en")]
+    assert together == [segment.text for each in clips for segment in drawing.transcribe([each], "en")]
+    assert len(together) == 3
+    assert all(len(set(text)) > 2 for text in together)  # drawn: the likeliest letter is always the same
+
+
+def _two_levels(first: float, then: float) -> Clip:
+    samples = torch.cat([torch.full((2 * SAMPLE_RATE,), float(first)), torch.full((3 * SAMPLE_RATE,), float(then))])
+    return Clip(0, 0.0, 5.0, samples)
