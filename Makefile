@@ -46,6 +46,10 @@ test: setup ## Run every test (PYTEST_ARGS="tests/unit -x" for a part)
 	@$(BIN)/lyra weights pull nano
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-faults
+test-faults: setup ## Do all harm to running jobs, and for as long as it takes
+	@$(BIN)/python -m pytest -m "" tests/integration/test_job_faults.py
+
 .PHONY: test-quantized
 test-quantized: setup ## Test weights of 8 and 4 bits, which want the optional package torchao
 	@$(BIN)/pip install --quiet "torchao==0.18.0"

@@ -131,7 +131,7 @@ def main() -> None:
         "cases": {},
     }
     with (
-        running_stack(options.preset, "127.0.0.1", 0, announce=False) as stack,
+        running_stack(options.preset, "127.0.0.1", 0, whole=False) as stack,
         GatewayClient(Connection(stack.url, stack.key)) as client,
     ):
         report["memory_idle"] = asdict(stack_memory(stack))

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--preset", type=Preset, default=Preset.NANO, help="weights to run (default nano)")
     options = parser.parse_args()
     draw = random.Random(0)
-    with running_stack(options.preset, "127.0.0.1", 0, announce=False) as stack:
+    with running_stack(options.preset, "127.0.0.1", 0, whole=False) as stack:
         connection = Connection(stack.url, stack.key)
         curve = []
         for number in range(WARM_UP + options.requests):

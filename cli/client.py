@@ -18,6 +18,7 @@ from cli.failure import CommandFailed
 
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 300.0  # most time between two pieces of an answer
+_TRY_LATER = (429, 502, 503, 504)
 _AUDIO_FORMATS = {"oga": "ogg", "weba": "webm", "mp4": "m4a"}  # suffixes that differ from the format's name
 
 
@@ -43,11 +44,29 @@ class Ending:
     usage: dict[str, Any]
 
 
+class Refused(CommandFailed):
+    """The gateway says no: the HTTP status, and OpenAI's code of the error where it has one."""
+
+    def __init__(self, message: str, hint: str = "", *, status: int, code: str) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.code = code
+
+
+class TryLater(CommandFailed):
+    """Nobody answers, or not at the moment: the same may go through later, not before `after_seconds`."""
+
+    def __init__(self, message: str, hint: str = "", *, after_seconds: float = 0.0) -> None:
+        super().__init__(message, hint)
+        self.after_seconds = after_seconds
+
+
 class GatewayClient:
-    """A connection to the gateway. Every failure arrives as CommandFailed."""
+    """A connection to the gateway. Every failure arrives as CommandFailed, as Refused or TryLater where it is one."""
 
     def __init__(self, connection: Connection, transport: httpx.BaseTransport | None = None) -> None:
-        self._url = connection.url
+        self.url = connection.url
+        self.answered = False  # at least once
         headers = {"Authorization": f"Bearer {connection.key}"} if connection.key else {}
         timeout = httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
         # trust_env off: a proxy of the environment must not stand between this machine and itself.
@@ -115,16 +134,30 @@ class GatewayClient:
             _check(response)
             yield from response.iter_bytes()
 
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The whole answer to one request; `options` are those of httpx."""
+        with self.stream(method, path, **options) as response:
+            response.read()
+            return response
+
+    @contextmanager
+    def stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
+        """An answer that is read while it comes."""
+        with self._failures(), self._http.stream(method, path, **options) as response:
+            self.answered = True
+            _check(response)
+            yield response
+
     @contextmanager
     def _failures(self) -> Iterator[None]:
         try:
             yield
         except httpx.ConnectError as error:
-            raise CommandFailed(f"nothing answers at {self._url}", START_HINT) from error
+            raise TryLater(f"nothing answers at {self.url}", START_HINT) from error
         except httpx.TimeoutException as error:
-            raise CommandFailed(f"{self._url} took too long to answer", "try again, or look at its log") from error
+            raise TryLater(f"{self.url} took too long to answer", "try again, or look at its log") from error
         except httpx.HTTPError as error:
-            raise CommandFailed(f"the connection to {self._url} broke ({error})", "try again") from error
+            raise TryLater(f"the connection to {self.url} broke ({error})", "try again") from error
 
 
 def text_part(text: str) -> dict[str, Any]:
@@ -199,8 +232,9 @@ def _failure(error: Any, status: int, retry_after: str | None) -> CommandFailed:
     message, field = str(error.get("message", error)), error.get("param")
     if field and field not in message:
         message = f"{field}: {message}"
-    if status in (401, 403):
-        return CommandFailed(message, "name a valid key with --key or LYRA_API_KEY; `lyra keys create NAME` makes one")
-    if status in (429, 503):
-        return CommandFailed(message, f"try again in {retry_after or 'a few'} s")
-    return CommandFailed(message)
+    if status in _TRY_LATER:
+        seconds = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
+        return TryLater(message, f"try again in {retry_after or 'a few'} s", after_seconds=seconds)
+    denied = status in (401, 403)
+    hint = "name a valid key with --key or LYRA_API_KEY; `lyra keys create NAME` makes one" if denied else ""
+    return Refused(message, hint, status=status, code=str(error.get("code") or ""))

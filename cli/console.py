@@ -7,9 +7,20 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 _LINE_SECONDS = 30.0  # between two lines about progress where stderr is no terminal
+_MIB = 2**20
 
 Step = Callable[[str, int, int, str], None]
 
@@ -64,6 +75,22 @@ def step_progress() -> Iterator[Step]:
         yield show
 
 
+@contextmanager
+def upload_bar(name: str, size: int) -> Iterator[Callable[[int], None]]:
+    """Shows an upload on stderr: a bar in a terminal, else a line now and then.
+
+    Yields:
+        To be called, from any thread, with how many bytes more have left.
+    """
+    if not err.is_terminal:
+        yield _upload_lines(name, size)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(SpinnerColumn(), *columns, TimeRemainingColumn(), console=err, transient=True) as bars:
+        task = bars.add_task(f"uploading {escape(name)}", total=size)
+        yield lambda sent: bars.advance(task, sent)
+
+
 def _lines() -> Step:
     told: dict[str, float] = {}
 
@@ -72,5 +99,19 @@ def _lines() -> Step:
         if done >= total or now - told.get(name, 0.0) >= _LINE_SECONDS:
             told[name] = now
             note(f"{name}: {done} of {total} {word}".rstrip())
+
+    return show
+
+
+def _upload_lines(name: str, size: int) -> Callable[[int], None]:
+    sent, told = 0, time.monotonic()
+
+    def show(more: int) -> None:
+        nonlocal sent, told
+        sent += more
+        now = time.monotonic()
+        if more > 0 and (sent >= size or now - told >= _LINE_SECONDS):
+            told = now
+            note(f"uploading {name}: {sent / _MIB:.1f} of {size / _MIB:.1f} MiB")
 
     return show

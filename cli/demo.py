@@ -39,7 +39,7 @@ def demo(
       lyra demo --audio my-question.wav --image my-picture.jpg
     """
     began = time.perf_counter()
-    with running_stack(preset, "127.0.0.1", 0, announce=False, checkpoint=checkpoint) as stack:
+    with running_stack(preset, "127.0.0.1", 0, whole=False, checkpoint=checkpoint) as stack:
         note(f"five processes are up after {time.perf_counter() - began:.1f} s; the gateway is at {stack.url}")
         with GatewayClient(Connection(stack.url, stack.key)) as client:
             _converse(client, audio, image, wav)

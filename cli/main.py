@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import adapters, ask, audio, data, demo, evaluate, keys, parity, serve, train, weights
+from cli import adapters, ask, audio, data, demo, evaluate, jobs, keys, media, parity, serve, train, webhooks, weights
 from cli.failure import Commands
 
 app = typer.Typer(
@@ -47,9 +47,12 @@ app.command("demo", rich_help_panel="Run")(demo.demo)
 app.command("ask", rich_help_panel="Use a running stack")(ask.ask)
 app.command("transcribe", rich_help_panel="Use a running stack")(audio.transcribe)
 app.command("speak", rich_help_panel="Use a running stack")(audio.speak)
+app.add_typer(media.app, name="media", rich_help_panel="Use a running stack")
+app.add_typer(jobs.app, name="jobs", rich_help_panel="Use a running stack")
 app.add_typer(weights.app, name="weights", rich_help_panel="Manage")
 app.add_typer(adapters.app, name="adapters", rich_help_panel="Manage")
 app.add_typer(keys.app, name="keys", rich_help_panel="Manage")
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel="Manage")
 app.add_typer(data.app, name="data", rich_help_panel="Train and measure")
 app.add_typer(train.app, name="train", rich_help_panel="Train and measure")
 app.add_typer(evaluate.app, name="eval", rich_help_panel="Train and measure")

@@ -57,21 +57,21 @@ _LOAD_SECONDS = 300.0
 
 @contextmanager
 def running_stack(
-    preset: Preset, host: str, port: int, *, announce: bool, checkpoint: Path | None = None
+    preset: Preset, host: str, port: int, *, whole: bool, checkpoint: Path | None = None
 ) -> Iterator["Stack"]:
     """A stack that takes requests; stopped on the way out. Pulls missing weights first.
 
     Args:
         preset: Weights to run.
         host, port: Where the gateway listens; port 0 takes a free one.
-        announce: Whether other commands find this stack by themselves.
+        whole: With stores and workers for long-audio jobs, and found by other commands by itself.
         checkpoint: Folder of a checkpoint; mini, base, pro and llama3 need one.
 
     Raises:
         CommandFailed: it cannot start; the message has the end of the log that tells why.
     """
     from services.local.process import StackError
-    from services.local.stack import GATEWAY, SERVICES, Stack, StackRunning
+    from services.local.stack import CLOCK, GATEWAY, SERVICES, STORES, WORKERS, Stack, StackRunning
 
     if preset in _OF_A_CHECKPOINT and checkpoint is None:
         raise typer.BadParameter(
@@ -79,13 +79,15 @@ def running_stack(
         )
     if preset is Preset.NANO and not weights_are_here(preset.value):
         pull_weights(preset.value)
-    stack = Stack(preset=preset.value, checkpoint=checkpoint, home=lyra_home(), host=host, port=port, announce=announce)
-    waiting = [*SERVICES, GATEWAY]
+    stack = Stack(
+        preset=preset.value, checkpoint=checkpoint, home=lyra_home(), host=host, port=port, announce=whole, jobs=whole
+    )
+    waiting = [*((*STORES, *WORKERS, CLOCK) if whole else ()), *SERVICES, GATEWAY]
     try:
         with err.status(_waiting_for(waiting)) as status:
 
             def show(name: str) -> None:
-                waiting.remove(name)
+                waiting[:] = [each for each in waiting if each != name]
                 status.update(_waiting_for(waiting))
 
             stack.start(_LOAD_SECONDS, show)
@@ -112,7 +114,9 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")] = 8000,
 ) -> None:
-    """Run the whole stack on this machine until Ctrl-C: four model services and the gateway.
+    """Run the whole stack on this machine until Ctrl-C: model services, gateway, an object store and a Redis.
+
+    The stores keep their data in LYRA_HOME. LYRA_STORE_ENDPOINT and LYRA_REDIS_URL name others, which are used instead.
 
     \b
     Examples:
@@ -122,7 +126,7 @@ def serve(
       lyra serve --preset tiny --port 0     random weights, for trying the API in a second
     """
     stop = threading.Event()
-    with running_stack(preset, host, port, announce=True, checkpoint=checkpoint) as stack:
+    with running_stack(preset, host, port, whole=True, checkpoint=checkpoint) as stack:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: stop.set())
         out.print(f"Lyra ({preset.value}) answers at [bold]{stack.url}[/]   (Ctrl-C ends it)", soft_wrap=True)

@@ -3,14 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
 from services.common.settings import ProcessSettings, ServiceSettings
 from services.gateway.settings import GatewaySettings
+from services.jobs.settings import JobSettings
 from services.language_model.settings import LanguageModelSettings
+from services.media.settings import MediaSettings
+from services.outbound.settings import OutboundSettings
 from services.speech_encoder.settings import SpeechEncoderSettings
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
+from services.storage.settings import StoreSettings
 from services.vision_encoder.settings import VisionEncoderSettings
+from services.webhooks.settings import WebhookSettings
+from services.worker.settings import WorkerSettings
 
 TARGET = Path(__file__).parent / "settings.md"
 
@@ -27,14 +35,29 @@ The commands of `lyra` read three variables of their own: `LYRA_HOME` (folder of
 `LYRA_URL` and `LYRA_API_KEY` (the gateway to speak to, where it is not the local stack).
 """
 
-_SECTIONS: tuple[tuple[str, str, type[ProcessSettings], type[ProcessSettings] | None], ...] = (
-    ("Every process", "", ProcessSettings, None),
-    ("Every model service", "", ServiceSettings, ProcessSettings),
-    ("Speech encoder", "services.speech_encoder", SpeechEncoderSettings, ServiceSettings),
-    ("Vision encoder", "services.vision_encoder", VisionEncoderSettings, ServiceSettings),
-    ("Language model", "services.language_model", LanguageModelSettings, ServiceSettings),
-    ("Speech synthesizer", "services.speech_synthesizer", SpeechSynthesizerSettings, ServiceSettings),
-    ("Gateway", "services.gateway", GatewaySettings, ProcessSettings),
+_LONG_AUDIO = (StoreSettings, JobSettings, WebhookSettings, OutboundSettings)
+_BOTH = "Read by the gateway and the workers, which must agree on them."
+
+# Title, who reads it, the class, and the classes whose settings stand elsewhere on the page.
+_SECTIONS: tuple[tuple[str, str, type[BaseSettings], tuple[type[BaseSettings], ...]], ...] = (
+    ("Every process", "", ProcessSettings, ()),
+    ("Every model service", "", ServiceSettings, (ProcessSettings,)),
+    ("Speech encoder", "`python -m services.speech_encoder`", SpeechEncoderSettings, (ServiceSettings,)),
+    ("Vision encoder", "`python -m services.vision_encoder`", VisionEncoderSettings, (ServiceSettings,)),
+    ("Language model", "`python -m services.language_model`", LanguageModelSettings, (ServiceSettings,)),
+    ("Speech synthesizer", "`python -m services.speech_synthesizer`", SpeechSynthesizerSettings, (ServiceSettings,)),
+    ("Gateway", "`python -m services.gateway`", GatewaySettings, (ProcessSettings, MediaSettings, *_LONG_AUDIO)),
+    (
+        "Workers of long-audio jobs",
+        "`python -m services.worker`, and `python -m services.worker.clock`, which calls for housekeeping.",
+        WorkerSettings,
+        (ProcessSettings, MediaSettings, *_LONG_AUDIO),
+    ),
+    ("Object store", _BOTH, StoreSettings, ()),
+    ("Media", _BOTH, MediaSettings, (StoreSettings,)),
+    ("Jobs", _BOTH, JobSettings, (StoreSettings,)),
+    ("Callbacks", f"{_BOTH} `lyra webhooks` reads the first.", WebhookSettings, ()),
+    ("Addresses that are called", _BOTH, OutboundSettings, ()),
 )
 
 
@@ -44,16 +67,16 @@ def render() -> str:
     return "\n".join([_INTRODUCTION, *sections])
 
 
-def _section(title: str, module: str, settings: type[ProcessSettings], base: type[ProcessSettings] | None) -> str:
-    inherited = base.model_fields if base else {}
+def _section(title: str, readers: str, settings: type[BaseSettings], elsewhere: tuple[type[BaseSettings], ...]) -> str:
+    known = [base.model_fields for base in elsewhere]
     rows = [
         f"| `LYRA_{name.upper()}` | {_default(name, field)} | {field.description} |"
         for name, field in settings.model_fields.items()
-        if name not in inherited or _differs(field, inherited[name])
+        if all(name not in fields or _differs(field, fields[name]) for fields in known)
     ]
     head = [f"## {title}", ""]
-    if module:
-        head += [f"`python -m {module}`", ""]
+    if readers:
+        head += [readers, ""]
     return "\n".join([*head, "| variable | default | meaning |", "| --- | --- | --- |", *rows, ""])
 
 
@@ -65,9 +88,9 @@ def _default(name: str, field: FieldInfo) -> str:
     if name == "home":
         return "`$LYRA_HOME` or `~/.cache/lyra`"
     value: Any = field.default
-    if value is None:
-        return "none"
-    return f"`{value}`"
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    return "none" if value in (None, "") else f"`{value}`"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from hypothesis import settings
 from services.common.channels import open_channel
 from services.common.server import ModelServer
 from services.local.stack import SERVICES, Stack
+from tests.servers import object_store, redis_server, start_redis, start_store, store_server, store_settings
+
+__all__ = ["object_store", "redis_server", "start_redis", "start_store", "store_server", "store_settings"]
 
 # No test is timed: another's work may fill the machine.
 settings.register_profile("untimed", settings.default, deadline=None)
@@ -91,7 +94,7 @@ def start_stack(tmp_path: Path) -> Iterator[StartStack]:
     with ExitStack() as cleanup:
 
         def start(**options: Any) -> Stack:
-            values: dict[str, Any] = {"preset": "tiny", "home": tmp_path, "threads": 1}
+            values: dict[str, Any] = {"preset": "tiny", "home": tmp_path, "threads": 1, "jobs": False}
             return cleanup.enter_context(Stack(**{**values, **options}))
 
         yield start
@@ -100,5 +103,5 @@ def start_stack(tmp_path: Path) -> Iterator[StartStack]:
 @pytest.fixture(scope="session")
 def tiny_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One stack of preset tiny for all tests that leave it as it was."""
-    with Stack(preset="tiny", home=tmp_path_factory.mktemp("stack"), threads=1) as stack:
+    with Stack(preset="tiny", home=tmp_path_factory.mktemp("stack"), threads=1, jobs=False) as stack:
         yield stack

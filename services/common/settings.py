@@ -18,19 +18,23 @@ def default_home() -> Path:
     return Path(os.environ.get("LYRA_HOME") or Path.home() / ".cache" / "lyra")
 
 
+# For settings that others inherit beside their own, too: where bases differ, pydantic takes the last one's.
+CONFIG = SettingsConfigDict(
+    env_prefix="LYRA_",
+    cli_kebab_case=True,
+    cli_implicit_flags=True,
+    cli_show_env_vars=True,
+    cli_hide_none_type=True,
+    cli_avoid_json=True,
+    frozen=True,
+    extra="ignore",
+)
+
+
 class ProcessSettings(BaseSettings):
     """What every process of the platform has."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="LYRA_",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_show_env_vars=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        frozen=True,
-        extra="ignore",
-    )
+    model_config = CONFIG
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
     port: int = Field(default=0, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

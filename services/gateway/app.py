@@ -6,20 +6,48 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 
 from services.gateway.auth import KeyRequired
 from services.gateway.errors import install_handlers
+from services.gateway.jobs import JobsApi
 from services.gateway.keys import KeyStore
-from services.gateway.limits import DrainedRefusals, Limits
-from services.gateway.routes import audio, chat, health, models
+from services.gateway.limits import DrainedRefusals, Limits, UploadLimits
+from services.gateway.routes import audio, chat, health, jobs, media, models
 from services.gateway.schemas.errors import ErrorBody
 from services.gateway.settings import GatewaySettings
 from services.gateway.streaming import ClientGone
 from services.gateway.telemetry import Telemetry
+from services.jobs.book import JobBook
+from services.jobs.desk import JobDesk
+from services.jobs.tickets import Dispatcher, make_celery, open_redis
+from services.media.library import MediaLibrary
+from services.outbound.fetcher import Fetcher
 from services.pipeline.services import Deadlines, Services
+from services.storage.client import ObjectStore
+from services.webhooks.deliveries import Webhooks
+from services.webhooks.secrets import SecretStore
 
 _OPEN_PATHS = ("/healthz", "/readyz", "/metrics")
 _DOCS_PATHS = ("/docs", "/openapi.json")
+_UPLOAD_PATHS = ("/v1/media", "/v1/jobs")
+_KNOWN_PATHS = (
+    "/v1/chat/completions",
+    "/v1/audio/transcriptions",
+    "/v1/audio/speech",
+    "/v1/models",
+    "/v1/media",
+    "/v1/media/uploads",
+    "/v1/media/uploads/{id}",
+    "/v1/media/uploads/{id}/complete",
+    "/v1/media/{id}",
+    "/v1/jobs",
+    "/v1/jobs/{id}",
+    "/v1/jobs/{id}/events",
+    "/v1/jobs/{id}/result",
+    "/v1/jobs/{id}/cancel",
+    "/v1/jobs/{id}/questions",
+)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, 429, 500, 503, 504)
 }
@@ -52,14 +80,24 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.created = int(time.time())
-    for group in (chat, audio, models):
+    app.state.media = MediaLibrary(ObjectStore(settings), settings)
+    app.state.jobs = _jobs(app.state.media.store, settings)
+    for group in (chat, audio, media, jobs, models):
         app.include_router(group.router, responses=_ERRORS)
     app.include_router(health.router)
     install_handlers(app)
     app.add_exception_handler(ClientGone, _nobody_listens)
+    app.add_exception_handler(ClientDisconnect, _nobody_listens)
     _add_middleware(app, settings)
     _leave_out_422(app)
     return app
+
+
+def _jobs(store: ObjectStore, settings: GatewaySettings) -> JobsApi:
+    book = JobBook(store, settings.job_retention)
+    desk = JobDesk(book, Dispatcher(open_redis(settings), make_celery(settings)), settings)
+    fetcher, secrets = Fetcher(settings), SecretStore(settings.secrets_path(settings.home))
+    return JobsApi(book, desk, Webhooks(store, secrets, fetcher, settings), secrets, fetcher)
 
 
 def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
@@ -71,11 +109,19 @@ def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
         max_bodies_bytes=max(settings.max_bodies_bytes, settings.max_body_bytes),
         body_seconds=settings.body_seconds,
         max_running=settings.max_running,
+        upload_paths=_UPLOAD_PATHS,
+    )
+    app.add_middleware(
+        UploadLimits,
+        paths=_UPLOAD_PATHS,
+        max_bytes=settings.max_media_bytes,
+        idle_seconds=settings.upload_idle_seconds,
+        total_seconds=settings.upload_seconds,
+        max_running=settings.max_uploads,
     )
     app.add_middleware(KeyRequired, keys=KeyStore(settings.home), open_paths=open_paths)
     app.add_middleware(DrainedRefusals)
-    known = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/audio/speech", "/v1/models", *open_paths)
-    app.add_middleware(Telemetry, known=known)
+    app.add_middleware(Telemetry, known=(*_KNOWN_PATHS, *open_paths))
 
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:

@@ -5,8 +5,10 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from services.gateway.auth import caller
+from services.gateway.jobs import JobsApi
 from services.gateway.keys import Key
 from services.gateway.settings import GatewaySettings
+from services.media.library import MediaLibrary
 from services.pipeline.services import Services
 
 
@@ -18,6 +20,16 @@ async def _services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
+async def _media(request: Request) -> MediaLibrary:
+    return cast(MediaLibrary, request.app.state.media)
+
+
+async def _jobs(request: Request) -> JobsApi:
+    return cast(JobsApi, request.app.state.jobs)
+
+
 Caller = Annotated[Key, Depends(caller)]
 Settings = Annotated[GatewaySettings, Depends(_settings)]
 ModelServices = Annotated[Services, Depends(_services)]
+Media = Annotated[MediaLibrary, Depends(_media)]
+Jobs = Annotated[JobsApi, Depends(_jobs)]

@@ -3,7 +3,8 @@
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from services.gateway.errors import ApiError, bad_request
 from services.gateway.schemas.chat import (
@@ -15,10 +16,12 @@ from services.gateway.schemas.chat import (
     ImageContent,
     LyraOptions,
     Message,
+    StoredAudio,
     TextContent,
     VoiceId,
 )
 from services.gateway.settings import GatewaySettings
+from services.gateway.stored_media import URL_SCHEME, StoredMedia
 from services.pipeline.messages import (
     AnswerRequest,
     AudioPart,
@@ -37,6 +40,7 @@ _VIDEO_TYPES = ("video/mp4", "video/webm", "video/quicktime")
 # Browsers name the codecs of a recording, too: data:video/webm;codecs=vp8,opus;base64,...
 _DATA_URI = re.compile(r"data:(?P<type>[^;,]*)(?:;[\w-]+=[^;]{0,200})*(?P<base64>;base64,)?", re.IGNORECASE)
 _SEED_MASK = 2**64 - 1
+_NONE: Mapping[str, StoredMedia] = MappingProxyType({})
 # Where the API has what the services name so in their errors.
 _PATHS = {
     "voice": "audio.voice",
@@ -46,14 +50,22 @@ _PATHS = {
 }
 
 
-def to_answer_request(request: ChatRequest, tenant: str, settings: GatewaySettings) -> AnswerRequest:
-    """Checks what the schema cannot, and decodes all media. Raises ApiError naming field and limit."""
+def to_answer_request(
+    request: ChatRequest, tenant: str, settings: GatewaySettings, stored: Mapping[str, StoredMedia] = _NONE
+) -> AnswerRequest:
+    """Checks what the schema cannot, and decodes all media. Raises ApiError naming field and limit.
+
+    Args:
+        stored: All media that the request names by id (`stored_media.load_named`).
+    """
     check_model(request.model, settings)
     _check_options(request)
     if len(request.messages) > settings.max_messages:
         count, limit = len(request.messages), settings.max_messages
         raise bad_request("messages", f"{count} messages are over the limit of {limit}", "too_many_messages")
-    messages = tuple(_message(message, f"messages[{row}]", settings) for row, message in enumerate(request.messages))
+    messages = tuple(
+        _message(message, f"messages[{row}]", settings, stored) for row, message in enumerate(request.messages)
+    )
     _check_totals(messages, settings)
     newer = request.max_completion_tokens is not None
     lyra = request.lyra or LyraOptions()
@@ -99,7 +111,9 @@ def _speech(audio: AudioOutput | None) -> SpeechOptions:
     return SpeechOptions(voice_name(audio.voice) if audio else "")
 
 
-def _message(message: Message, path: str, settings: GatewaySettings) -> PromptMessage:
+def _message(
+    message: Message, path: str, settings: GatewaySettings, stored: Mapping[str, StoredMedia]
+) -> PromptMessage:
     content = message.content
     if content is None:
         assert isinstance(message, AssistantMessage)
@@ -111,24 +125,35 @@ def _message(message: Message, path: str, settings: GatewaySettings) -> PromptMe
     if len(content) > settings.max_parts:
         text = f"{len(content)} parts are over the limit of {settings.max_parts} in one message"
         raise bad_request(f"{path}.content", text, "too_many_parts")
-    return PromptMessage(role, tuple(_part(part, f"{path}.content[{column}]") for column, part in enumerate(content)))
+    parts = (_part(part, f"{path}.content[{column}]", stored) for column, part in enumerate(content))
+    return PromptMessage(role, tuple(parts))
 
 
-def _part(part: ContentPart, path: str) -> Part:
+def _part(part: ContentPart, path: str, stored: Mapping[str, StoredMedia]) -> Part:
     match part:
         case TextContent():
             return TextPart(part.text)
         case AudioContent():
-            path = f"{path}.input_audio.data"
-            return AudioPart(_from_base64(part.input_audio.data, path), path)
+            audio, path = part.input_audio, f"{path}.input_audio"
+            if isinstance(audio, StoredAudio):
+                return AudioPart(stored[audio.media_id].data, f"{path}.media_id")
+            return AudioPart(_from_base64(audio.data, f"{path}.data"), f"{path}.data")
         case ImageContent():
             path = f"{path}.image_url.url"
-            media_type, data = _from_data_uri(part.image_url.url, path, _IMAGE_TYPES)
+            media_type, data = _from_url(part.image_url.url, path, _IMAGE_TYPES, stored)
             return ImagePart(data, media_type, path)
         case _:
             path = f"{path}.video_url.url"
-            media_type, data = _from_data_uri(part.video_url.url, path, _VIDEO_TYPES)
+            media_type, data = _from_url(part.video_url.url, path, _VIDEO_TYPES, stored)
             return VideoPart(data, media_type, path)
+
+
+def _from_url(url: str, path: str, media_types: Sequence[str], stored: Mapping[str, StoredMedia]) -> tuple[str, bytes]:
+    """Media type and content, of a data URI or of what was uploaded before."""
+    if url.startswith(URL_SCHEME):
+        found = stored[url.removeprefix(URL_SCHEME)]
+        return found.media_type, found.data
+    return _from_data_uri(url, path, media_types)
 
 
 def _from_data_uri(url: str, path: str, media_types: Sequence[str]) -> tuple[str, bytes]:
@@ -137,7 +162,7 @@ def _from_data_uri(url: str, path: str, media_types: Sequence[str]) -> tuple[str
     example = f"data:{media_types[0]};base64,..."
     found = _DATA_URI.match(url)
     if found is None:
-        text = f"only data URIs are taken ({example}); web addresses are not fetched"
+        text = f"only data URIs are taken ({example}) and {URL_SCHEME}media-...; web addresses are not fetched"
         raise bad_request(path, text, f"invalid_{kind}_url")
     media_type = found["type"].lower()
     if media_type not in media_types:

@@ -3,10 +3,14 @@
 from pydantic import Field
 
 from services.common.settings import ProcessSettings
+from services.jobs.settings import JobSettings
+from services.media.settings import MediaSettings
+from services.outbound.settings import OutboundSettings
 from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER, SPEECH_SYNTHESIZER, VISION_ENCODER
+from services.webhooks.settings import WebhookSettings
 
 
-class GatewaySettings(ProcessSettings):
+class GatewaySettings(ProcessSettings, MediaSettings, JobSettings, WebhookSettings, OutboundSettings):
     """HTTP gateway of Lyra: OpenAI's API in front of the four model services."""
 
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -51,6 +55,16 @@ class GatewaySettings(ProcessSettings):
         description="Most characters of text in one request, all messages together.",
     )
     max_running: int = Field(default=64, ge=1, description="Requests worked on at the same time; more get 429.")
+    max_uploads: int = Field(
+        default=8, ge=1, description="Files taken in at the same time, of about 24 MB of memory each; more get 429."
+    )
+    upload_idle_seconds: float = Field(
+        default=30.0, gt=0, description="Seconds between two pieces of a file that is uploaded."
+    )
+
+    job_event_seconds: float = Field(
+        default=1.0, gt=0, description="Seconds between two looks at a job whose events somebody watches."
+    )
 
     @property
     def model(self) -> str:

@@ -1,5 +1,6 @@
 """What the gateway tells about each request: an id, a log line, a span, metrics."""
 
+import re
 import secrets
 import time
 from collections.abc import Collection
@@ -28,17 +29,17 @@ _CLIENT_GONE = 499
 
 
 class Telemetry:
-    """ASGI middleware about everything else. Paths that are not `known` are counted as one."""
+    """ASGI middleware about everything else. Paths that are not `known` are counted as one; `{id}` is any part."""
 
     def __init__(self, app: ASGIApp, known: Collection[str]) -> None:
         self._app = app
-        self._known = frozenset(known)
+        self._known = [(path, re.compile(re.escape(path).replace(r"\{id\}", "[^/]+"))) for path in known]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        method = f"{scope['method']} {scope['path'] if scope['path'] in self._known else 'other'}"
+        method = f"{scope['method']} {self._name(scope['path'])}"
         request_id, started, status = f"req_{secrets.token_hex(12)}", time.monotonic(), _CLIENT_GONE
         state = scope.setdefault("state", {})
         state["started"] = started
@@ -64,3 +65,6 @@ class Telemetry:
                 # Probes come every few seconds and say little.
                 tell = log.info if scope["path"].startswith("/v1/") or status >= 500 else log.debug
                 tell("request ended", method=method, status=status, seconds=round(seconds, 4), tenant=tenant)
+
+    def _name(self, path: str) -> str:
+        return next((name for name, pattern in self._known if pattern.fullmatch(path)), "other")

@@ -1,22 +1,20 @@
-"""`python -m services.local.child MODULE ...`: runs a module in a process that never outlives the stack."""
+"""`python -m services.local.child MODULE ...`: runs a module in a process that never outlives the stack.
 
-import ctypes
+`python -m services.local.child --program PATH ...` does the same for a program.
+"""
+
 import os
 import runpy
-import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1
+from services.common.parents import end_with_parent
 
 
 def main() -> None:
-    """Ties this process to its parent, then becomes the module."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-        if os.getppid() != int(os.environ["LYRA_STACK_PID"]):
-            sys.exit("the stack ended before this process began")
+    """Ties this process to its parent, then becomes the module or the program."""
+    end_with_parent(int(os.environ["LYRA_STACK_PID"]))
+    if sys.argv[1] == "--program":
+        os.execv(sys.argv[2], sys.argv[2:])
     module, sys.argv = sys.argv[1], sys.argv[1:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -32,12 +32,18 @@ class ProcessSpec:
         module: Run as `python -m module`.
         arguments: Its command line, without port and port file.
         is_ready: Asks the running process at host and port whether it takes requests; False also where nobody answers.
+        program: Run instead of the module; its arguments name its port, and it writes no port file.
+        environment: Variables that it has and others have not, such as secrets.
+        leftovers: Files that it may leave behind outside of its folders; deleted when it was stopped.
     """
 
     name: str
     module: str
     arguments: Sequence[str]
     is_ready: Callable[[str, int], bool]
+    program: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    leftovers: Sequence[Path] = ()
 
 
 class LocalProcess:
@@ -96,10 +102,15 @@ class LocalProcess:
         if self.alive:
             raise StackError(f"{self.spec.name} is running already")
         self._port_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "services.local.child", self.spec.module, *self.spec.arguments]
-        command += ["--host", self.host, "--port", str(self.port), "--port-file", str(self._port_file)]
+        command = [sys.executable, "-m", "services.local.child"]
+        if self.spec.program is not None:
+            command += ["--program", str(self.spec.program), *self.spec.arguments]
+        else:
+            command += [self.spec.module, *self.spec.arguments]
+            command += ["--host", self.host, "--port", str(self.port), "--port-file", str(self._port_file)]
         # Fewer malloc arenas keep the memory of many threads together.
-        environment = {"MALLOC_ARENA_MAX": "2", **os.environ, "LYRA_STACK_PID": str(os.getpid())}
+        environment = {"MALLOC_ARENA_MAX": "2", **os.environ, **self.spec.environment}
+        environment["LYRA_STACK_PID"] = str(os.getpid())
         if self.log_path.exists() and self.log_path.stat().st_size > _LOG_BYTES:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
         with self.log_path.open("ab") as log:
@@ -147,7 +158,8 @@ class LocalProcess:
         self.signal(signal.SIGTERM)
         if not self.wait(timeout_seconds):
             self.kill()
-        self._port_file.unlink(missing_ok=True)
+        for path in (self._port_file, *self.spec.leftovers):
+            path.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """SIGKILL; returns when the process is gone."""
@@ -164,6 +176,8 @@ class LocalProcess:
         return "\n".join(lines[-_LOG_TAIL_LINES:])
 
     def _is_ready(self) -> bool:
+        if self.spec.program is not None:
+            return self.alive and self.spec.is_ready(self.host, self.port)
         try:
             ports = json.loads(self._port_file.read_text())
         except FileNotFoundError:
@@ -188,5 +202,13 @@ def http_is_ready(host: str, port: int) -> bool:
     """Whether GET /readyz answers 200."""
     try:
         return httpx.get(f"http://{host}:{port}/readyz", timeout=2.0, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def answers_http(host: str, port: int) -> bool:
+    """Whether the process answers HTTP requests, for metrics."""
+    try:
+        return httpx.get(f"http://{host}:{port}/metrics", trust_env=False, timeout=1.0).is_success
     except httpx.HTTPError:
         return False

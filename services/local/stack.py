@@ -1,4 +1,4 @@
-"""A stack: the four model services and the gateway on this machine, started, watched and stopped together."""
+"""A stack: stores, model services, workers and gateway on this machine, started, watched and stopped together."""
 
 import json
 import os
@@ -15,11 +15,20 @@ from typing import Any, Self
 import psutil
 
 from services.common.settings import default_home
+from services.local import stores
 from services.local.keys import development_key
-from services.local.process import LocalProcess, ProcessSpec, StackError, grpc_is_serving, http_is_ready
+from services.local.process import LocalProcess, ProcessSpec, StackError, answers_http, grpc_is_serving, http_is_ready
 
 SERVICES = ("speech_encoder", "vision_encoder", "language_model", "speech_synthesizer")
 GATEWAY = "gateway"
+STORES = (stores.OBJECT_STORE, stores.REDIS)
+# Workers of long-audio jobs by name: the queues that they serve, and how many units at a time.
+WORKERS = {
+    "plan_worker": ("plans,webhooks,housekeeping", 2),
+    "clip_worker": ("clips", 4),
+    "answer_worker": ("answers", 1),
+}
+CLOCK = "clock"
 
 _FIRST_BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 30.0
@@ -44,6 +53,8 @@ class Stack:
         threads: CPU threads of each service's model; 0 for every core.
         grace_seconds: Seconds that running requests may take to finish when the stack stops.
         announce: Whether `<home>/run/stack.json` tells others about this stack. Only one stack a home may.
+        jobs: Whether it takes media and long-audio jobs: with an object store where LYRA_STORE_ENDPOINT names none, a
+            Redis where LYRA_REDIS_URL names none, workers and their clock. Only one stack a home may.
         arguments: More command line arguments for a process, by its name.
     """
 
@@ -59,6 +70,7 @@ class Stack:
         threads: int = 0,
         grace_seconds: float = 10.0,
         announce: bool = True,
+        jobs: bool = True,
         arguments: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.preset = preset
@@ -68,10 +80,12 @@ class Stack:
         self.log_dir = log_dir or self.home / "logs"
         self.key = ""
         self.processes: dict[str, LocalProcess] = {}
+        self.environment: dict[str, str] = {}  # how the gateway reaches the stores that this stack runs
         self._port = port
         self._threads = threads
         self._grace_seconds = grace_seconds
         self._announce = announce
+        self._jobs = jobs
         self._arguments = arguments or {}
         self._run_dir = self.home / "run"
         # The kernel ends a child when the thread that made it ends; this thread lives as long as the stack.
@@ -115,16 +129,26 @@ class Stack:
         self.key = development_key(self.home)
         deadline = time.monotonic() + timeout_seconds
         try:
+            if self._jobs:
+                self._make_stores()
             for name in SERVICES:
                 self.processes[name] = self._make(self._service_spec(name), "127.0.0.1", 0)
-                self.processes[name].start()
-            for name in SERVICES:
+            behind = dict(self.processes)
+            for process in behind.values():
+                process.start()
+            for name in behind:
                 self.processes[name].wait_ready(deadline - time.monotonic())
                 on_ready(name)
-            gateway = self.processes[GATEWAY] = self._make(self._gateway_spec(), self.host, self._port)
-            gateway.start()
-            gateway.wait_ready(deadline - time.monotonic())
-            on_ready(GATEWAY)
+            if self._jobs:
+                for name in (*WORKERS, CLOCK):
+                    self.processes[name] = self._make(self._worker_spec(name), "127.0.0.1", 0)
+            self.processes[GATEWAY] = self._make(self._gateway_spec(), self.host, self._port)
+            before = {name: process for name, process in self.processes.items() if name not in behind}
+            for process in before.values():
+                process.start()
+            for name, process in before.items():
+                process.wait_ready(deadline - time.monotonic())
+                on_ready(name)
             if self._announce:
                 self._write_stack_file()
         except BaseException:
@@ -174,19 +198,17 @@ class Stack:
                     on_event(f"{name} was started again")
 
     def stop(self) -> None:
-        """Stops the gateway, then the services: each may finish what runs, then is killed. Safe to call twice."""
+        """Stops gateway, workers, services, stores, in this order: each may finish what runs. Safe to call twice."""
         limit = self._grace_seconds + _KILL_MARGIN_SECONDS
         if self._announce and self._is_ours():
             self.stack_file.unlink(missing_ok=True)
-        gateway = self.processes.get(GATEWAY)
-        if gateway is not None:
-            gateway.stop(limit)
-        services = [process for name, process in self.processes.items() if name != GATEWAY]
-        for process in services:
-            process.signal(signal.SIGTERM)
-        deadline = time.monotonic() + limit
-        for process in services:
-            process.stop(max(0.0, deadline - time.monotonic()))
+        for names in ((GATEWAY,), (*WORKERS, CLOCK), SERVICES, STORES):
+            processes = [self.processes[name] for name in names if name in self.processes]
+            for process in processes:
+                process.signal(signal.SIGTERM)
+            deadline = time.monotonic() + limit
+            for process in processes:
+                process.stop(max(0.0, deadline - time.monotonic()))
         self._spawner.shutdown()
 
     def _make(self, spec: ProcessSpec, host: str, port: int) -> LocalProcess:
@@ -197,6 +219,16 @@ class Stack:
             lambda: subprocess.Popen(*arguments, **options)
         ).result()
         return process
+
+    def _make_stores(self) -> None:
+        if not os.environ.get("LYRA_STORE_ENDPOINT"):
+            spec, port, environment = stores.object_store(self.home / "store")
+            self.processes[spec.name] = self._make(spec, stores.HOST, port)
+            self.environment |= environment
+        if not os.environ.get("LYRA_REDIS_URL"):
+            spec, port, url = stores.valkey(self.home / "redis")
+            self.processes[spec.name] = self._make(spec, stores.HOST, port)
+            self.environment["LYRA_REDIS_URL"] = url
 
     def _common_arguments(self) -> list[str]:
         grace = str(self._grace_seconds)
@@ -209,12 +241,24 @@ class Stack:
         arguments += self._arguments.get(name, ())
         return ProcessSpec(name, f"services.{name}", arguments, grpc_is_serving)
 
+    def _worker_spec(self, name: str) -> ProcessSpec:
+        arguments = ["--home", str(self.home), "--grace-seconds", str(self._grace_seconds)]
+        for service in ("speech_encoder", "language_model"):
+            arguments += [f"--{service.replace('_', '-')}-address", self.processes[service].address]
+        module = "services.worker.clock"
+        if name in WORKERS:
+            queues, concurrency = WORKERS[name]
+            arguments += ["--queues", queues, "--concurrency", str(concurrency)]
+            module = "services.worker"
+        arguments += self._arguments.get(name, ())
+        return ProcessSpec(name, module, arguments, answers_http, environment=self.environment)
+
     def _gateway_spec(self) -> ProcessSpec:
         arguments = self._common_arguments()
         for name in SERVICES:
             arguments += [f"--{name.replace('_', '-')}-address", self.processes[name].address]
         arguments += self._arguments.get(GATEWAY, ())
-        return ProcessSpec(GATEWAY, "services.gateway", arguments, http_is_ready)
+        return ProcessSpec(GATEWAY, "services.gateway", arguments, http_is_ready, environment=self.environment)
 
     def _refuse_second_stack(self) -> None:
         try:
@@ -241,7 +285,7 @@ class Stack:
             "services": {
                 name: {"address": process.address, "metrics_port": process.metrics_port}
                 for name, process in self.processes.items()
-                if name != GATEWAY
+                if name in SERVICES
             },
         }
         part = self.stack_file.with_suffix(".part")

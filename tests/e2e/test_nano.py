@@ -24,7 +24,7 @@ HELD_OUT = DATA / "held_out"
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with Stack(preset="nano", home=lyra_home(), announce=False) as running:
+    with Stack(preset="nano", home=lyra_home(), announce=False, jobs=False) as running:
         yield running
 
 

@@ -5,9 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from services.gateway.completions import Completion
-from services.gateway.dependencies import Caller, ModelServices, Settings
+from services.gateway.dependencies import Caller, Media, ModelServices, Settings
 from services.gateway.prompt import to_answer_request
 from services.gateway.schemas.chat import ChatCompletion, ChatRequest
+from services.gateway.stored_media import load_named
 from services.gateway.streaming import StreamedBody, while_connected, with_errors_in_band
 from services.pipeline.answer import answer
 
@@ -18,11 +19,12 @@ _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 
 @router.post("/chat/completions", response_model=ChatCompletion, responses=_STREAM)
 async def create_chat_completion(
-    body: ChatRequest, request: Request, key: Caller, services: ModelServices, settings: Settings
+    body: ChatRequest, request: Request, key: Caller, services: ModelServices, settings: Settings, media: Media
 ) -> ChatCompletion | Response:
     """Answers a conversation; with `stream`, piece by piece as server-sent events."""
     completion = Completion(body, request.state.started)
-    events = answer(services, to_answer_request(body, key.tenant, settings))
+    stored = await load_named(body, key.tenant, media, settings, request.state.body)
+    events = answer(services, to_answer_request(body, key.tenant, settings, stored))
     if body.stream:
         chunks = with_errors_in_band(completion.chunks(events))
         return await StreamedBody.begin(request, chunks, "text/event-stream")

@@ -26,14 +26,27 @@ class InputAudio(_Request):
     format: AudioFileFormat
 
 
+class StoredAudio(_Request):
+    """A recording that was uploaded before, or the sound of a video."""
+
+    media_id: str = Field(description="media-... of /v1/media.")
+
+
+def _audio_source(value: Any) -> str:
+    return "stored" if isinstance(value, StoredAudio) or (isinstance(value, dict) and "media_id" in value) else "inline"
+
+
 class AudioContent(_Request):
     type: Literal["input_audio"]
-    input_audio: InputAudio
+    input_audio: Annotated[
+        Annotated[InputAudio, Tag("inline")] | Annotated[StoredAudio, Tag("stored")], Discriminator(_audio_source)
+    ]
 
 
 class ImageUrl(_Request):
     url: str = Field(
-        description="A data URI with a JPEG, PNG or WebP picture in base64. Web addresses are not fetched."
+        description="A data URI with a JPEG, PNG or WebP picture in base64, or media: and the id of an uploaded one. "
+        "Web addresses are not fetched."
     )
     detail: Literal["auto", "low", "high"] | None = None
 
@@ -45,8 +58,8 @@ class ImageContent(_Request):
 
 class VideoUrl(_Request):
     url: str = Field(
-        description="A data URI with an mp4, webm or mov video in base64; its audio track counts as speech. "
-        "Web addresses are not fetched."
+        description="A data URI with an mp4, webm or mov video in base64, or media: and the id of an uploaded one; its "
+        "audio track counts as speech. Web addresses are not fetched."
     )
 
 

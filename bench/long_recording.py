@@ -1,0 +1,153 @@
+"""A long recording whose words and their times are known, and how well a transcript of it fits.
+
+Held-out sentences and questions by nine voices, with pauses from a breath to a long silence, in rooms and noise.
+
+    python -m bench.long_recording make long.mp3 --seconds 7200
+    lyra jobs submit long.mp3 --question "What is said first?" --wait --json > job.json
+    python -m bench.long_recording score long.jsonl result.json
+"""
+
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import jiwer
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from model_core.data.augment import disturb
+from model_core.evaluation.metrics import normalize, word_errors
+
+RATE = 16_000
+HELD_OUT = Path(__file__).parent.parent / "tests" / "data" / "held_out"
+_BREATHS = (0.15, 0.9)  # seconds between two sentences
+_PAUSE, _PAUSES = 0.12, (1.0, 6.0)  # how often it is longer, and how long then
+_MP3_BITS = 64_000
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A sentence, and where it is in the recording."""
+
+    start_seconds: float
+    end_seconds: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well a transcript fits: word error rate; and how far off words are that were heard, in seconds."""
+
+    wer: float
+    words: int
+    timestamp_error_median: float
+    timestamp_error_p95: float
+
+
+def make(path: Path, seconds: float, seed: int = 0) -> list[Said]:
+    """Writes an mp3 of at least so many seconds, and beside it (.jsonl) what is said in it. Memory is bounded."""
+    said: list[Said] = []
+    part = path.with_suffix(".part")
+    with av.open(str(part), "w", format="mp3") as container:
+        stream = container.add_stream("libmp3lame", rate=RATE, layout="mono")
+        stream.bit_rate = _MP3_BITS
+        at = 0
+        for samples, text in _pieces(random.Random(seed), seconds):
+            if text:
+                said.append(Said(round(at / RATE, 3), round((at + len(samples)) / RATE, 3), text))
+            frame = av.AudioFrame.from_ndarray(_int16(samples)[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, at, Fraction(1, RATE)
+            at += len(samples)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    path.with_suffix(".jsonl").write_text("".join(json.dumps(asdict(each)) + "\n" for each in said))
+    part.replace(path)
+    return said
+
+
+def read_truth(path: Path) -> list[Said]:
+    """What `make` wrote beside the recording."""
+    return [Said(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def score(said: Sequence[Said], segments: Sequence[dict[str, Any]]) -> Score:
+    """How well a transcript's segments (start_seconds, end_seconds, text) fit."""
+    truth = list(_timed((s.start_seconds, s.end_seconds, s.text) for s in said))
+    heard = list(_timed((s["start_seconds"], s["end_seconds"], s["text"]) for s in segments))
+    found = jiwer.process_words(" ".join(word for _, word in truth), " ".join(word for _, word in heard) or "-")
+    errors = [
+        abs(truth[chunk.ref_start_idx + step][0] - heard[chunk.hyp_start_idx + step][0])
+        for chunk in found.alignments[0]
+        if chunk.type == "equal"
+        for step in range(chunk.ref_end_idx - chunk.ref_start_idx)
+    ]
+    errors_in_text = word_errors(" ".join(s.text for s in said), " ".join(s["text"] for s in segments))
+    median, p95 = (float(np.percentile(errors, q)) for q in (50, 95)) if errors else (float("nan"),) * 2
+    return Score(round(errors_in_text.rate, 4), errors_in_text.words, round(median, 3), round(p95, 3))
+
+
+def _pieces(rng: random.Random, seconds: float) -> Iterator[tuple[Samples, str]]:
+    """Sentences and, without a text, the pauses between them."""
+    sentences, made = list(_sentences()), 0.0
+    while made < seconds:
+        for audio, text in rng.sample(sentences, len(sentences)):
+            samples, rate = soundfile.read(HELD_OUT / audio, dtype="float32")
+            assert rate == RATE, f"{audio}: {rate} Hz"
+            pause = rng.uniform(*(_PAUSES if rng.random() < _PAUSE else _BREATHS))
+            yield disturb(samples, rng)[: len(samples)], text
+            yield rng.random() * 2e-3 * _noise(rng, int(pause * RATE)), ""
+            made += len(samples) / RATE + pause
+            if made >= seconds:
+                return
+
+
+def _sentences() -> Iterator[tuple[str, str]]:
+    """Audio file and words."""
+    for name in ("sentences-known-voices", "sentences-held-out-voice"):
+        yield from ((line["audio"], line["text"]) for line in _lines(name))
+    for spoken, written in zip(_lines("factual-spoken"), _lines("factual-written"), strict=True):
+        yield spoken["audio"], written["question"]
+
+
+def _lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (HELD_OUT / f"{name}.jsonl").read_text().splitlines()]
+
+
+def _noise(rng: random.Random, length: int) -> Samples:
+    return np.random.default_rng(rng.getrandbits(32)).standard_normal(length, dtype=np.float32)
+
+
+def _int16(samples: Samples) -> NDArray[np.int16]:
+    return np.clip(np.rint(samples * 32767), -32768, 32767).astype(np.int16)
+
+
+def _timed(segments: Iterator[tuple[float, float, str]]) -> Iterator[tuple[float, str]]:
+    """Normalised words, each with the time of its middle: words of a segment are taken to be said evenly."""
+    for start, end, text in segments:
+        words = normalize(text).split()
+        for place, word in enumerate(words):
+            yield start + (end - start) * (place + 0.5) / len(words), word
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["make", path, "--seconds", seconds]:
+            said = make(Path(path), float(seconds))
+            print(f"{path}: {len(said)} sentences, {said[-1].end_seconds:.0f} s")
+        case ["score", truth, result]:
+            print(json.dumps(asdict(score(read_truth(Path(truth)), json.loads(Path(result).read_text())["segments"]))))
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Shapes of long-audio jobs."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from services.jobs.model import Answer, Gap, Priority, Segment, State, Task
+
+_Metadata = dict[
+    Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]
+]
+
+
+class WebhookRequest(BaseModel):
+    """Who is called back when the job has ended, as Standard Webhooks says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(max_length=2048, description="https address that takes a POST.")
+    secret_id: str = Field(
+        max_length=64, description="Id of the secret that signs it, made with `lyra webhooks secrets create`."
+    )
+
+
+class JobOptions(BaseModel):
+    """What is to be done with a recording."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tasks: list[Task] = Field(default_factory=lambda: [Task.TRANSCRIPT], min_length=1, max_length=3)
+    questions: list[str] = Field(default_factory=list, description="To be answered from the recording.")
+    language: str = Field("", max_length=16, description="ISO 639-1 code; empty where the model is to find out.")
+    webhook: WebhookRequest | None = None
+    metadata: _Metadata = Field(default_factory=dict, max_length=16, description="Yours; given back as it came.")
+    priority: Priority = Field("normal", description="Among your own jobs.")
+    allow_gaps: bool = Field(False, description="Whether the job succeeds where a clip cannot be heard.")
+
+
+class JobRequest(JobOptions):
+    """A job on a recording that was uploaded before."""
+
+    media_id: str = Field(max_length=64)
+
+
+class QuestionsRequest(BaseModel):
+    """More to be answered from a recording that was heard."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    questions: list[str] = Field(min_length=1)
+
+
+class JobProgress(BaseModel):
+    """How far a job is, in seconds of sound."""
+
+    seconds: float | None = Field(description="Length of the recording; null until it is planned.")
+    seconds_to_hear: float = Field(description="Seconds that the clips last; silence between them is not heard.")
+    seconds_heard: float
+    clips: int
+    clips_heard: int
+    remaining_seconds: float | None = Field(description="Estimate of how long hearing the rest will take.")
+
+
+class ClipFailure(BaseModel):
+    clip: int
+    start_seconds: float
+    end_seconds: float
+    reason: str
+
+
+class JobQuestion(BaseModel):
+    id: str
+    text: str
+    asked_at: datetime
+    state: Literal["open", "answered", "failed"]
+
+
+class JobWebhook(BaseModel):
+    url: str
+    secret_id: str
+    state: Literal["waiting", "delivered", "stopped", "given_up"]
+    tries: int
+
+
+class JobObject(BaseModel):
+    """A job."""
+
+    id: str
+    object: Literal["job"] = "job"
+    state: State
+    created_at: datetime
+    media_id: str
+    filename: str
+    tasks: list[Task]
+    language: str
+    priority: Priority
+    allow_gaps: bool
+    metadata: dict[str, str]
+    progress: JobProgress
+    failures: list[ClipFailure]
+    questions: list[JobQuestion]
+    webhook: JobWebhook | None
+    ended_at: datetime | None
+    reason: str = Field(description="Why a job has failed; empty otherwise.")
+    retained_until: datetime | None
+
+
+class JobList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    has_more: bool
+    next: str | None = Field(description="Value of `after` for the next page.")
+
+
+class QuestionList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobQuestion]
+
+
+class DeletedJob(BaseModel):
+    id: str
+    object: Literal["job"] = "job"
+    deleted: Literal[True] = True
+
+
+class JobResult(BaseModel):
+    """What came of a job, and of what was asked later."""
+
+    id: str
+    object: Literal["job.result"] = "job.result"
+    state: State
+    media_id: str
+    duration_seconds: float
+    speech_seconds: float
+    truncated: bool = Field(description="The file ends before it should; what is there was worked on.")
+    language: str
+    text: str | None
+    segments: list[Segment] | None
+    summary: Answer | None
+    answers: list[Answer]
+    gaps: list[Gap]
+
+
+def progress_event(progress: JobProgress, state: State) -> dict[str, Any]:
+    return {"type": "job.progress", "state": state, "progress": progress.model_dump()}
+
+
+def transcript_event(start: float, end: float, segments: list[Segment]) -> dict[str, Any]:
+    """Words from `start` to `end`, for good."""
+    said = [segment.model_dump() for segment in segments]
+    return {"type": "job.transcript.delta", "start_seconds": start, "end_seconds": end, "segments": said}
+
+
+def ended_event(job: JobObject) -> dict[str, Any]:
+    return {"type": f"job.{job.state}", "job": job.model_dump(mode="json")}

@@ -1,0 +1,90 @@
+"""Shapes of media and of uploads."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.media.records import Kind, MediaRecord, UploadRecord
+
+
+class Media(BaseModel):
+    """A recording, video or picture that is kept, and that requests can name by its id."""
+
+    id: str
+    object: Literal["media"] = "media"
+    filename: str
+    bytes: int
+    sha256: str
+    kind: Kind
+    container: str = Field(description="wav, w64, mp3, flac, ogg, mp4, webm or aac; jpeg, png or webp.")
+    codec: str | None = Field(description="Of the sound; of the picture in a video without sound.")
+    seconds: float | None = Field(description="As the file tells it; null where it does not, and for pictures.")
+    channels: int | None
+    sample_rate: int | None
+    created_at: int
+    expires_at: int
+
+    @classmethod
+    def of(cls, record: MediaRecord) -> "Media":
+        return cls(**record.model_dump(exclude={"content"}))
+
+
+class MediaList(BaseModel):
+    """A page, in the order of the ids."""
+
+    object: Literal["list"] = "list"
+    data: list[Media]
+    first_id: str | None
+    last_id: str | None = Field(description="To be sent as `after` for the next page.")
+    has_more: bool
+
+
+class MediaDeleted(BaseModel):
+    id: str
+    object: Literal["media.deleted", "media.upload.deleted"] = "media.deleted"
+    deleted: Literal[True] = True
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class UploadRequest(_Request):
+    """A file that its client will write to the object store itself."""
+
+    filename: str = Field(min_length=1, max_length=1024)
+    bytes: int = Field(ge=1, description="Exact size.")
+
+
+class UploadPart(BaseModel):
+    number: int
+    url: str = Field(description="Takes the part by PUT, without a key; the answer's header ETag is wanted later.")
+
+
+class Upload(BaseModel):
+    """Where to write the parts: each of `part_bytes`, the last one what is left."""
+
+    id: str
+    object: Literal["media.upload"] = "media.upload"
+    filename: str
+    bytes: int
+    part_bytes: int
+    parts: list[UploadPart]
+    created_at: int
+    expires_at: int
+
+    @classmethod
+    def of(cls, upload: UploadRecord, urls: list[str]) -> "Upload":
+        fields = upload.model_dump(exclude={"parts", "media_id"})
+        return cls(**fields, parts=[UploadPart(number=number, url=url) for number, url in enumerate(urls, 1)])
+
+
+class WrittenPart(_Request):
+    number: int = Field(ge=1)
+    etag: str = Field(min_length=1, max_length=200, description="The header ETag of the PUT's answer.")
+
+
+class CompleteRequest(_Request):
+    """All parts of an upload."""
+
+    parts: list[WrittenPart] = Field(min_length=1, max_length=10_000)

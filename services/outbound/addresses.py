@@ -1,0 +1,74 @@
+"""Which addresses may be called: those of the public internet, and the networks that a setting names.
+
+The tables follow the IANA special-purpose address registries (RFC 6890, RFC 8190), with what `ipaddress` calls global
+and is not a host of the internet all the same: multicast, translated and tunnelled addresses, and the address at which
+Azure serves metadata.
+"""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_NOT_PUBLIC_4 = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # shared by carriers
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # Azure's metadata and DNS
+        "169.254.0.0/16",  # link-local, metadata of most clouds
+        "172.16.0.0/12",
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # relays of 6to4
+        "192.168.0.0/16",
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+_PUBLIC_6 = IPv6Network("2000::/3")
+_NOT_PUBLIC_6 = tuple(
+    IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4: names an IPv4 address
+        "3fff::/20",  # documentation
+    )
+)
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+def networks_from(text: str) -> tuple[Network, ...]:
+    """Networks in CIDR notation with commas between. Raises ValueError, which names the one that is none."""
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def may_be_called(address: Address, allowed: Iterable[Network] = ()) -> bool:
+    """Whether `address` is a host of the public internet or lies in an `allowed` network.
+
+    An IPv4 address that is written as IPv6 (mapped, or as NAT64 translates it) is judged as the one it stands for.
+    """
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            return False
+        address = _meant(address)
+    return _is_public(address) or any(address in network for network in allowed)
+
+
+def _meant(address: IPv6Address) -> Address:
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _NOT_PUBLIC_4)
+    return address in _PUBLIC_6 and not any(address in network for network in _NOT_PUBLIC_6)

@@ -1,0 +1,1 @@
+"""Callbacks after the Standard Webhooks convention (https://www.standardwebhooks.com): signed, retried, logged."""

@@ -1,0 +1,60 @@
+"""The workers' Celery application: one task that uses a ticket, and what the clock calls for."""
+
+import logging
+from collections.abc import Callable
+
+from celery import Celery
+from celery.app.task import Task
+
+from services.common import telemetry
+from services.common.errors import Unavailable
+from services.jobs.tickets import WORK_TASK, Queue, make_celery
+from services.worker import housekeeping
+from services.worker.place import Place
+from services.worker.settings import WorkerSettings
+from services.worker.units import use_ticket
+
+log = telemetry.get_logger(__name__)
+
+RECONCILE, SWEEP = "lyra.reconcile", "lyra.sweep"
+
+
+def make_app(settings: WorkerSettings) -> Celery:
+    """Celery with this platform's tasks and their clock."""
+    app = make_celery(settings)
+    place = Place(settings, app)
+
+    def work(queue: str) -> None:
+        use_ticket(place, Queue(queue))
+
+    _register(app, WORK_TASK, work)
+    _register(app, RECONCILE, lambda: housekeeping.reconcile(place))
+    _register(app, SWEEP, lambda: housekeeping.sweep(place))
+    app.conf.beat_schedule = {
+        RECONCILE: _every(settings.reconcile_seconds, RECONCILE),
+        SWEEP: _every(settings.sweep_seconds, SWEEP),
+    }
+    return app
+
+
+def keep_logging(**_: object) -> None:
+    """For the signal `setup_logging`: Celery leaves logging alone where somebody answers it."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # a unit has its own line
+
+
+def _every(seconds: float, task: str) -> dict[str, object]:
+    # What is not begun before its next time is dropped: the next one does the same.
+    options = {"queue": Queue.HOUSEKEEPING.value, "expires": max(seconds, 10.0)}
+    return {"task": task, "schedule": seconds, "options": options}
+
+
+def _register(app: Celery, name: str, body: Callable[..., object]) -> Task:
+    def run(*arguments: str) -> None:
+        try:
+            body(*arguments)
+        except Unavailable as error:
+            log.warning("a task found its means away", task=name, reason=error.message)
+
+    task: Task = app.task(name=name)(run)
+    return task

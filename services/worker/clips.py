@@ -1,0 +1,96 @@
+"""Hearing a clip: its speech tokens and its words, each kept in an object of its own."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from safetensors import deserialize
+from safetensors.numpy import save
+
+from lyra.v1.common_pb2 import ELEMENT_TYPE_BFLOAT16, SpeechTokens, Tensor, TensorChunk
+from services.common.tensors import MAX_CHUNK_BYTES, Array
+from services.jobs.model import ClipResult, ClipSegment, PlannedClip
+from services.jobs.state import Job, Unit
+from services.pipeline.describe import describe_speech_encoder
+from services.pipeline.encodings import LONG_SPEECH
+from services.pipeline.hear import Heard, hear
+from services.pipeline.messages import AudioPart
+from services.pipeline.messages import Segment as HeardSegment
+from services.pipeline.services import Services
+from services.worker.place import Place
+
+Bits = npt.NDArray[np.uint16]
+
+_NAME = "speech_tokens"
+
+
+def hear_clip(place: Place, job: Job, unit: Unit) -> None:
+    """Encodes and transcribes a clip. Its JSON is written last: where it is, the clip is done."""
+    clip = job.clips[unit.index]
+    part = AudioPart(place.store.get(job.id.sound(clip.index)), path=f"clip {clip.index}")
+    heard = place.run(lambda services: _hear(services, job, part))
+    place.store.put(job.id.tokens(clip.index), to_safetensors(heard.tokens_NE), "application/octet-stream")
+    made = ClipResult(
+        index=clip.index,
+        segments=tuple(_segment(segment) for segment in heard.segments),
+        language=heard.language,
+        speech_tokens=len(heard.tokens_NE),
+        adapter=heard.adapter,
+    )
+    place.store.put_new(job.id.clip(clip.index), made.to_bytes())
+
+
+def read_tokens(place: Place, job: Job, clips: Sequence[PlannedClip]) -> list[SpeechTokens]:
+    """The speech tokens of clips, in order, as messages for the language model."""
+    messages = []
+    for number, clip in enumerate(clips):
+        bits_NE = from_safetensors(place.store.get(job.id.tokens(clip.index)))
+        step = MAX_CHUNK_BYTES // (bits_NE.itemsize * bits_NE.shape[1])
+        for offset in range(0, len(bits_NE), step):
+            rows = bits_NE[offset : offset + step]
+            tensor = Tensor(dtype=ELEMENT_TYPE_BFLOAT16, shape=rows.shape, data=rows.tobytes())
+            messages.append(
+                SpeechTokens(
+                    clip_index=number,
+                    start_seconds=clip.start_seconds,
+                    end_seconds=clip.end_seconds,
+                    tokens=TensorChunk(rows=tensor, row_offset=offset, rows_total=len(bits_NE)),
+                )
+            )
+    return messages
+
+
+def to_safetensors(tokens_NE: Array) -> bytes:
+    """[N, E] float32 -> a safetensors file of bfloat16."""
+    return save({_NAME: tokens_NE.astype(ml_dtypes.bfloat16)})
+
+
+def from_safetensors(data: bytes) -> Bits:
+    """A safetensors file of bfloat16 -> [N, E] uint16, the numbers' bits."""
+    tensor = dict(cast(Any, deserialize)(data))[_NAME]
+    return np.frombuffer(tensor["data"], "<u2").reshape(tensor["shape"])
+
+
+def _segment(heard: HeardSegment) -> ClipSegment:
+    return ClipSegment(
+        start_seconds=round(heard.start_seconds, 3),
+        end_seconds=round(heard.end_seconds, 3),
+        text=heard.text,
+        mean_log_probability=round(heard.mean_log_probability, 4),
+        no_speech_probability=round(heard.no_speech_probability, 4),
+    )
+
+
+async def _hear(services: Services, job: Job, part: AudioPart) -> Heard:
+    adapter = await _adapter(services, job)
+    return await hear(services, part, job.manifest.tenant, adapter=adapter, language=job.manifest.language)
+
+
+async def _adapter(services: Services, job: Job) -> str:
+    """Whose projector: that of the adapter that answers from all clips of the recording."""
+    if len(job.clips) == 1:
+        return ""
+    encoder = await describe_speech_encoder(services, job.manifest.tenant)
+    return LONG_SPEECH if LONG_SPEECH in encoder.model.adapters else ""

@@ -1,0 +1,37 @@
+"""`python -m services.worker.clock`: calls for what happens again and again. One of it is enough; two do no harm."""
+
+import sys
+from typing import Any
+
+from celery import signals
+
+from services.common import telemetry
+from services.common.server import write_port_file
+from services.common.settings import load
+from services.common.telemetry import MetricsServer
+from services.worker.app import keep_logging, make_app
+from services.worker.settings import WorkerSettings
+
+
+def main() -> int:
+    """Returns the exit code."""
+    settings = load(WorkerSettings, "python -m services.worker.clock")
+    telemetry.configure_logging(settings.log_level, settings.log_format, "clock")
+
+    def tell(**_: Any) -> None:
+        metrics = MetricsServer(settings.host, settings.metrics_port or settings.port)
+        if settings.port_file is not None:
+            write_port_file(settings.port_file, port=metrics.port, metrics_port=metrics.port)
+
+    signals.setup_logging.connect(keep_logging, weak=False)
+    signals.beat_init.connect(tell, weak=False)
+    # The schedule lives in memory: after a restart everything is due at once, which is what should be.
+    beat = make_app(settings).Beat(
+        scheduler="celery.beat:Scheduler", loglevel=settings.log_level.upper(), max_interval=1, quiet=True
+    )
+    beat.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

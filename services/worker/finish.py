@@ -1,0 +1,68 @@
+"""The end of a job: what was heard and answered becomes its result, and whoever asked for it is called back."""
+
+from services.jobs.layout import SUMMARY
+from services.jobs.model import Answer, Gap, Result, State, Task
+from services.jobs.state import Job, Unit
+from services.jobs.transcript import joined
+from services.pipeline.transcripts import plain_text, to_srt, to_vtt
+from services.worker.place import Place
+
+
+def finish(place: Place, job: Job, unit: Unit) -> None:
+    """Writes the result, then the end. All is made from kept objects, so that doing it twice gives the same."""
+    assert job.plan is not None
+    heard = {index: place.book.clip(job.id, index) for index in sorted(job.contents.clips)}
+    segments = joined(job.plan, heard)
+    answers = {each: place.book.answer(job.id, each) for each in job.wanted_answers}
+    result = Result(
+        job_id=job.id.job,
+        media_id=job.manifest.recording.media_id,
+        duration_seconds=job.plan.seconds,
+        speech_seconds=job.plan.speech_seconds,
+        truncated=job.plan.truncated,
+        language=job.manifest.language or next((clip.language for clip in heard.values()), ""),
+        text=plain_text(segments) if Task.TRANSCRIPT in job.manifest.tasks else None,
+        segments=segments if Task.TRANSCRIPT in job.manifest.tasks else None,
+        summary=answers.get(SUMMARY),
+        answers=tuple(answer for each, answer in answers.items() if answer and each != SUMMARY),
+        gaps=_gaps(place, job),
+    )
+    if Task.TRANSCRIPT in job.manifest.tasks:
+        place.store.put(job.id.key("result.srt"), to_srt(segments).encode(), "application/x-subrip")
+        place.store.put(job.id.key("result.vtt"), to_vtt(segments).encode(), "text/vtt")
+    place.store.put(job.id.result, result.to_bytes())
+    reason = _failure(place, job, answers)
+    place.book.finish(job.id, State.FAILED if reason else State.SUCCEEDED, reason)
+
+
+def _gaps(place: Place, job: Job) -> tuple[Gap, ...]:
+    return tuple(
+        Gap(
+            start_seconds=clip.start_seconds,
+            end_seconds=clip.end_seconds,
+            reason=place.book.clip_failure(job.id, clip.index).reason,
+        )
+        for clip in job.clips
+        if clip.index in job.contents.failed_clips
+    )
+
+
+def _failure(place: Place, job: Job, answers: dict[str, Answer | None]) -> str:
+    """Why the job has failed; empty where it has not."""
+    if job.broken:
+        failed = [job.clips[index] for index in sorted(job.contents.failed_clips)]
+        named = ", ".join(
+            f"clip {clip.index} ({clip.start_seconds:.1f} to {clip.end_seconds:.1f} s): "
+            + place.book.clip_failure(job.id, clip.index).reason
+            for clip in failed[:3]
+        )
+        more = f", and {len(failed) - 3} more" if len(failed) > 3 else ""
+        return f"{len(failed)} of {len(job.clips)} clips could not be heard: {named}{more}"
+    if job.wanted_answers and not job.contents.clips:
+        return "nobody speaks in the recording, so there is nothing to answer from"
+    for each, answer in answers.items():
+        if answer is None:
+            failure = place.book.answer_failure(job.id, each)
+            what = "the summary" if each == SUMMARY else f"question {each}"
+            return f"{what} could not be answered: {failure.reason if failure else 'no reason is known'}"
+    return ""

@@ -1,0 +1,80 @@
+"""What a worker process has at hand: made on first use, after the fork, once a process."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import cached_property
+from typing import Any, TypeVar
+
+import redis
+from celery import Celery
+
+from services.jobs.book import JobBook
+from services.jobs.layout import JobId
+from services.jobs.tickets import Dispatcher, open_redis
+from services.outbound.fetcher import Fetcher
+from services.pipeline.services import Deadlines, Services
+from services.storage.client import ObjectStore
+from services.webhooks.deliveries import Webhooks
+from services.webhooks.secrets import SecretStore
+from services.worker.lease import Leases
+from services.worker.settings import WorkerSettings
+
+T = TypeVar("T")
+
+
+class Place:
+    """Store, Redis, leases and channels to the services of one process."""
+
+    def __init__(self, settings: WorkerSettings, celery: Celery) -> None:
+        self.settings = settings
+        self._celery = celery
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        return ObjectStore(self.settings)
+
+    @cached_property
+    def book(self) -> JobBook:
+        return JobBook(self.store, self.settings.job_retention)
+
+    @cached_property
+    def redis(self) -> "redis.Redis":
+        return open_redis(self.settings)
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        return Dispatcher(self.redis, self._celery)
+
+    @cached_property
+    def leases(self) -> Leases:
+        return Leases(self.redis, self.settings.lease_seconds)
+
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        secrets = SecretStore(self.settings.secrets_path(self.settings.home))
+        return Webhooks(self.store, secrets, Fetcher(self.settings), self.settings)
+
+    @staticmethod
+    def seen_key(job: JobId) -> str:
+        """In Redis while the reconciler need not look at a job."""
+        return f"lyra:seen:{job.prefix}"
+
+    def run(self, work: Callable[[Services], Coroutine[Any, Any, T]]) -> T:
+        """Does `work` with channels to the model services, in this process's event loop, which rests in between."""
+        return self._runner.run(work(self._services))
+
+    @cached_property
+    def _runner(self) -> asyncio.Runner:
+        return asyncio.Runner()
+
+    @cached_property
+    def _services(self) -> Services:
+        settings = self.settings
+        deadlines = Deadlines(
+            encode=settings.clip_seconds, transcribe=settings.clip_seconds, generate=settings.answer_seconds
+        )
+
+        async def opened() -> Services:
+            return Services.open(settings.addresses(), deadlines)
+
+        return self._runner.run(opened())

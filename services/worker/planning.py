@@ -1,0 +1,64 @@
+"""Planning: a recording is decoded as a stream, cut into clips where nobody talks, and each clip kept as sound."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from model_core.errors import InvalidInput as InvalidMedia
+from model_core.sound.encoding import encode_flac
+from model_core.sound.planning import plan_clips
+from services.jobs.book import now
+from services.jobs.model import Plan, PlannedClip, State
+from services.jobs.state import Job, Unit
+from services.storage.errors import ObjectMissing
+from services.worker.place import Place
+
+# Clips that are written to the store while the next are decoded; more would only take memory.
+_WRITING = 4
+# Clips between two looks whether the job was cancelled.
+_LOOK_EVERY = 20
+
+
+def plan(place: Place, job: Job, unit: Unit) -> None:
+    """Cuts the job's recording. What is no recording ends the job, and so does one that was deleted."""
+    place.store.put_new(job.id.started, b"{}")
+    try:
+        made = _cut(place, job)
+    except InvalidMedia as error:
+        place.book.finish(job.id, State.FAILED, str(error))
+    except ObjectMissing:
+        place.book.finish(job.id, State.FAILED, "media_id: the recording was deleted before it was read")
+    else:
+        if made is not None:
+            place.store.put_new(job.id.plan, made.to_bytes())
+
+
+def _cut(place: Place, job: Job) -> Plan | None:
+    """None where the job has ended meanwhile."""
+    clips: list[PlannedClip] = []
+    writing: list[Future[None]] = []
+    with ThreadPoolExecutor(_WRITING) as pool, place.store.open(job.manifest.recording.content_key) as source:
+        planned = plan_clips(source, max_seconds=place.settings.max_job_seconds, field="media_id")
+        for cut, samples in planned:
+            clips.append(
+                PlannedClip(
+                    index=cut.index,
+                    start_seconds=cut.start_seconds,
+                    end_seconds=cut.end_seconds,
+                    overlap_seconds=cut.overlap_seconds,
+                )
+            )
+            data = encode_flac(samples)
+            writing.append(pool.submit(place.store.put, job.id.sound(cut.index), data, "audio/flac"))
+            if len(writing) >= _WRITING:
+                writing.pop(0).result()
+            if cut.index % _LOOK_EVERY == 0 and place.book.end(job.id) is not None:
+                return None
+        for each in writing:
+            each.result()
+    summary = planned.summary
+    return Plan(
+        planned_at=now(),
+        seconds=summary.seconds,
+        speech_seconds=summary.speech_seconds,
+        truncated=summary.truncated,
+        clips=tuple(clips),
+    )

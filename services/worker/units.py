@@ -1,0 +1,140 @@
+"""One unit: a ticket is taken, its unit done under a lease, and what follows from it put into the queues."""
+
+from collections.abc import Callable, Mapping
+
+import redis
+
+from services.common import telemetry
+from services.common.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
+from services.jobs.book import UnknownJob, now
+from services.jobs.layout import JobId
+from services.jobs.model import Failure, State
+from services.jobs.queue import Waiting
+from services.jobs.state import Job, Unit, Work, next_units
+from services.jobs.tickets import QUEUE_OF, Queue, QueueDown
+from services.worker.answers import answer, answer_window, cut_windows
+from services.worker.callbacks import call_back
+from services.worker.clips import hear_clip
+from services.worker.finish import finish
+from services.worker.place import Place
+from services.worker.planning import plan
+
+log = telemetry.get_logger(__name__)
+
+_DO: Mapping[Work, Callable[[Place, Job, Unit], None]] = {
+    Work.PLAN: plan,
+    Work.CLIP: hear_clip,
+    Work.WINDOWS: cut_windows,
+    Work.WINDOW: answer_window,
+    Work.ANSWER: answer,
+    Work.FINISH: finish,
+    Work.CALL_BACK: call_back,
+}
+_OPEN_CLIPS = "lyra:open-clips:"
+_OPEN_CLIPS_SECONDS = 86_400
+
+
+def use_ticket(place: Place, queue: Queue) -> None:
+    """Does the unit whose turn it is, if there is one.
+
+    Raises QueueDown where Redis is gone before anything was begun.
+    """
+    unit = place.dispatcher.pop(queue)
+    if unit is None:
+        return
+    try:
+        with place.leases.hold(unit) as held:
+            if held:
+                _work(place, unit, place.leases.count_try(unit))
+    except redis.RedisError as error:
+        raise QueueDown from error
+
+
+def advance(place: Place, job: JobId) -> int:
+    """Puts what can be done next for a job into the queues; returns how many units were not there before.
+
+    Raises StoreUnavailable, QueueDown.
+    """
+    try:
+        view = place.book.read(job)
+    except UnknownJob:
+        place.book.rest(job)
+        return 0
+    units = next_units(view)
+    if not units:
+        place.book.rest(job)
+        # A question may have come between reading and resting.
+        if not (units := next_units(view := place.book.read(job))):
+            return 0
+        place.book.wake(job)
+    try:
+        if clips := sum(unit.work is Work.CLIP for unit in units):
+            place.redis.set(_OPEN_CLIPS + job.prefix, clips, ex=_OPEN_CLIPS_SECONDS)
+        waiting = [Waiting(job, unit) for unit in units]
+        held = place.leases.held(waiting)
+        open_units = [unit.unit for unit in waiting if unit not in held]
+        return place.dispatcher.push(job, open_units, view.manifest.priority)
+    except redis.RedisError as error:
+        raise QueueDown from error
+
+
+def _work(place: Place, waiting: Waiting, tries: int) -> None:
+    job, unit = waiting.job, waiting.unit
+    bound = log.bind(tenant=job.tenant, job=job.job, unit=str(unit))
+    try:
+        view = place.book.glance(job, unit.index) if unit.work is Work.CLIP else place.book.read(job)
+        if unit in next_units(view):
+            _DO[unit.work](place, view, unit)
+            bound.info("unit done", tries=tries)
+    except UnknownJob:
+        return
+    except (Unavailable, Overloaded) as error:
+        # A service, the store or Redis is away: that is not the unit's fault, and it waits for them.
+        bound.warning("unit has to wait", reason=error.message)
+        place.leases.forget_try(waiting)
+        _again(place, waiting, error.retry_after_seconds)
+        return
+    except Exception as error:
+        reason = error.message if isinstance(error, InvalidInput | DeadlineExceeded) else "it failed inside a service"
+        known = isinstance(error, InvalidInput | DeadlineExceeded)
+        bound.warning("unit failed", tries=tries, reason=str(error), exc_info=None if known else error)
+        if tries < place.settings.max_tries:
+            _again(place, waiting, 1.0)
+            return
+        _give_up(place, waiting, reason, tries)
+    _follow(place, waiting)
+
+
+def _follow(place: Place, waiting: Waiting) -> None:
+    """What comes after a unit. Between clips of a job nothing does, so only the last one looks."""
+    try:
+        if waiting.unit.work is Work.CALL_BACK:
+            return  # the reconciler comes back to it when it is due
+        if waiting.unit.work is Work.CLIP and int(place.redis.decr(_OPEN_CLIPS + waiting.job.prefix)) > 0:
+            return
+        advance(place, waiting.job)
+    except (Unavailable, redis.RedisError) as error:
+        log.warning("the next units will be found by the reconciler", job=waiting.job.job, reason=str(error))
+
+
+def _again(place: Place, waiting: Waiting, after_seconds: float) -> None:
+    try:
+        view = place.book.manifest(waiting.job)
+        queue = QUEUE_OF[waiting.unit.work]
+        if place.dispatcher.queues[queue].push(waiting.job, [waiting.unit], view.priority):
+            place.dispatcher.give_tickets(queue, 1, after_seconds)
+    except (Unavailable, UnknownJob, redis.RedisError) as error:
+        log.warning("the unit will be found by the reconciler", job=waiting.job.job, reason=str(error))
+
+
+def _give_up(place: Place, waiting: Waiting, reason: str, tries: int) -> None:
+    """Keeps why a unit could not be done. A plan that cannot be made ends its job."""
+    job, unit = waiting.job, waiting.unit
+    failure = Failure(reason=reason, tries=tries, failed_at=now()).to_bytes()
+    match unit.work:
+        case Work.CLIP:
+            place.store.put_new(job.clip_failure(unit.index), failure)
+        case Work.WINDOW | Work.ANSWER:
+            place.store.put_new(job.answer_failure(unit.answer), failure)
+        case _:
+            place.book.finish(job, State.FAILED, f"{unit.work}: {reason}")

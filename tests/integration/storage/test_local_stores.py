@@ -1,0 +1,53 @@
+"""The stores that a local stack runs, as processes."""
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from services.storage.client import ObjectStore
+from tests.servers import StartRedis, StartStore
+
+
+def test_redis_wants_its_password_and_keeps_its_data_through_a_crash(start_redis: StartRedis) -> None:
+    server = start_redis()
+    with redis.Redis.from_url(server.url) as client:
+        client.set("a", "kept")
+        client.config_set("appendfsync", "always")
+        client.set("b", "kept, too")
+    with redis.Redis(port=server.process.port) as nobody, pytest.raises(redis.AuthenticationError):
+        nobody.get("a")
+    server.process.kill()
+    server.start_again()
+    with redis.Redis.from_url(server.url) as client:
+        assert (client.get("a"), client.get("b")) == (b"kept", b"kept, too")
+
+
+def test_the_object_store_keeps_its_data_through_a_crash(start_store: StartStore) -> None:
+    server = start_store()
+    store = ObjectStore(server.new_bucket())
+    for number in range(20):
+        store.put(f"a/{number:02}", b"%d" % number)
+    server.process.kill()
+    server.start_again()
+    assert [store.get(each.key) for each in store.list("a/")] == [b"%d" % number for number in range(20)]
+
+
+def test_keys_of_the_stores_are_for_their_owner_alone(
+    start_store: StartStore, start_redis: StartRedis, tmp_path: Path
+) -> None:
+    store, server = start_store(), start_redis()
+    secrets = [tmp_path / name for name in ("store/secret-key", "redis/password", "redis/valkey.conf")]
+    assert [path.stat().st_mode & 0o777 for path in secrets] == [0o600] * 3
+    for process in (store.process, server.process):
+        command = Path(f"/proc/{process.pid}/cmdline").read_text()
+        assert not any(path.read_text() in command for path in secrets[:2])
+
+
+def test_a_stopped_object_store_leaves_no_sockets_behind(start_store: StartStore) -> None:
+    process = start_store().process
+    assert any(path.exists() for path in process.spec.leftovers)
+    process.kill()
+    process.stop(0)
+    ports = {each.rpartition("=")[2] for each in process.spec.arguments if ".port" in each} - {"0"}
+    assert not [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]

@@ -1,0 +1,137 @@
+"""A whole stack of preset tiny that works on jobs, and the means to do harm to it."""
+
+import io
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import redis
+import soundfile
+
+from services.jobs.layout import JobId
+from services.local.stack import WORKERS, Stack
+from services.local.stores import store_settings
+from services.storage.client import ObjectStore
+from tests.paths import DATA
+
+RATE = 16_000
+# Short times, so that what was lost is found within a test.
+_WORKER_TIMES = ("--lease-seconds", "2", "--reconcile-seconds", "0.5")
+_ENDED = ("succeeded", "failed", "cancelled", "expired")
+
+
+@cache
+def speech(sentences: int, first: int = 0) -> bytes:
+    """Held-out sentences with pauses between them, as FLAC: about three seconds each."""
+    lines = (DATA / "held_out" / "sentences-held-out-voice.jsonl").read_text().splitlines()[first : first + sentences]
+    pause = np.zeros(int(0.6 * RATE))
+    parts = [soundfile.read(DATA / "held_out" / json.loads(line)["audio"])[0] for line in lines]
+    file = io.BytesIO()
+    soundfile.write(file, np.concatenate([part for each in parts for part in (each, pause)]), RATE, format="FLAC")
+    return file.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class JobStack:
+    """The stack, and a client of it."""
+
+    stack: Stack
+    http: httpx.Client
+    store: ObjectStore
+    redis: "redis.Redis"
+
+    def submit(self, sound: bytes, *, key: str = "", **options: Any) -> str:
+        """The id of a new job."""
+        headers = {"Idempotency-Key": key} if key else {}
+        response = self.http.post(
+            "/v1/jobs",
+            files={"file": ("recording.flac", sound)},
+            data={"request": json.dumps(options)},
+            headers=headers,
+        )
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
+
+    def job(self, name: str) -> dict[str, Any]:
+        response = self.http.get(f"/v1/jobs/{name}")
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    def ended(self, name: str) -> dict[str, Any]:
+        """The job once it has ended; the test's own timeout is the limit."""
+        while (job := self.job(name))["state"] not in _ENDED:
+            time.sleep(0.1)
+        return job
+
+    def kept(self, name: str) -> bytes:
+        """The result's bytes in the store, without the job's own name."""
+        return self.store.get(self.id(name).result).replace(name.encode(), b"JOB")
+
+    def id(self, name: str) -> JobId:
+        return JobId("development", name)
+
+    def names(self, name: str) -> set[str]:
+        """Objects of a job."""
+        prefix = self.id(name).prefix
+        return {each.key.removeprefix(prefix) for each in self.store.list(prefix)}
+
+    @contextmanager
+    def frozen(self, process: str) -> Iterator[None]:
+        """A process hears nothing and says nothing meanwhile, as if its machine hung."""
+        found = psutil.Process(self.stack.processes[process].pid)
+        found.suspend()
+        try:
+            yield
+        finally:
+            with suppress(psutil.NoSuchProcess):  # where it was killed meanwhile
+                found.resume()
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """The object store can write nothing meanwhile, as on a disk without room."""
+        store = psutil.Process(self.stack.processes["object_store"].pid)
+        store.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))
+        try:
+            yield
+        finally:
+            store.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+
+    def children(self, worker: str) -> list[psutil.Process]:
+        return psutil.Process(self.stack.processes[worker].pid).children()
+
+    def leases(self, kind: str) -> int:
+        """Units of a kind that somebody works on."""
+        return sum(1 for _ in self.redis.scan_iter(match=f"lyra:lease:*/{kind}:*"))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Returns when `holds()`; the test's own timeout is the limit."""
+    while not holds():
+        time.sleep(0.02)
+
+
+@contextmanager
+def job_stack(home: Path, *, gateway: tuple[str, ...] = (), workers: tuple[str, ...] = ()) -> Iterator[JobStack]:
+    """Starts it; the arguments are more flags."""
+    arguments = dict.fromkeys((*WORKERS, "clock"), (*_WORKER_TIMES, *workers))
+    arguments["gateway"] = ("--job-event-seconds", "0.1", *gateway)
+    with Stack(preset="tiny", home=home, threads=1, arguments=arguments) as stack:
+        headers = {"Authorization": f"Bearer {stack.key}"}
+        with httpx.Client(base_url=stack.url, headers=headers, timeout=60, trust_env=False) as http:
+            store = ObjectStore(store_settings(stack.environment))
+            yield JobStack(stack, http, store, redis.Redis.from_url(stack.environment["LYRA_REDIS_URL"]))
+
+
+def kill(process: psutil.Process) -> None:
+    """As a crash would."""
+    process.send_signal(signal.SIGKILL)

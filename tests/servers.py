@@ -1,0 +1,123 @@
+"""A real object store and a real Redis for tests, on free ports, each a process of its own that a test may harm."""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.local import stores
+from services.local.process import LocalProcess, ProcessSpec
+from services.storage.client import ObjectStore
+from services.storage.settings import StoreSettings
+
+# Each bucket takes volumes of its own, and by default there are only as many as would fill the disk.
+_MANY_BUCKETS = ("-volume.max=10000", "-master.volumeSizeLimitMB=128")
+READY_SECONDS = 120.0  # for a machine that is busy with other things
+
+
+@dataclass(frozen=True, slots=True)
+class StoreServer:
+    """A SeaweedFS and how to reach it; `process.kill()` is a crash."""
+
+    process: LocalProcess
+    settings: StoreSettings
+
+    def start_again(self) -> None:
+        """Returns when it takes requests."""
+        self.process.start()
+        self.process.wait_ready(READY_SECONDS)
+
+    def new_bucket(self, **changes: object) -> StoreSettings:
+        """Settings of a bucket that no other test has; `changes` are further settings."""
+        bucket = f"test-{secrets.token_hex(6)}"
+        settings = self.settings.model_copy(update={"store_bucket": bucket, **changes})
+        ObjectStore(settings).check()
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class RedisServer:
+    """A Valkey and its URL."""
+
+    process: LocalProcess
+    url: str
+
+    def start_again(self) -> None:
+        """Returns when it takes requests."""
+        self.process.start()
+        self.process.wait_ready(READY_SECONDS)
+
+
+StartStore = Callable[..., StoreServer]
+StartRedis = Callable[..., RedisServer]
+
+
+def start_process(spec: ProcessSpec, port: int, folder: Path, cleanup: ExitStack) -> LocalProcess:
+    """Starts `spec`, to be stopped by `cleanup`; returns when it takes requests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = LocalProcess(spec, host=stores.HOST, port=port, run_dir=folder, log_dir=folder)
+    cleanup.callback(process.stop, 0.0)  # nothing of it is wanted any more
+    process.start()
+    process.wait_ready(READY_SECONDS)
+    return process
+
+
+def start_store_server(folder: Path, cleanup: ExitStack, options: Sequence[str] = _MANY_BUCKETS) -> StoreServer:
+    """A SeaweedFS with its data in `folder`."""
+    spec, port, environment = stores.object_store(folder / "store", options)
+    return StoreServer(start_process(spec, port, folder, cleanup), stores.store_settings(environment))
+
+
+def start_redis_server(folder: Path, cleanup: ExitStack, options: Mapping[str, str] | None = None) -> RedisServer:
+    """A Valkey with its data in `folder`."""
+    spec, port, url = stores.valkey(folder / "redis", options)
+    return RedisServer(start_process(spec, port, folder, cleanup), url)
+
+
+def store_environment(settings: StoreSettings) -> dict[str, str]:
+    """Variables by which another process reaches this store."""
+    values = settings.model_dump() | {"store_secret_key": settings.store_secret_key.get_secret_value()}
+    return {f"LYRA_{name.upper()}": str(value) for name, value in values.items() if value not in (None, "")}
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """One object store for all tests that leave it running; each takes a bucket of its own from it."""
+    with ExitStack() as cleanup:
+        yield start_store_server(tmp_path_factory.mktemp("store"), cleanup)
+
+
+@pytest.fixture
+def store_settings(store_server: StoreServer) -> StoreSettings:
+    """Settings of a new bucket."""
+    return store_server.new_bucket()
+
+
+@pytest.fixture
+def object_store(store_settings: StoreSettings) -> ObjectStore:
+    """An empty bucket."""
+    return ObjectStore(store_settings)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for all tests that leave it running; the keys of others may be in it."""
+    with ExitStack() as cleanup:
+        yield start_redis_server(tmp_path_factory.mktemp("redis"), cleanup)
+
+
+@pytest.fixture
+def start_store(tmp_path: Path) -> Iterator[StartStore]:
+    """Starts an object store for a test that does harm to it: `start_store()`."""
+    with ExitStack() as cleanup:
+        yield lambda *options: start_store_server(tmp_path, cleanup, options or _MANY_BUCKETS)
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
+    """Starts a Redis for a test that does harm to it: `start_redis()`."""
+    with ExitStack() as cleanup:
+        yield lambda **options: start_redis_server(tmp_path, cleanup, options)

@@ -1,0 +1,148 @@
+"""When a callback is tried again, as a pure function of the tries."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.webhooks.records import Delivery, Ended, Outcome, Try
+from services.webhooks.schedule import Schedule, next_try, retry_after
+from services.webhooks.settings import WebhookSettings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DELIVERY = Delivery(id="msg_1", tenant="acme", url="https://x.example", secret_id="whk_1", body="{}", asked=NOW)
+SCHEDULE = WebhookSettings().schedule()
+
+
+def tried(status: int | None = None, error: str = "", number: int = 1, **more: object) -> Try:
+    return Try.model_validate({"number": number, "started": NOW, "status": status, "error": error, **more})
+
+
+def after(*tries: Try, schedule: Schedule = SCHEDULE) -> datetime | Ended:
+    return next_try(DELIVERY, tries, schedule)
+
+
+def seconds_after(*tries: Try) -> float:
+    at = after(*tries)
+    assert isinstance(at, datetime)
+    return (at - NOW).total_seconds()
+
+
+def all_tries(failure: Try) -> tuple[list[Try], Ended]:
+    """Every try of a callback whose tries all end as `failure`, and how it ends."""
+    tries: list[Try] = []
+    at: datetime | Ended = NOW
+    while isinstance(at, datetime):
+        tries.append(failure.model_copy(update={"number": len(tries) + 1, "started": at}))
+        at = after(*tries)
+    return tries, at
+
+
+def test_the_first_try_is_due_at_once() -> None:
+    assert after() == NOW
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_any_2xx_delivers(status: int) -> None:
+    assert after(tried(status)) == Ended(outcome=Outcome.DELIVERED)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 410, 422, 451])
+def test_a_4xx_stops_and_is_named(status: int) -> None:
+    ended = after(tried(status))
+    assert isinstance(ended, Ended)
+    assert ended.outcome is Outcome.STOPPED
+    assert str(status) in ended.reason
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 408, 429, 500, 502, 503, 504, 599])
+def test_what_may_pass_is_tried_again(status: int) -> None:
+    assert 4.5 <= seconds_after(tried(status)) <= 5.5
+
+
+def test_no_answer_is_tried_again_and_what_may_not_be_sent_stops() -> None:
+    assert isinstance(after(tried(error="no answer within 10 s")), datetime)
+    stopped = after(tried(error="the host has an address that is not public", permanent=True))
+    assert stopped == Ended(outcome=Outcome.STOPPED, reason="the host has an address that is not public")
+
+
+def test_success_counts_even_where_a_later_try_is_on_record() -> None:
+    assert after(tried(204), tried(500, number=2)) == Ended(outcome=Outcome.DELIVERED)
+
+
+def test_delays_grow_over_nearly_a_day_and_end() -> None:
+    tries, ended = all_tries(tried(500))
+    starts = [each.started for each in tries]
+    gaps = [later - earlier for earlier, later in pairwise(starts)]
+    assert gaps == sorted(gaps)
+    assert timedelta(hours=19) < starts[-1] - NOW <= timedelta(hours=24)
+    assert len(tries) == 11
+    assert ended.outcome is Outcome.GIVEN_UP
+    assert "11 tries" in ended.reason
+    assert "500" in ended.reason
+
+
+def test_a_receiver_that_asks_for_time_gets_it() -> None:
+    assert seconds_after(tried(429, retry_after_seconds=90)) == 90
+    assert seconds_after(tried(503, retry_after_seconds=0)) >= 4.5
+
+
+def test_no_receiver_gets_more_time_than_the_setting_says_nor_more_than_a_day() -> None:
+    assert seconds_after(tried(503, retry_after_seconds=10**9)) == SCHEDULE.longest_wait
+    tries, ended = all_tries(tried(503, retry_after_seconds=10**9))
+    assert len(tries) == 5  # every six hours
+    assert ended.outcome is Outcome.GIVEN_UP
+
+
+def test_time_spent_waiting_for_an_answer_comes_before_the_delay() -> None:
+    assert seconds_after(tried(500, seconds=10)) - seconds_after(tried(500)) == pytest.approx(10)
+
+
+def test_a_try_without_an_end_counts_as_failed_once_its_worker_must_be_gone() -> None:
+    assert seconds_after(tried()) == SCHEDULE.lost_after
+
+
+@given(st.text(min_size=1), st.integers(1, 11))
+def test_jitter_stays_within_a_tenth_and_is_the_same_for_every_worker(name: str, number: int) -> None:
+    delivery = DELIVERY.model_copy(update={"id": name})
+    schedule = Schedule(delays=(100.0,) * 11, window=1e6, longest_wait=0, lost_after=0)
+    tries = [tried(500, number=each + 1) for each in range(number)]
+    at = next_try(delivery, tries, schedule)
+    assert isinstance(at, datetime)
+    assert 90 <= (at - NOW).total_seconds() <= 110
+    assert next_try(delivery, tries, schedule) == at
+
+
+def test_callbacks_of_the_same_moment_come_back_at_different_times() -> None:
+    deliveries = [DELIVERY.model_copy(update={"id": f"msg_{number}"}) for number in range(50)]
+    assert len({next_try(delivery, [tried(500)], SCHEDULE) for delivery in deliveries}) == 50
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "seconds"),
+    [
+        (429, "120", 120.0),
+        (503, "0", 0.0),
+        (503, "Thu, 01 Jan 2026 00:01:00 GMT", 60.0),
+        (503, "Wed, 31 Dec 2025 23:00:00 GMT", 0.0),
+        (429, "9" * 400, float("9" * 10)),
+        (500, "120", None),
+        (429, "", None),
+        (429, "soon", None),
+        (429, "-5", None),
+        (429, "1.5", None),
+        (429, "²", None),
+        (429, "Thu, 01 Jan 2026 00:01:00 -0000", None),
+        (429, "Thu, 01 Jan 99999 00:01:00 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(status: int, header: str, seconds: float | None) -> None:
+    assert retry_after(status, header, NOW) == seconds
+
+
+@given(st.text())
+def test_no_retry_after_header_does_harm(header: str) -> None:
+    seconds = retry_after(503, header, NOW)
+    assert seconds is None or seconds >= 0
