@@ -25,7 +25,7 @@ STORES = (stores.OBJECT_STORE, stores.REDIS)
 # Workers of long-audio jobs by name: the queues that they serve, and how many units at a time.
 WORKERS = {
     "plan_worker": ("plans,webhooks,housekeeping", 2),
-    "clip_worker": ("clips", 4),
+    "clip_worker": ("clips", 2),
     "answer_worker": ("answers", 1),
 }
 CLOCK = "clock"

@@ -1,6 +1,7 @@
 """What a worker process has at hand: made on first use, after the fork, once a process."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from functools import cached_property
 from typing import Any, TypeVar
@@ -59,13 +60,20 @@ class Place:
         """In Redis while the reconciler need not look at a job."""
         return f"lyra:seen:{job.prefix}"
 
+    def open(self) -> None:
+        """Makes what threads will share, before there are several."""
+        for part in (self.book, self.leases, self.dispatcher, self.webhooks, self._services):
+            assert part is not None
+
     def run(self, work: Callable[[Services], Coroutine[Any, Any, T]]) -> T:
-        """Does `work` with channels to the model services, in this process's event loop, which rests in between."""
-        return self._runner.run(work(self._services))
+        """Does `work` with channels to the model services, in this process's event loop; returns when it is done."""
+        return asyncio.run_coroutine_threadsafe(work(self._services), self._loop).result()
 
     @cached_property
-    def _runner(self) -> asyncio.Runner:
-        return asyncio.Runner()
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="event-loop", daemon=True).start()
+        return loop
 
     @cached_property
     def _services(self) -> Services:
@@ -77,4 +85,4 @@ class Place:
         async def opened() -> Services:
             return Services.open(settings.addresses(), deadlines)
 
-        return self._runner.run(opened())
+        return asyncio.run_coroutine_threadsafe(opened(), self._loop).result()

@@ -18,7 +18,13 @@ class WorkerSettings(ProcessSettings, MediaSettings, JobSettings, WebhookSetting
         default=",".join(Queue),
         description=f"Queues that this worker serves, with commas between: {', '.join(Queue)}.",
     )
-    concurrency: int = Field(default=4, ge=1, le=256, description="Units worked on at the same time, a process each.")
+    concurrency: int = Field(default=2, ge=1, le=256, description="Units worked on at the same time, a process each.")
+    clips_at_once: int = Field(
+        default=16,
+        ge=1,
+        le=64,
+        description="Clips that one process has heard at the same time, for the speech encoder to fill its batches.",
+    )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="HTTP port of health and metrics; 0 takes a free one."
     )

@@ -1,6 +1,8 @@
 """One unit: a ticket is taken, its unit done under a lease, and what follows from it put into the queues."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import redis
 
@@ -35,13 +37,22 @@ _OPEN_CLIPS_SECONDS = 86_400
 
 
 def use_ticket(place: Place, queue: Queue) -> None:
-    """Does the unit whose turn it is, if there is one.
+    """Does the unit whose turn it is, if there is one; of clips so many that the speech encoder fills its batches.
 
     Raises QueueDown where Redis is gone before anything was begun.
     """
-    unit = place.dispatcher.pop(queue)
-    if unit is None:
-        return
+    wanted = place.settings.clips_at_once if queue is Queue.CLIPS else 1
+    units = list(islice(iter(lambda: place.dispatcher.pop(queue), None), wanted))
+    if len(units) == 1:
+        _hold_and_work(place, units[0])
+    elif units:
+        place.open()
+        with ThreadPoolExecutor(len(units), thread_name_prefix="unit") as pool:
+            for done in [pool.submit(_hold_and_work, place, unit) for unit in units]:
+                done.result()
+
+
+def _hold_and_work(place: Place, unit: Waiting) -> None:
     try:
         with place.leases.hold(unit) as held:
             if held:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import av
@@ -160,8 +161,8 @@ def test_what_was_uploaded_before_can_be_named(jobs: JobStack) -> None:
 
 @pytest.fixture
 def stranger(jobs: JobStack) -> Iterator[httpx.Client]:
-    """A client of another tenant."""
-    _, secret = KeyStore(jobs.stack.home).create("stranger")
+    """A client of another tenant, who has nothing yet."""
+    _, secret = KeyStore(jobs.stack.home).create(f"stranger-{token_hex(4)}")
     headers = {"Authorization": f"Bearer {secret}"}
     with httpx.Client(base_url=jobs.stack.url, headers=headers, timeout=60, trust_env=False) as http:
         yield http

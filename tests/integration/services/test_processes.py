@@ -21,7 +21,7 @@ from lyra.v1.language_model_pb2 import CountTokensRequest, GenerateHeader, Gener
 from services.common.channels import open_channel
 from services.common.errors import Unavailable, from_rpc_error
 from services.local.process import LocalProcess, ProcessSpec, StackError, grpc_is_serving
-from services.local.stack import GATEWAY, SERVICES, Stack, StackRunning
+from services.local.stack import CLOCK, GATEWAY, SERVICES, STORES, WORKERS, Stack, StackRunning
 from tests.conftest import StartStack
 
 StartProcess = Callable[..., LocalProcess]
@@ -168,7 +168,7 @@ def test_served_stack_restarts_what_dies_and_stops_on_sigterm(tmp_path: Path) ->
         host, port = state["services"]["vision_encoder"]["address"].split(":")
         children = psutil.Process(process.pid).children()
         victim = next(child for child in children if "services.vision_encoder" in child.cmdline())
-        assert len(children) == len(SERVICES) + len([GATEWAY])
+        assert len(children) == len((*SERVICES, *STORES, *WORKERS, CLOCK, GATEWAY))
         victim.kill()
         victim.wait(10)
         while not grpc_is_serving(host, int(port)):

@@ -96,7 +96,7 @@ def test_broken_librispeech_is_named(tmp_path: Path, harm: Callable[[Path], Any]
 
 def test_a_recording_that_is_none_is_named_by_its_utterance(tmp_path: Path, tiny: PresetSubject) -> None:
     (write_librispeech(tmp_path) / "121/121726/121-121726-0000.flac").write_bytes(b"no sound")
-    with pytest.raises(InvalidInput, match="sample rate") as refused:
+    with pytest.raises(InvalidInput, match="does not decode as audio") as refused:
         word_error_report(load_librispeech(tmp_path), tiny, None)
     assert refused.value.field == "121-121726-0000, audio"
 
