@@ -20,12 +20,12 @@ from services.jobs.model import (
     Question,
     Result,
     State,
-    Stored,
     Windows,
 )
 from services.jobs.state import Job
 from services.storage.client import ObjectStore
 from services.storage.errors import ObjectMissing
+from services.storage.records import Stored
 
 _INDEX = "jobs-by-time/"
 _LATEST_MILLISECONDS = 10**13 - 1

@@ -2,9 +2,11 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from services.storage.records import Stored
 
 FORMAT = 1
 
@@ -32,19 +34,6 @@ class State(StrEnum):
 
 Ended = Literal[State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED]
 Priority = Literal["low", "normal", "high"]
-
-
-class Stored(BaseModel):
-    """An object in the store: JSON with its keys in the order of the fields, the same bytes for the same values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def to_bytes(self) -> bytes:
-        return self.model_dump_json(indent=1).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        return cls.model_validate_json(data)
 
 
 class Recording(Stored):

@@ -8,23 +8,13 @@ A try that has begun and has no end is one whose worker died, or that runs still
 """
 
 from enum import StrEnum
-from typing import Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
 
-
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def to_bytes(self) -> bytes:
-        return self.model_dump_json(indent=1).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        return cls.model_validate_json(data)
+from services.storage.records import Stored
 
 
-class Delivery(_Stored):
+class Delivery(Stored):
     """A callback that was asked for.
 
     Attributes:
@@ -40,14 +30,14 @@ class Delivery(_Stored):
     asked: AwareDatetime
 
 
-class Begun(_Stored):
+class Begun(Stored):
     """A try that the worker `by` has begun."""
 
     started: AwareDatetime
     by: str
 
 
-class Try(_Stored):
+class Try(Stored):
     """One try and what came of it.
 
     Attributes:
@@ -74,7 +64,7 @@ class Outcome(StrEnum):
     GIVEN_UP = "given_up"  # nobody took it in all the time there was
 
 
-class Ended(_Stored):
+class Ended(Stored):
     """A callback that is over. `reason` says why it was not delivered; safe to show to its tenant."""
 
     outcome: Outcome
