@@ -20,6 +20,7 @@ from cli.failure import CommandFailed
 from cli.jobs_client import JobsClient
 from cli.jobs_show import answers_text, job_bar, job_page, result_text, share
 from cli.upload import upload_file
+from services.jobs.kinds import Priority, State, Task
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,35 +29,6 @@ app = typer.Typer(
 
 _MEDIA_ID = re.compile(r"media-[0-9a-f]{32}")
 _SECRET_HINT = "`lyra webhooks secrets create NAME` makes one"
-
-
-class Task(StrEnum):
-    """What is done with a recording."""
-
-    TRANSCRIPT = "transcript"
-    SUMMARY = "summary"
-    QUESTIONS = "questions"
-
-
-class Priority(StrEnum):
-    """Which of one's own jobs goes first."""
-
-    LOW = "low"
-    NORMAL = "normal"
-    HIGH = "high"
-
-
-class State(StrEnum):
-    """Where a job is."""
-
-    QUEUED = "queued"
-    PLANNING = "planning"
-    RUNNING = "running"
-    ANSWERING = "answering"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
 
 
 class ResultFormat(StrEnum):

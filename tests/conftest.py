@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+import torch
 from hypothesis import settings
 
 from services.common.channels import open_channel
@@ -22,6 +23,13 @@ __all__ = ["object_store", "redis_server", "start_redis", "start_store", "store_
 # No test is timed: another's work may fill the machine.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same tensors in whatever order the tests run."""
+    torch.manual_seed(0)
+
 
 SETTINGS = {
     "speech_encoder": "SpeechEncoderSettings",

@@ -14,8 +14,9 @@ from services.gateway.schemas.jobs import (
     JobWebhook,
 )
 from services.jobs.book import JobBook
+from services.jobs.kinds import State
 from services.jobs.layout import WEBHOOK
-from services.jobs.model import Question, Segment, State
+from services.jobs.model import Question, Segment
 from services.jobs.state import Job
 from services.jobs.transcript import joined
 from services.webhooks.deliveries import Webhooks

@@ -10,8 +10,9 @@ from services.gateway.errors import ApiError
 from services.gateway.schemas import jobs as shapes
 from services.jobs.book import JobBook, JobEnded, KeyReused, UnknownJob
 from services.jobs.desk import JobDesk, Order
+from services.jobs.kinds import State
 from services.jobs.layout import JobId
-from services.jobs.model import Recording, State, Webhook
+from services.jobs.model import Recording, Webhook
 from services.jobs.state import Job
 from services.media.records import MediaRecord
 from services.outbound.fetcher import Fetcher

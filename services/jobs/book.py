@@ -8,20 +8,9 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TypeVar
 
+from services.jobs.kinds import State
 from services.jobs.layout import ACTIVE, EXPIRY, Contents, JobId, active_job
-from services.jobs.model import (
-    Answer,
-    ClipResult,
-    End,
-    Ended,
-    Failure,
-    Manifest,
-    Plan,
-    Question,
-    Result,
-    State,
-    Windows,
-)
+from services.jobs.model import Answer, ClipResult, End, Ended, Failure, Manifest, Plan, Question, Result, Windows
 from services.jobs.state import Job
 from services.storage.client import ObjectStore
 from services.storage.errors import ObjectMissing

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from services.common import telemetry
 from services.common.errors import InvalidInput
 from services.jobs.book import JobBook, UnknownJob, fingerprint, new_job_id, now
+from services.jobs.kinds import Priority, State, Task
 from services.jobs.layout import JobId
-from services.jobs.model import End, Manifest, Priority, Question, Recording, State, Task, Webhook
+from services.jobs.model import End, Manifest, Question, Recording, Webhook
 from services.jobs.settings import JobSettings
 from services.jobs.state import next_units
 from services.jobs.tickets import Dispatcher, QueueDown
@@ -26,7 +27,7 @@ class Order:
     language: str = ""
     webhook: Webhook | None = None
     metadata: Mapping[str, str]
-    priority: Priority = "normal"
+    priority: Priority = Priority.NORMAL
     allow_gaps: bool = False
     idempotency_key: str = ""
 

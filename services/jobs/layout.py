@@ -56,6 +56,10 @@ class JobId:
     def result(self) -> str:
         return self.key("result.json")
 
+    def subtitles(self, kind: str) -> str:
+        """`kind`: srt or vtt."""
+        return self.key(f"result.{kind}")
+
     @property
     def end(self) -> str:
         return self.key("end.json")

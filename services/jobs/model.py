@@ -1,39 +1,17 @@
 """What the object store holds of a job: one class an object, each written whole and once."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Literal
 
 from pydantic import Field
 
+from services.jobs.kinds import Priority, State, Task
 from services.storage.records import Stored
 
 FORMAT = 1
 
 
-class Task(StrEnum):
-    """What is done with a recording."""
-
-    TRANSCRIPT = "transcript"
-    SUMMARY = "summary"
-    QUESTIONS = "questions"
-
-
-class State(StrEnum):
-    """Where a job is; the last four are for good."""
-
-    QUEUED = "queued"
-    PLANNING = "planning"
-    RUNNING = "running"
-    ANSWERING = "answering"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-
 Ended = Literal[State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED]
-Priority = Literal["low", "normal", "high"]
 
 
 class Recording(Stored):
@@ -79,7 +57,7 @@ class Manifest(Stored):
     language: str = ""
     webhook: Webhook | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
-    priority: Priority = "normal"
+    priority: Priority = Priority.NORMAL
     allow_gaps: bool = False
     fingerprint: str = ""
 

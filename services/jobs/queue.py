@@ -14,11 +14,11 @@ from typing import cast
 
 import redis
 
+from services.jobs.kinds import Priority
 from services.jobs.layout import JobId
-from services.jobs.model import Priority
 from services.jobs.state import Unit
 
-WEIGHTS: dict[Priority, float] = {"low": 0.25, "normal": 1.0, "high": 4.0}
+WEIGHTS = {Priority.LOW: 0.25, Priority.NORMAL: 1.0, Priority.HIGH: 4.0}
 _PREFIX = "lyra:units"
 # Clock and turn of a tenant that has nothing waiting are forgotten after this time.
 _KEPT_SECONDS = 86_400
@@ -92,7 +92,7 @@ class UnitQueue:
         self._push = client.register_script(_PUSH)
         self._pop = client.register_script(_POP)
 
-    def push(self, job: JobId, units: Iterable[Unit], priority: Priority = "normal") -> int:
+    def push(self, job: JobId, units: Iterable[Unit], priority: Priority = Priority.NORMAL) -> int:
         """Puts units behind each other; those that wait already stay where they are. Returns how many are new."""
         arguments: list[str | float] = [job.tenant]
         for place, unit in enumerate(units, 1):

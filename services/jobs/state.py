@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.jobs.kinds import State, Task
 from services.jobs.layout import CALLED_BACK, SUMMARY, Contents, JobId
-from services.jobs.model import End, Manifest, Plan, PlannedClip, State, Task, Windows
+from services.jobs.model import End, Manifest, Plan, PlannedClip, Windows
 
 SUMMARY_PROMPT = "Summarize what is said in a few sentences."
 

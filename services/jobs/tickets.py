@@ -12,8 +12,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from services.common.errors import Unavailable
+from services.jobs.kinds import Priority
 from services.jobs.layout import JobId
-from services.jobs.model import Priority
 from services.jobs.queue import UnitQueue, Waiting
 from services.jobs.settings import JobSettings
 from services.jobs.state import Unit, Work

@@ -24,6 +24,7 @@ SPEECH_ENCODER = "speech_encoder"
 VISION_ENCODER = "vision_encoder"
 LANGUAGE_MODEL = "language_model"
 SPEECH_SYNTHESIZER = "speech_synthesizer"
+_NOWHERE = "127.0.0.1:1"
 NAMES = (SPEECH_ENCODER, VISION_ENCODER, LANGUAGE_MODEL, SPEECH_SYNTHESIZER)
 
 
@@ -53,8 +54,8 @@ class Services:
 
     @classmethod
     def open(cls, addresses: Mapping[str, str], deadlines: Deadlines | None = None) -> Self:
-        """`addresses`: host:port for each of NAMES. Call it in a running event loop."""
-        channels = {name: open_channel(addresses[name]) for name in NAMES}
+        """`addresses`: host:port by name; one that is not there is unavailable. Call it in a running event loop."""
+        channels = {name: open_channel(addresses.get(name, _NOWHERE)) for name in NAMES}
         return cls(
             channels=channels,
             speech_encoder=SpeechEncoderStub(channels[SPEECH_ENCODER]),

@@ -1,7 +1,8 @@
 """The end of a job: what was heard and answered becomes its result, and whoever asked for it is called back."""
 
+from services.jobs.kinds import State, Task
 from services.jobs.layout import SUMMARY
-from services.jobs.model import Answer, Gap, Result, State, Task
+from services.jobs.model import Answer, Gap, Result
 from services.jobs.state import Job, Unit
 from services.jobs.transcript import joined
 from services.pipeline.transcripts import plain_text, to_srt, to_vtt
@@ -28,8 +29,8 @@ def finish(place: Place, job: Job, unit: Unit) -> None:
         gaps=_gaps(place, job),
     )
     if Task.TRANSCRIPT in job.manifest.tasks:
-        place.store.put(job.id.key("result.srt"), to_srt(segments).encode(), "application/x-subrip")
-        place.store.put(job.id.key("result.vtt"), to_vtt(segments).encode(), "text/vtt")
+        place.store.put(job.id.subtitles("srt"), to_srt(segments).encode(), "application/x-subrip")
+        place.store.put(job.id.subtitles("vtt"), to_vtt(segments).encode(), "text/vtt")
     place.store.put(job.id.result, result.to_bytes())
     reason = _failure(place, job, answers)
     place.book.finish(job.id, State.FAILED if reason else State.SUCCEEDED, reason)

@@ -6,7 +6,8 @@ from model_core.errors import InvalidInput as InvalidMedia
 from model_core.sound.encoding import encode_flac
 from model_core.sound.planning import plan_clips
 from services.jobs.book import now
-from services.jobs.model import Plan, PlannedClip, State
+from services.jobs.kinds import State
+from services.jobs.model import Plan, PlannedClip
 from services.jobs.state import Job, Unit
 from services.storage.errors import ObjectMissing
 from services.worker.place import Place

@@ -7,7 +7,7 @@ from services.jobs.settings import JobSettings
 from services.jobs.tickets import Queue
 from services.media.settings import MediaSettings
 from services.outbound.settings import OutboundSettings
-from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER, SPEECH_SYNTHESIZER, VISION_ENCODER
+from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER
 from services.webhooks.settings import WebhookSettings
 
 
@@ -65,10 +65,5 @@ class WorkerSettings(ProcessSettings, MediaSettings, JobSettings, WebhookSetting
         return tuple(Queue(name.strip()) for name in self.queues.split(",") if name.strip())
 
     def addresses(self) -> dict[str, str]:
-        """host:port of each service, by its name in the pipeline; pictures and voices are not used here."""
-        return {
-            SPEECH_ENCODER: self.speech_encoder_address,
-            LANGUAGE_MODEL: self.language_model_address,
-            VISION_ENCODER: "127.0.0.1:1",
-            SPEECH_SYNTHESIZER: "127.0.0.1:1",
-        }
+        """host:port of each service that workers call, by its name in the pipeline."""
+        return {SPEECH_ENCODER: self.speech_encoder_address, LANGUAGE_MODEL: self.language_model_address}

@@ -9,8 +9,9 @@ import redis
 from services.common import telemetry
 from services.common.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from services.jobs.book import UnknownJob, now
+from services.jobs.kinds import State
 from services.jobs.layout import JobId
-from services.jobs.model import Failure, State
+from services.jobs.model import Failure
 from services.jobs.queue import Waiting
 from services.jobs.state import Job, Unit, Work, next_units
 from services.jobs.tickets import QUEUE_OF, Queue, QueueDown
@@ -55,8 +56,12 @@ def use_ticket(place: Place, queue: Queue) -> None:
 def _hold_and_work(place: Place, unit: Waiting) -> None:
     try:
         with place.leases.hold(unit) as held:
-            if held:
-                _work(place, unit, place.leases.count_try(unit))
+            if held and (tries := place.leases.count_try(unit)) <= place.settings.max_tries:
+                _work(place, unit, tries)
+            elif held:
+                # Nobody lived to say why.
+                _give_up(place, unit, "its workers ended while they were at it", tries - 1)
+                _follow(place, unit)
     except redis.RedisError as error:
         raise QueueDown from error
 
@@ -68,16 +73,15 @@ def advance(place: Place, job: JobId) -> int:
     """
     try:
         view = place.book.read(job)
+        if not (units := next_units(view)):
+            place.book.rest(job)
+            # A question may have come between reading and resting.
+            if not (units := next_units(view := place.book.read(job))):
+                return 0
+            place.book.wake(job)
     except UnknownJob:
         place.book.rest(job)
         return 0
-    units = next_units(view)
-    if not units:
-        place.book.rest(job)
-        # A question may have come between reading and resting.
-        if not (units := next_units(view := place.book.read(job))):
-            return 0
-        place.book.wake(job)
     try:
         if clips := sum(unit.work is Work.CLIP for unit in units):
             place.redis.set(_OPEN_CLIPS + job.prefix, clips, ex=_OPEN_CLIPS_SECONDS)
@@ -96,6 +100,7 @@ def _work(place: Place, waiting: Waiting, tries: int) -> None:
         view = place.book.glance(job, unit.index) if unit.work is Work.CLIP else place.book.read(job)
         if unit in next_units(view):
             _DO[unit.work](place, view, unit)
+            place.leases.forget_try(waiting)  # a callback comes again, and only what failed counts
             bound.info("unit done", tries=tries)
     except UnknownJob:
         return

@@ -15,11 +15,10 @@ from services.gateway.keys import Key
 from services.gateway.schemas import jobs as shapes
 from services.gateway.streaming import StreamedBody
 from services.gateway.uploads import receive_form
+from services.jobs.kinds import State
 from services.jobs.layout import JobId
-from services.jobs.model import State
 from services.media.library import MediaLibrary
 from services.media.records import MediaRecord
-from services.pipeline.transcripts import plain_text, to_srt, to_vtt
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -104,15 +103,12 @@ async def job_result(
     result = await jobs.result(JobId(key.tenant, job_id))
     if format == "json":
         return JSONResponse(result.model_dump(mode="json"))
-    if result.segments is None:
+    if result.text is None:
         raise bad_request("format", "is json alone for a job without the task 'transcript'")
-    match format:
-        case "text":
-            return PlainTextResponse(plain_text(result.segments) + "\n")
-        case "srt":
-            return PlainTextResponse(to_srt(result.segments), media_type="application/x-subrip")
-        case _:
-            return PlainTextResponse(to_vtt(result.segments), media_type="text/vtt")
+    if format == "text":
+        return PlainTextResponse(f"{result.text}\n")
+    kept = await run_in_threadpool(jobs.book.store.get, JobId(key.tenant, job_id).subtitles(format))
+    return Response(kept, media_type={"srt": "application/x-subrip", "vtt": "text/vtt"}[format])
 
 
 @router.post("/{job_id}/cancel")

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from services.jobs.model import Answer, Gap, Priority, Segment, State, Task
+from services.jobs.kinds import Priority, State, Task
+from services.jobs.model import Answer, Gap, Segment
 
 _Metadata = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]
@@ -33,7 +34,7 @@ class JobOptions(BaseModel):
     language: str = Field("", max_length=16, description="ISO 639-1 code; empty where the model is to find out.")
     webhook: WebhookRequest | None = None
     metadata: _Metadata = Field(default_factory=dict, max_length=16, description="Yours; given back as it came.")
-    priority: Priority = Field("normal", description="Among your own jobs.")
+    priority: Priority = Field(Priority.NORMAL, description="Among your own jobs.")
     allow_gaps: bool = Field(False, description="Whether the job succeeds where a clip cannot be heard.")
 
 

@@ -9,8 +9,9 @@ import redis
 from services.common.errors import InvalidInput
 from services.jobs.book import JobBook, JobEnded, UnknownJob, now
 from services.jobs.desk import JobDesk, Order
+from services.jobs.kinds import State, Task
 from services.jobs.layout import JobId
-from services.jobs.model import Recording, State, Task
+from services.jobs.model import Recording
 from services.jobs.queue import Waiting
 from services.jobs.settings import JobSettings
 from services.jobs.state import Unit, Work

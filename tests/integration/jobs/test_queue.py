@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 import redis
 
+from services.jobs.kinds import Priority
 from services.jobs.layout import JobId
 from services.jobs.queue import UnitQueue
 from services.jobs.state import Unit, Work
@@ -62,7 +63,7 @@ def test_a_tenant_who_asks_again_and_again_starves_nobody(queue: UnitQueue) -> N
 
 
 def test_a_job_of_high_priority_goes_four_times_as_fast(queue: UnitQueue) -> None:
-    queue.push(JobId("acme", "normal"), clips(40), "normal")
-    queue.push(JobId("acme", "high"), clips(40), "high")
+    queue.push(JobId("acme", "normal"), clips(40), Priority.NORMAL)
+    queue.push(JobId("acme", "high"), clips(40), Priority.HIGH)
     first = [job for job, _ in islice(popped(queue), 20)]
     assert first.count("high") == 16

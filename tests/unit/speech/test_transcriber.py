@@ -126,7 +126,7 @@ def test_a_decoder_that_multiplies_in_bfloat16_gives_nearly_the_same_logits(deco
     rounded = copy.deepcopy(decoder)
     rounded.multiply_in(torch.bfloat16)
     near = rounded(tokens, rounded.new_state(clips)).float()
-    assert torch.nn.functional.cosine_similarity(near, exact, dim=-1).min() > 0.999
+    assert torch.nn.functional.cosine_similarity(near, exact, dim=-1).min() > 0.99
 
 
 # What may come next.

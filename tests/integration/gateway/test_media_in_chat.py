@@ -1,0 +1,90 @@
+"""Chat requests that name media by their id."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.storage.settings import StoreSettings
+from tests.integration.gateway.conftest import Gateway, StartGateway, picture, wav
+from tests.integration.gateway.test_chat import image_part, sound_part
+from tests.integration.gateway.test_media import error_of, upload
+from tests.videos import make_video
+
+
+def chat(*content: dict[str, Any]) -> dict[str, Any]:
+    return {"model": "lyra-tiny", "messages": [{"role": "user", "content": list(content)}], "max_tokens": 2}
+
+
+def sound(media_id: str) -> dict[str, Any]:
+    return {"type": "input_audio", "input_audio": {"media_id": media_id}}
+
+
+def seen(kind: str, media_id: str) -> dict[str, Any]:
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": f"media:{media_id}"}}
+
+
+@pytest.fixture
+async def full_gateway(
+    start_gateway: StartGateway, tiny_addresses: dict[str, str], store_settings: StoreSettings
+) -> Gateway:
+    """A gateway with an object store and all services."""
+    return await start_gateway(tiny_addresses, **store_settings.model_dump())
+
+
+async def test_a_chat_names_media_and_gets_the_answer_that_their_bytes_get(full_gateway: Gateway) -> None:
+    recording = wav(2.0)
+    spoken = (await upload(full_gateway, recording)).json()["id"]
+    shown = (await upload(full_gateway, picture())).json()["id"]
+    named = await full_gateway.http.post("/v1/chat/completions", json=chat(seen("image", shown), sound(spoken)))
+    assert named.status_code == 200, named.text
+    inline = await full_gateway.http.post("/v1/chat/completions", json=chat(image_part(), sound_part(recording)))
+    assert inline.status_code == 200, inline.text
+    for field in ("usage", "choices"):
+        assert named.json()[field] == inline.json()[field]
+
+
+async def test_a_chat_hears_and_sees_a_video_that_it_names(full_gateway: Gateway) -> None:
+    media_id = (await upload(full_gateway, make_video("mp4", loudness=0.3))).json()["id"]
+    heard = await full_gateway.http.post("/v1/chat/completions", json=chat(sound(media_id)))
+    assert heard.status_code == 200, heard.text
+
+
+async def test_media_that_a_chat_cannot_have_are_named(full_gateway: Gateway) -> None:
+    gateway = full_gateway
+    spoken = (await upload(gateway, wav(1.0))).json()["id"]
+    shown = (await upload(gateway, picture())).json()["id"]
+    silent = (await upload(gateway, make_video("mp4"))).json()["id"]
+    unknown = "media-" + "0" * 32
+    part = "messages[0].content[0]"
+    cases: list[tuple[dict[str, Any], int, str]] = [
+        (sound(unknown), 404, f"{part}.input_audio.media_id"),
+        (seen("image", unknown), 404, f"{part}.image_url.url"),
+        (sound(shown), 400, f"{part}.input_audio.media_id"),
+        (sound(silent), 400, f"{part}.input_audio.media_id"),
+        (seen("image", spoken), 400, f"{part}.image_url.url"),
+        (seen("video", spoken), 400, f"{part}.video_url.url"),
+        ({"type": "input_audio", "input_audio": {"media_id": spoken, "data": "AAAA"}}, 400, f"{part}.input_audio.data"),
+    ]
+    for content, status, param in cases:
+        response = await gateway.http.post("/v1/chat/completions", json=chat(content))
+        assert (response.status_code, error_of(response)["param"]) == (status, param), response.text
+    _, other = gateway.keys.create("other")
+    headers = {"Authorization": f"Bearer {other}"}
+    theirs = await gateway.http.post("/v1/chat/completions", json=chat(sound(spoken)), headers=headers)
+    assert theirs.status_code == 404
+
+
+async def test_media_of_a_chat_count_as_if_they_had_come_with_it(
+    start_gateway: StartGateway, tiny_addresses: dict[str, str], store_settings: StoreSettings
+) -> None:
+    limits: dict[str, Any] = {"max_body_bytes": 100_000, "max_media": 2}
+    gateway = await start_gateway(tiny_addresses, **store_settings.model_dump(), **limits)
+    noise = np.random.default_rng(0)
+    ids = [(await upload(gateway, wav(2.0 + noise.random()))).json()["id"] for _ in range(2)]
+    assert (await gateway.http.post("/v1/chat/completions", json=chat(sound(ids[0]), sound(ids[0])))).status_code == 200
+    too_large = await gateway.http.post("/v1/chat/completions", json=chat(*map(sound, ids)))
+    assert (too_large.status_code, error_of(too_large)["param"]) == (400, "messages[0].content[1].input_audio.media_id")
+    assert "100,000 bytes" in error_of(too_large)["message"]
+    too_many = await gateway.http.post("/v1/chat/completions", json=chat(*[sound(ids[0])] * 3))
+    assert error_of(too_many)["code"] == "too_many_media"
