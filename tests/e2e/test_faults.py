@@ -5,15 +5,21 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import psutil
 import pytest
 
 from services.local.stack import SERVICES, Stack
-from tests.conftest import StartStack
 from tests.paths import EXAMPLES
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Each test starts again what it ended."""
+    with Stack(preset="tiny", home=tmp_path_factory.mktemp("stack"), threads=1, jobs=False) as running:
+        yield running
 
 
 def spoken_question(stack: Stack, max_tokens: int = 4) -> httpx.Response:
@@ -72,9 +78,8 @@ class Load:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_kill_nine_of_a_service_under_requests_costs_errors_that_say_so_and_nothing_else(
-    start_stack: StartStack, name: str
+    stack: Stack, name: str
 ) -> None:
-    stack = start_stack()
     others = {each: stack.processes[each].pid for each in stack.processes if each != name}
     with Load(stack, clients=3) as load:
         until(lambda: load.statuses[200] > 3)
@@ -90,8 +95,7 @@ def test_kill_nine_of_a_service_under_requests_costs_errors_that_say_so_and_noth
     assert spoken_question(stack).status_code == 200
 
 
-def test_sigterm_of_a_service_lets_its_answer_finish(start_stack: StartStack) -> None:
-    stack = start_stack()
+def test_sigterm_of_a_service_lets_its_answer_finish(stack: Stack) -> None:
     process = psutil.Process(stack.processes["language_model"].pid)
     responses: list[httpx.Response] = []
     client = threading.Thread(target=lambda: responses.append(spoken_question(stack, max_tokens=800)))

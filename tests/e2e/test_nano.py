@@ -150,26 +150,26 @@ def test_silence_is_refused(client: openai.OpenAI, tmp_path: Path) -> None:
         ask(client, spoken(silence))
 
 
-def test_evaluations_print_one_line_of_json_and_write_every_prediction(tmp_path: Path) -> None:
-    for kind, manifest in (("wer", "sentences-held-out-voice.jsonl"), ("vqa", "vqa-spoken.jsonl")):
-        few, out = HELD_OUT / f".few-{kind}.jsonl", tmp_path / f"{kind}.jsonl"
-        few.write_text("".join(json.dumps(row) + "\n" for row in lines(manifest, 5)))
-        try:
-            command = [
-                str(Path(sys.executable).parent / "lyra"),
-                "eval",
-                kind,
-                "--manifest",
-                str(few),
-                "--out",
-                str(out),
-            ]
-            printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-        finally:
-            few.unlink()
-        result = json.loads(printed)
-        assert (result["count"], result["preset"]) == (5, "nano")
-        assert len(out.read_text().splitlines()) == 5
+@pytest.mark.parametrize(
+    ("kind", "manifest", "through_gateway"),
+    [("wer", "sentences-held-out-voice.jsonl", True), ("vqa", "vqa-spoken.jsonl", False)],
+)
+def test_an_evaluation_prints_one_line_of_json_and_writes_every_prediction(
+    stack: Stack, tmp_path: Path, kind: str, manifest: str, through_gateway: bool
+) -> None:
+    few, out = HELD_OUT / f".few-{kind}.jsonl", tmp_path / f"{kind}.jsonl"
+    few.write_text("".join(json.dumps(row) + "\n" for row in lines(manifest, 5)))
+    lyra = str(Path(sys.executable).parent / "lyra")
+    subject = ("--gateway", stack.url, "--key", stack.key) if through_gateway else ()
+    command = [lyra, "eval", kind, "--manifest", str(few), "--out", str(out), *subject]
+    try:
+        printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    finally:
+        few.unlink()
+    result = json.loads(printed)
+    assert result["count"] == 5
+    assert (result["model"] == "lyra-nano") if through_gateway else (result["preset"] == "nano")
+    assert len(out.read_text().splitlines()) == 5
 
 
 def test_nothing_listens_beyond_loopback(stack: Stack) -> None:

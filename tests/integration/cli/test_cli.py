@@ -10,6 +10,7 @@ import wave
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -149,8 +150,10 @@ def test_serve_runs_until_it_is_interrupted(tmp_path: Path) -> None:
             first = process.stdout.readline()
             state = json.loads((tmp_path / "run" / "stack.json").read_text())
             assert state["url"] in first
+            children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
+            assert process.wait(180) == 0
         finally:
             process.kill()
+    assert not psutil.wait_procs(children, timeout=60)[1]
     assert not (tmp_path / "run" / "stack.json").exists()
