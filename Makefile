@@ -50,6 +50,11 @@ test: setup ## Run every test (PYTEST_ARGS="tests/unit -x" for a part)
 test-faults: setup ## Do all harm to running jobs, and for as long as it takes
 	@$(BIN)/python -m pytest -m "" tests/integration/test_job_faults.py
 
+.PHONY: test-two-hours
+test-two-hours: setup ## Have preset nano work on a recording of two hours, and print how well it was heard
+	@$(BIN)/lyra weights pull nano
+	@$(BIN)/python -m pytest -m "" tests/e2e/test_long_audio.py
+
 .PHONY: test-quantized
 test-quantized: setup ## Test weights of 8 and 4 bits, which want the optional package torchao
 	@$(BIN)/pip install --quiet "torchao==0.18.0"

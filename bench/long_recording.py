@@ -3,7 +3,8 @@
 Held-out sentences and questions by nine voices, with pauses from a breath to a long silence, in rooms and noise.
 
     python -m bench.long_recording make long.mp3 --seconds 7200
-    lyra jobs submit long.mp3 --question "What is said first?" --wait --json > job.json
+    lyra jobs submit long.mp3 --question "What is said first?" --wait
+    lyra jobs result job-1f0c... --format json > result.json
     python -m bench.long_recording score long.jsonl result.json
 """
 

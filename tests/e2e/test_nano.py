@@ -15,17 +15,15 @@ import pytest
 
 from model_core.evaluation.metrics import normalize
 from model_core.language.extractor import ExtractionConfig
-from model_core.presets import lyra_home
 from services.local.stack import Stack
 from tests.paths import DATA, EXAMPLES, ROOT
 
 HELD_OUT = DATA / "held_out"
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with Stack(preset="nano", home=lyra_home(), announce=False, jobs=False) as running:
-        yield running
+@pytest.fixture
+def stack(nano_stack: Stack) -> Stack:
+    return nano_stack
 
 
 @pytest.fixture
