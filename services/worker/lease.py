@@ -76,6 +76,11 @@ class Leases:
         with suppress(redis.RedisError):
             self._client.decr(_TRIES_PREFIX + _name(unit))
 
+    def forget_tries(self, unit: Waiting) -> None:
+        """It was done: what went wrong before counts no more."""
+        with suppress(redis.RedisError):
+            self._client.delete(_TRIES_PREFIX + _name(unit))
+
     def _beat(self, key: str, token: str, stop: threading.Event) -> None:
         while not stop.wait(self._milliseconds / 3000):
             with suppress(redis.RedisError):

@@ -100,7 +100,7 @@ def _work(place: Place, waiting: Waiting, tries: int) -> None:
         view = place.book.glance(job, unit.index) if unit.work is Work.CLIP else place.book.read(job)
         if unit in next_units(view):
             _DO[unit.work](place, view, unit)
-            place.leases.forget_try(waiting)  # a callback comes again, and only what failed counts
+            place.leases.forget_tries(waiting)  # a callback comes again, and only what failed counts
             bound.info("unit done", tries=tries)
     except UnknownJob:
         return

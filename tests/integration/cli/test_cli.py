@@ -141,7 +141,8 @@ def test_bad_recording_is_named_and_nothing_is_written(lyra: Lyra, tmp_path: Pat
     assert not out.exists()
 
 
-def test_serve_runs_until_it_is_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_runs_until_it_is_told_to_end(tmp_path: Path, number: signal.Signals) -> None:
     environment = {**os.environ, "LYRA_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "cli", "serve", "--preset", "tiny", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -151,7 +152,7 @@ def test_serve_runs_until_it_is_interrupted(tmp_path: Path) -> None:
             state = json.loads((tmp_path / "run" / "stack.json").read_text())
             assert state["url"] in first
             children = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             assert process.wait(180) == 0
         finally:
             process.kill()
