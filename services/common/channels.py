@@ -1,8 +1,27 @@
-"""Client side of the model services: a channel that notices dead peers and comes back soon after they do."""
+"""Client side of the model services: a channel that notices dead peers and comes back soon after they do, and that
+spreads its calls over the replicas that are well.
 
-from typing import Any
+Addresses have three forms:
+
+- "host:port": one process, or a balancer of others before several.
+- "dns:///name:port": every address that the name has, as of a headless Service of Kubernetes.
+- "10.0.0.1:50051,10.0.0.2:50051": these.
+
+The last two are balanced here: calls go round, one replica after the other. Each replica's health is watched
+(https://github.com/grpc/grpc/blob/master/doc/health-checking.md), so one that drains or loads gets no call. A name is
+looked up anew whenever a replica closes a connection, which servers of ours do every few seconds (`server.py`): that is
+how clients find replicas that were added.
+"""
+
+import ipaddress
+import json
+import re
+from typing import Annotated, Any
 
 import grpc
+from pydantic import AfterValidator
+
+from services.common.balancing import RenewedChannel
 
 # A service that died and came back is found again within a second, not after gRPC's usual two minutes of back-off.
 _RECONNECT_OPTIONS = (
@@ -17,6 +36,17 @@ KEEPALIVE_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
 )
+# For addresses with several replicas.
+_BALANCED_OPTIONS = (
+    (
+        "grpc.service_config",
+        json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}),
+    ),
+    # Which replicas there are changes by the second while they scale; gRPC would ask twice a minute at most.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
+)
+_HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s,:/\[\]]+):(?P<port>\d{1,5})")
+_DNS = re.compile(r"dns://(?P<server>[^/\s]*)/(?P<name>[^/\s]+)")
 
 
 def message_limits(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
@@ -28,18 +58,67 @@ def message_limits(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
 
 
 def open_channel(address: str, *, max_message_bytes: int = 4 * 2**20) -> grpc.aio.Channel:
-    """A channel to the service at `address` ("host:port"). Connects on first use; `await channel.close()` ends it."""
-    options = (
+    """A channel to the service at `address`, in one of the forms above.
+
+    Connects on first use; `await channel.close()` ends it. Raises ValueError for an address of no form.
+    """
+    target, balanced = _target(address)
+    options: tuple[tuple[str, Any], ...] = (
         *message_limits(max_message_bytes),
         *KEEPALIVE_OPTIONS,
         *_RECONNECT_OPTIONS,
         # Channels in one process would otherwise share connections, and with them their back-off.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
+        *(_BALANCED_OPTIONS if balanced else ()),
     )
-    channel = grpc.aio.insecure_channel(address, options=options)
-    _keep_statuses(channel)
-    return channel
+
+    def connect() -> grpc.aio.Channel:
+        channel = grpc.aio.insecure_channel(target, options=options)
+        _keep_statuses(channel)
+        return channel
+
+    return RenewedChannel(connect) if balanced else connect()
+
+
+def check_address(address: str) -> str:
+    """`address`, for a field of settings. Raises ValueError that says what an address is."""
+    _target(address)
+    return address
+
+
+ServiceAddress = Annotated[str, AfterValidator(check_address)]
+
+
+def _target(address: str) -> tuple[str, bool]:
+    """What gRPC calls it (https://github.com/grpc/grpc/blob/master/doc/naming.md), and whether calls are spread."""
+    if dns := _DNS.fullmatch(address):
+        _host_and_port(dns["name"])
+        return address, True
+    if "," not in address:
+        _host_and_port(address)
+        return address, False
+    versions = {_ip_version(part.strip()) for part in address.split(",")}
+    if len(versions) > 1:
+        raise ValueError(f"{address!r} has IPv4 and IPv6 addresses; a list takes one kind")
+    return f"ipv{versions.pop()}:" + ",".join(part.strip() for part in address.split(",")), True
+
+
+def _ip_version(address: str) -> int:
+    host, _ = _host_and_port(address)
+    try:
+        return ipaddress.ip_address(host.strip("[]")).version
+    except ValueError:
+        raise ValueError(
+            f"{host!r} is no IP address; a list takes IP addresses, a name with several is written dns:///{address}"
+        ) from None
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    found = _HOST_PORT.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) < 65_536:
+        raise ValueError(f"{address!r} is not host:port, dns:///name:port, or host:port with commas between")
+    return found["host"], int(found["port"])
 
 
 class _KeepsStatus:

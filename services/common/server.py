@@ -136,7 +136,11 @@ class ModelServer(Generic[SettingsT]):
         server = grpc.aio.server(
             handlers=[self._gate],
             interceptors=[self._telemetry, errors],
-            options=[*message_limits(settings.max_message_bytes), *_SERVER_OPTIONS],
+            options=[
+                *message_limits(settings.max_message_bytes),
+                *_SERVER_OPTIONS,
+                *_connection_age(settings.max_connection_seconds),
+            ],
         )
         for name in ("", *self._definition.full_names):
             await self._health.set(name, _NOT_SERVING)
@@ -163,8 +167,8 @@ class ModelServer(Generic[SettingsT]):
 
     async def drain(self) -> None:
         """Says NOT_SERVING, refuses what is new, lets what runs finish within the grace period, cancels the rest."""
+        await self._health.enter_graceful_shutdown()  # first, so that balancers leave before anybody is refused
         self._gate.close("is shutting down")
-        await self._health.enter_graceful_shutdown()
         try:
             async with asyncio.timeout(self.settings.grace_seconds):
                 await self._telemetry.wait_idle()
@@ -177,6 +181,14 @@ class ModelServer(Generic[SettingsT]):
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
         log.info("stopped")
+
+
+def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
+    """Server options; gRPC adds a tenth more or less by chance (https://github.com/grpc/proposal, A9)."""
+    if not seconds:
+        return ()
+    age, forever = max(1, round(seconds * 1000)), 2**31 - 1
+    return (("grpc.max_connection_age_ms", age), ("grpc.max_connection_age_grace_ms", forever))
 
 
 def write_port_file(path: Path, *, port: int, metrics_port: int | None = None) -> None:

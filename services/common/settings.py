@@ -75,6 +75,12 @@ class ServiceSettings(ProcessSettings):
     max_calls: int = Field(
         default=64, ge=1, description="Calls that may be open at the same time, waiting ones among them."
     )
+    max_connection_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        description="Seconds after which a client is asked to connect anew, and so finds replicas that were added; "
+        "its running calls end as they would. 0 for never.",
+    )
     default_deadline_seconds: float = Field(
         default=600.0, gt=0, description="Seconds that a call may take when its client set no deadline."
     )

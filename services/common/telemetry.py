@@ -18,6 +18,8 @@ from prometheus_client.exposition import ThreadingWSGIServer
 TENANT_METADATA = "lyra-tenant"
 
 _POLL_SECONDS = 0.1  # how soon the metrics server notices that it is to stop
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+_FACTOR_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -29,6 +31,22 @@ REQUESTS_RUNNING = Gauge("lyra_requests_running", "Calls that are open, waiting 
 REQUESTS_WAITING = Gauge("lyra_requests_waiting", "Calls that wait for their turn at the model.", ("service",))
 MODEL_RUNNING = Gauge("lyra_model_running", "Calls that the model works for.", ("service",))
 AUDIO_SECONDS_WAITING = Gauge("lyra_audio_seconds_waiting", "Seconds of audio taken in and not encoded yet.")
+BATCH_SIZE = Histogram(
+    "lyra_batch_size",
+    "Clips, pictures or frames that the model worked on together.",
+    ("service",),
+    buckets=_BATCH_BUCKETS,
+)
+REAL_TIME_FACTOR = Histogram(
+    "lyra_real_time_factor",
+    "Seconds of the model's work for each second of audio, taken in or made.",
+    ("service",),
+    buckets=_FACTOR_BUCKETS,
+)
+UNSERVED = Counter(
+    "lyra_calls_unserved_total", "Calls that found no replica to serve them, tries included.", ("service",)
+)
+# The language model's cache has no pages yet: `lyra_cache_pages_free` will stand here when it has.
 
 
 def queue_gauges(service: str) -> Callable[[int, int], None]:
@@ -41,6 +59,14 @@ def queue_gauges(service: str) -> Callable[[int, int], None]:
 
     show(0, 0)
     return show
+
+
+def observe_work(service: str, seconds: float, audio_seconds: float, batch: int = 0) -> None:
+    """Notes work on audio: its real-time factor, and how many clips it was for (0 where that says nothing)."""
+    if batch:
+        BATCH_SIZE.labels(service).observe(batch)
+    if audio_seconds > 0:
+        REAL_TIME_FACTOR.labels(service).observe(seconds / audio_seconds)
 
 
 def configure_logging(level: str, style: str, service: str) -> None:

@@ -1,12 +1,48 @@
 """Model work off the event loop: one thread per model, iterators that run in it and stop when their reader does."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 T = TypeVar("T")
 _END: Final = object()
+
+
+class WorkTime:
+    """Counts the seconds that pieces of work take in their thread, without those that they wait for it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def of(self, work: Callable[[], T]) -> Callable[[], T]:
+        """`work`, counted."""
+
+        def timed() -> T:
+            began = time.perf_counter()
+            try:
+                return work()
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        return timed
+
+    def of_steps(self, start: Callable[[], Iterator[T]]) -> Callable[[], Iterator[T]]:
+        """`start`, with each step of its iterator counted."""
+
+        def timed() -> Iterator[T]:
+            iterator = self.of(start)()
+            step = self.of(lambda: next(iterator, _END))
+            try:
+                while (item := step()) is not _END:
+                    yield item  # type: ignore[misc]
+            finally:
+                close = getattr(iterator, "close", None)
+                if close is not None:
+                    close()
+
+        return timed
 
 
 class ModelThread:

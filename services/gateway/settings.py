@@ -1,13 +1,30 @@
 """Settings of the gateway: `LYRA_...` variables or flags, see `python -m services.gateway --help`."""
 
-from pydantic import Field
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
+from services.common.channels import ServiceAddress
 from services.common.settings import ProcessSettings
 from services.jobs.settings import JobSettings
 from services.media.settings import MediaSettings
 from services.outbound.settings import OutboundSettings
-from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER, SPEECH_SYNTHESIZER, VISION_ENCODER
+from services.pipeline.services import LANGUAGE_MODEL, NAMES, SPEECH_ENCODER, SPEECH_SYNTHESIZER, VISION_ENCODER
 from services.webhooks.settings import WebhookSettings
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _known(text: str) -> str:
+    """`text` where it names services alone. Raises ValueError."""
+    if unknown := [name for name in _names(text) if name not in NAMES]:
+        raise ValueError(f"{unknown[0]!r} is none of {', '.join(NAMES)}")
+    return text
+
+
+ServiceNames = Annotated[str, AfterValidator(_known)]
 
 
 class GatewaySettings(ProcessSettings, MediaSettings, JobSettings, WebhookSettings, OutboundSettings):
@@ -19,11 +36,25 @@ class GatewaySettings(ProcessSettings, MediaSettings, JobSettings, WebhookSettin
     )
     docs: bool = Field(default=True, description="Whether /docs and /openapi.json are served, without a key.")
 
-    speech_encoder_address: str = Field(default="127.0.0.1:50051", description="host:port of the speech encoder.")
-    vision_encoder_address: str = Field(default="127.0.0.1:50052", description="host:port of the vision encoder.")
-    language_model_address: str = Field(default="127.0.0.1:50053", description="host:port of the language model.")
-    speech_synthesizer_address: str = Field(
-        default="127.0.0.1:50054", description="host:port of the speech synthesizer."
+    speech_encoder_address: ServiceAddress = Field(
+        default="127.0.0.1:50051",
+        description="Address of the speech encoder: host:port, or its replicas as dns:///name:port or "
+        "IP:port,IP:port, among which calls are spread.",
+    )
+    vision_encoder_address: ServiceAddress = Field(
+        default="127.0.0.1:50052", description="Address of the vision encoder."
+    )
+    language_model_address: ServiceAddress = Field(
+        default="127.0.0.1:50053", description="Address of the language model."
+    )
+    speech_synthesizer_address: ServiceAddress = Field(
+        default="127.0.0.1:50054", description="Address of the speech synthesizer."
+    )
+
+    ready_without: ServiceNames = Field(
+        default="",
+        description="Services, with commas between, that the gateway is ready without, because they may be scaled to "
+        f"zero: {', '.join(NAMES)}.",
     )
 
     encode_seconds: float = Field(
@@ -67,12 +98,17 @@ class GatewaySettings(ProcessSettings, MediaSettings, JobSettings, WebhookSettin
     )
 
     @property
+    def dispensable(self) -> frozenset[str]:
+        """Services that the gateway is ready without."""
+        return frozenset(_names(self.ready_without))
+
+    @property
     def model(self) -> str:
         """The model's id in the API."""
         return f"lyra-{self.preset}"
 
     def addresses(self) -> dict[str, str]:
-        """host:port of each service, by its name in the pipeline."""
+        """Address of each service, by its name in the pipeline."""
         return {
             SPEECH_ENCODER: self.speech_encoder_address,
             VISION_ENCODER: self.vision_encoder_address,

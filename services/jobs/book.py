@@ -176,6 +176,15 @@ class JobBook:
             cursor = each.key.removeprefix(prefix)
             yield cursor, JobId(tenant, cursor.partition("-")[2])
 
+    def since(self, at: datetime) -> Iterator[JobId]:
+        """Jobs of all tenants that were submitted then or later; of a tenant, the latest first."""
+        last = _LATEST_MILLISECONDS - int(at.timestamp() * 1000)
+        for tenant in self.store.folders(_INDEX):
+            for cursor, job in self.by_time(tenant):
+                if int(cursor.partition("-")[0]) > last:
+                    break
+                yield job
+
     def delete(self, job: JobId) -> None:
         """Removes all of a job. Raises UnknownJob."""
         manifest = self.manifest(job)

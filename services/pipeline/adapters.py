@@ -49,7 +49,7 @@ class AdapterServices:
 
     @classmethod
     def open(cls, addresses: Mapping[str, str]) -> Self:
-        """`addresses`: host:port for each of SERVICES. Call it in a running event loop."""
+        """`addresses` of each of SERVICES. Call it in a running event loop."""
         channels = {name: open_channel(addresses[name]) for name in SERVICES}
         return cls(channels=channels, stubs={name: AdaptersStub(channel) for name, channel in channels.items()})
 

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import grpc
 
-from services.common.errors import Failed, Unavailable, from_rpc_error
-from services.common.telemetry import TENANT_METADATA, trace_metadata
+from services.common.errors import Failed, ServiceError, Unavailable, from_rpc_error
+from services.common.telemetry import TENANT_METADATA, UNSERVED, trace_metadata
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+_END: Final[Any] = object()
 
 # Waits before the second and the third attempt. All attempts together stay well under 2 s when a service is down.
 RETRY_DELAYS_SECONDS = (0.2, 0.6)
@@ -36,7 +38,7 @@ async def ask(
         try:
             return await method(request, timeout=seconds, metadata=call_metadata(tenant))
         except grpc.aio.AioRpcError as error:
-            failure, delay = from_rpc_error(service, error), next(delays, None)
+            failure, delay = _failure(service, error), next(delays, None)
             if delay is None or not isinstance(failure, Unavailable):
                 raise failure from error
         await asyncio.sleep(delay)
@@ -61,7 +63,7 @@ async def exchange(
         async for response in call:
             yield response
     except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(service, error) from error
+        raise _failure(service, error) from error
     except asyncio.CancelledError:
         # The feeder cancels the call where the requests cannot be made: then that is the error.
         if feeder.done() and not feeder.cancelled() and (failure := feeder.exception()) is not None:
@@ -86,6 +88,50 @@ async def _feed(call: Any, requests: AsyncIterator[Request]) -> None:
     except BaseException:
         call.cancel()
         raise
+
+
+def _failure(service: str, error: grpc.aio.AioRpcError) -> ServiceError:
+    """Ours for gRPC's. Calls that nobody was there for are counted: so a service that is scaled to zero is missed."""
+    failure = from_rpc_error(service, error)
+    if isinstance(failure, Unavailable):
+        UNSERVED.labels(service).inc()
+    return failure
+
+
+class Replayed(Generic[Request]):
+    """Requests that can be made only once, for several attempts: each begins with those that were taken before.
+
+    They are kept until `forget()`, to be called with the first response, after which no other attempt may come.
+    """
+
+    def __init__(self, requests: AsyncIterator[Request]) -> None:
+        self._requests = requests
+        self._taken: list[Request] | None = []
+        self._next: asyncio.Future[Request] | None = None
+
+    async def __call__(self) -> AsyncGenerator[Request, None]:
+        """The requests from the first, for one attempt at a time."""
+        for request in self._taken or ():
+            yield request
+        while True:
+            if self._next is None:
+                self._next = asyncio.ensure_future(anext(self._requests, _END))
+            # Shielded, so that an attempt that is given up leaves the next request to the attempt after it.
+            if (request := await asyncio.shield(self._next)) is _END:
+                return
+            self._next = None
+            if self._taken is not None:
+                self._taken.append(request)
+            yield request
+
+    def forget(self) -> None:
+        self._taken = None
+
+    async def aclose(self) -> None:
+        """Takes no more requests."""
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.gather(self._next, return_exceptions=True)
 
 
 async def with_retries(

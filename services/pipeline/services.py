@@ -13,6 +13,7 @@ from lyra.v1.speech_encoder_pb2_grpc import SpeechEncoderStub
 from lyra.v1.speech_synthesizer_pb2_grpc import SpeechSynthesizerStub
 from lyra.v1.vision_encoder_pb2_grpc import VisionEncoderStub
 from services.common.channels import open_channel
+from services.common.telemetry import UNSERVED
 
 if TYPE_CHECKING:
     from lyra.v1.language_model_pb2_grpc import LanguageModelAsyncStub
@@ -54,7 +55,9 @@ class Services:
 
     @classmethod
     def open(cls, addresses: Mapping[str, str], deadlines: Deadlines | None = None) -> Self:
-        """`addresses`: host:port by name; one that is not there is unavailable. Call it in a running event loop."""
+        """`addresses` by name; one that is not there is unavailable. Call it in a running event loop."""
+        for name in NAMES:
+            UNSERVED.labels(name)  # known as 0 from the beginning, so that the first one shows as an increase
         channels = {name: open_channel(addresses.get(name, _NOWHERE)) for name in NAMES}
         return cls(
             channels=channels,

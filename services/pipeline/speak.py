@@ -12,7 +12,7 @@ from lyra.v1.speech_synthesizer_pb2 import (
     VoiceDescription,
 )
 from services.common.errors import Failed, InvalidInput
-from services.pipeline.calls import exchange, with_retries
+from services.pipeline.calls import Replayed, exchange, with_retries
 from services.pipeline.describe import describe_language_model, describe_speech_synthesizer
 from services.pipeline.messages import AudioChunk, SpeechOptions
 from services.pipeline.services import SPEECH_SYNTHESIZER, Services
@@ -99,12 +99,14 @@ async def speak_deltas(
 ) -> AsyncGenerator[AudioChunk, None]:
     """Yields the sound of an answer that is still being written: its text, or its hidden states.
 
-    No second attempt: the answer cannot be written again.
+    The answer cannot be written again; until the first sound comes, what was written is kept for another attempt.
     """
-    attempt = _attempt(services, lambda: deltas, options, tenant)
-    async with aclosing(attempt()) as responses:
-        async for response in responses:
-            yield AudioChunk(response.audio.pcm, response.audio.sample_rate)
+    async with aclosing(Replayed(deltas)) as written:
+        attempt = _attempt(services, written, options, tenant)
+        async with aclosing(with_retries(SPEECH_SYNTHESIZER, attempt)) as responses:
+            async for response in responses:
+                written.forget()
+                yield AudioChunk(response.audio.pcm, response.audio.sample_rate)
 
 
 def _attempt(

@@ -11,7 +11,8 @@ from typing import Protocol
 from torch import Tensor
 
 from model_core.speech.audio import SAMPLE_RATE
-from services.common.threads import ModelThread
+from services.common import telemetry
+from services.common.threads import ModelThread, WorkTime
 from services.speech_encoder.backlog import Backlog
 
 
@@ -98,15 +99,17 @@ class BatchingSpeechEncoder:
             batch = self._next_batch()
             adapter = batch[0].adapter
             samples = [clip.samples for clip in batch]
-            started = time.monotonic()
+            started, work = time.monotonic(), WorkTime()
             try:
-                results = await self._thread.run(lambda s=samples, a=adapter: self._encoder.encode(s, a))  # type: ignore[misc]
+                results = await self._thread.run(work.of(lambda s=samples, a=adapter: self._encoder.encode(s, a)))  # type: ignore[misc]
             except Exception as error:  # whatever it is, it belongs to those who asked
                 for clip in batch:
                     if not clip.tokens.done():
                         clip.tokens.set_exception(error)
                 continue
-            self._backlog.learn(time.monotonic() - started, sum(len(s) for s in samples) / SAMPLE_RATE)
+            audio_seconds = sum(len(s) for s in samples) / SAMPLE_RATE
+            self._backlog.learn(time.monotonic() - started, audio_seconds)
+            telemetry.observe_work("speech_encoder", work.seconds, audio_seconds, len(batch))
             for clip, tokens in zip(batch, results, strict=True):
                 if not clip.tokens.done():
                     clip.tokens.set_result(tokens)

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from model_core.speech.audio import Clip
 from model_core.speech.encoder import EncodedClip, HeardClip
-from services.common.threads import ModelThread
+from services.common import telemetry
+from services.common.threads import ModelThread, WorkTime
 from services.speech_encoder.backlog import Backlog
 
 
@@ -148,28 +149,30 @@ class BatchingHearer:
     async def _work(self) -> None:
         while self._lines:
             batch: list[_Waiting] = []
-            started = time.monotonic()
+            started, work = time.monotonic(), WorkTime()
             try:
-                await self._hear(batch)
+                await self._hear(batch, work)
             except Exception as error:  # whatever it is, it belongs to those who asked
                 for clip in batch:
                     if not clip.heard.done():
                         clip.heard.set_exception(error)
                 continue
-            self._backlog.learn(time.monotonic() - started, sum(_seconds(clip.clip) for clip in batch))
+            audio_seconds = sum(_seconds(clip.clip) for clip in batch)
+            self._backlog.learn(time.monotonic() - started, audio_seconds)
+            telemetry.observe_work("speech_encoder", work.seconds, audio_seconds, len(batch))
 
-    async def _hear(self, batch: list[_Waiting]) -> None:
-        """Fills a batch and hears it; stops midway where nobody waits for it any more."""
+    async def _hear(self, batch: list[_Waiting], work: WorkTime) -> None:
+        """Fills a batch and hears it, counted in `work`; stops midway where nobody waits for it any more."""
         # The clip that waits longest for its turn says in which language.
         language = next(iter(self._lines.values()))[0].call.language
         encoded: list[EncodedClip] = []
         while len(batch) < self._max_batch_clips and (clip := self._take_next(language)) is not None:
             batch.append(clip)
             encoded += await self._thread.run(
-                lambda clip=clip: self._hearer.encode_clips([clip.clip], [clip.call.adapter])  # type: ignore[misc]
+                work.of(lambda clip=clip: self._hearer.encode_clips([clip.clip], [clip.call.adapter]))  # type: ignore[misc]
             )
         heard_in_turn = iter(batch)
-        steps = self._thread.iterate(lambda: self._hearer.hear(encoded, language))
+        steps = self._thread.iterate(work.of_steps(lambda: self._hearer.hear(encoded, language)))
         async with aclosing(steps) as results:
             async for heard in results:
                 if all(clip.heard.cancelled() for clip in batch):

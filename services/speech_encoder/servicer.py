@@ -19,7 +19,7 @@ from services.common.grpc_types import Context
 from services.common.interceptors import tenant_of
 from services.common.queueing import FairQueue
 from services.common.server import ServiceDefinition
-from services.common.threads import ModelThread
+from services.common.threads import ModelThread, WorkTime
 from services.common.uploads import header_and_parts
 from services.speech_encoder.batching import BatchingSpeechEncoder
 from services.speech_encoder.hearing import BatchingHearer
@@ -88,10 +88,13 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         transcriber = self._encoder.transcriber
         recording = await self._receive(header.audio, pieces)
         async with self._transcriptions.slot(tenant_of(context)):
-            transcript = self._thread.iterate(lambda: transcriber.transcribe(recording.clips, header.language))
+            work = WorkTime()
+            start = work.of_steps(lambda: transcriber.transcribe(recording.clips, header.language))
+            transcript = self._thread.iterate(start)
             async with aclosing(transcript) as segments:
                 async for segment in segments:
                     yield speech_encoder_pb2.TranscribeResponse(segment=_segment_message(segment))
+        telemetry.observe_work("speech_encoder", work.seconds, recording.seconds)
         # What a model of many languages heard by itself is not told.
         (language, *others) = transcriber.languages
         known = header.language or ("" if others else language)

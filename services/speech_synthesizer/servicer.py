@@ -20,12 +20,13 @@ from services.common.grpc_types import Context
 from services.common.interceptors import tenant_of
 from services.common.queueing import FairQueue
 from services.common.server import ServiceDefinition
-from services.common.threads import ModelThread
+from services.common.threads import ModelThread, WorkTime
 from services.common.uploads import header_and_parts
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 MAX_CHUNK_BYTES = 1024 * 1024
+SAMPLE_BYTES = 2
 
 Samples = npt.NDArray[np.int16]
 Push = Callable[[], Iterator[Samples]]
@@ -54,16 +55,16 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
             raise InvalidInput("speed", f"{speed:g} is not within {MIN_SPEED:g} to {MAX_SPEED:g}")
         async with self._queue.slot(tenant_of(context)):
             voice = voice_named(self._voice, header.voice)
-            stream = await self._thread.run(lambda: voice.new_stream(header.voice, speed))
+            work, samples = WorkTime(), 0
+            stream = await self._thread.run(work.of(lambda: voice.new_stream(header.voice, speed)))
             width, rate = voice.hidden_width, voice.sample_rate
             pushes = self._hidden_states(stream, deltas, width) if width else self._texts(stream, deltas)
-            async for push in pushes:
-                async with aclosing(self._speak(push, rate)) as responses:
+            async for push in _and_last(pushes, stream.finish):
+                async with aclosing(self._speak(work.of_steps(push), rate)) as responses:
                     async for response in responses:
+                        samples += len(response.audio.pcm) // SAMPLE_BYTES
                         yield response
-            async with aclosing(self._speak(stream.finish, rate)) as responses:
-                async for response in responses:
-                    yield response
+        telemetry.observe_work("speech_synthesizer", work.seconds, samples / rate)
 
     async def Describe(
         self, request: speech_synthesizer_pb2.SpeechSynthesizerDescribeRequest, context: Context
@@ -120,6 +121,12 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
                     piece = pcm[offset : offset + MAX_CHUNK_BYTES]
                     audio = speech_synthesizer_pb2.AudioChunk(pcm=piece, sample_rate=sample_rate)
                     yield speech_synthesizer_pb2.SynthesizeResponse(audio=audio)
+
+
+async def _and_last(pushes: AsyncIterator[Push], last: Push) -> AsyncIterator[Push]:
+    async for push in pushes:
+        yield push
+    yield last
 
 
 def _build(settings: SpeechSynthesizerSettings) -> SpeechSynthesizerServicer:

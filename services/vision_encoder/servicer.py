@@ -80,7 +80,9 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
             return self._encoder.encode([decode_image(data, max_pixels=self._settings.max_image_pixels)])[0]
 
         async with self._queue.slot(tenant):
-            return await self._thread.run(encode)
+            tokens = await self._thread.run(encode)
+        telemetry.BATCH_SIZE.labels("vision_encoder").observe(1)
+        return tokens
 
     async def _encode_video(self, pieces: AsyncIterator[bytes], tenant: str) -> VisionTokens:
         settings = self._settings
@@ -99,7 +101,9 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
             async with self._videos.slot(tenant):
                 frames = await self._video_thread.run(sample)
                 async with self._queue.slot(tenant):
-                    return await self._thread.run(lambda: self._encoder.encode_video(frames))
+                    tokens = await self._thread.run(lambda: self._encoder.encode_video(frames))
+        telemetry.BATCH_SIZE.labels("vision_encoder").observe(len(frames))
+        return tokens
 
 
 def _build(settings: VisionEncoderSettings) -> VisionEncoderServicer:

@@ -9,7 +9,9 @@ from services.common import telemetry
 from services.common.server import write_port_file
 from services.common.settings import load
 from services.common.telemetry import MetricsServer
+from services.jobs.tickets import Dispatcher, open_redis
 from services.worker.app import keep_logging, make_app
+from services.worker.queue_metrics import QueueMetrics
 from services.worker.settings import WorkerSettings
 
 
@@ -17,6 +19,9 @@ def main() -> int:
     """Returns the exit code."""
     settings = load(WorkerSettings, "python -m services.worker.clock")
     telemetry.configure_logging(settings.log_level, settings.log_format, "clock")
+
+    app, client = make_app(settings), open_redis(settings)
+    QueueMetrics(client, Dispatcher(client, app)).register()
 
     def tell(**_: Any) -> None:
         metrics = MetricsServer(settings.host, settings.metrics_port or settings.port)
@@ -26,9 +31,7 @@ def main() -> int:
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.beat_init.connect(tell, weak=False)
     # The schedule lives in memory: after a restart everything is due at once, which is what should be.
-    beat = make_app(settings).Beat(
-        scheduler="celery.beat:Scheduler", loglevel=settings.log_level.upper(), max_interval=1, quiet=True
-    )
+    beat = app.Beat(scheduler="celery.beat:Scheduler", loglevel=settings.log_level.upper(), max_interval=1, quiet=True)
     beat.run()
     return 0
 

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from services.common.channels import ServiceAddress
 from services.common.settings import ProcessSettings
 from services.jobs.settings import JobSettings
 from services.jobs.tickets import Queue
@@ -29,8 +30,14 @@ class WorkerSettings(ProcessSettings, MediaSettings, JobSettings, WebhookSetting
         default=0, ge=0, le=65535, description="HTTP port of health and metrics; 0 takes a free one."
     )
 
-    speech_encoder_address: str = Field(default="127.0.0.1:50051", description="host:port of the speech encoder.")
-    language_model_address: str = Field(default="127.0.0.1:50053", description="host:port of the language model.")
+    speech_encoder_address: ServiceAddress = Field(
+        default="127.0.0.1:50051",
+        description="Address of the speech encoder: host:port, or its replicas as dns:///name:port or "
+        "IP:port,IP:port, among which calls are spread.",
+    )
+    language_model_address: ServiceAddress = Field(
+        default="127.0.0.1:50053", description="Address of the language model."
+    )
 
     clip_seconds: float = Field(default=120.0, gt=0, description="Seconds that hearing one clip may take.")
     answer_seconds: float = Field(default=600.0, gt=0, description="Seconds that one pass of an answer may take.")
@@ -65,5 +72,5 @@ class WorkerSettings(ProcessSettings, MediaSettings, JobSettings, WebhookSetting
         return tuple(Queue(name.strip()) for name in self.queues.split(",") if name.strip())
 
     def addresses(self) -> dict[str, str]:
-        """host:port of each service that workers call, by its name in the pipeline."""
+        """Address of each service that workers call, by its name in the pipeline."""
         return {SPEECH_ENCODER: self.speech_encoder_address, LANGUAGE_MODEL: self.language_model_address}

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from services.gateway.dependencies import ModelServices
+from services.gateway.dependencies import ModelServices, Settings
 
 router = APIRouter(tags=["operations"])
 
@@ -27,10 +27,10 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
-async def readyz(services: ModelServices, response: Response) -> Readiness:
-    """All four services are serving."""
+async def readyz(services: ModelServices, settings: Settings, response: Response) -> Readiness:
+    """All four services are serving, but for those that may be scaled to zero."""
     states = await services.health()
-    ready = all(state == "SERVING" for state in states.values())
+    ready = all(state == "SERVING" for name, state in states.items() if name not in settings.dispensable)
     response.status_code = 200 if ready else 503
     return Readiness(status="ready" if ready else "not ready", services=states)
 

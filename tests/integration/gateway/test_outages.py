@@ -39,3 +39,15 @@ async def test_a_service_may_go_and_come_back(
 
     await until(ready)
     assert (await gateway.openai.chat.completions.create(**question())).choices
+
+
+async def test_a_gateway_is_ready_without_services_that_may_be_scaled_to_zero(
+    start_gateway: StartGateway, tiny_addresses: dict[str, str]
+) -> None:
+    addresses = {**tiny_addresses, "vision_encoder": "127.0.0.1:9", "speech_synthesizer": "127.0.0.1:9"}
+    gateway = await start_gateway(addresses, ready_without="vision_encoder, speech_synthesizer")
+    readiness = await gateway.http.get("/readyz")
+    assert readiness.status_code == 200
+    assert readiness.json()["services"]["vision_encoder"] == "UNREACHABLE"
+    needed = await start_gateway(addresses, ready_without="vision_encoder")
+    assert (await needed.http.get("/readyz")).status_code == 503

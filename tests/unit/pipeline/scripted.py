@@ -52,6 +52,8 @@ class Script:
         self.hidden_width = 0
         # Name -> width of the hidden states that it speaks from.
         self.more_voices: dict[str, int] = {}
+        # Name of the call that breaks off after its first text or sound.
+        self.breaks = ""
         self.speaking = asyncio.Event()
         self.uploads: list[bytes] = []
         self.uploaded = asyncio.Event()
@@ -84,6 +86,10 @@ class Script:
         finally:
             self.ended.append(name)
             self.ending.set()
+
+    def break_off(self, name: str) -> None:
+        if name == self.breaks:
+            raise Unavailable(name, "is shutting down")
 
     async def wait_uploads(self, count: int) -> None:
         """Returns when so many files have arrived whole."""
@@ -192,6 +198,7 @@ class FakeLanguageModel(language_model_pb2_grpc.LanguageModelServicer):
                     states = np.full((1, self.script.width), number, np.float32)
                     delta.hidden_states.CopyFrom(tensors.to_message(states))
                 yield language_model_pb2.GenerateResponse(text_delta=delta)
+                self.script.break_off("generate")
             await self.script.before_finish.wait()
             reason = language_model_pb2.FINISH_REASON_LENGTH
             yield language_model_pb2.GenerateResponse(
@@ -222,6 +229,7 @@ class FakeSpeechSynthesizer(speech_synthesizer_pb2_grpc.SpeechSynthesizerService
                 pcm = request.text_delta.encode().ljust(3_200, b"\0")  # a tenth of a second
                 audio = speech_synthesizer_pb2.AudioChunk(pcm=pcm, sample_rate=16_000)
                 yield speech_synthesizer_pb2.SynthesizeResponse(audio=audio)
+                self.script.break_off("synthesize")
 
     async def Describe(self, request: Any, context: Any) -> Any:
         async with self.script.call("describe_voices", context):

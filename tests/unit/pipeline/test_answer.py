@@ -146,12 +146,14 @@ async def test_a_service_that_comes_back_at_once_is_tried_again(services: Servic
     assert script.calls[call] == 2
 
 
-async def test_nothing_is_tried_again_once_text_has_come(services: Services, script: Script) -> None:
-    script.unavailable["synthesize"] = 1
+@pytest.mark.parametrize("call", ["generate", "synthesize"])
+async def test_nothing_is_tried_again_once_text_or_sound_has_come(
+    services: Services, script: Script, call: str
+) -> None:
+    script.breaks = call
     with pytest.raises(Unavailable):
         await answered(services, request_with(speech=SpeechOptions()))
-    assert script.calls["synthesize"] == 1
-    assert script.calls["generate"] == 1
+    assert script.calls[call] == 1
 
 
 async def test_services_that_are_down_are_named(nobody: Services) -> None:

@@ -1,5 +1,7 @@
 """Voices that speak an answer from its hidden states get those, and others its text."""
 
+import asyncio
+
 import pytest
 
 from services.common.errors import Failed, InvalidInput
@@ -40,6 +42,17 @@ async def test_a_voice_that_reads_text_gets_no_hidden_states(services: Services,
     await spoken(services)
     assert script.spoken == script.words
     assert not script.prompt[0].header.hidden_states
+
+
+async def test_an_answer_that_one_voice_refuses_is_spoken_whole_by_the_next(services: Services, script: Script) -> None:
+    script.unavailable["synthesize"] = 1
+    script.before_last_word.clear()
+    speaking = asyncio.create_task(spoken(services))
+    while script.calls.get("synthesize", 0) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    script.before_last_word.set()
+    assert isinstance((await speaking)[-1], Finished)
+    assert script.spoken == script.words
 
 
 async def test_a_voice_for_another_model_is_told_before_any_text(services: Services, script: Script) -> None:

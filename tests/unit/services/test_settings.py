@@ -3,6 +3,7 @@
 import pytest
 
 from services.common import settings
+from services.gateway.settings import GatewaySettings
 from services.language_model.settings import LanguageModelSettings
 from services.speech_encoder.settings import SpeechEncoderSettings
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
@@ -58,3 +59,19 @@ def test_ports_of_the_services_do_not_collide() -> None:
     loaded = [settings.load(settings_class, "x", []) for settings_class in ALL]
     ports = [port for one in loaded for port in (one.port, one.metrics_port)]
     assert len(set(ports)) == len(ports)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--speech-encoder-address", "speech"], "--speech-encoder-address (LYRA_SPEECH_ENCODER_ADDRESS)"),
+        (["--ready-without", "vision"], "--ready-without (LYRA_READY_WITHOUT)"),
+    ],
+)
+def test_a_gateway_tells_which_address_or_service_is_none(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        settings.load(GatewaySettings, "x", arguments)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,38 @@
+"""What `helm test` runs: waits for the platform, asks one question, ends with 0 where an answer came."""
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+
+URL, KEY = os.environ["LYRA_URL"], os.environ.get("LYRA_API_KEY", "")
+DEADLINE = time.monotonic() + 240
+
+
+def get(path, body=None):
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer " + KEY}
+    request = urllib.request.Request(URL + path, json.dumps(body).encode() if body else None, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace")
+    except OSError as error:
+        return 0, str(error)
+
+
+status, answer = get("/readyz")
+while status != 200 and time.monotonic() < DEADLINE:
+    time.sleep(3)
+    status, answer = get("/readyz")
+print("ready:", status, answer)
+if status != 200:
+    sys.exit("the platform is not ready")
+if not KEY:
+    sys.exit(print("the Secret of keys has no field api-key, so no question is asked"))
+question = [{"role": "user", "content": "What is the capital of France?"}]
+status, answer = get("/v1/chat/completions", {"model": os.environ["LYRA_MODEL"], "messages": question, "max_tokens": 32})
+print("answer:", status, answer)
+sys.exit(0 if status == 200 and answer["choices"][0]["message"]["content"] else "no answer came")

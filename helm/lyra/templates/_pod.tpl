@@ -1,0 +1,184 @@
+{{/* Pieces of pods that every component has. `.`: root, component, values. */}}
+
+{{/* Security of a pod: the restricted profile of the Pod Security Standards. */}}
+{{- define "lyra.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* Security of a container. */}}
+{{- define "lyra.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Labels and annotations of a pod, under `metadata:`. */}}
+{{- define "lyra.podMetadata" -}}
+labels:
+  {{- include "lyra.podLabels" . | nindent 2 }}
+  {{- include "lyra.serving" . | nindent 2 }}
+{{- with .values.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Who a pod is and where it runs. */}}
+{{- define "lyra.placement" -}}
+serviceAccountName: {{ include "lyra.name" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext: {{- include "lyra.podSecurity" . | nindent 2 }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- include "lyra.spread" . }}
+{{- end -}}
+
+{{/* Topology spread, with the component's own selector. */}}
+{{- define "lyra.spread" -}}
+{{- with .values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  - {{- toYaml . | nindent 4 }}
+    labelSelector:
+      matchLabels: {{- include "lyra.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Environment of every process of ours. `grace`: seconds that running work may take after SIGTERM. */}}
+{{- define "lyra.processEnv" -}}
+- {name: HOME, value: /tmp}
+- {name: LYRA_HOME, value: /var/lib/lyra}
+- {name: LYRA_HOST, value: 0.0.0.0}
+- {name: LYRA_LOG_LEVEL, value: {{ .root.Values.logLevel }}}
+- {name: LYRA_LOG_FORMAT, value: json}
+- {name: LYRA_GRACE_SECONDS, value: {{ .grace | quote }}}
+{{- end -}}
+
+{{/* Settings as variables, in order, then `extraEnv`. `.`: settings (a list of maps, later ones win), extra. */}}
+{{- define "lyra.settingsEnv" -}}
+{{- $all := dict -}}
+{{- range .settings }}{{- $all = mergeOverwrite $all (deepCopy (. | default dict)) }}{{- end -}}
+{{- range $name, $value := $all }}
+- {name: {{ $name }}, value: {{ ternary ($value | toString) (ternary ($value | int64 | toString) ($value | toString) (and (kindIs "float64" $value) (eq (floor $value) $value))) (kindIs "string" $value) | quote }}}
+{{- end }}
+{{- with .extra }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Variables that lead to the object store. `.`: root. */}}
+{{- define "lyra.storeEnv" -}}
+{{- $store := .root.Values.objectStore -}}
+{{- $bundled := eq $store.mode "bundled" -}}
+- {name: LYRA_STORE_ENDPOINT, value: {{ ternary (printf "%s-object-store:9000" (include "lyra.fullname" .root)) $store.external.endpoint $bundled | quote }}}
+- {name: LYRA_STORE_SECURE, value: {{ and (not $bundled) $store.external.secure | quote }}}
+- {name: LYRA_STORE_BUCKET, value: {{ $store.bucket | quote }}}
+- {name: LYRA_STORE_REGION, value: {{ $store.region | quote }}}
+{{- with $store.publicEndpoint }}
+- {name: LYRA_STORE_PUBLIC_ENDPOINT, value: {{ . | quote }}}
+- {name: LYRA_STORE_PUBLIC_SECURE, value: {{ $store.publicSecure | quote }}}
+{{- end }}
+{{- $secret := ternary (include "lyra.secretName" (dict "root" .root "existing" $store.bundled.existingSecret "suffix" "object-store")) $store.external.existingSecret $bundled }}
+{{- with $secret }}
+- name: LYRA_STORE_ACCESS_KEY
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ ternary "access-key" $store.external.accessKeyField $bundled }}}}
+- name: LYRA_STORE_SECRET_KEY
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ ternary "secret-key" $store.external.secretKeyField $bundled }}}}
+{{- end }}
+{{- end -}}
+
+{{/* Name of the Secret with Redis' password; empty where there is none. */}}
+{{- define "lyra.redisSecret" -}}
+{{- $redis := .Values.redis -}}
+{{- if eq $redis.mode "bundled" -}}
+{{- include "lyra.secretName" (dict "root" . "existing" $redis.bundled.existingSecret "suffix" "redis") -}}
+{{- else -}}
+{{- $redis.external.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{/* host:port of Redis. */}}
+{{- define "lyra.redisAddress" -}}
+{{- if eq .Values.redis.mode "bundled" -}}
+{{- include "lyra.fullname" . }}-redis.{{ .Release.Namespace }}.svc:6379
+{{- else -}}
+{{- .Values.redis.external.host }}:{{ .Values.redis.external.port | int }}
+{{- end -}}
+{{- end -}}
+
+{{/* Variables that lead to Redis. `.`: root. */}}
+{{- define "lyra.redisEnv" -}}
+{{- $external := .root.Values.redis.external -}}
+{{- $bundled := eq .root.Values.redis.mode "bundled" -}}
+{{- $secret := include "lyra.redisSecret" .root -}}
+{{- $user := "" -}}
+{{- if $secret }}{{- $user = ":$(REDIS_PASSWORD)@" }}
+- name: REDIS_PASSWORD
+  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ ternary "password" $external.passwordField $bundled }}}}
+{{- end }}
+- {name: LYRA_REDIS_URL, value: {{ printf "%s://%s%s/%d" (ternary "rediss" "redis" (and (not $bundled) $external.tls)) $user (include "lyra.redisAddress" .root) (ternary 0 (int $external.database) $bundled) | quote }}}
+{{- end -}}
+
+{{/* Address of a model service: every pod of its headless Service. `.`: root, component. */}}
+{{- define "lyra.serviceAddress" -}}
+{{- $facts := include "lyra.modelFacts" .component | fromYaml -}}
+dns:///{{ include "lyra.name" . }}.{{ .root.Release.Namespace }}.svc:{{ int $facts.port }}
+{{- end -}}
+
+{{/* A probe over HTTP of health and metrics. `.`: port, values (with probes). */}}
+{{- define "lyra.httpProbes" -}}
+{{- $probes := .values.probes -}}
+startupProbe:
+  httpGet: {path: {{ .path }}, port: {{ .port }}}
+  periodSeconds: 3
+  timeoutSeconds: 3
+  failureThreshold: {{ divf (float64 $probes.startupSeconds) 3 | ceil | int }}
+readinessProbe:
+  httpGet: {path: {{ .path }}, port: {{ .port }}}
+  periodSeconds: {{ int $probes.readinessPeriodSeconds }}
+  timeoutSeconds: 3
+  failureThreshold: 2
+livenessProbe:
+  httpGet: {path: {{ .path }}, port: {{ .port }}}
+  periodSeconds: {{ int $probes.livenessPeriodSeconds }}
+  timeoutSeconds: 5
+  failureThreshold: 3
+{{- end -}}
+
+{{/* Seconds until a pod is killed. `.`: given (0 for none), least (preStop and longest work together). */}}
+{{- define "lyra.termination" -}}
+{{- int .given | default (add (int .least) 15) -}}
+{{- end -}}
+
+{{/* An empty folder for what a process writes for itself. */}}
+{{- define "lyra.scratch" -}}
+emptyDir: {sizeLimit: {{ . }}}
+{{- end -}}
+
+{{/* How a Deployment replaces its pods. */}}
+{{- define "lyra.rollout" -}}
+type: RollingUpdate
+rollingUpdate: {maxSurge: {{ .values.rollout.maxSurge }}, maxUnavailable: {{ .values.rollout.maxUnavailable }}}
+{{- end -}}

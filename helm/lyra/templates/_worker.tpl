@@ -1,0 +1,97 @@
+{{/* Deployment of a worker, or of the clock. `.`: root, component, values, kind (plan, clips, answers; empty for the clock). */}}
+{{- define "lyra.workerDeployment" -}}
+{{- $values := .values -}}
+{{- $grace := ternary (int $values.longestUnitSeconds) 10 (ne .kind "") -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{- include "lyra.metadata" . | nindent 2 }}
+spec:
+  {{- if not .kind }}
+  replicas: 1
+  strategy: {type: Recreate}
+  {{- else }}
+  {{- if eq $values.autoscaling.mode "none" }}
+  replicas: {{ int $values.replicas }}
+  {{- end }}
+  strategy: {{- include "lyra.rollout" . | nindent 4 }}
+  {{- end }}
+  revisionHistoryLimit: 5
+  selector:
+    matchLabels: {{- include "lyra.selector" . | nindent 6 }}
+  template:
+    metadata: {{- include "lyra.podMetadata" . | nindent 6 }}
+    spec:
+      {{- include "lyra.placement" . | nindent 6 }}
+      terminationGracePeriodSeconds: {{ include "lyra.termination" (dict "given" $values.terminationGracePeriodSeconds "least" $grace) }}
+      containers:
+        - name: {{ .component }}
+          image: {{ include "lyra.image" (merge (dict "family" "services") .) }}
+          imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+          command: [python, -m, {{ ternary "services.worker" "services.worker.clock" (ne .kind "") }}]
+          env: {{- include "lyra.workerEnv" (merge (dict "grace" $grace) .) | nindent 12 }}
+          ports:
+            - {name: metrics, containerPort: {{ include "lyra.workerMetricsPort" . }}, protocol: TCP}
+          {{- include "lyra.httpProbes" (dict "path" "/metrics" "port" "metrics" "values" $values) | nindent 10 }}
+          resources: {{- include "lyra.plainResources" . | nindent 12 }}
+          securityContext: {{- include "lyra.containerSecurity" . | nindent 12 }}
+          volumeMounts:
+            - {name: tmp, mountPath: /tmp}
+            - {name: home, mountPath: /var/lib/lyra}
+            {{- with include "lyra.webhookMount" .root | trim }}
+            {{- . | nindent 12 }}
+            {{- end }}
+      volumes:
+        - name: tmp
+          {{- include "lyra.scratch" (ternary "8Gi" "256Mi" (eq .kind "plan")) | nindent 10 }}
+        - name: home
+          {{- include "lyra.scratch" "64Mi" | nindent 10 }}
+        {{- with include "lyra.webhookVolume" .root | trim }}
+        {{- . | nindent 8 }}
+        {{- end }}
+{{- end -}}
+
+{{/* Environment of a worker or the clock. */}}
+{{- define "lyra.workerEnv" -}}
+{{ include "lyra.processEnv" . }}
+- {name: LYRA_METRICS_PORT, value: {{ include "lyra.workerMetricsPort" . | quote }}}
+{{- if .kind }}
+- {name: LYRA_QUEUES, value: {{ include "lyra.queues" .kind | quote }}}
+- {name: LYRA_CONCURRENCY, value: {{ int .values.concurrency | quote }}}
+{{- end }}
+- {name: LYRA_SPEECH_ENCODER_ADDRESS, value: {{ include "lyra.serviceAddress" (dict "root" .root "component" "speech-encoder") | quote }}}
+- {name: LYRA_LANGUAGE_MODEL_ADDRESS, value: {{ include "lyra.serviceAddress" (dict "root" .root "component" "language-model") | quote }}}
+{{ include "lyra.storeEnv" . }}
+{{- include "lyra.redisEnv" . }}
+{{- include "lyra.webhookEnv" .root }}
+{{- include "lyra.settingsEnv" (dict "settings" (list .root.Values.sharedSettings .root.Values.worker.settings .values.settings) "extra" .values.extraEnv) }}
+{{- end -}}
+
+{{/* Where the secrets of callbacks are, for those that sign. Nothing where there are none. */}}
+{{- define "lyra.webhookEnv" -}}
+{{- if .Values.webhooks.existingSecret }}
+- {name: LYRA_WEBHOOK_SECRETS_FILE, value: /etc/lyra/webhooks/webhook_secrets.json}
+{{- end }}
+{{- end -}}
+{{- define "lyra.webhookMount" -}}
+{{- if .Values.webhooks.existingSecret }}
+- {name: webhooks, mountPath: /etc/lyra/webhooks, readOnly: true}
+{{- end }}
+{{- end -}}
+{{- define "lyra.webhookVolume" -}}
+{{- with .Values.webhooks.existingSecret }}
+- name: webhooks
+  secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: webhook_secrets.json, path: webhook_secrets.json}]}
+{{- end }}
+{{- end -}}
+
+{{/* Headless Service of workers and clock: for Prometheus alone. */}}
+{{- define "lyra.metricsService" -}}
+apiVersion: v1
+kind: Service
+metadata: {{- include "lyra.metadata" . | nindent 2 }}
+spec:
+  clusterIP: None
+  selector: {{- include "lyra.selector" . | nindent 4 }}
+  ports:
+    - {name: metrics, port: {{ include "lyra.workerMetricsPort" . }}, targetPort: metrics, protocol: TCP}
+{{- end -}}

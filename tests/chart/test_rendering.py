@@ -1,0 +1,105 @@
+"""Lint, and that what the repository shows of the chart is what the chart makes today."""
+
+import base64
+import hashlib
+import json
+
+import pytest
+import yaml
+
+from docs import preset_memory, render_chart
+from services.gateway.keys import Key
+from tests.chart.chart import CHART, ROOT, VALUES_FILES, Rendering, containers, fixed, of_file, render
+from tests.chart.examples import EXAMPLES, example, summary
+from tests.chart.programs import helm
+
+
+@pytest.mark.parametrize("file", ["values.yaml", *VALUES_FILES])
+def test_lint_is_clean(file: str) -> None:
+    done = helm("lint", "--strict", "--quiet", CHART, "--values", CHART / file)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout
+    assert "ERROR" not in done.stdout
+
+
+@pytest.mark.parametrize("file", VALUES_FILES)
+def test_examples_are_what_the_chart_renders_today(file: str) -> None:
+    kept = (EXAMPLES / example(file)).read_text()
+
+    assert kept == fixed(of_file(file).text), "run `make chart-examples`"
+
+
+def test_the_list_of_examples_is_what_the_chart_renders_today() -> None:
+    assert (EXAMPLES / "README.md").read_text() == summary(), "run `make chart-examples`"
+
+
+def test_readme_and_schema_are_what_values_and_settings_say() -> None:
+    assert render_chart.README.read_text() == render_chart.readme(), "run `make docs`"
+    assert render_chart.SCHEMA.read_text() == render_chart.schema(), "run `make docs`"
+
+
+def test_the_memory_of_presets_is_what_their_shapes_say() -> None:
+    assert preset_memory.CHART_TABLE.read_text() == preset_memory.chart_table(), "run `make docs`"
+    assert preset_memory.page_table() in preset_memory.PAGE.read_text(), "run `make docs`"
+
+
+def test_the_chart_has_the_version_of_the_package() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert f'version = "{chart["appVersion"]}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_images_of_bundled_stores_are_those_of_compose() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    images = {each["image"] for each in compose["services"].values()}
+
+    for image in (values["redis"]["bundled"]["image"], values["objectStore"]["bundled"]["image"]):
+        assert f"{image['repository']}:{image['tag']}@{image['digest']}" in images
+
+
+def images(rendering: Rendering) -> set[str]:
+    return {container["image"] for _, pod in rendering.pods() for container in containers(pod)}
+
+
+def test_gpus_bring_the_image_for_cuda_and_digests_win_over_tags() -> None:
+    plain = images(render())
+    assert "ghcr.io/lyra-platform/lyra-models:0.1.0-cpu" in plain
+    assert "ghcr.io/lyra-platform/lyra-services:0.1.0" in plain
+    assert "ghcr.io/lyra-platform/lyra-models:0.1.0-cuda" in images(of_file("values-base-gpu.yaml"))
+    digest = "sha256:" + "0" * 64
+    values = {
+        "image": {"registry": "mirror.local/ai", "models": {"digest": digest}},
+        "languageModel": {"image": {"repository": "mirror.local/own", "tag": "7"}},
+    }
+
+    found = images(render(values))
+
+    assert f"mirror.local/ai/lyra-models@{digest}" in found
+    assert "mirror.local/own:7" in found
+
+
+def test_the_first_key_is_one_that_the_gateway_accepts() -> None:
+    secret = render().get("Secret", "-keys")
+    data = {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
+
+    keys = [Key(**entry) for entry in json.loads(data["keys.json"])["keys"]]
+
+    assert [key.sha256 for key in keys] == [hashlib.sha256(data["api-key"].encode()).hexdigest()]
+    assert not keys[0].revoked
+
+
+def test_keys_are_mounted_whole_so_that_changes_count_without_a_restart() -> None:
+    pod = render().get("Deployment", "-gateway")["spec"]["template"]["spec"]
+    mount = next(each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "keys")
+
+    assert mount == {"name": "keys", "mountPath": "/var/lib/lyra", "readOnly": True}
+
+
+def test_notes_say_what_to_do_next() -> None:
+    done = helm("install", "demo", CHART, "--dry-run=client", "--namespace", "speech")
+
+    assert done.returncode == 0, done.stderr
+    for part in ("helm test demo --namespace speech --logs", "get secret demo-lyra-keys", "redis.mode is bundled"):
+        assert part in done.stdout

@@ -1,0 +1,165 @@
+"""What the chart tells the processes is what the processes read, and what it asks of metrics is what they tell."""
+
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from pydantic_settings import BaseSettings
+
+from services.common.settings import ServiceSettings
+from services.gateway.settings import GatewaySettings
+from services.language_model.settings import LanguageModelSettings
+from services.local.stack import WORKERS
+from services.speech_encoder.settings import SpeechEncoderSettings
+from services.speech_synthesizer.settings import SpeechSynthesizerSettings
+from services.storage.settings import StoreSettings
+from services.vision_encoder.settings import VisionEncoderSettings
+from services.worker.settings import WorkerSettings
+from tests.chart.chart import CHART, ROOT, Rendering, containers, environment, render
+
+SETTINGS: dict[str, type[BaseSettings]] = {
+    "services.speech_encoder": SpeechEncoderSettings,
+    "services.vision_encoder": VisionEncoderSettings,
+    "services.language_model": LanguageModelSettings,
+    "services.speech_synthesizer": SpeechSynthesizerSettings,
+    "services.gateway": GatewaySettings,
+    "services.worker": WorkerSettings,
+    "services.worker.clock": WorkerSettings,
+    "services.storage.folders": StoreSettings,
+}
+# Told by others than this platform's processes: Prometheus, the kubelet, kube-state-metrics.
+OTHERS = re.compile(r"up|kube_\w+|kubelet_\w+|container_\w+")
+_WORDS = re.compile(r"(?<![\w\".])(?:lyra|kube|kubelet|container)_\w+(?=[\{\[\s)]|$)")
+
+
+def modules(rendering: Rendering) -> Iterator[tuple[str, dict[str, str]]]:
+    """Module and plain variables of every container of ours."""
+    for _, pod in rendering.pods():
+        for container in containers(pod):
+            if container.get("command", [])[:2] == ["python", "-m"]:
+                yield container["command"][2], environment(container)
+
+
+def test_every_command_is_a_module_and_every_variable_a_setting(renderings: tuple[Rendering, ...]) -> None:
+    unknown = set()
+    for rendering in renderings:
+        for module, variables in modules(rendering):
+            if importlib.util.find_spec(module) is None:
+                unknown.add(module)
+            names = {name for name in variables if name.startswith("LYRA_")}
+            fields = SETTINGS.get(module, ServiceSettings).model_fields
+            unknown |= {f"{module}: {name}" for name in names if name.removeprefix("LYRA_").lower() not in fields}
+
+    assert not unknown
+
+
+@pytest.mark.parametrize("file", ["nano", "base-gpu", "production"])
+def test_the_processes_accept_what_the_chart_sets(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, variables in modules(render(files=(f"values-{file}.yaml",))):
+        if module in SETTINGS:
+            with monkeypatch.context() as own:
+                for name, value in variables.items():
+                    own.setenv(name, value)
+                settings = SETTINGS[module]()
+            if module != "services.storage.folders":
+                assert getattr(settings, "host", "") == "0.0.0.0"
+
+
+def test_workers_serve_the_queues_of_the_local_stack(nano: Rendering) -> None:
+    served = {
+        environment(each["spec"]["template"]["spec"]["containers"][0]).get("LYRA_QUEUES")
+        for each in nano.of("Deployment")
+    }
+
+    assert served - {None} == {queues for queues, _ in WORKERS.values()}
+
+
+def alerts(rendering: Rendering) -> Iterator[dict[str, Any]]:
+    """The rules of all alerts."""
+    for each in rendering.of("PrometheusRule"):
+        for group in each["spec"]["groups"]:
+            yield from group["rules"]
+
+
+def queries(rendering: Rendering) -> Iterator[str]:
+    """All that is asked of Prometheus: by autoscalers, alerts and the dashboard."""
+    for each in rendering.of("ScaledObject"):
+        yield from (
+            trigger["metadata"]["query"] for trigger in each["spec"]["triggers"] if trigger["type"] == "prometheus"
+        )
+    for each in rendering.of("HorizontalPodAutoscaler"):
+        for metric in each["spec"]["metrics"]:
+            if metric["type"] == "Pods":
+                yield metric["pods"]["metric"]["name"]
+    yield from (rule["expr"] for rule in alerts(rendering))
+    for panel in json.loads((CHART / "dashboards/lyra.json").read_text())["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+
+
+def known_metrics() -> set[str]:
+    """Names that this platform's processes tell."""
+    for module in ("services.common.telemetry", "services.gateway.telemetry", "services.worker.queue_metrics"):
+        importlib.import_module(module)
+    # The last is counted by the clock from Redis; no registry knows it before.
+    return {*REGISTRY._names_to_collectors, "lyra_units_waiting"}
+
+
+def test_every_metric_that_is_asked_for_is_told_by_somebody(renderings: tuple[Rendering, ...]) -> None:
+    asked = {word for rendering in renderings for query in queries(rendering) for word in _WORDS.findall(query)}
+
+    missing = {name for name in asked if not OTHERS.fullmatch(name)} - known_metrics()
+
+    assert asked >= {"lyra_audio_seconds_waiting", "lyra_requests_waiting", "lyra_units_waiting"}
+    assert not missing
+
+
+def test_every_alert_has_a_runbook_that_is_there(production: Rendering) -> None:
+    text = (ROOT / "docs/deploy/runbooks.md").read_text()
+    anchors = {heading.strip().lower() for heading in re.findall(r"(?m)^#+ (.+)$", text)}
+    rules = [
+        rule for each in production.of("PrometheusRule") for group in each["spec"]["groups"] for rule in group["rules"]
+    ]
+
+    missing = {
+        rule["alert"]
+        for rule in rules
+        if rule["annotations"]["runbook_url"].partition("#")[2] not in anchors
+        or rule["annotations"]["runbook_url"].partition("#")[2] != rule["alert"].lower()
+    }
+
+    assert len(rules) >= 10
+    assert not missing
+
+
+def test_every_runbook_has_its_alert(production: Rendering) -> None:
+    text = (ROOT / "docs/deploy/runbooks.md").read_text()
+    described = set(re.findall(r"(?m)^#+ (Lyra\w+)$", text))
+    rules = (
+        rule["alert"]
+        for each in production.of("PrometheusRule")
+        for group in each["spec"]["groups"]
+        for rule in group["rules"]
+    )
+
+    assert described == set(rules)
+
+
+def test_services_at_zero_are_woken_by_calls_that_found_nobody() -> None:
+    values = {
+        "monitoring": {"prometheus": {"address": "http://prometheus:9090"}},
+        "visionEncoder": {"autoscaling": {"mode": "keda", "minReplicas": 0}},
+    }
+    rendering = render(values)
+    triggers = rendering.get("ScaledObject", "-vision-encoder")["spec"]["triggers"]
+    gateway = environment(rendering.get("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"][0])
+
+    assert (
+        'lyra_calls_unserved_total{namespace="speech",job="demo",service="vision_encoder"}'
+        in triggers[1]["metadata"]["query"]
+    )
+    assert gateway["LYRA_READY_WITHOUT"] == "vision_encoder"

@@ -1,0 +1,260 @@
+"""Two of every process behind one address, eight streams and a job: each is stopped, started again, and nobody notices.
+
+Processes stand for pods. A gateway is taken out of its clients' list before it is told to stop, as Kubernetes takes a
+pod out of its Service; the others are found and left by gRPC's health checks and by Celery. `make test-rolling-restart`
+keeps the log.
+"""
+
+import base64
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.local.keys import development_key
+from services.local.process import LocalProcess, ProcessSpec, answers_http, grpc_is_serving, http_is_ready
+from services.local.stack import CLOCK, GATEWAY, SERVICES, WORKERS
+from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER
+from tests.job_stack import speech
+from tests.paths import EXAMPLES
+from tests.servers import READY_SECONDS, start_redis_server, start_store_server, store_environment
+
+STREAMS = 8
+SENTENCES = 24  # of a job: a minute and a half
+GRACE_SECONDS = 120.0
+LOG_VARIABLE = "LYRA_ROLLING_RESTART_LOG"
+
+IsReady = Callable[[str, int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """One line of the log; seconds."""
+
+    process: str
+    replica: int
+    until_stopped: float
+    until_ready: float
+    exit_code: int | None
+    answered_meanwhile: int
+
+
+class Fleet:
+    """Two of every process. `gateways` are those that clients may go to."""
+
+    def __init__(self, home: Path, cleanup: ExitStack) -> None:
+        self._home, self._cleanup = home, cleanup
+        self.processes: dict[str, list[LocalProcess]] = {}
+        self.key = development_key(home)
+        stores = {
+            "LYRA_REDIS_URL": start_redis_server(home, cleanup).url,
+            **store_environment(start_store_server(home, cleanup).settings),
+        }
+        common = ["--home", str(home), "--grace-seconds", str(GRACE_SECONDS)]
+        preset = ["--preset", "tiny"]
+        for name in SERVICES:
+            threads = ["--threads", "1", "--metrics-port", "0"]
+            self._start(name, f"services.{name}", [*common, *preset, *threads], grpc_is_serving)
+        self._wait(*SERVICES)
+        for name, (queues, concurrency) in WORKERS.items():
+            serves = ["--queues", queues, "--concurrency", str(concurrency), "--reconcile-seconds", "1"]
+            addresses = self._addresses(SPEECH_ENCODER, LANGUAGE_MODEL)
+            self._start(name, "services.worker", [*common, *serves, *addresses], answers_http, stores)
+        self._start(CLOCK, "services.worker.clock", [*common, "--reconcile-seconds", "1"], answers_http, stores, 1)
+        self._start(GATEWAY, "services.gateway", [*common, *preset, *self._addresses(*SERVICES)], http_is_ready, stores)
+        self._wait(*WORKERS, CLOCK, GATEWAY)
+        self.gateways = [f"http://{each.address}" for each in self.processes[GATEWAY]]
+
+    def restart(self, name: str, replica: int, answered: Callable[[], int]) -> Restart:
+        """As a rollout does it: no more calls, SIGTERM, wait, start, wait."""
+        process, before = self.processes[name][replica], answered()
+        url = f"http://{process.address}"
+        if name == GATEWAY:
+            self.gateways = [each for each in self.gateways if each != url]
+        began = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert process.wait(GRACE_SECONDS), process.log_tail()
+        stopped, code = time.monotonic(), process.exit_code
+        process.start()
+        process.wait_ready(READY_SECONDS)
+        ready = time.monotonic()
+        if name == GATEWAY:
+            self.gateways = [*self.gateways, url]
+        meanwhile = answered() - before
+        return Restart(name, replica, round(stopped - began, 2), round(ready - stopped, 2), code, meanwhile)
+
+    def _start(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        is_ready: IsReady,
+        environment: Mapping[str, str] | None = None,
+        replicas: int = 2,
+    ) -> None:
+        self.processes[name] = []
+        for replica in range(replicas):
+            folder = self._home / f"{name}-{replica}"
+            folder.mkdir()
+            spec = ProcessSpec(name, module, arguments, is_ready, environment=environment or {})
+            process = LocalProcess(spec, host="127.0.0.1", port=0, run_dir=folder, log_dir=folder)
+            self._cleanup.callback(process.stop, 0.0)
+            process.start()
+            self.processes[name].append(process)
+
+    def _wait(self, *names: str) -> None:
+        for name in names:
+            for process in self.processes[name]:
+                process.wait_ready(READY_SECONDS)
+
+    def _addresses(self, *names: str) -> list[str]:
+        return [
+            part
+            for name in names
+            for part in (
+                f"--{name.replace('_', '-')}-address",
+                ",".join(process.address for process in self.processes[name]),
+            )
+        ]
+
+
+class Clients:
+    """Eight that ask, each again and again, and one whose jobs follow each other."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.answered = 0
+        self.jobs: list[dict[str, Any]] = []
+        self.failures: list[str] = []
+        self._fleet = fleet
+        self._turn = count()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._guarded, args=(self._ask,)) for _ in range(STREAMS)]
+        self._threads.append(threading.Thread(target=self._guarded, args=(self._work,)))
+
+    def __enter__(self) -> "Clients":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def until_answered(self, more: int) -> None:
+        """Returns when so many more answers have come, or one failed; the test's own timeout is the limit."""
+        wanted = self.answered + more
+        while self.answered < wanted and not self.failures:
+            time.sleep(0.05)
+
+    def _guarded(self, work: Callable[[httpx.Client], None]) -> None:
+        headers = {"Authorization": f"Bearer {self._fleet.key}"}
+        with httpx.Client(headers=headers, timeout=GRACE_SECONDS, trust_env=False) as http:
+            while not self._over.is_set():
+                try:
+                    work(http)
+                except Exception as error:
+                    self.failures.append(f"{type(error).__name__}: {error}")
+
+    def _url(self) -> str:
+        with self._lock:
+            gateways = self._fleet.gateways
+            return gateways[next(self._turn) % len(gateways)]
+
+    def _ask(self, http: httpx.Client) -> None:
+        with http.stream("POST", f"{self._url()}/v1/chat/completions", json=_QUESTION) as response:
+            if response.status_code != 200:
+                raise AssertionError(response.read().decode())
+            lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+        events = [json.loads(line) for line in lines[:-1]]
+        deltas = [choice["delta"] for event in events for choice in event.get("choices", ())]
+        if lines[-1] != "[DONE]" or not any("audio" in delta for delta in deltas):
+            raise AssertionError(f"broke off with {lines[-2:]}")
+        with self._lock:
+            self.answered += 1
+
+    def _work(self, http: httpx.Client) -> None:
+        order = json.dumps({"tasks": ["transcript", "questions"], "questions": ["Who speaks?"]})
+        sound = {"file": ("recording.flac", speech(SENTENCES))}
+        submitted = http.post(f"{self._url()}/v1/jobs", files=sound, data={"request": order})
+        assert submitted.status_code == 202, submitted.text
+        name = submitted.json()["id"]
+        while (job := http.get(f"{self._url()}/v1/jobs/{name}").json())["state"] not in ("succeeded", "failed"):
+            time.sleep(0.2)
+        self.jobs.append({"state": job["state"], "reason": job["reason"], **job["progress"]})
+
+
+def _data_url(kind: str, name: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode((EXAMPLES / name).read_bytes()).decode()}"
+
+
+_QUESTION = {
+    "model": "lyra-tiny",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "input_audio",
+                    "input_audio": {"data": _data_url("", "question.wav").split(",")[1], "format": "wav"},
+                },
+                {"type": "image_url", "image_url": {"url": _data_url("image/png", "picture.png")}},
+            ],
+        }
+    ],
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "", "format": "pcm16"},
+    "max_tokens": 60,
+    "stream": True,
+}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with ExitStack() as cleanup:
+        yield Fleet(tmp_path, cleanup)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_a_rolling_restart_of_everything_costs_no_stream_and_no_clip(fleet: Fleet) -> None:
+    """The small one of every run is in tests/integration/services/test_load_balancing.py."""
+    log: list[Restart] = []
+    with Clients(fleet) as clients:
+        clients.until_answered(STREAMS)
+        for name, processes in fleet.processes.items():
+            for replica in range(len(processes)):
+                log.append(fleet.restart(name, replica, lambda: clients.answered))
+                clients.until_answered(2)
+    _keep(log, clients)
+    assert clients.failures == []
+    assert {restart.exit_code for restart in log} == {0}
+    assert [job["state"] for job in clients.jobs] == ["succeeded"] * len(clients.jobs) != []
+    assert all(job["clips_heard"] == job["clips"] > 1 for job in clients.jobs)
+
+
+def _keep(log: Sequence[Restart], clients: Clients) -> None:
+    """The log as JSON, where the environment says so."""
+    if path := os.environ.get(LOG_VARIABLE):
+        report = {
+            "streams_at_a_time": STREAMS,
+            "answered": clients.answered,
+            "failed_streams": len(clients.failures),
+            "failures": clients.failures,
+            "jobs": len(clients.jobs),
+            "clips": sum(job["clips"] for job in clients.jobs),
+            "lost_clips": sum(job["clips"] - job["clips_heard"] for job in clients.jobs),
+            "restarts": [asdict(each) for each in log],
+        }
+        Path(path).write_text(json.dumps(report, indent=2) + "\n")

@@ -1,0 +1,102 @@
+"""What images install is part of the lock, complete, and no more than they need."""
+
+import re
+import sys
+from functools import cache
+from importlib.metadata import packages_distributions
+from itertools import chain
+
+import grimp
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from services.local.stack import SERVICES
+from tests.images.image_tree import PROJECT, REQUIREMENTS, pins, wanted_here
+
+OURS = ("services", "model_core", "cli", "lyra")
+MODULES = {
+    "services": ["services.gateway.__main__", "services.worker.__main__", "services.worker.clock"],
+    "models": [f"services.{name}.__main__" for name in SERVICES],
+}
+
+
+def locked(name: str) -> dict[str, set[str]]:
+    """`name==version` -> hashes."""
+    found: dict[str, set[str]] = {}
+    pin = ""
+    for line in (REQUIREMENTS / f"{name}.txt").read_text().splitlines():
+        if match := re.match(r"\s+--hash=(\S+)", line):
+            found[pin].add(match[1])
+        elif line and not line.startswith("#"):
+            pin = line.split()[0]
+            found[pin] = set()
+    return found
+
+
+@pytest.mark.parametrize("name", ["build", "services", "models"])
+def test_every_version_and_hash_is_that_of_the_lock(name: str) -> None:
+    lock = locked("lock")
+    assert {pin: hashes for pin, hashes in locked(name).items() if lock.get(pin) != hashes} == {}
+
+
+@pytest.mark.parametrize("name", ["build", "services", "models", "torch-cpu", "torch-cuda"])
+def test_every_package_has_hashes(name: str) -> None:
+    assert [pin for pin, hashes in locked(name).items() if not hashes] == []
+
+
+@pytest.mark.parametrize(("name", "group"), [("build", "image-build"), ("services", "image-services")])
+def test_list_holds_what_its_group_names(name: str, group: str) -> None:
+    """Or `make lock-images` has not run since the group changed."""
+    there = {canonicalize_name(pin.name) for pin in pins(REQUIREMENTS / f"{name}.txt")}
+    assert set(PROJECT["dependency-groups"][group]) - there == set()
+
+
+def test_torch_has_one_version() -> None:
+    found = {
+        str(pin.specifier).partition("+")[0]
+        for file in ("torch", "torch-cpu", "torch-cuda")
+        for pin in pins(REQUIREMENTS / f"{file}.txt")
+        if pin.name == "torch"
+    }
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("family", ["services", "models"])
+def test_all_that_is_imported_is_in_the_list(family: str) -> None:
+    """Imports inside of functions too: grimp reads the source."""
+    listed = {canonicalize_name(pin.name) for pin in wanted_here(REQUIREMENTS / f"{family}.txt")}
+    if family == "models":
+        extras = PROJECT["project"]["optional-dependencies"].values()
+        listed |= {canonicalize_name(Requirement(each).name) for each in ("torch", *chain(*extras))}
+    known, missing = packages_distributions(), {}
+    for module in imported(MODULES[family]):
+        providers = {canonicalize_name(name) for name in known.get(module, [module])}
+        if not providers & listed:
+            missing[module] = providers
+    assert missing == {}
+
+
+@cache
+def source_graph() -> grimp.ImportGraph:
+    """Who imports whom."""
+    return grimp.build_graph(*OURS, include_external_packages=True, cache_dir=None)
+
+
+def imported(modules: list[str]) -> set[str]:
+    """Packages of others that these modules import, themselves or by way of other modules of ours."""
+    graph = source_graph()
+    seen: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += graph.find_modules_directly_imported_by(module)
+    tops = {module.split(".")[0] for module in seen}
+    return tops - set(OURS) - sys.stdlib_module_names
+
+
+def test_services_need_no_torch() -> None:
+    heavy = {"torch", "transformers", "tokenizers", "onnx", "pyarrow", "matplotlib", "kubernetes", "nvidia-cublas"}
+    assert heavy & {pin.name for pin in pins(REQUIREMENTS / "services.txt")} == set()

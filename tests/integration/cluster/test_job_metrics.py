@@ -1,0 +1,95 @@
+"""`lyra cluster job-metrics`: queues from a real Redis, jobs from a real object store."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from services.cluster.errors import Unreachable
+from services.cluster.job_metrics import job_metrics
+from services.jobs.book import JobBook, now
+from services.jobs.kinds import Priority, State, Task
+from services.jobs.layout import JobId
+from services.jobs.model import Manifest, Plan, PlannedClip, Recording
+from services.jobs.settings import JobSettings
+from services.jobs.state import next_units
+from services.jobs.tickets import Dispatcher, make_celery, open_redis
+from services.storage.client import ObjectStore
+from services.storage.settings import StoreSettings
+from tests.integration.cluster.conftest import Lyra
+from tests.servers import RedisServer, StartRedis, store_environment
+
+
+@pytest.fixture
+def redis_url(start_redis: StartRedis) -> str:
+    server: RedisServer = start_redis()
+    return server.url
+
+
+@pytest.fixture
+def settings(store_settings: StoreSettings, redis_url: str) -> JobSettings:
+    return JobSettings(**store_settings.model_dump(), redis_url=redis_url)
+
+
+def submit(book: JobBook, name: str, tenant: str = "shop", days_ago: float = 0) -> JobId:
+    at = now() - timedelta(days=days_ago)
+    recording = Recording(media_id="m", content_key="k", filename="a.mp3", sha256="0" * 64, bytes=1, seconds=90.0)
+    book.create(Manifest(id=name, tenant=tenant, created_at=at, recording=recording, tasks=(Task.TRANSCRIPT,)))
+    return JobId(tenant, name)
+
+
+def planned(book: JobBook, job: JobId) -> None:
+    clips = tuple(PlannedClip(index=n, start_seconds=30.0 * n, end_seconds=30.0 * n + 30) for n in range(3))
+    plan = Plan(planned_at=now(), seconds=90.0, speech_seconds=80.0, truncated=False, clips=clips)
+    book.store.put(job.plan, plan.to_bytes())
+
+
+def test_queues_and_jobs_are_counted(settings: JobSettings) -> None:
+    client = open_redis(settings)
+    book, dispatcher = JobBook(ObjectStore(settings)), Dispatcher(client, make_celery(settings))
+    waiting, running = submit(book, "job-1"), submit(book, "job-2", "bank")
+    planned(book, running)
+    for job in (waiting, running):
+        dispatcher.push(job, next_units(book.read(job)), Priority.NORMAL)
+    done, old = submit(book, "job-3"), submit(book, "job-4", days_ago=3)
+    for job in (done, old):
+        book.finish(job, State.SUCCEEDED)
+        book.rest(job)
+    found = job_metrics(settings, hours=24)
+    assert {each.queue: each.waiting for each in found.queues if each.waiting} == {"plans": 1, "clips": 3}
+    assert found.open == {"queued": 1, "running": 1}
+    assert found.ended == {"succeeded": 1}
+    assert found.tenants == {"shop": 1, "bank": 1}
+    assert found.seconds_left == 90.0
+    assert job_metrics(settings, hours=24 * 7).ended == {"succeeded": 2}
+
+
+def test_tickets_that_workers_hold_are_counted_by_their_queue(settings: JobSettings) -> None:
+    client = open_redis(settings)
+    dispatcher = Dispatcher(client, make_celery(settings))
+    job = submit(JobBook(ObjectStore(settings)), "job-1")
+    dispatcher.push(job, next_units(JobBook(ObjectStore(settings)).read(job)), Priority.NORMAL)
+    celery = make_celery(settings)
+    with celery.connection_for_read() as connection, connection.SimpleQueue("plans") as queue:
+        queue.get(timeout=10)  # as a worker takes it, and does not say that it is done
+        taken = {each.queue: each.taken for each in job_metrics(settings).queues}
+    assert taken == {"plans": 1, "clips": 0, "answers": 0, "webhooks": 0, "housekeeping": 0}
+
+
+def test_redis_that_is_away_says_how_to_reach_the_bundled_one(settings: JobSettings) -> None:
+    with pytest.raises(Unreachable) as raised:
+        job_metrics(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
+    assert "port-forward" in raised.value.hint
+
+
+def test_the_command_shows_them(settings: JobSettings, lyra: Lyra, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in store_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LYRA_REDIS_URL", settings.redis_url)
+    submit(JobBook(ObjectStore(settings)), "job-1")
+    page = json.loads(lyra("job-metrics", "--json").stdout)
+    assert page["open"] == {"queued": 1}
+    text = lyra("job-metrics").stdout
+    assert "queued" in text
+    assert "housekeeping" in text
+    assert "shop" in text

@@ -1,0 +1,160 @@
+"""What objects say: wishes of a manifest, versions, rollouts, metrics, names."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from services.cluster.errors import ClusterError
+from services.cluster.metrics import is_call, parse
+from services.cluster.release import component_name, read_manifest
+from services.cluster.scaling import values_section
+from services.cluster.status import rollout
+from services.cluster.versions import CHART_RANGE, in_range, parse_version
+from services.cluster.wish import wish_of
+from tests.paths import ROOT
+
+
+def deployment(**spec: Any) -> dict[str, Any]:
+    pod = {"containers": [{"name": "a"}], **spec.pop("pod", {})}
+    template = {"spec": pod}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "lyra-gateway", "generation": 2},
+        "spec": {"template": template, **spec},
+    }
+
+
+def test_the_range_is_that_of_the_chart() -> None:
+    chart = yaml.safe_load((ROOT / "helm" / "lyra" / "Chart.yaml").read_text())
+    assert chart["kubeVersion"] == CHART_RANGE
+
+
+@pytest.mark.parametrize(
+    ("version", "constraint", "fits"),
+    [
+        ("v1.33.4-eks-a1b2", ">=1.30.0-0", True),
+        ("v1.29.9+k3s1", ">=1.30.0-0", False),
+        ("v1.30", ">= 1.30.0-0, < 1.38.0-0", True),
+        ("v1.38.0", ">=1.30.0-0 <1.38.0-0", False),
+    ],
+)
+def test_versions_are_held_against_ranges(version: str, constraint: str, fits: bool) -> None:
+    assert in_range(parse_version(version), constraint) is fits
+
+
+@pytest.mark.parametrize("constraint", ["~1.30", ">=1.30 || <1.2", "1.x", ""])
+def test_a_range_that_is_not_read_is_no_silent_yes(constraint: str) -> None:
+    with pytest.raises(ClusterError, match="kubeVersion"):
+        in_range((1, 30, 0), constraint)
+
+
+def test_secrets_are_named_with_the_keys_that_are_read() -> None:
+    pod = {
+        "imagePullSecrets": [{"name": "registry"}],
+        "containers": [
+            {
+                "name": "a",
+                "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}}],
+                "envFrom": [{"secretRef": {"name": "all"}}, {"secretRef": {"name": "maybe", "optional": True}}],
+            }
+        ],
+        "volumes": [
+            {"name": "k", "secret": {"secretName": "keys", "items": [{"key": "keys.json", "path": "keys.json"}]}},
+            {"name": "c", "configMap": {"name": "own"}},
+            {"name": "w", "persistentVolumeClaim": {"claimName": "weights"}},
+        ],
+    }
+    own = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "own"}}
+    named = {(each.kind, each.name): set(each.keys) for each in wish_of([deployment(pod=pod), own]).named}
+    assert named == {
+        ("Secret", "registry"): {".dockerconfigjson"},
+        ("Secret", "redis"): {"password"},
+        ("Secret", "all"): set(),
+        ("Secret", "keys"): {"keys.json"},
+        ("PersistentVolumeClaim", "weights"): set(),
+    }
+
+
+def test_a_certificate_that_is_made_later_is_not_missed() -> None:
+    ingress: dict[str, Any] = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": "lyra"},
+        "spec": {"tls": [{"secretName": "tls"}]},
+    }
+    assert wish_of([ingress]).named
+    ingress["metadata"]["annotations"] = {"cert-manager.io/cluster-issuer": "letsencrypt"}
+    assert not wish_of([ingress]).named
+
+
+def test_an_autoscaler_decides_how_many_pods_are_wanted() -> None:
+    scaled = {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": "lyra-gateway"},
+        "spec": {"scaleTargetRef": {"name": "lyra-gateway"}, "maxReplicaCount": 9},
+    }
+    (workload,) = wish_of([deployment(replicas=3), scaled]).workloads
+    assert (workload.replicas, workload.most) == (0, 9)
+
+
+def test_pods_of_helm_test_ask_for_nothing() -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t", "annotations": {"helm.sh/hook": "test"}}}
+    assert not wish_of([pod]).apis
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "kind: Pod", "just words"])
+def test_a_manifest_that_is_none_says_so(text: str) -> None:
+    with pytest.raises(ClusterError, match="manifest"):
+        read_manifest(text)
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [
+        ({"observedGeneration": 1}, "begins"),
+        ({"observedGeneration": 2, "updatedReplicas": 1, "replicas": 3}, "1 of 3 pods are new"),
+        ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 4}, "1 old pods have to end"),
+        ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 3, "availableReplicas": 2}, "2 of 3 pods"),
+        ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 3, "availableReplicas": 3}, "done"),
+        (
+            {
+                "observedGeneration": 2,
+                "conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}],
+            },
+            "stuck",
+        ),
+    ],
+)
+def test_a_rollout_is_told_in_words(status: dict[str, Any], word: str) -> None:
+    assert rollout({**deployment(replicas=3), "status": status}).startswith(word)
+
+
+def test_probes_and_scrapes_are_no_calls() -> None:
+    assert is_call("/lyra.v1.LanguageModel/Generate")
+    assert is_call("POST /v1/chat/completions")
+    assert not is_call("GET /metrics")
+    assert not is_call("/grpc.health.v1.Health/Watch")
+
+
+def test_metrics_are_summed_over_their_labels() -> None:
+    samples = parse(
+        'lyra_requests_running{method="/lyra.v1.A/B"} 2\nlyra_requests_running{method="GET /metrics"} 1\n'
+        'lyra_units_waiting{queue="clips"} 7\nlyra_units_waiting{queue="plans"} 1\n'
+    )
+    assert samples.calls_running == 2
+    assert samples.by("lyra_units_waiting", "queue") == {"clips": 7, "plans": 1}
+    assert samples.total("lyra_cache_pages_free") is None
+
+
+@pytest.mark.parametrize("name", ["speech-encoder", "speechEncoder", "speech_encoder"])
+def test_a_component_may_be_named_as_values_or_processes_have_it(name: str) -> None:
+    assert component_name(name) == "speech-encoder"
+
+
+def test_components_are_found_in_the_values() -> None:
+    assert values_section("speech-encoder") == "speechEncoder"
+    assert values_section("worker-clips") == "worker.clips"
+    assert component_name("worker.clips") == "worker-clips"
