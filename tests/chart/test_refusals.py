@@ -41,7 +41,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "HPA and KEDA by their own keys": (
         {"speechEncoder": {"autoscaling": {"hpa": {"enabled": True}, "keda": {"enabled": True}}}},
-        ("/speechEncoder/autoscaling", "'hpa', 'keda' not allowed"),
+        ("/speechEncoder/autoscaling", "'hpa'", "'keda'", "not allowed"),
     ),
     "replicas under the disruption budget": (
         {"gateway": {"replicas": 2, "podDisruptionBudget": {"minAvailable": 3}}},
