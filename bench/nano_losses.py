@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from model_core.presets import NANO_PARTS
 
 STAGES = (
-    "align-pictures", "align-speech", "align-again", "vision", "speech", "long-speech", "speech-generator",
+    "align-pictures", "align-speech", "vision", "speech", "long-speech", "speech-generator",
 )  # fmt: skip
 COLUMNS = 4
 

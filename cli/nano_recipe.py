@@ -21,8 +21,10 @@ COMMANDS = (
     "data build align --source chitchat:5000 --source austen:3500 --source wordnet-examples:2500"
     " --source wordnet-glosses:1200 --source moby-dick:400 --source bible:400 --source sotu:1000"
     f" --voices {_FAST_VOICES} --seed 1 --out {{data}}/align-speech",
-    "train align --data {data}/align-speech --steps 2600 --out {run}/align-speech",
-    "train align --data {data}/align-speech --start {run}/align-speech --steps 900 --out {run}/align-again",
+    "data build align --source chitchat:14000 --source wordnet-examples:14000 --source wordnet-glosses:6000"
+    " --source austen:4000 --source sotu:2000"
+    f" --voices {_FAST_VOICES} --seed 6 --out {{data}}/align-more",
+    "train align --data {data}/align-speech --data {data}/align-more --steps 10000 --out {run}/align-speech",
     # Stage 2: written questions about pictures, then everything that is spoken.
     "data build instruct --source easy-vqa:16000 --source drawings:5000 --spoken-share 0 --shard 3000"
     " --out {data}/pictures-written",
@@ -32,14 +34,14 @@ COMMANDS = (
     " --out {data}/pictures-spoken",
     "data build instruct --source facts:2500 --source wordnet:1200 --source chitchat:1500 --source chatterbot"
     f" --answer-tokens 40 --voices {_FAST_VOICES} --seed 3 --out {{data}}/questions",
-    "train instruct --data {data}/align-speech --data {data}/pictures-spoken --data {data}/questions"
-    " --start {run}/align-again --start {run}/vision --start-adapter vision --freeze vision --steps 1000"
-    " --out {run}/speech",
+    "train instruct --data {data}/align-speech --data {data}/align-more:0.2 --data {data}/pictures-spoken"
+    " --data {data}/questions --start {run}/align-speech --start {run}/vision --start-adapter vision --freeze vision"
+    " --regularizer 0 --steps 1400 --out {run}/speech",
     # Stage 3: recordings of several clips.
     "data build long-speech --source chitchat --source austen --recordings 800 --readings 2500 --longest 200"
     f" --tasks transcribe=2,part=2,after=2,before=1,order=1,needle=4 --voices {_FAST_VOICES} --seed 4"
     " --out {data}/long-speech",
-    "train long-speech --data {data}/long-speech --start {run}/speech --start-adapter speech --steps 300"
+    "train long-speech --data {data}/long-speech --start {run}/speech --start-adapter speech --steps 400"
     " --out {run}/long-speech",
     # Stage 4: the voice that speaks from hidden states.
     "data build speech-generation --source chitchat:8000 --source austen:3000 --source wordnet-glosses:2000"

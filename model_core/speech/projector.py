@@ -22,14 +22,14 @@ class SpeechProjector(nn.Module):
 
     Frames that do not fill a group are dropped, as in the published checkpoints. Those have no context layers. A small
     speech encoder leaves more to do: there a few convolutions over the joined frames, each over `kernel` tokens to be,
-    put sounds together to words before the method's two linear layers (docs/nano.md has the trials). `pauses` adds a
-    head that tells groups in which no word is recognised: they make no speech token, so that speech takes the language
-    model about as many tokens as its words do. `token_norm` gives every token that length, as alignment to the
-    embedding table settles directions only. `merges` says what tokens stand for: the pieces of words that the language
+    put sounds together to words before the method's two linear layers (docs/nano.md has the trials).
+
+    With `pieces`, a token is the mean of the embeddings of so many pieces of words by how likely each is said: where
+    the projector is sure, the language model reads what it would read in writing. A head tells groups in which none
+    is said; they make no token, nor does a group that says what the one before it says, so that speech takes the
+    language model about as many tokens as its words do. `merges` says what the pieces are: those that the language
     model's tokenizer makes with the first so many of its merges, all of them where it is None. A small recording set
-    has too few examples of a rare word for a token of its own; its pieces are common. With `pieces`, the number of
-    them, a token is the mean of their embeddings by how likely each is said, and a group that says what the one before
-    it says makes none: where the projector is sure, the language model reads what it would read in writing.
+    has too few examples of a rare word for a token of its own; its pieces are common.
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -41,20 +41,16 @@ class SpeechProjector(nn.Module):
         context_layers: int = 0
         context_width: int = 512
         kernel: int = 7
-        pauses: bool = False
-        token_norm: float | None = None
         merges: int | None = None
         pieces: int | None = None
 
         def build(self) -> "SpeechProjector":
-            assert self.context_layers or not self.pauses, "one group alone does not tell pauses"
-            assert self.pauses or self.pieces is None, "a group in which no piece is said has to be told"
+            assert self.context_layers or self.pieces is None, "one group alone does not tell pauses"
             return SpeechProjector(self)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.group = config.group
-        self.token_norm = config.token_norm
         joined = config.encoder_width * config.group
         self.context = nn.ModuleList()
         if config.context_layers:
@@ -62,7 +58,7 @@ class SpeechProjector(nn.Module):
             joined = config.context_width
             layers = (ContextLayer(config.context_width, config.kernel) for _ in range(config.context_layers))
             self.context.extend(layers)
-        self.pause = nn.Linear(joined, 1) if config.pauses else None
+        self.pause = None if config.pieces is None else nn.Linear(joined, 1)
         self.linear1 = nn.Linear(joined, config.hidden_width)
         self.linear2 = nn.Linear(config.hidden_width, config.model_width)
         self.pieces_VE: Tensor | None
@@ -80,32 +76,24 @@ class SpeechProjector(nn.Module):
         return self.spot(frames_BTD, lengths)[0]
 
     def spot(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
-        """`forward`, and with `pauses` the log-odds [B, N] that no word is recognised in a group."""
-        groups = self._in_context(frames_BTD, lengths)
-        tokens_BNE: Tensor = self.linear2(F.relu(self.linear1(groups)))
-        pauses_BN = None if self.pause is None else self.pause(groups).squeeze(-1)
-        if self.pieces_VE is not None and pauses_BN is not None:
-            said_BNV = self._piece_log_probabilities(tokens_BNE)
-            tokens_BNE = said_BNV.exp() @ self.pieces_VE
-            pauses_BN = pauses_BN.masked_fill(_repeated(said_BNV.argmax(-1), pauses_BN), torch.inf)
-        if self.token_norm is not None:
-            tokens_BNE = F.normalize(tokens_BNE, dim=-1) * self.token_norm
-        return tokens_BNE, pauses_BN
+        """`forward`, and with `pieces` the log-odds [B, N] that a group says nothing that the one before it did not."""
+        if self.pieces_VE is None:
+            tokens_BNE: Tensor = self.linear2(F.relu(self.linear1(self._in_context(frames_BTD, lengths))))
+            return tokens_BNE, None
+        said_BNV, pauses_BN = self.spell(frames_BTD, lengths)
+        pauses_BN = pauses_BN.masked_fill(_repeated(said_BNV.argmax(-1), pauses_BN), torch.inf)
+        return said_BNV.exp() @ self.pieces_VE, pauses_BN
 
     def spell(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """What is said in each group, where tokens are mixtures of pieces: log-probabilities [B, N, V] of the pieces,
-        and log-odds [B, N] that it is none."""
-        assert self.pause is not None
-        groups = self._in_context(frames_BTD, lengths)
-        said_BNV = self._piece_log_probabilities(self.linear2(F.relu(self.linear1(groups))))
-        return said_BNV, self.pause(groups).squeeze(-1)
-
-    def _piece_log_probabilities(self, x_BNE: Tensor) -> Tensor:
-        """By the cosine with each piece's embedding, times a scale that is learned."""
+        """With `pieces`, what is said in each group: log-probabilities [B, N, V] of the pieces, by the cosine with each
+        one's embedding times a scale that is learned, and log-odds [B, N] that it is none."""
         assert self.pieces_VE is not None
+        assert self.pause is not None
         assert self.log_scale is not None
-        cosines_BNV = F.normalize(x_BNE, dim=-1) @ F.normalize(self.pieces_VE, dim=-1).T
-        return (cosines_BNV * self.log_scale.exp()).log_softmax(-1)
+        groups = self._in_context(frames_BTD, lengths)
+        x_BNE = F.normalize(self.linear2(F.relu(self.linear1(groups))), dim=-1)
+        cosines_BNV = x_BNE @ F.normalize(self.pieces_VE, dim=-1).T
+        return (cosines_BNV * self.log_scale.exp()).log_softmax(-1), self.pause(groups).squeeze(-1)
 
     def _in_context(self, frames_BTD: Tensor, lengths: Sequence[int] | None) -> Tensor:
         """[B, T, D] -> groups [B, N, C], each with its neighbours put in; without context layers, as they are."""
@@ -127,7 +115,7 @@ class SpeechProjector(nn.Module):
         return tokens_1NE[0, spoken(pauses_1N, torch.ones_like(pauses_1N, dtype=torch.bool))[0]]
 
     def freeze_spotting(self) -> None:
-        """Where pauses are told, what tells them learns no more: only the two linear layers do."""
+        """With `pieces`, what tells pauses learns no more: only the two linear layers and the scale do."""
         if self.pause is not None:
             for part in (self.join, self.context, self.pause):
                 part.requires_grad_(False)

@@ -28,10 +28,9 @@ _SCALE = 20.0
 
 
 class EmbeddingCtc(nn.Module):
-    """CTC over the rows of an embedding table. The blank is a row of its own, or what a projector takes for a pause.
+    """CTC over the rows of an embedding table, and one more for the blank.
 
-    A learned scale grows until small differences of the cosine tell rows apart. What is kept for the language model
-    shall be near a row, not only nearest to it: beside a projector that tells pauses the scale rests.
+    A learned scale grows until small differences of the cosine tell rows apart.
     """
 
     def __init__(self, table_VE: Tensor) -> None:
@@ -41,20 +40,10 @@ class EmbeddingCtc(nn.Module):
         self.blank_E = nn.Parameter(torch.randn(table_VE.shape[1]) * 0.1)
         self.log_scale = nn.Parameter(torch.tensor(math.log(_SCALE)))
 
-    def log_probabilities(self, tokens_BNE: Tensor, pauses_BN: Tensor | None = None) -> Tensor:
-        """[B, N, E] speech tokens -> [B, N, 1 + V]; index 0 is the blank.
-
-        Args:
-            tokens_BNE: Of every group of frames.
-            pauses_BN: Log-odds of the blank, where the projector tells them.
-        """
-        tokens_BNE = F.normalize(tokens_BNE, dim=-1)
-        if pauses_BN is not None:
-            rows_BNV = ((tokens_BNE @ self.rows_VE.T).float() * _SCALE).log_softmax(-1)
-            odds_BN1 = pauses_BN.float()[..., None]
-            return torch.cat((F.logsigmoid(odds_BN1), F.logsigmoid(-odds_BN1) + rows_BNV), dim=-1)
+    def log_probabilities(self, tokens_BNE: Tensor) -> Tensor:
+        """[B, N, E] tokens -> [B, N, 1 + V]; index 0 is the blank."""
         outputs = torch.cat((F.normalize(self.blank_E, dim=-1)[None], self.rows_VE))
-        return ((tokens_BNE @ outputs.T).float() * self.log_scale.exp()).log_softmax(-1)
+        return ((F.normalize(tokens_BNE, dim=-1) @ outputs.T).float() * self.log_scale.exp()).log_softmax(-1)
 
 
 class Align(StageModule):
@@ -125,7 +114,7 @@ class Align(StageModule):
         if speech is not None and speech.pieces_VE is not None:
             return self.projectors.spelled(frames, frame_lengths)
         heard = self.projectors.speech_tokens(frames, frame_lengths)
-        return self.head.log_probabilities(heard.tokens, heard.pauses), heard.own
+        return self.head.log_probabilities(heard.tokens), heard.own
 
     def _picture_loss(self, seen: Tensor, names_BX: Tensor, lengths_B: Tensor) -> Tensor:
         """The best token of the picture for each word of its name."""

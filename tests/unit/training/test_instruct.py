@@ -29,7 +29,7 @@ def decoder() -> Decoder:
 
 
 # A speech projector that tells pauses.
-PAUSES = replace(tiny.SPEECH_ENCODER.projector, context_layers=1, context_width=16, pauses=True)
+PAUSES = replace(tiny.SPEECH_ENCODER.projector, context_layers=1, context_width=16, pieces=200)
 
 
 def instruct(
@@ -41,6 +41,8 @@ def instruct(
     adapted = decoder()
     add_adapter(adapted, "speech", LoraConfig(rank=2, alpha=4), PROJECTIONS, None)
     speech, vision = projector.build(), tiny.VISION_ENCODER.projector.build()
+    if speech.pieces_VE is not None:
+        torch.nn.init.normal_(speech.pieces_VE)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

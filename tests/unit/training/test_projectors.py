@@ -14,13 +14,11 @@ from model_core.training.projectors import Projectors
 WIDTH = tiny.SPEECH_ENCODER.projector.encoder_width
 
 
-def projector(
-    context_layers: int, *, pauses: bool = False, token_norm: float | None = None, pieces: int | None = None
-) -> SpeechProjector:
+def projector(context_layers: int, *, pieces: int | None = None) -> SpeechProjector:
     torch.manual_seed(0)
     made = SpeechProjector.Config(
         encoder_width=WIDTH, model_width=6, group=3, hidden_width=5, context_layers=context_layers, context_width=4,
-        kernel=5, pauses=pauses, token_norm=token_norm, pieces=pieces,
+        kernel=5, pieces=pieces,
     ).build()  # fmt: skip
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.5)  # so that context layers do something
@@ -29,14 +27,12 @@ def projector(
     return made.eval()
 
 
-@pytest.mark.parametrize(
-    ("context_layers", "pauses", "pieces"), [(0, False, None), (2, False, None), (2, True, None), (2, True, 7)]
-)
+@pytest.mark.parametrize(("context_layers", "pieces"), [(0, None), (2, None), (2, 7)])
 @given(lengths=st.lists(st.integers(3, 30), min_size=1, max_size=4))
 def test_a_recording_gives_the_same_tokens_in_any_batch(
-    context_layers: int, pauses: bool, pieces: int | None, lengths: list[int]
+    context_layers: int, pieces: int | None, lengths: list[int]
 ) -> None:
-    own = projector(context_layers, pauses=pauses, pieces=pieces)
+    own = projector(context_layers, pieces=pieces)
     projectors = Projectors(own, None)
     clips = [torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(length)) for length in lengths]
     # What stands behind a recording's end is anything.
@@ -51,7 +47,7 @@ def test_a_recording_gives_the_same_tokens_in_any_batch(
 
 
 def test_pauses_make_no_token() -> None:
-    own = projector(1, pauses=True)
+    own = projector(1, pieces=200)
     frames = torch.randn(36, WIDTH)
     tokens, pauses = own.spot(frames[None])
     assert pauses is not None
@@ -65,7 +61,7 @@ def test_pauses_make_no_token() -> None:
 
 
 def test_a_projector_that_is_sure_says_pieces_as_they_are_written_and_each_once() -> None:
-    own = projector(1, pauses=True, pieces=4)
+    own = projector(1, pieces=4)
     assert own.pieces_VE is not None
     assert own.pause is not None
     torch.nn.init.constant_(own.pause.bias, -1e4)  # no group is a pause
@@ -79,17 +75,12 @@ def test_a_projector_that_is_sure_says_pieces_as_they_are_written_and_each_once(
 
 
 def test_a_projector_that_is_not_sure_says_the_mean_of_pieces() -> None:
-    own = projector(1, pauses=True, pieces=4)
+    own = projector(1, pieces=4)
     assert own.pieces_VE is not None
     said, _ = own.spell(torch.randn(1, 30, WIDTH, generator=torch.Generator().manual_seed(1)))
     torch.testing.assert_close(said.exp().sum(-1), torch.ones(1, 10))
     tokens = own(torch.randn(1, 30, WIDTH, generator=torch.Generator().manual_seed(1)))
     torch.testing.assert_close(tokens, said.exp() @ own.pieces_VE)
-
-
-def test_tokens_have_the_length_asked_for() -> None:
-    lengths = projector(1, token_norm=3.2)(torch.randn(2, 30, WIDTH)).norm(dim=-1)
-    torch.testing.assert_close(lengths, torch.full_like(lengths, 3.2))
 
 
 def test_a_recording_shorter_than_a_token_still_gives_one() -> None:
