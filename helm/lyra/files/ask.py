@@ -31,8 +31,11 @@ print("ready:", status, answer)
 if status != 200:
     sys.exit("the platform is not ready")
 if not KEY:
-    sys.exit(print("the Secret of keys has no field api-key, so no question is asked"))
+    print("the Secret of keys has no field api-key, so no question is asked")
+    sys.exit(0)
 question = [{"role": "user", "content": "What is the capital of France?"}]
-status, answer = get("/v1/chat/completions", {"model": os.environ["LYRA_MODEL"], "messages": question, "max_tokens": 32})
+status, answer = get(
+    "/v1/chat/completions", {"model": os.environ["LYRA_MODEL"], "messages": question, "max_tokens": 32}
+)
 print("answer:", status, answer)
 sys.exit(0 if status == 200 and answer["choices"][0]["message"]["content"] else "no answer came")
