@@ -2,6 +2,7 @@
 
 import base64
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ class GatewaySubject:
             return self._answer(ask)
         except CommandFailed as failure:
             raise CommandFailed(f"{ask.name}: {failure.message}", failure.hint) from failure
+
+    def answer_together(self, asks: Sequence[Ask]) -> Sequence[Reply]:
+        return [self.answer(ask) for ask in asks]
 
     def transcribe(self, sound: Sound, name: str) -> str:
         data, suffix = sound.encoded()

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ class ScriptedSubject:
     @property
     def identity(self) -> dict[str, str]:
         return {"weights": self.weights}
+
+    def answer_together(self, asks: Sequence[Ask]) -> Sequence[Reply]:
+        return [self.answer(ask) for ask in asks]
 
     def answer(self, ask: Ask) -> Reply:
         self.asked.append(ask)

@@ -246,6 +246,15 @@ PARTS = (
         ),
     ),
     Part(
+        name="adapters-on-text",
+        run=_adapters,
+        options={"questions": 40},
+        figures=(
+            Figure(what="written facts, as served", at=("details", "settings", "as served", "score")),
+            Figure(what="written facts, speech adapter forced", at=("details", "settings", "speech", "score")),
+        ),
+    ),
+    Part(
         name="factual",
         run=_factual,
         figures=(
@@ -272,15 +281,6 @@ PARTS = (
         run=_text,
         options={"prompts": 8},
         figures=(Figure(what="text alone: answers that are the base's to the letter", at_least=1.0),),
-    ),
-    Part(
-        name="adapters-on-text",
-        run=_adapters,
-        options={"questions": 40},
-        figures=(
-            Figure(what="written facts, as served", at=("details", "settings", "as served", "score")),
-            Figure(what="written facts, speech adapter forced", at=("details", "settings", "speech", "score")),
-        ),
     ),
     Part(
         name="extractor-speech",

@@ -20,6 +20,7 @@ from model_core.evaluation.short_answers import contains_answer, is_right
 from model_core.evaluation.subject import Ask, SoundFile, Subject
 
 MAX_ANSWER_TOKENS = 32
+_AT_ONCE = 16
 WRITTEN, SPOKEN = "written", "spoken"
 CONTAINED, WHOLE = "contained", "whole"
 JUDGES = (CONTAINED, WHOLE)
@@ -62,7 +63,7 @@ def factual_report(
     """
     if judge not in JUDGES:
         raise InvalidInput("judge", f"{judge!r} is none of {', '.join(JUDGES)}")
-    rows = predict_all(samples, subject, folder, _score, progress=progress)
+    rows = predict_all(samples, subject, folder, _score, at_once=_AT_ONCE, progress=progress)
     asked = {form: [row for row in rows if row["form"] == form] for form in (WRITTEN, SPOKEN)}
     details: dict[str, Any] = {
         f"{form}_{each}": _share(of_form, each) for form, of_form in asked.items() if of_form for each in JUDGES

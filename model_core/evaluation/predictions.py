@@ -1,4 +1,4 @@
-"""Samples to predictions, one by one; what a folder holds already is not asked again.
+"""Samples to predictions, one by one or several in step; what a folder holds already is not asked again.
 
 `predictions.jsonl` has a line for each sample: what was asked, what came back, how long it took, and how it was
 scored. While a run goes on, lines are added at once; at its end the file is written anew, with exactly its samples in
@@ -7,7 +7,7 @@ their order.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,18 @@ class Sample:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-Predict = Callable[[Subject, Sample], Row]
+Predict = Callable[[Subject, Sequence[Sample]], Iterable[Row]]
 Score = Callable[[Row], dict[str, Any]]
 
 
-def answered(subject: Subject, sample: Sample) -> Row:
+def answered(subject: Subject, samples: Sequence[Sample]) -> Iterator[Row]:
     """The usual prediction: the answer's text, its times and tokens."""
-    return reply_row(subject.answer(sample.ask))
+    return map(reply_row, subject.answer_together([sample.ask for sample in samples]))
+
+
+def one_by_one(predict: Callable[[Subject, Sample], Row]) -> Predict:
+    """What predicts one sample, for as many as there are."""
+    return lambda subject, samples: (predict(subject, sample) for sample in samples)
 
 
 def reply_row(reply: Reply) -> Row:
@@ -68,6 +73,7 @@ def predict_all(
     *,
     predict: Predict = answered,
     kind: str = "answer",
+    at_once: int = 1,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Asks every sample that the folder has no prediction of, and scores all.
@@ -77,7 +83,8 @@ def predict_all(
         subject: Who is asked.
         folder: Where predictions lie; None keeps none.
         score: Adds to a line; called for those of earlier runs too.
-        predict: Asks one.
+        predict: Asks some.
+        at_once: How many it is given. Several are answered sooner, and tell no times of their own.
         kind: What `predict` does: predictions of another kind are not taken for its own.
         progress: Called with samples done and samples in all.
 
@@ -91,17 +98,16 @@ def predict_all(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / FILE, known.values())
-    rows = []
-    for done, (key, sample) in enumerate(zip(keys, samples, strict=True)):
+    missing = list({key: sample for key, sample in zip(keys, samples, strict=True) if key not in known}.items())
+    for start in range(0, len(missing), at_once):
         if progress:
-            progress(done, len(samples))
-        row = known.get(key)
-        if row is None:
-            row = {"key": key, "id": sample.id, **sample.about, **predict(subject, sample)}
-            known[key] = row
+            progress(len(samples) - len(missing) + start, len(samples))
+        some = missing[start : start + at_once]
+        for (key, sample), found in zip(some, predict(subject, [sample for _, sample in some]), strict=True):
+            known[key] = {"key": key, "id": sample.id, **sample.about, **found}
             if folder:
-                _append(folder / FILE, row)
-        rows.append(row | score(row))
+                _append(folder / FILE, known[key])
+    rows = [known[key] | score(known[key]) for key in keys]
     if folder:
         _write(folder / FILE, rows)
     if progress:

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,7 +39,7 @@ MAX_FRAMES = 16
 
 
 class PresetSubject:
-    """A preset. Each of its models is built when it is first needed; one question is answered at a time.
+    """A preset. Each of its models is built when it is first needed.
 
     Args:
         preset: Its name.
@@ -94,6 +94,13 @@ class PresetSubject:
         with self._lock, _named(ask.name):
             return self._answer(ask)
 
+    def answer_together(self, asks: Sequence[Ask]) -> Sequence[Reply]:
+        """Raises InvalidInput, WeightsMissing."""
+        if len(asks) == 1 or any(ask.speak for ask in asks):
+            return [self.answer(ask) for ask in asks]
+        with self._lock:
+            return self._answer_in_step(asks)
+
     def transcribe(self, sound: Sound, name: str) -> str:
         """Raises InvalidInput, WeightsMissing."""
         with self._lock, _named(name):
@@ -103,24 +110,11 @@ class PresetSubject:
     def _answer(self, ask: Ask) -> Reply:
         # Models are built and recordings are made before the clock starts.
         model, voice = self.language_model, voice_named(self.voice, ask.voice) if ask.speak else None
-        hearing = self.speech_encoder if ask.sounds or ask.videos else None
-        seeing = self.vision_encoder if ask.images or ask.videos else None
-        recordings = self._recordings(ask)
-        watch = _Watch()
-        parts: list[Part] = _seen(ask, seeing) if seeing else []
-        if hearing:
-            parts += self._heard(ask, recordings, hearing, model)
+        watch, parts = self._encoded(ask)
         encoding = watch.seconds() if parts else 0.0
-        options = GenerationOptions(
-            max_tokens=ask.max_tokens,
-            adapter=ask.adapter,
-            keep_rate=ask.keep_rate,
-            blocks=ask.blocks,
-            hidden_states=voice is not None and voice.hidden_width > 0,
-        )
         mouth = _Mouth(voice, voice.new_stream(ask.voice)) if voice else None
         texts, first, usage = [], None, None
-        for event in model.generate([Message(Role.USER, [*parts, *([ask.text] if ask.text else [])])], options):
+        for event in model.generate(_message(ask, parts), _options(ask, voice)):
             if isinstance(event, Finish):
                 usage = event.usage
                 continue
@@ -130,6 +124,36 @@ class PresetSubject:
                 mouth.say(event)
         spoken = mouth.finish() if mouth else None
         return _reply("".join(texts).strip(), watch.seconds(), first, encoding, usage, spoken)
+
+    def _answer_in_step(self, asks: Sequence[Ask]) -> list[Reply]:
+        model, watch = self.language_model, _Watch()
+        requests = []
+        for ask in asks:
+            with _named(ask.name):
+                requests.append((_message(ask, self._encoded(ask)[1]), _options(ask)))
+        texts: list[list[str]] = [[] for _ in asks]
+        usages: dict[int, Usage] = {}
+        with _named(f"{asks[0].name} to {asks[-1].name}"):
+            for number, event in model.generate_together(requests):
+                if isinstance(event, Finish):
+                    usages[number] = event.usage
+                else:
+                    texts[number].append(event.text)
+        share = watch.seconds() / len(asks)
+        return [
+            _reply("".join(text).strip(), share, None, None, usages[number], None) for number, text in enumerate(texts)
+        ]
+
+    def _encoded(self, ask: Ask) -> tuple["_Watch", list[Part]]:
+        """Speech and vision tokens of a question, and a watch that began when its recordings were at hand."""
+        hearing = self.speech_encoder if ask.sounds or ask.videos else None
+        seeing = self.vision_encoder if ask.images or ask.videos else None
+        recordings = self._recordings(ask)
+        watch = _Watch()
+        parts: list[Part] = _seen(ask, seeing) if seeing else []
+        if hearing:
+            parts += self._heard(ask, recordings, hearing, self.language_model)
+        return watch, parts
 
     def _recordings(self, ask: Ask) -> list[torch.Tensor]:
         """Recordings of a question; none where its speech tokens are at hand."""
@@ -223,6 +247,20 @@ def _named(name: str) -> Iterator[None]:
         raise InvalidInput(f"{name}, {error.field}", error.message) from error
 
 
+def _message(ask: Ask, parts: list[Part]) -> list[Message]:
+    return [Message(Role.USER, [*parts, *([ask.text] if ask.text else [])])]
+
+
+def _options(ask: Ask, voice: Voice | None = None) -> GenerationOptions:
+    return GenerationOptions(
+        max_tokens=ask.max_tokens,
+        adapter=ask.adapter,
+        keep_rate=ask.keep_rate,
+        blocks=ask.blocks,
+        hidden_states=voice is not None and voice.hidden_width > 0,
+    )
+
+
 def _seen(ask: Ask, encoder: VisionEncoder) -> list[Part]:
     parts: list[Part] = []
     with torch.inference_mode():
@@ -253,7 +291,12 @@ def _speech_parts(
 
 
 def _reply(
-    text: str, seconds: float, first: float | None, encoding: float, usage: Usage | None, spoken: SpokenAnswer | None
+    text: str,
+    seconds: float,
+    first: float | None,
+    encoding: float | None,
+    usage: Usage | None,
+    spoken: SpokenAnswer | None,
 ) -> Reply:
     assert usage is not None  # `generate` ends with a Finish, or raises
     return Reply(

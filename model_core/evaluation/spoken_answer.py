@@ -1,6 +1,6 @@
 """Spoken answers: how well Whisper understands them, how fast they are made, how soon they begin."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -9,7 +9,7 @@ import soundfile
 
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.metrics import WordErrors, normalize, word_errors
-from model_core.evaluation.predictions import Predict, Row, Sample, predict_all, reply_row
+from model_core.evaluation.predictions import Row, Sample, one_by_one, predict_all, reply_row
 from model_core.evaluation.report import Report, Table
 from model_core.evaluation.subject import Ask, MadeSound, SpokenAnswer, Subject
 from model_core.evaluation.wer import counts
@@ -48,7 +48,7 @@ def spoken_answer_report(
         for name, text in prompts
     ]
     predict = _speaking(folder / "audio" if folder else None)
-    rows = predict_all(samples, subject, folder, _score, predict=predict, kind="spoken", progress=progress)
+    rows = predict_all(samples, subject, folder, _score, predict=one_by_one(predict), kind="spoken", progress=progress)
     spoken = [row for row in rows if row["errors"]]
     total = sum((WordErrors(**row["errors"]) for row in spoken), WordErrors())
     wer = round(total.rate, 4) if total.words else 1.0
@@ -58,7 +58,7 @@ def spoken_answer_report(
     return Report(result=result, tables=(Table(title="Times", headings=("figure", "value"), rows=figures),))
 
 
-def _speaking(sounds: Path | None) -> Predict:
+def _speaking(sounds: Path | None) -> Callable[[Subject, Sample], Row]:
     def predict(subject: Subject, sample: Sample) -> Row:
         reply = subject.answer(sample.ask)
         spoken = reply.spoken

@@ -1,11 +1,11 @@
-"""Who is measured: something that answers one question at a time, a preset in this process or a running gateway.
+"""Who is measured: something that answers questions, a preset in this process or a running gateway.
 
 Shapes: S samples.
 """
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -167,8 +167,9 @@ class Reply:
 
     Attributes:
         text: Without space around it.
-        seconds: From the question to the end of the answer, in text and speech.
-        first_token_seconds: To its first token; None where the answer is empty.
+        seconds: From the question to the end of the answer, in text and speech; its share of them where several were
+            answered in step.
+        first_token_seconds: To its first token; None where the answer is empty, or others were written with it.
         encoding_seconds: What of it encoders took; None where that cannot be told apart.
         prompt_tokens, completion_tokens: As counted by the model.
         context_tokens: Speech and vision tokens that each block saw.
@@ -202,6 +203,10 @@ class Subject(Protocol):
 
     def answer(self, ask: Ask) -> Reply:
         """Raises InvalidInput, naming the question, where something of it is not acceptable."""
+        ...
+
+    def answer_together(self, asks: Sequence[Ask]) -> Sequence[Reply]:
+        """Answers to several questions that nobody speaks, perhaps written in step. Raises InvalidInput likewise."""
         ...
 
     def transcribe(self, sound: Sound, name: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from model_core.errors import InvalidInput
 from model_core.evaluation.manifest import Progress, Result, prediction_writer, read_manifest
 from model_core.evaluation.metrics import WordErrors, normalize, word_errors
-from model_core.evaluation.predictions import Predict, Row, Sample, predict_all
+from model_core.evaluation.predictions import Predict, Row, Sample, one_by_one, predict_all
 from model_core.evaluation.report import Report, Table
 from model_core.evaluation.subject import Ask, MadeSound, Sound, SoundFile, Subject
 from model_core.language.prompt import REPEAT_INSTRUCTION
@@ -133,7 +133,7 @@ def _named_samples(sound: Sound, name: str) -> Any:
 
 
 def _predicting(hear: Hear) -> Predict:
-    return lambda subject, sample: {"prediction": hear(subject, sample.ask.sounds[0], sample.ask.name)}
+    return one_by_one(lambda subject, sample: {"prediction": hear(subject, sample.ask.sounds[0], sample.ask.name)})
 
 
 def _score(row: Row) -> dict[str, Any]:

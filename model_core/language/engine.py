@@ -1,9 +1,9 @@
 """The language model as services see it: a conversation in, an answer token by token out.
 
-Shapes: L positions of the prompt, E width, V vocabulary.
+Shapes: B answers in step, L positions of the prompt, E width, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model_core.checkpoints.adapters import load_adapter
 from model_core.errors import InvalidInput
+from model_core.language.cache import KeyValueCache
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import Extraction, ExtractionConfig
 from model_core.language.prompt import CHATML, ChatTemplate, Message, SplicedPrompt, render, splice
@@ -86,7 +87,7 @@ class Finish:
 
 
 class LanguageModel:
-    """A decoder with its tokenizer and adapters; answers one request at a time.
+    """A decoder with its tokenizer and adapters; answers one request at a time, or several in step.
 
     Speech in the prompt switches the `speech` adapter on, speech of several clips `long_speech`, a picture without
     speech the `vision` adapter, each where it is resident; text alone runs on the untouched base.
@@ -149,6 +150,37 @@ class LanguageModel:
         Raises:
             InvalidInput: on the first step, naming what does not fit.
         """
+        for _, event in self.generate_together([(messages, options)]):
+            yield event
+
+    def generate_together(
+        self, requests: Sequence[tuple[list[Message], GenerationOptions]]
+    ) -> Iterator[tuple[int, Delta | Finish]]:
+        """Answers several conversations in step: each step reads the weights once for all of them.
+
+        In a number format as coarse as bfloat16 an answer may differ by a word from the one that it gets alone.
+
+        Yields:
+            The number of a request with one of its events; for each what `generate` yields.
+
+        Raises:
+            InvalidInput: on the first step, naming what does not fit.
+        """
+        writing = {number: self._begin(messages, options) for number, (messages, options) in enumerate(requests)}
+        hidden = {number: self._read(answer) for number, answer in writing.items()}
+        while writing:
+            for number, hidden_E in hidden.items():
+                answer = writing[number]
+                if delta := self._write(answer, hidden_E):
+                    yield number, delta
+                if answer.ended:
+                    del writing[number]
+                    if rest := answer.stream.finish():
+                        yield number, Delta(rest, 0, None)
+                    yield number, Finish(answer.reason, answer.usage)
+            hidden = self._step(writing)
+
+    def _begin(self, messages: list[Message], options: GenerationOptions) -> "_Answer":
         _check(options)
         config = self._extraction(options)
         if options.adapter not in ("", BASE):
@@ -156,40 +188,56 @@ class LanguageModel:
         with torch.inference_mode():
             prompt = splice(render(messages, self.template), self.tokenizer, self.decoder.embed_tokens)
         limit = self._answer_limit(prompt, options)
-        adapter = self._adapter(prompt, options)
-        extraction = Extraction(config, [prompt.context], [prompt.instruction])
-        sampler = Sampler(options.temperature, options.top_p, options.seed)
-        stream = TextStream(self.tokenizer.decode, options.stop)
-        cache = self.decoder.new_cache(min(limit, _ROOM))
-        embeds_1LE, positions, dropping = prompt.embeds[None], prompt.positions, extraction if config.drops else None
-        reason: Literal["stop", "length"] = "length"
-        produced = 0
-        while produced < limit:
-            with torch.inference_mode():
-                where = positions if self.decoder.config.rope_sections else None
-                hidden_E = self.decoder(embeds_1LE, cache, adapter, where, extraction=dropping)[0, -1]
-                token = sampler.pick(self.decoder.logits(hidden_E))
-                embeds_1LE = self.decoder.embed_tokens(torch.tensor([[token]], device=hidden_E.device))
-                positions, dropping = positions.max().expand(3, 1) + 1, None
-            if token in self._stop_ids:
-                reason = "stop"
-                break
-            produced += 1
-            yield Delta(stream.push(token), 1, hidden_E.float()[None] if options.hidden_states else None)
-            if stream.stopped:
-                reason = "stop"
-                break
-        if rest := stream.finish():
-            yield Delta(rest, 0, None)
-        usage = Usage(
-            prompt_tokens=len(prompt.embeds),
-            speech_tokens=prompt.speech_tokens,
-            vision_tokens=prompt.vision_tokens,
-            completion_tokens=produced,
-            adapter=adapter or "",
-            context_tokens=tuple(extraction.context_tokens[0]),
+        return _Answer(
+            prompt=prompt,
+            limit=limit,
+            adapter=self._adapter(prompt, options),
+            hidden_states=options.hidden_states,
+            extraction=Extraction(config, [prompt.context], [prompt.instruction]),
+            sampler=Sampler(options.temperature, options.top_p, options.seed),
+            stream=TextStream(self.tokenizer.decode, options.stop),
+            cache=self.decoder.new_cache(min(limit, _ROOM)),
         )
-        yield Finish(reason, usage)
+
+    def _read(self, answer: "_Answer") -> Tensor:
+        """Hidden state [E] behind the prompt."""
+        prompt, dropping = answer.prompt, answer.extraction if answer.extraction.config.drops else None
+        with torch.inference_mode():
+            where = prompt.positions if self.decoder.config.rope_sections else None
+            hidden_1LE: Tensor = self.decoder(
+                prompt.embeds[None], answer.cache, answer.adapter, where, extraction=dropping
+            )
+        return hidden_1LE[0, -1]
+
+    def _write(self, answer: "_Answer", hidden_E: Tensor) -> Delta | None:
+        """The next token of an answer; None where it is the end."""
+        with torch.inference_mode():
+            answer.token = answer.sampler.pick(self.decoder.logits(hidden_E))
+        if answer.token in self._stop_ids:
+            answer.reason, answer.ended = "stop", True
+            return None
+        answer.produced += 1
+        delta = Delta(answer.stream.push(answer.token), 1, hidden_E.float()[None] if answer.hidden_states else None)
+        if answer.stream.stopped:
+            answer.reason = "stop"
+        answer.ended = answer.stream.stopped or answer.produced == answer.limit
+        return delta
+
+    def _step(self, writing: Mapping[int, "_Answer"]) -> dict[int, Tensor]:
+        """Hidden states [E] behind the last tokens of all answers."""
+        answers = list(writing.values())
+        if not answers:
+            return {}
+        with torch.inference_mode():
+            tokens_B1 = torch.tensor([[each.token] for each in answers], device=self.decoder.embed_tokens.weight.device)
+            where = None
+            if self.decoder.config.rope_sections:
+                where = torch.stack([each.next_position() for each in answers], dim=1)
+            adapters = [each.adapter for each in answers]
+            hidden_B1E = self.decoder(
+                self.decoder.embed_tokens(tokens_B1), [each.cache for each in answers], adapters, where
+            )
+        return dict(zip(writing, hidden_B1E[:, 0], strict=True))
 
     def _answer_limit(self, prompt: SplicedPrompt, options: GenerationOptions) -> int:
         room = self.context_tokens - prompt.embeds.shape[0]
@@ -225,6 +273,39 @@ class LanguageModel:
         )
         config.check(self.max_blocks)
         return config
+
+
+@dataclass(slots=True, kw_only=True)
+class _Answer:
+    """An answer that is being written."""
+
+    prompt: SplicedPrompt
+    limit: int
+    adapter: str | None
+    hidden_states: bool
+    extraction: Extraction
+    sampler: Sampler
+    stream: TextStream
+    cache: KeyValueCache
+    token: int = -1
+    produced: int = 0
+    ended: bool = False
+    reason: Literal["stop", "length"] = "length"
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=len(self.prompt.embeds),
+            speech_tokens=self.prompt.speech_tokens,
+            vision_tokens=self.prompt.vision_tokens,
+            completion_tokens=self.produced,
+            adapter=self.adapter or "",
+            context_tokens=tuple(self.extraction.context_tokens[0]),
+        )
+
+    def next_position(self) -> Tensor:
+        """[3, 1] of the last token in time, height and width: text goes on behind the largest."""
+        return (self.prompt.positions.max() + self.produced).expand(3, 1)
 
 
 def _check(options: GenerationOptions) -> None:

@@ -1,6 +1,7 @@
 """A run that stops and goes on, and the files that it leaves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from model_core.evaluation.manifest import Result
 from model_core.evaluation.predictions import FILE, Row, Sample, predict_all
 from model_core.evaluation.preset_subject import PresetSubject
 from model_core.evaluation.report import Report, Table, bar_chart, heat_map, write_report
-from model_core.evaluation.subject import Ask
+from model_core.evaluation.subject import Ask, MadeSound
 from tests.evaluation_sets import ScriptedSubject
 
 SAMPLES = [
@@ -53,6 +54,34 @@ def test_what_was_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -> N
     subject = ScriptedSubject(say=say)
     assert [row["id"] for row in predict_all(SAMPLES, subject, tmp_path, score)] == ["a", "b", "c"]
     assert [ask.name for ask in subject.asked] == ["c"]
+
+
+def test_several_at_once_are_asked_together_and_stand_in_their_order(tmp_path: Path) -> None:
+    steps: list[int] = []
+    predict_all(SAMPLES[1:2], ScriptedSubject(say=say), tmp_path, score)
+    subject = ScriptedSubject(say=say)
+    rows = predict_all(SAMPLES, subject, tmp_path, score, at_once=2, progress=lambda done, _: steps.append(done))
+    assert [row["id"] for row in rows] == ["a", "b", "c"]
+    assert [ask.name for ask in subject.asked] == ["a", "c"]
+    assert steps == [1, 3]
+
+
+def test_a_preset_answers_several_as_it_answers_each() -> None:
+    subject = PresetSubject("tiny")
+    sound = MadeSound("noise", lambda: np.random.default_rng(0).random(16_000, np.float32))
+    asks = [
+        Ask(name="a", text="hello", max_tokens=5),
+        Ask(name="b", text="what?", sounds=(sound,), max_tokens=9),
+        Ask(name="c", text="a longer question", max_tokens=7, adapter="speech"),
+    ]
+    together = subject.answer_together(asks)
+    alone = [subject.answer(ask) for ask in asks]
+    assert [(r.text, r.adapter, r.completion_tokens) for r in together] == [
+        (r.text, r.adapter, r.completion_tokens) for r in alone
+    ]
+    assert all(reply.first_token_seconds is None and reply.seconds > 0 for reply in together)
+    with pytest.raises(InvalidInput, match="a to b, max_tokens"):
+        subject.answer_together([asks[0], replace(asks[1], max_tokens=-1)])
 
 
 def test_line_cut_short_by_a_kill_is_asked_again(tmp_path: Path) -> None:

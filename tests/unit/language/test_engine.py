@@ -184,3 +184,35 @@ def test_each_template_writes_the_conversation_as_its_model_reads_it() -> None:
         "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id |><|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     ]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-qwen2-vl"])
+def test_answers_in_step_are_those_that_each_gets_alone(preset: str) -> None:
+    model = build_language_model(preset)
+    width = model.width
+    speech, picture = SpeechPart(torch.randn(12, width)), VisionPart(torch.randn(4, width), (1, 2, 2))
+    requests = [
+        (ask("hello"), GenerationOptions(max_tokens=9, hidden_states=True)),
+        (ask(speech, "what is said?"), GenerationOptions(max_tokens=4)),
+        (ask(speech, "what is said?"), GenerationOptions(max_tokens=12, keep_rate=0.5, blocks=2)),
+        (ask(picture), GenerationOptions(max_tokens=7, temperature=1.0, seed=5)),
+        (ask("a longer question than the others"), GenerationOptions(max_tokens=12, adapter="speech")),
+    ]
+    together: dict[int, list[Delta | Finish]] = {number: [] for number in range(len(requests))}
+    for number, event in model.generate_together(requests):
+        together[number].append(event)
+    for number, (messages, options) in enumerate(requests):
+        *deltas, finish = together[number]
+        *alone, end = model.generate(messages, options)
+        assert finish == end
+        assert [(d.text, d.tokens) for d in deltas if isinstance(d, Delta)] == [
+            (d.text, d.tokens) for d in alone if isinstance(d, Delta)
+        ]
+    first, *_ = (event for event in together[0] if isinstance(event, Delta))
+    assert first.hidden_states is not None
+
+
+def test_nothing_is_answered_where_one_of_several_requests_is_wrong(model: LanguageModel) -> None:
+    requests = [(ask("hello"), GenerationOptions()), (ask("hello"), GenerationOptions(top_p=0.0))]
+    with pytest.raises(InvalidInput, match="top_p"):
+        next(model.generate_together(requests))
