@@ -16,7 +16,7 @@ from model_core.data.build.work import Dropped, Workplace, rng_of
 from model_core.data.conversation import SPEECH, Conversation, Speech, Turn
 from model_core.data.errors import SampleError
 from model_core.data.files import written_aside
-from model_core.data.sources.needles import EVERYDAY, Needle, needle
+from model_core.data.sources.needles import Needle, needle
 from model_core.errors import InvalidInput
 from model_core.language.prompt import Role
 
@@ -85,11 +85,6 @@ class LongSource(OpenSource):
     def sentences(self, index: int) -> Sequence[str]:
         """What is said in a recording, beside a needle."""
 
-    @property
-    def needle_words(self) -> Sequence[str]:
-        """Words that needles hide."""
-        return EVERYDAY
-
     @abstractmethod
     def lay(self, index: int, hidden: Hidden | None) -> Laid:
         """The recording. Raises SampleError where it cannot be used."""
@@ -156,7 +151,7 @@ class LongSource(OpenSource):
 
     def _hidden(self, index: int) -> Hidden:
         rng = rng_of(self.seed, self.name, index, "needle")
-        drawn = needle(rng, self.needle_words)
+        drawn = needle(rng)
         seed = f"{self.seed} {self.name} {index} needle"
         (samples,) = self._room.plain([Reading(drawn.sentence, self._room.voice(seed), seed)])
         return Hidden(drawn, rng.random(), samples)

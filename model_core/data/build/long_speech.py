@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -20,8 +20,6 @@ from model_core.data.build.reading import ReadingRoom, Samples, Style, recording
 from model_core.data.build.recorded import RecordedFiles
 from model_core.data.build.sources import Mixture, OpenSource, Source, sample_id, texts_sha256
 from model_core.data.build.work import Maker, Spec, Workplace, rng_of
-from model_core.data.sources.needles import hideable
-from model_core.data.sources.sentences import words_of
 from model_core.errors import InvalidInput
 from model_core.speech.audio import SAMPLE_RATE, decode_audio
 
@@ -104,11 +102,6 @@ class JoinedReadings(LongSource):
     def sentences(self, index: int) -> Sequence[str]:
         """In the order of the recording."""
         return [reading.text for reading in self._drawn(index)]
-
-    @cached_property
-    def needle_words(self) -> Sequence[str]:
-        """All words of the readings, so many that none can be guessed."""
-        return hideable(word for reading in self._pool.readings for word in words_of(reading.text))
 
     def lay(self, index: int, hidden: Hidden | None) -> Laid:
         """Joins the readings; a needle comes between two of them."""

@@ -1,11 +1,9 @@
 """Needles: a sentence that is hidden in a long recording, and the question that only it answers.
 
-Words to be learned and words of the tests have nothing in common, so that a test cannot be passed by heart. Where only
-a hundred words are learned, a model learns to name one of those; so data sets draw from all words of their texts.
+Words to be learned and words of the tests have nothing in common, so that a test cannot be passed by heart.
 """
 
 import random
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _FORMS = (
@@ -28,10 +26,6 @@ _WORDS = (
     "walnut", "water", "whistle", "window", "winter", "wizard", "yellow",
 )  # fmt: skip
 _TESTED = 4  # one word in so many is kept for tests
-_HELD_OUT = frozenset(_WORDS[::_TESTED])
-_SHORTEST, _LONGEST = 4, 10  # letters of a word of a text that is hidden
-
-EVERYDAY = tuple(word for word in _WORDS if word not in _HELD_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +37,13 @@ class Needle:
     answer: str
 
 
-def hideable(words: Iterable[str]) -> tuple[str, ...]:
-    """Words to learn from, in order: the everyday ones, and of `words` (lower case) those of a common length."""
-    fitting = {word for word in words if word.isalpha() and _SHORTEST <= len(word) <= _LONGEST}
-    return tuple(sorted((fitting | set(EVERYDAY)) - _HELD_OUT))
-
-
-def needle(rng: random.Random, words: Sequence[str] = EVERYDAY, *, held_out: bool = False) -> Needle:
+def needle(rng: random.Random, *, held_out: bool = False) -> Needle:
     """Draws a needle.
 
     Args:
         rng: Decides on words and question.
-        words: One of these is hidden.
-        held_out: True for the words of the tests in place of them.
+        held_out: True for the words of the tests, False for those to learn from.
     """
     sentence, question = rng.choice(_FORMS)
-    word = rng.choice(sorted(_HELD_OUT) if held_out else words)
+    word = rng.choice([word for number, word in enumerate(_WORDS) if (number % _TESTED == 0) is held_out])
     return Needle(sentence.format(word), question, word)

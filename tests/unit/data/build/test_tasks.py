@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_core.data.build import tasks
-from model_core.data.sources.needles import hideable, needle
+from model_core.data.sources.needles import needle
 
 SENTENCES = st.lists(st.integers(0, 30).map(lambda number: f"Sentence number {number}."), min_size=3, max_size=20)
 SEEDS = st.integers(0, 1000).map(random.Random)
@@ -77,9 +77,3 @@ def test_words_of_tests_are_never_trained_on() -> None:
     assert len(trained) > 50
     assert len(tested) > 15
     assert not trained & tested
-    assert not tested & set(hideable(tested | {"harbour"}))
-
-
-def test_any_word_of_a_text_may_be_hidden_unless_it_is_short_long_or_no_word() -> None:
-    everyday = set(hideable(()))
-    assert set(hideable(("harbour", "sea", "o'clock", "incomprehensible", "harbour"))) - everyday == {"harbour"}
