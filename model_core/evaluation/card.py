@@ -248,7 +248,7 @@ PARTS = (
     Part(
         name="adapters-on-text",
         run=_adapters,
-        options={"questions": 40},
+        options={"questions": 30},
         figures=(
             Figure(what="written facts, as served", at=("details", "settings", "as served", "score")),
             Figure(what="written facts, speech adapter forced", at=("details", "settings", "speech", "score")),
@@ -303,7 +303,7 @@ PARTS = (
     Part(
         name="extractor-pictures",
         run=_extractor,
-        options={"manifest": "vqa-spoken.jsonl", "questions": 40},
+        options={"manifest": "vqa-spoken.jsonl", "questions": 20},
         figures=tuple(
             Figure(what=f"spoken easy-vqa, keep rate {rate:g}", at=("details", "settings", f"keep {rate:g}", "score"))
             for rate in KEEP_RATES
