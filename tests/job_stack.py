@@ -98,13 +98,17 @@ class JobStack:
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """The object store can write nothing meanwhile, as on a disk without room."""
+        """The object store can write nothing meanwhile, as on a disk without room; afterwards it starts anew.
+
+        It has to: SeaweedFS's index writes no more once a write of its own has failed, which is a matter of chance.
+        """
         store = psutil.Process(self.stack.processes["object_store"].pid)
         store.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))
         try:
             yield
         finally:
-            store.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+            self.stack.kill("object_store")
+            self.stack.restart("object_store")
 
     def children(self, worker: str) -> list[psutil.Process]:
         return psutil.Process(self.stack.processes[worker].pid).children()

@@ -89,7 +89,7 @@ async def test_many_clients_that_leave_midway_leave_nothing_behind(scripted: Gat
 
 
 async def test_an_error_after_the_stream_began_is_its_last_event(scripted: Gateway, script: Script) -> None:
-    script.unavailable["synthesize"] = 1  # fails when the first word is spoken; the text has begun by then
+    script.unavailable["synthesize"] = 9  # fails when the first word is spoken; the text has begun by then
     async with scripted.http.stream("POST", "/v1/chat/completions", json={**SPOKEN, "stream": True}) as response:
         assert response.status_code == 200
         lines = [line async for line in response.aiter_lines() if line]
@@ -98,7 +98,7 @@ async def test_an_error_after_the_stream_began_is_its_last_event(scripted: Gatew
 
 
 async def test_the_openai_client_raises_an_error_that_comes_in_the_stream(scripted: Gateway, script: Script) -> None:
-    script.unavailable["synthesize"] = 1
+    script.unavailable["synthesize"] = 9  # more often than it is tried
     stream = await scripted.openai.chat.completions.create(**SPOKEN, stream=True)
     with pytest.raises(openai.APIError, match="speech synthesizer"):
         [chunk async for chunk in stream]
