@@ -60,9 +60,9 @@ def test_a_written_question_is_answered_by_the_base_model(client: openai.OpenAI)
     assert "Paris" in ask(client, text, max_tokens=20).choices[0].message.content
 
 
-@pytest.mark.parametrize(("pictures", "at_least"), [("vqa-written.jsonl", 18), ("named-written.jsonl", 18)])
+@pytest.mark.parametrize(("pictures", "at_least"), [("vqa-written.jsonl", 11), ("named-written.jsonl", 11)])
 def test_pictures_are_seen(client: openai.OpenAI, pictures: str, at_least: int) -> None:
-    rows = lines(pictures, 20)
+    rows = lines(pictures, 12)
     right = 0
     for row in rows:
         question = {"type": "text", "text": row["question"]}
@@ -73,24 +73,24 @@ def test_pictures_are_seen(client: openai.OpenAI, pictures: str, at_least: int) 
 
 def test_answers_stand_where_the_extractor_drops_tokens_on_the_way(client: openai.OpenAI) -> None:
     right = 0
-    for row in lines("vqa-spoken.jsonl", 12):
+    for row in lines("vqa-spoken.jsonl", 8):
         parts = picture(HELD_OUT / row["image"]), spoken(HELD_OUT / row["audio"])
         answer = ask(client, *parts, max_tokens=8, extra_body={"lyra": {"keep_rate": 0.7}})
         right += normalize(answer.choices[0].message.content) == normalize(row["answer"])
         first, *later = answer.usage.model_extra["lyra"]["context_tokens"]
         assert later[0] == ExtractionConfig(keep_rate=0.7).kept(first)
         assert len(later) == 3
-    assert right >= 6
+    assert right >= 5
 
 
 def test_speech_is_heard_by_the_language_model(client: openai.OpenAI) -> None:
-    rows = lines("sentences-known-voices.jsonl", 16)
+    rows = lines("sentences-known-voices.jsonl", 10)
     instruction = {"type": "text", "text": "Repeat what I said."}
     heard = [
         ask(client, spoken(HELD_OUT / row["audio"]), instruction, max_tokens=40).choices[0].message.content
         for row in rows
     ]
-    assert jiwer.wer([normalize(row["text"]) for row in rows], [normalize(text) for text in heard]) < 0.3
+    assert jiwer.wer([normalize(row["text"]) for row in rows], [normalize(text) for text in heard]) < 0.25
 
 
 def test_a_spoken_question_about_a_picture_streams_text_and_speech(client: openai.OpenAI) -> None:
@@ -156,7 +156,7 @@ def test_an_evaluation_prints_one_line_of_json_and_writes_every_prediction(
     stack: Stack, tmp_path: Path, kind: str, manifest: str, through_gateway: bool
 ) -> None:
     few, out = HELD_OUT / f".few-{kind}.jsonl", tmp_path / f"{kind}.jsonl"
-    few.write_text("".join(json.dumps(row) + "\n" for row in lines(manifest, 5)))
+    few.write_text("".join(json.dumps(row) + "\n" for row in lines(manifest, 3)))
     lyra = str(Path(sys.executable).parent / "lyra")
     subject = ("--gateway", stack.url, "--key", stack.key) if through_gateway else ()
     command = [lyra, "eval", kind, "--manifest", str(few), "--out", str(out), *subject]
@@ -165,9 +165,9 @@ def test_an_evaluation_prints_one_line_of_json_and_writes_every_prediction(
     finally:
         few.unlink()
     result = json.loads(printed)
-    assert result["count"] == 5
+    assert result["count"] == 3
     assert (result["model"] == "lyra-nano") if through_gateway else (result["preset"] == "nano")
-    assert len(out.read_text().splitlines()) == 5
+    assert len(out.read_text().splitlines()) == 3
 
 
 def test_nothing_listens_beyond_loopback(stack: Stack) -> None:
