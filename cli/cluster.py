@@ -23,6 +23,7 @@ from cli.cluster_options import (
     YesOption,
     confirm,
     connected,
+    connected_release,
 )
 from cli.cluster_show import show_diagnosis, status_table
 from cli.console import err, note, out, write_text
@@ -112,11 +113,8 @@ def status(
       lyra cluster status --watch
       lyra cluster status --json | jq '.[] | {component, ready, wanted}'
     """
-    with connected(kubeconfig, context, namespace) as cluster:
-        from services.cluster.release import find_release
+    with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
         from services.cluster.status import status as look
-
-        found = find_release(cluster, release)
 
         def rows() -> list["Row"]:
             return look(cluster, found, with_metrics=metrics)
@@ -170,11 +168,10 @@ def scale(
       lyra cluster scale speech-encoder 3
       lyra cluster scale worker-clips 8 --yes
     """
-    with connected(kubeconfig, context, namespace) as cluster:
+    with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
         from services.cluster import scaling
-        from services.cluster.release import find_release
 
-        plan = scaling.plan_scale(cluster, find_release(cluster, release), component, replicas)
+        plan = scaling.plan_scale(cluster, found, component, replicas)
         if plan.now == plan.wanted and plan.autoscaler is None:
             note(f"{plan.workload} has {plan.now} already")
             return
@@ -211,11 +208,10 @@ def drain(
       lyra cluster drain lyra-language-model-7c9d8-x2x4k
       lyra cluster drain lyra-language-model-7c9d8-x2x4k --undo
     """
-    with connected(kubeconfig, context, namespace) as cluster:
+    with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
         from services.cluster import draining
-        from services.cluster.release import find_release
 
-        plan = draining.plan_drain(cluster, find_release(cluster, release), pod)
+        plan = draining.plan_drain(cluster, found, pod)
         if undo:
             confirm(f"Put {pod} back to work?", yes)
             draining.undo(cluster, pod)
@@ -258,11 +254,9 @@ def logs(
       lyra cluster logs language-model --since 600 --tail -1
       lyra cluster logs speech-encoder --previous
     """
-    with connected(kubeconfig, context, namespace) as cluster:
+    with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
         from services.cluster import logs as of_pods
-        from services.cluster.release import find_release
 
-        found = find_release(cluster, release)
         last = None if tail < 0 else tail
         options = of_pods.LogOptions(tail=last, since_seconds=since, previous=previous, container=container)
         lines = (

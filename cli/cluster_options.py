@@ -11,6 +11,7 @@ from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
     from services.cluster.api import Cluster
+    from services.cluster.release import Release
 
 NamespaceOption = Annotated[
     str | None,
@@ -57,6 +58,17 @@ def connected(kubeconfig: Path | None, context: str | None, namespace: str | Non
         from services.cluster.api import Cluster
 
         yield Cluster.connect(kubeconfig, context, namespace)
+
+
+@contextmanager
+def connected_release(
+    kubeconfig: Path | None, context: str | None, namespace: str | None, release: str | None
+) -> Iterator[tuple["Cluster", "Release"]]:
+    """The cluster that is meant, and the release in it. Raises CommandFailed likewise."""
+    with connected(kubeconfig, context, namespace) as cluster:
+        from services.cluster.release import find_release
+
+        yield cluster, find_release(cluster, release)
 
 
 def confirm(question: str, yes: bool) -> None:

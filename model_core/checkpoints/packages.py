@@ -12,8 +12,6 @@ from pathlib import Path
 
 from model_core.errors import WeightsMissing
 
-_READ_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package(ABC):
@@ -127,11 +125,8 @@ def _run(program: str, release: str, command: list[str], folder: Path | None = N
 
 def file_sha256(path: Path) -> str:
     """Hex digest of a file, read piece by piece."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 SMOLLM2 = Wheel(

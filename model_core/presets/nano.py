@@ -37,7 +37,7 @@ EXTRACTION = ExtractionConfig(blocks=4)
 SPEECH_ENCODER = SpeechEncoder.Config(
     model="whisper-tiny.en",
     whisper=WhisperEncoder.Config(mel_bins=80, width=384, layers=4, heads=6, feed_forward=1536),
-    # 4 frames of 20 ms to a group; a third of the groups, about four a second, say something new and make a token.
+    # 4 frames of 20 ms to a group; a third of the groups, about five a second, say something new and make a token.
     projector=SpeechProjector.Config(
         encoder_width=384,
         model_width=576,

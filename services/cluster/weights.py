@@ -24,7 +24,6 @@ from services.storage.folders import read_sums as parse_sums
 _DONE = "SHA256SUMS.part"  # of a sync that was interrupted: what it had sent
 _PART_BYTES = 64 * 2**20
 _PARTS_AT_ONCE = 4
-_READ_BYTES = 2**20
 _BINARY = "application/octet-stream"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -69,11 +68,8 @@ class SyncPlan:
         return sum(file.size for file in self.to_send)
 
 
-def folder_files(folder: Path, on_bytes: OnBytes = lambda count: None) -> tuple[File, ...]:
+def folder_files(folder: Path) -> tuple[File, ...]:
     """All files of a folder and the folders in it, with their hashes; hidden ones are left out.
-
-    Args:
-        on_bytes: Called with how many bytes more have been read.
 
     Raises:
         ClusterError: it is no folder, holds no files, or one of them cannot be read.
@@ -89,7 +85,7 @@ def folder_files(folder: Path, on_bytes: OnBytes = lambda count: None) -> tuple[
         if name in (SUMS, _DONE):
             continue
         try:
-            files.append(File(name, path, path.stat().st_size, _sha256(path, on_bytes)))
+            files.append(File(name, path, path.stat().st_size, _sha256(path)))
         except OSError as error:
             raise ClusterError(f"{path} cannot be read: {error.strerror}") from error
     if not files:
@@ -195,13 +191,9 @@ def _unchanged(file: File, digest: "hashlib._Hash") -> None:
         raise ClusterError(f"{file.path} changed while it was sent", "sync again when nobody writes to it")
 
 
-def _sha256(path: Path, on_bytes: OnBytes) -> str:
-    digest = hashlib.sha256()
+def _sha256(path: Path) -> str:
     with path.open("rb") as opened:
-        while data := opened.read(_READ_BYTES):
-            digest.update(data)
-            on_bytes(len(data))
-    return digest.hexdigest()
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _hidden(path: Path) -> bool:

@@ -11,7 +11,7 @@ import argparse
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -115,7 +115,7 @@ def _bring(store: ObjectStore, folder: str, home: Path, name: str, wanted: str) 
     part = target.with_name(f".{target.name}.part")
     try:
         with store.open(f"{folder}/{name}", _BLOCK_BYTES) as source, part.open("wb") as sink:
-            found = _digest(source, sink.write)
+            found = _copied(source, sink)
         if found != wanted:
             raise FolderBroken(f"{folder}/{name} in the object store is not what its sum says")
         part.replace(target)
@@ -129,22 +129,18 @@ def _bring(store: ObjectStore, folder: str, home: Path, name: str, wanted: str) 
 def _sum_of(path: Path) -> str | None:
     try:
         with path.open("rb") as source:
-            return _digest(source)
+            return hashlib.file_digest(source, "sha256").hexdigest()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 
-def _digest(source: BinaryIO, on_block: Callable[[bytes], object] = lambda block: None) -> str:
+def _copied(source: BinaryIO, sink: BinaryIO) -> str:
+    """Copies a file; returns its SHA-256."""
     digest = hashlib.sha256()
-    for block in _blocks(source):
-        digest.update(block)
-        on_block(block)
-    return digest.hexdigest()
-
-
-def _blocks(source: BinaryIO) -> Iterator[bytes]:
     while block := source.read(_BLOCK_BYTES):
-        yield block
+        digest.update(block)
+        sink.write(block)
+    return digest.hexdigest()
 
 
 def _folder(text: str) -> str:

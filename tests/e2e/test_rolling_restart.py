@@ -25,6 +25,7 @@ from services.local.keys import development_key
 from services.local.process import LocalProcess, ProcessSpec, answers_http, grpc_is_serving, http_is_ready
 from services.local.stack import CLOCK, GATEWAY, SERVICES, WORKERS
 from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER
+from tests.clients import Clients
 from tests.job_stack import speech
 from tests.paths import EXAMPLES
 from tests.servers import READY_SECONDS, start_redis_server, start_store_server, store_environment
@@ -128,29 +129,16 @@ class Fleet:
         ]
 
 
-class Clients:
+class Users(Clients):
     """Eight that ask, each again and again, and one whose jobs follow each other."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, http: httpx.Client) -> None:
+        super().__init__(*[self._ask] * STREAMS, self._work)
         self.answered = 0
         self.jobs: list[dict[str, Any]] = []
-        self.failures: list[str] = []
-        self._fleet = fleet
+        self._fleet, self._http = fleet, http
         self._turn = count()
-        self._over = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._guarded, args=(self._ask,)) for _ in range(STREAMS)]
-        self._threads.append(threading.Thread(target=self._guarded, args=(self._work,)))
-
-    def __enter__(self) -> "Clients":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
     def until_answered(self, more: int) -> None:
         """Returns when so many more answers have come, or one failed; the test's own timeout is the limit."""
@@ -158,22 +146,13 @@ class Clients:
         while self.answered < wanted and not self.failures:
             time.sleep(0.05)
 
-    def _guarded(self, work: Callable[[httpx.Client], None]) -> None:
-        headers = {"Authorization": f"Bearer {self._fleet.key}"}
-        with httpx.Client(headers=headers, timeout=GRACE_SECONDS, trust_env=False) as http:
-            while not self._over.is_set():
-                try:
-                    work(http)
-                except Exception as error:
-                    self.failures.append(f"{type(error).__name__}: {error}")
-
     def _url(self) -> str:
         with self._lock:
             gateways = self._fleet.gateways
             return gateways[next(self._turn) % len(gateways)]
 
-    def _ask(self, http: httpx.Client) -> None:
-        with http.stream("POST", f"{self._url()}/v1/chat/completions", json=_QUESTION) as response:
+    def _ask(self) -> None:
+        with self._http.stream("POST", f"{self._url()}/v1/chat/completions", json=_QUESTION) as response:
             if response.status_code != 200:
                 raise AssertionError(response.read().decode())
             lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
@@ -184,13 +163,13 @@ class Clients:
         with self._lock:
             self.answered += 1
 
-    def _work(self, http: httpx.Client) -> None:
+    def _work(self) -> None:
         order = json.dumps({"tasks": ["transcript", "questions"], "questions": ["Who speaks?"]})
         sound = {"file": ("recording.flac", speech(SENTENCES))}
-        submitted = http.post(f"{self._url()}/v1/jobs", files=sound, data={"request": order})
+        submitted = self._http.post(f"{self._url()}/v1/jobs", files=sound, data={"request": order})
         assert submitted.status_code == 202, submitted.text
         name = submitted.json()["id"]
-        while (job := http.get(f"{self._url()}/v1/jobs/{name}").json())["state"] not in ("succeeded", "failed"):
+        while (job := self._http.get(f"{self._url()}/v1/jobs/{name}").json())["state"] not in ("succeeded", "failed"):
             time.sleep(0.2)
         self.jobs.append({"state": job["state"], "reason": job["reason"], **job["progress"]})
 
@@ -231,30 +210,34 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_a_rolling_restart_of_everything_costs_no_stream_and_no_clip(fleet: Fleet) -> None:
     """The small one of every run is in tests/integration/services/test_load_balancing.py."""
     log: list[Restart] = []
-    with Clients(fleet) as clients:
-        clients.until_answered(STREAMS)
+    headers = {"Authorization": f"Bearer {fleet.key}"}
+    with (
+        httpx.Client(headers=headers, timeout=GRACE_SECONDS, trust_env=False) as http,
+        Users(fleet, http) as users,
+    ):
+        users.until_answered(STREAMS)
         for name, processes in fleet.processes.items():
             for replica in range(len(processes)):
-                log.append(fleet.restart(name, replica, lambda: clients.answered))
-                clients.until_answered(2)
-    _keep(log, clients)
-    assert clients.failures == []
+                log.append(fleet.restart(name, replica, lambda: users.answered))
+                users.until_answered(2)
+    _keep(log, users)
+    assert users.failures == []
     assert {restart.exit_code for restart in log} == {0}
-    assert [job["state"] for job in clients.jobs] == ["succeeded"] * len(clients.jobs) != []
-    assert all(job["clips_heard"] == job["clips"] > 1 for job in clients.jobs)
+    assert [job["state"] for job in users.jobs] == ["succeeded"] * len(users.jobs) != []
+    assert all(job["clips_heard"] == job["clips"] > 1 for job in users.jobs)
 
 
-def _keep(log: Sequence[Restart], clients: Clients) -> None:
+def _keep(log: Sequence[Restart], users: Users) -> None:
     """The log as JSON, where the environment says so."""
     if path := os.environ.get(LOG_VARIABLE):
         report = {
             "streams_at_a_time": STREAMS,
-            "answered": clients.answered,
-            "failed_streams": len(clients.failures),
-            "failures": clients.failures,
-            "jobs": len(clients.jobs),
-            "clips": sum(job["clips"] for job in clients.jobs),
-            "lost_clips": sum(job["clips"] - job["clips_heard"] for job in clients.jobs),
+            "answered": users.answered,
+            "failed_streams": len(users.failures),
+            "failures": users.failures,
+            "jobs": len(users.jobs),
+            "clips": sum(job["clips"] for job in users.jobs),
+            "lost_clips": sum(job["clips"] - job["clips_heard"] for job in users.jobs),
             "restarts": [asdict(each) for each in log],
         }
         Path(path).write_text(json.dumps(report, indent=2) + "\n")
