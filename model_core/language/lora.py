@@ -6,12 +6,15 @@ computes exactly what it computes alone. On disk an adapter is a PEFT folder: se
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+_MANY = 512  # positions
 
 # Which adapter is on: one for the whole batch, or one a row; None for the base alone.
 Adapter = str | None | Sequence[str | None]
@@ -44,6 +47,10 @@ class LowRank(nn.Module):
         update: Tensor = self.lora_B(self.lora_A(x)) * self.scale
         return update
 
+    def added_to(self, weight: Tensor) -> Tensor:
+        """[out, in] -> [out, in]: what multiplies by `weight` and updates in one."""
+        return torch.addmm(weight, self.lora_B.weight, self.lora_A.weight, alpha=self.scale)
+
 
 class AdaptedLinear(nn.Linear):
     """A linear layer to which named low-rank updates can be added."""
@@ -57,6 +64,8 @@ class AdaptedLinear(nn.Linear):
 
     def forward(self, x: Tensor, adapters: AdapterRows = ()) -> Tensor:
         """[B, ..., in] -> [B, ..., out]; rows that no adapter is on for are the base's to the bit."""
+        if update := self._for_all(x, adapters):
+            return F.linear(x, update.added_to(self.weight), self.bias)
         y = F.linear(x, self.weight, self.bias)
         for name, rows in adapters:
             if name not in self.adapters:
@@ -66,6 +75,16 @@ class AdaptedLinear(nn.Linear):
             else:
                 y = y.index_add(0, rows, self.adapters[name](x[rows]).to(y.dtype))
         return y
+
+    def _for_all(self, x: Tensor, adapters: AdapterRows) -> LowRank | None:
+        """The update that is on for all of so many positions that its sum with the weight costs less than to multiply
+        by both; None where that is not so. A sum in fewer bits than float32 would round the update away."""
+        if torch.is_grad_enabled() or self.weight.dtype != torch.float32 or x.numel() < _MANY * self.in_features:
+            return None
+        on = [(name, rows) for name, rows in adapters if name in self.adapters]
+        if len(on) != 1 or on[0][1] is not None:
+            return None
+        return cast(LowRank, self.adapters[on[0][0]])
 
 
 def rows_of(adapter: Adapter, device: torch.device) -> AdapterRows:

@@ -47,16 +47,19 @@ def build_speech_encoder(
 ) -> "SpeechEncoder":
     """Whisper with the projectors of every adapter that has one; nano's has none without trained parts.
 
-    With `fast`, for serving, nano's multiplies in bfloat16 where the processor does so natively. Otherwise its weights
-    are the stored ones: training and exports want those.
+    With `fast`, for serving, nano's multiplies in bfloat16 where the processor does so natively and writes words in
+    8-bit integers. Otherwise its weights are the stored ones: training and exports want those.
 
     Raises UnknownPreset, WeightsMissing, InvalidInput.
     """
     if published := _published(preset, checkpoint):
         return published.speech_encoder()
+    import torch
+
     from model_core.presets import nano, tiny
     from model_core.presets.building import below, fast_dtype, load, on_meta, read, seeded, trained
     from model_core.speech.encoder import SPEECH, SpeechEncoder
+    from model_core.speech.quick_decoder import QuickDecoder
     from model_core.speech.transcriber import load_transcriber, random_transcriber
 
     if preset == "tiny":
@@ -72,7 +75,10 @@ def build_speech_encoder(
         found = {path.parent.name for path in parts.glob(f"adapters/*/{PROJECTOR_FILE}")}
         for adapter in sorted({SPEECH} | found):
             encoder.add_projector(adapter, trained(parts / "adapters" / adapter / PROJECTOR_FILE))
-    encoder.transcriber = load_transcriber(folder, encoder.frames_with_tail)
+    quick = None
+    if fast:
+        quick = QuickDecoder(part_folder(home or lyra_home(), preset, "transcriber"), torch.get_num_threads())
+    encoder.transcriber = load_transcriber(folder, encoder.frames_with_tail, quick)
     if fast:
         encoder.multiply_in(fast_dtype())
     return encoder.eval()

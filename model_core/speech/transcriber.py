@@ -19,8 +19,15 @@ from torch import Tensor
 from model_core.checkpoints.tensors import index_folder, read_json, stream
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, Clip, is_silent
+from model_core.speech.quick_decoder import QuickDecoder
 from model_core.speech.whisper_decoder import WhisperDecoder
-from model_core.speech.whisper_tokens import SECONDS_A_TIMESTAMP, TIMESTAMPS, WhisperTokens, random_tokenizer
+from model_core.speech.whisper_tokens import (
+    MAX_FIRST_TIMESTAMP,
+    SECONDS_A_TIMESTAMP,
+    TIMESTAMPS,
+    WhisperTokens,
+    random_tokenizer,
+)
 
 SILENT_TAIL_SECONDS = 1.0
 SHORTEST_REST_SECONDS = 0.5
@@ -108,6 +115,7 @@ class Transcriber:
         encode_frames: Clips, each [samples] float32 at 16 kHz -> each [T, D], 50 frames a second; those of the silence
             after a clip may follow its own.
         multilingual: Whether the checkpoint was trained on many languages.
+        quick: The same decoder as `decoder`, for the first try; further ones, few, draw by chance and need `decoder`.
     """
 
     def __init__(
@@ -118,8 +126,10 @@ class Transcriber:
         options: DecodingOptions | None = None,
         *,
         multilingual: bool = False,
+        quick: QuickDecoder | None = None,
     ) -> None:
         self._decoder = decoder.eval()
+        self._quick = quick
         self._tokens = WhisperTokens(tokenizer, decoder.config.vocabulary, multilingual)
         self._encode_frames = encode_frames
         self._options = options or DecodingOptions()
@@ -207,9 +217,11 @@ class Transcriber:
         best: dict[int, _Draft] = {}
         pending = list(range(len(clips)))
         for temperature in self._options.temperatures:
-            drafts = yield from self._decode(
-                [clips[row] for row in pending], [frames[row] for row in pending], language, temperature
-            )
+            tried, heard = [clips[row] for row in pending], [frames[row] for row in pending]
+            if self._quick is not None and temperature == 0:
+                drafts = self._decode_quickly(self._quick, tried, heard, language)
+            else:
+                drafts = yield from self._decode(tried, heard, language, temperature)
             for row, draft in zip(pending, drafts, strict=True):
                 if row not in best or self._rank(draft) > self._rank(best[row]):
                     best[row] = draft
@@ -230,6 +242,28 @@ class Transcriber:
     @cached_property
     def _silence_TD(self) -> Tensor:
         return self._encode_frames([torch.zeros(CLIP_SECONDS * SAMPLE_RATE)])[0]
+
+    def _decode_quickly(
+        self, quick: QuickDecoder, clips: list[Clip], frames: list[Tensor], language: str
+    ) -> list[_Draft]:
+        """Writes one batch at temperature 0."""
+        written = quick.write(
+            frames,
+            prompt=[self._tokens.start, *self._tokens.task(language)],
+            never=self._tokens.never.nonzero().flatten().tolist(),
+            max_first=MAX_FIRST_TIMESTAMP,
+            max_tokens=self._options.max_tokens,
+        )
+        drafts = []
+        for clip, found in zip(clips, written, strict=True):
+            draft = self._new_draft(clip, found.no_speech_probability)
+            # Nothing is said after a clip's end.
+            within = itertools.takewhile(lambda token, last=draft.last_timestamp: token <= last, found.tokens)  # type: ignore[misc]
+            draft.tokens = list(within)[: draft.max_tokens]
+            draft.log_probabilities = [found.mean_log_probability] * len(draft.tokens)
+            draft.ended = True
+            drafts.append(draft)
+        return drafts
 
     @torch.inference_mode()
     def _decode(
@@ -348,7 +382,9 @@ def _without_turns(work: Turns[T]) -> T:
             return result
 
 
-def load_transcriber(folder: Path, encode_frames: EncodeFrames) -> Transcriber | None:
+def load_transcriber(
+    folder: Path, encode_frames: EncodeFrames, quick: QuickDecoder | None = None
+) -> Transcriber | None:
     """The decoder of a Whisper from a folder in Hugging Face's layout; None where the folder has an encoder alone.
 
     The folder holds `config.json`, weights with the names of transformers' `WhisperForConditionalGeneration` or
@@ -386,7 +422,7 @@ def load_transcriber(folder: Path, encode_frames: EncodeFrames) -> Transcriber |
     multilingual = config["vocab_size"] >= _LEAST_MULTILINGUAL_VOCABULARY
     if generation.is_file():
         multilingual = bool(read_json(generation).get("is_multilingual", multilingual))
-    return Transcriber(decoder, tokenizer, encode_frames, multilingual=multilingual)
+    return Transcriber(decoder, tokenizer, encode_frames, multilingual=multilingual, quick=quick)
 
 
 def random_transcriber(width: int, encode_frames: EncodeFrames, *, seed: int = 0) -> Transcriber:

@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from model_core.speech.audio import Clip
@@ -42,31 +43,57 @@ class _Waiting:
     heard: asyncio.Future[HeardClip]
 
 
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Clips in one language that are written down together."""
+
+    language: str
+    clips: list[_Waiting] = field(default_factory=list)
+    encoded: list[EncodedClip] = field(default_factory=list)
+    work: WorkTime = field(default_factory=WorkTime)
+    started: float = field(default_factory=time.monotonic)
+
+    def drop_those_done(self) -> None:
+        """Forgets clips that nobody waits for."""
+        rows = [row for row, clip in enumerate(self.clips) if not clip.heard.done()]
+        self.clips, self.encoded = [self.clips[row] for row in rows], [self.encoded[row] for row in rows]
+
+
 class BatchingHearer:
     """Gathers clips of all calls: encodes one after the other and, when none waits or the batch is full, writes down in
-    one batch what is said in them. So clips that come while others are encoded share their batch.
+    one batch what is said in them. While one batch is written, the next is encoded.
 
     Tenants take turns, clip by clip, so that nobody's long recordings keep others waiting for more than a batch or two.
     Where no more audio may wait, the latest recording of the tenant that has most waiting makes room for a tenant that
     has less, unless it is being heard already.
 
     Args:
-        hearer: Turns clips into speech tokens and words; other work of the thread comes in between its steps.
-        thread: Where it runs.
+        hearer: Turns clips into speech tokens and words.
+        thread: Where it encodes.
+        writer: Where it writes down; other work of this thread comes in between its steps.
         max_batch_clips: Clips in one batch; of one call at most so many are in line at a time.
         max_seconds_waiting: Seconds of audio taken in and not heard yet, over all calls; beyond, calls are refused.
     """
 
     def __init__(
-        self, hearer: Hearer, thread: ModelThread, *, max_batch_clips: int, max_seconds_waiting: float
+        self,
+        hearer: Hearer,
+        thread: ModelThread,
+        writer: ModelThread,
+        *,
+        max_batch_clips: int,
+        max_seconds_waiting: float,
     ) -> None:
         self._hearer = hearer
         self._thread = thread
+        self._writer = writer
         self._max_batch_clips = max_batch_clips
         self._backlog = Backlog(max_seconds_waiting)
         self._calls: list[_Call] = []
         self._lines: OrderedDict[str, deque[_Waiting]] = OrderedDict()
         self._worker: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()  # referred to until they end
 
     @property
     def seconds_waiting(self) -> float:
@@ -148,37 +175,50 @@ class BatchingHearer:
 
     async def _work(self) -> None:
         while self._lines:
-            batch: list[_Waiting] = []
-            started, work = time.monotonic(), WorkTime()
-            try:
-                await self._hear(batch, work)
-            except Exception as error:  # whatever it is, it belongs to those who asked
-                for clip in batch:
-                    if not clip.heard.done():
-                        clip.heard.set_exception(error)
-                continue
-            audio_seconds = sum(_seconds(clip.clip) for clip in batch)
-            self._backlog.learn(time.monotonic() - started, audio_seconds)
-            telemetry.observe_work("speech_encoder", work.seconds, audio_seconds, len(batch))
+            # The clip that waits longest for its turn says in which language.
+            batch = _Batch(next(iter(self._lines.values()))[0].call.language)
+            await self._fill(batch)
+            await self._writing.acquire()
+            await self._fill(batch)  # with what came while the one before was written
+            writing = asyncio.create_task(self._write(batch))
+            self._tasks.add(writing)
+            writing.add_done_callback(self._tasks.discard)
 
-    async def _hear(self, batch: list[_Waiting], work: WorkTime) -> None:
-        """Fills a batch and hears it, counted in `work`; stops midway where nobody waits for it any more."""
-        # The clip that waits longest for its turn says in which language.
-        language = next(iter(self._lines.values()))[0].call.language
-        encoded: list[EncodedClip] = []
-        while len(batch) < self._max_batch_clips and (clip := self._take_next(language)) is not None:
-            batch.append(clip)
-            encoded += await self._thread.run(
-                work.of(lambda clip=clip: self._hearer.encode_clips([clip.clip], [clip.call.adapter]))  # type: ignore[misc]
-            )
-        heard_in_turn = iter(batch)
-        steps = self._thread.iterate(work.of_steps(lambda: self._hearer.hear(encoded, language)))
-        async with aclosing(steps) as results:
-            async for heard in results:
-                if all(clip.heard.cancelled() for clip in batch):
-                    return
-                if heard is not None and not (asked := next(heard_in_turn)).heard.done():
-                    asked.heard.set_result(heard)
+    async def _fill(self, batch: _Batch) -> None:
+        """Encodes clips into a batch until it is full or none waits in its language."""
+        while len(batch.clips) < self._max_batch_clips and (clip := self._take_next(batch.language)) is not None:
+            encode = partial(self._hearer.encode_clips, [clip.clip], [clip.call.adapter])
+            try:
+                (encoded,) = await self._thread.run(batch.work.of(encode))
+            except Exception as error:  # whatever it is, it belongs to who asked
+                if not clip.heard.done():
+                    clip.heard.set_exception(error)
+                continue
+            batch.clips.append(clip)
+            batch.encoded.append(encoded)
+
+    async def _write(self, batch: _Batch) -> None:
+        """Writes a batch down, then lets the next one be written; stops midway where nobody waits for it any more."""
+        try:
+            batch.drop_those_done()
+            steps = self._writer.iterate(batch.work.of_steps(lambda: self._hearer.hear(batch.encoded, batch.language)))
+            async with aclosing(steps) as results:
+                heard_in_turn = iter(batch.clips)
+                async for heard in results:
+                    if all(clip.heard.cancelled() for clip in batch.clips):
+                        return
+                    if heard is not None and not (asked := next(heard_in_turn)).heard.done():
+                        asked.heard.set_result(heard)
+        except Exception as error:  # as above
+            for clip in batch.clips:
+                if not clip.heard.done():
+                    clip.heard.set_exception(error)
+            return
+        finally:
+            self._writing.release()
+        audio_seconds = sum(_seconds(clip.clip) for clip in batch.clips)
+        self._backlog.learn(time.monotonic() - batch.started, audio_seconds)
+        telemetry.observe_work("speech_encoder", batch.work.seconds, audio_seconds, len(batch.clips))
 
     def _take_next(self, language: str) -> _Waiting | None:
         """The next clip in a language, of the tenant that waits longest for its turn; None where there is none."""

@@ -35,6 +35,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self._settings = settings
         self._decoder_thread = ModelThread("audio-decoder")
         self._thread = ModelThread("speech-encoder")
+        self._writer = ModelThread("transcriber")
         self._batches = BatchingSpeechEncoder(
             encoder,
             self._thread,
@@ -44,6 +45,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self._hearer = BatchingHearer(
             encoder,
             self._thread,
+            self._writer,
             max_batch_clips=settings.max_hear_clips,
             max_seconds_waiting=settings.max_hear_seconds_waiting,
         )
@@ -90,7 +92,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         async with self._transcriptions.slot(tenant_of(context)):
             work = WorkTime()
             start = work.of_steps(lambda: transcriber.transcribe(recording.clips, header.language))
-            transcript = self._thread.iterate(start)
+            transcript = self._writer.iterate(start)
             async with aclosing(transcript) as segments:
                 async for segment in segments:
                     yield speech_encoder_pb2.TranscribeResponse(segment=_segment_message(segment))
@@ -143,6 +145,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         """Lets the threads end."""
         self._decoder_thread.shut_down()
         self._thread.shut_down()
+        self._writer.shut_down()
 
     def _check_adapter(self, name: str) -> None:
         if name not in ("", *self._encoder.adapters):

@@ -19,7 +19,10 @@ class SpeechEncoderSettings(AdapterServiceSettings):
     )
     max_batch_clips: int = Field(default=8, ge=1, description="Clips (30 s at most) that are encoded together.")
     max_hear_clips: int = Field(
-        default=32, ge=1, description="Clips (30 s at most) that are heard, encoded and written down, together."
+        default=8,
+        ge=1,
+        description="Clips (30 s at most) that are heard together: a batch is written down while the next one is "
+        "encoded. 32 suit an accelerator.",
     )
     max_hear_seconds_waiting: float = Field(
         default=3600.0, gt=0, description="Seconds of audio that may wait to be heard, over all calls."

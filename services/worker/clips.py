@@ -1,6 +1,7 @@
 """Hearing a clip: its speech tokens and its words, each kept in an object of its own."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import ml_dtypes
@@ -24,6 +25,7 @@ from services.worker.place import Place
 Bits = npt.NDArray[np.uint16]
 
 _NAME = "speech_tokens"
+_READ_AT_ONCE = 8  # objects
 
 
 def hear_clip(place: Place, job: Job, unit: Unit) -> None:
@@ -45,8 +47,10 @@ def hear_clip(place: Place, job: Job, unit: Unit) -> None:
 def read_tokens(place: Place, job: Job, clips: Sequence[PlannedClip]) -> list[SpeechTokens]:
     """The speech tokens of clips, in order, as messages for the language model."""
     messages = []
-    for number, clip in enumerate(clips):
-        bits_NE = from_safetensors(place.store.get(job.id.tokens(clip.index)))
+    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="tokens") as threads:
+        kept = list(threads.map(lambda clip: place.store.get(job.id.tokens(clip.index)), clips))
+    for number, (clip, data) in enumerate(zip(clips, kept, strict=True)):
+        bits_NE = from_safetensors(data)
         step = MAX_CHUNK_BYTES // (bits_NE.itemsize * bits_NE.shape[1])
         for offset in range(0, len(bits_NE), step):
             rows = bits_NE[offset : offset + step]

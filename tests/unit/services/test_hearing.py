@@ -57,7 +57,11 @@ class Bench:
     def __init__(self, max_batch_clips: int = 4, max_seconds_waiting: float = 1000) -> None:
         self.gate = Gate()
         self.hearer = BatchingHearer(
-            self.gate, ModelThread("test"), max_batch_clips=max_batch_clips, max_seconds_waiting=max_seconds_waiting
+            self.gate,
+            ModelThread("encoder"),
+            ModelThread("writer"),
+            max_batch_clips=max_batch_clips,
+            max_seconds_waiting=max_seconds_waiting,
         )
 
     async def hear(
