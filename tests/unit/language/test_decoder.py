@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from model_core.checkpoints.adapters import load_adapter, save_adapter
 from model_core.errors import WeightsMissing
 from model_core.language.decoder import Decoder
-from model_core.language.lora import PROJECTIONS, LoraConfig
+from model_core.language.lora import PROJECTIONS, AdaptedLinear, LoraConfig, rows_of
 
 CONFIG = Decoder.Config(vocabulary=50, width=32, layers=3, heads=4, key_value_heads=2, feed_forward=48, context=64)
 
@@ -75,6 +75,29 @@ def test_without_an_adapter_the_output_is_that_of_the_base_to_the_bit(decoder: D
     randomise(decoder, "speech")
     assert torch.equal(logits_of(decoder, ids), before)
     assert not torch.allclose(logits_of(decoder, ids, "speech"), before)
+
+
+@torch.inference_mode()
+def test_a_long_prompt_has_its_adapter_added_to_the_weights_and_means_the_same() -> None:
+    torch.manual_seed(0)
+    layer = AdaptedLinear(24, 40, bias=True)
+    for name in ("speech", "vision"):
+        layer.add_adapter(name, LoraConfig(rank=3, alpha=6))
+        torch.nn.init.normal_(layer.get_submodule(f"adapters.{name}.lora_B").weight)
+    base = layer.weight.clone()
+    prompt = torch.randn(1, 600, 24)
+    for adapter in ("speech", ["speech"]):
+        rows = rows_of(adapter, prompt.device)
+        parts = torch.cat([layer(part, rows) for part in prompt.split(100, dim=1)], dim=1)
+        torch.testing.assert_close(layer(prompt, rows), parts)
+    assert torch.equal(layer.weight, base)
+    assert torch.equal(
+        layer(prompt, rows_of(None, prompt.device)), torch.nn.functional.linear(prompt, base, layer.bias)
+    )
+    two = torch.cat([prompt, prompt])
+    together = layer(two, rows_of(["speech", "vision"], two.device))
+    torch.testing.assert_close(together[:1], layer(prompt, rows_of("speech", prompt.device)))
+    torch.testing.assert_close(together[1:], layer(prompt, rows_of("vision", prompt.device)))
 
 
 @torch.inference_mode()
