@@ -7,6 +7,7 @@ Shapes: B batch, K key-value heads, L positions of a call, P positions before it
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -54,6 +55,22 @@ class KeyValueCache:
         kept.keys[:, :, start : kept.length] = k_BKLD
         kept.values[:, :, start : kept.length] = v_BKLD
         return kept.keys[:, :, : kept.length], kept.values[:, :, : kept.length]
+
+    def keys(self, layer: int) -> Tensor:
+        """[B, K, P, D] of a layer's valid positions, of which there are some."""
+        kept = self._layers[layer]
+        assert kept is not None
+        return kept.keys[:, :, : kept.length]
+
+    def copy(self, dtype: torch.dtype, room: int = 0) -> "KeyValueCache":
+        """Its valid positions in buffers of their own."""
+        made = KeyValueCache(len(self._layers), room)
+        made.length = self.length
+        for layer, kept in enumerate(self._layers):
+            if kept:
+                keys, values = (x[:, :, : kept.length].to(dtype) for x in (kept.keys, kept.values))
+                made.append(layer, keys, values)
+        return made
 
     def layer_length(self, layer: int) -> int:
         """Valid positions of a layer."""

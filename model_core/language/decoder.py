@@ -72,6 +72,7 @@ class DecoderStack(nn.Module):
         positions: Tensor | None = None,
         lengths: Sequence[int] | None = None,
         extraction: Extraction | None = None,
+        ahead: Tensor | None = None,
     ) -> Tensor:
         """Runs positions through the layers; each attends to itself, those before it and the cache.
 
@@ -82,8 +83,10 @@ class DecoderStack(nn.Module):
             positions: Of each embedding in time, height and width, [3, L] or [3, B, L] integers; by default each
                 sequence counts on from its cache.
             lengths: How many embeddings of each row are its own; what follows on the right is padding.
-            extraction: Drops context tokens after each block; the cache must be empty then. It tells afterwards which
-                positions the hidden states belong to.
+            extraction: Drops context tokens after each block; the cache must be empty then, but for what is `ahead`. It
+                tells afterwards which positions the hidden states belong to.
+            ahead: What `read_ahead` gave for the positions before these, [1, P, E]: behind the layers that have read
+                them they go on together. `positions` are those of all then.
 
         Returns:
             Hidden states after the final norm, [B, L, E]; what is padding means nothing.
@@ -95,18 +98,26 @@ class DecoderStack(nn.Module):
         if positions is None:
             starts = torch.tensor([each.length for each in caches or ()] or [0])
             positions = (starts[:, None] + torch.arange(embeds_BLE.shape[1])).expand(3, -1, -1).to(embeds_BLE.device)
-        rotary = self._rotary(positions if positions.dim() == 3 else positions[:, None], embeds_BLE.dtype)
+        all_rotary = rotary = self._rotary(positions if positions.dim() == 3 else positions[:, None], embeds_BLE.dtype)
+        if ahead is not None:
+            cos, sin = (x[:, ahead.shape[1] :] for x in all_rotary)
+            rotary = cos, sin
         added = lengths or [embeds_BLE.shape[1]] * embeds_BLE.shape[0]
         for each, length in zip(caches or (), added, strict=False):
             each.length += length
-        ends = extraction.config.block_ends(len(self.layers)) if extraction else ()
+        ends = extraction.config.block_ends(len(self.layers)) if extraction else []
+        joint = ends[0] if ahead is not None else None
         hidden_BLE = embeds_BLE
         for index, layer in enumerate(self.layers):
-            observer = extraction.observe if extraction and index in ends else None
+            observer: Observer | None = extraction.observe if extraction and index in ends else None
+            if extraction and caches and index == joint:
+                observer = _behind(caches[0].keys(index), extraction.observe)
             if self.checkpoint_every and index % self.checkpoint_every == 0 and self.training and not observer:
                 hidden_BLE = checkpoint(layer, hidden_BLE, rotary, caches, adapters, lengths, None, use_reentrant=False)
             else:
                 hidden_BLE = layer(hidden_BLE, rotary, caches, adapters, lengths, observer)
+            if ahead is not None and index == joint:
+                hidden_BLE, rotary = torch.cat((ahead, hidden_BLE), dim=1), all_rotary
             if extraction and observer:
                 hidden_BLE = extraction.drop(hidden_BLE)
                 cos, sin = (x.expand(len(embeds_BLE), -1, -1) for x in rotary)
@@ -114,6 +125,18 @@ class DecoderStack(nn.Module):
                 lengths = extraction.advance()
         normed_BLE: Tensor = self.norm(hidden_BLE)
         return normed_BLE
+
+    def read_ahead(
+        self, embeds_1PE: Tensor, cache: KeyValueCache, adapter: str | None, positions_3P: Tensor, layers: int
+    ) -> Tensor:
+        """What the first layers make of a sequence's beginning, [1, P, E]; the cache of those layers alone takes it."""
+        adapters = rows_of(adapter, embeds_1PE.device)
+        rotary = self._rotary(positions_3P[:, None], embeds_1PE.dtype)
+        cache.length += embeds_1PE.shape[1]
+        hidden_1PE = embeds_1PE
+        for index in range(layers):
+            hidden_1PE = self.layers[index](hidden_1PE, rotary, [cache], adapters, None, None)
+        return hidden_1PE
 
     def _rotary(self, positions_3BL: Tensor, dtype: torch.dtype) -> Rotary:
         """Each frequency turns with the position in time, height or width, as `rope_sections` shares them out."""
@@ -267,6 +290,15 @@ class GatedFeedForward(nn.Module):
         gated = F.silu(self.gate_proj(hidden_BLE, adapters)) * self.up_proj(hidden_BLE, adapters)
         fed: Tensor = self.down_proj(gated, adapters)
         return fed
+
+
+def _behind(keys_BKPD: Tensor, observe: Observer) -> Observer:
+    """Lets an extraction see the keys of positions that were read ahead; none of them is of the instruction."""
+
+    def observer(q_BHLD: Tensor, k_BKLD: Tensor) -> None:
+        observe(F.pad(q_BHLD, (0, 0, keys_BKPD.shape[2], 0)), torch.cat((keys_BKPD, k_BKLD), dim=2))
+
+    return observer
 
 
 def rotate(x_BHLD: Tensor, rotary: Rotary) -> Tensor:

@@ -17,12 +17,15 @@ from model_core.errors import InvalidInput
 from model_core.language.cache import KeyValueCache
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import Extraction, ExtractionConfig
+from model_core.language.prefix import Prefix, PrefixStore, kept_in, key_of
 from model_core.language.prompt import CHATML, ChatTemplate, Message, SplicedPrompt, render, splice
 from model_core.language.sampling import Sampler, TextStream
 
 BASE = "base"
 # Positions that a cache has room for behind the prompt before it grows.
 _ROOM = 256
+# Positions that are cheaper to keep than to read again.
+_LEAST_KEPT = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class GenerationOptions:
         keep_rate: Share of the context tokens kept after each block, over 0, at most 1 (off); None for the model's own.
         blocks: Blocks of layers, 1 (off) to the number of layers; None for the model's own.
         hidden_states: Whether each token comes with its hidden state.
+        owner: Whose request it is: what is kept of it helps nobody else.
     """
 
     max_tokens: int = 0
@@ -50,6 +54,7 @@ class GenerationOptions:
     keep_rate: float | None = None
     blocks: int | None = None
     hidden_states: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,10 @@ class LanguageModel:
         tokenizer: The decoder's.
         template: How conversations are written down for it.
         extraction: What a request gets that names neither keep rate nor blocks.
+
+    Attributes:
+        prefixes: Keeps long beginnings of prompts up to their first instruction, so that the next question about the
+            same recording does not have them read again. It has no room unless it is given some.
     """
 
     def __init__(
@@ -116,6 +125,7 @@ class LanguageModel:
         self.width = decoder.config.width
         self.context_tokens = decoder.config.context
         self.max_blocks = decoder.config.layers
+        self.prefixes = PrefixStore(0)
         self._stop_ids = {tokenizer.token_to_id(token) for token in template.stop_tokens} - {None}
 
     @property
@@ -132,11 +142,13 @@ class LanguageModel:
         if name in (BASE, *self.adapters):
             raise InvalidInput("adapter", f"{name!r} is resident already")
         load_adapter(self.decoder, name, folder)
+        self.prefixes.clear()
 
     def unload_adapter(self, name: str) -> None:
         """Takes an adapter out of memory. Raises InvalidInput where it is not resident."""
         self._check_adapter(name)
         self.decoder.remove_adapter(name)
+        self.prefixes.clear()
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.encode(text).ids)
@@ -192,6 +204,7 @@ class LanguageModel:
             prompt=prompt,
             limit=limit,
             adapter=self._adapter(prompt, options),
+            owner=options.owner,
             hidden_states=options.hidden_states,
             extraction=Extraction(config, [prompt.context], [prompt.instruction]),
             sampler=Sampler(options.temperature, options.top_p, options.seed),
@@ -202,12 +215,42 @@ class LanguageModel:
     def _read(self, answer: "_Answer") -> Tensor:
         """Hidden state [E] behind the prompt."""
         prompt, dropping = answer.prompt, answer.extraction if answer.extraction.config.drops else None
+        where = prompt.positions if self.decoder.config.rope_sections else _counted(prompt.embeds)
         with torch.inference_mode():
-            where = prompt.positions if self.decoder.config.rope_sections else None
+            length = self._length_to_keep(prompt)
+            ahead = self._begin_reading(answer, length, where, dropping) if length else None
             hidden_1LE: Tensor = self.decoder(
-                prompt.embeds[None], answer.cache, answer.adapter, where, extraction=dropping
+                prompt.embeds[None, length:],
+                answer.cache,
+                answer.adapter,
+                where if dropping else where[:, length:],
+                extraction=dropping,
+                ahead=ahead if dropping else None,
             )
         return hidden_1LE[0, -1]
+
+    def _length_to_keep(self, prompt: SplicedPrompt) -> int:
+        """How many positions are before the first instruction; 0 where they are too few, or nothing is kept."""
+        asked = prompt.instruction.nonzero()
+        length = int(asked[0]) if len(asked) else 0
+        return length if self.prefixes.most_bytes and length >= _LEAST_KEPT else 0
+
+    def _begin_reading(self, answer: "_Answer", length: int, where: Tensor, dropping: Extraction | None) -> Tensor:
+        """Has the first positions read by the layers before anything is dropped, or remembers it: they are in the
+        answer's cache then. Returns their hidden states [1, P, E]."""
+        embeds, layers = answer.prompt.embeds[:length], len(self.decoder.layers)
+        if dropping:
+            layers = dropping.config.block_ends(layers)[0] + 1
+        key = key_of(embeds, where[:, :length], answer.owner, answer.adapter or "", str(layers))
+        prefix = self.prefixes.find(key)
+        if prefix is None:
+            cache = self.decoder.new_cache(0)
+            hidden_1PE = self.decoder.read_ahead(embeds[None], cache, answer.adapter, where[:, :length], layers)
+            prefix = Prefix(cache, hidden_1PE).to(kept_in(embeds.dtype))
+            self.prefixes.keep(key, prefix)
+        own = prefix.to(embeds.dtype, min(answer.limit, _ROOM) + len(answer.prompt.embeds) - length)
+        answer.cache = own.cache
+        return own.hidden_1PE
 
     def _write(self, answer: "_Answer", hidden_E: Tensor) -> Delta | None:
         """The next token of an answer; None where it is the end."""
@@ -282,6 +325,7 @@ class _Answer:
     prompt: SplicedPrompt
     limit: int
     adapter: str | None
+    owner: str
     hidden_states: bool
     extraction: Extraction
     sampler: Sampler
@@ -306,6 +350,11 @@ class _Answer:
     def next_position(self) -> Tensor:
         """[3, 1] of the last token in time, height and width: text goes on behind the largest."""
         return (self.prompt.positions.max() + self.produced).expand(3, 1)
+
+
+def _counted(embeds_LE: Tensor) -> Tensor:
+    """[3, L]: positions from 0 on."""
+    return torch.arange(len(embeds_LE), device=embeds_LE.device).expand(3, -1)
 
 
 def _check(options: GenerationOptions) -> None:

@@ -1,7 +1,8 @@
 """Multi-modality LoRA (Lyra, section 3.3): low-rank updates that are switched by name, row by row of a batch.
 
-Any number of adapters stays resident; none is ever merged into the base, so that without an adapter the base
-computes exactly what it computes alone. On disk an adapter is a PEFT folder: see `checkpoints/adapters.py`.
+Any number of adapters stays resident; the base's weights never change, so that without an adapter the base computes
+exactly what it computes alone. For a long prompt a layer multiplies by the sum of weight and update, and forgets it.
+On disk an adapter is a PEFT folder: see `checkpoints/adapters.py`.
 """
 
 from collections.abc import Sequence

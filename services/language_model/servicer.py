@@ -9,6 +9,7 @@ from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_
 from model_core.checkpoints.adapters import CONFIG_FILE
 from model_core.checkpoints.quantized import quantize
 from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
+from model_core.language.prefix import PrefixStore
 from model_core.presets import build_language_model
 from services.common import model_service, telemetry, tensors
 from services.common.adapters import BASE, FULL_NAME, AdapterModel, AdaptersServicer
@@ -57,7 +58,8 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidInput("header", "the first message has to carry the header")
-        options = self._options(first.header)
+        tenant = first.header.tenant or tenant_of(context)
+        options = replace(self._options(first.header), owner=tenant)
         reader = PromptReader(
             width=self._model.width,
             context_tokens=self._model.context_tokens,
@@ -66,7 +68,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         messages = await reader.read(request_iterator)
         if not options.adapter and reader.adapter in self._model.adapters:
             options = replace(options, adapter=reader.adapter)
-        async with self._queue.slot(first.header.tenant or tenant_of(context)):
+        async with self._queue.slot(tenant):
             answer = self._thread.iterate(lambda: self._model.generate(messages, options))
             async with aclosing(answer) as events:
                 async for event in events:
@@ -162,6 +164,7 @@ def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
     model = build_language_model(settings.preset, settings.home, checkpoint=settings.checkpoint)
     if settings.quantization != "none":
         quantize(model.decoder, settings.quantization)
+    model.prefixes = PrefixStore(settings.prefix_cache_mib * 2**20)
     servicer = LanguageModelServicer(model, settings)
     servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
     return servicer

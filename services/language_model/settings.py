@@ -18,4 +18,10 @@ class LanguageModelSettings(AdapterServiceSettings):
     quantization: Literal["none", "int8", "int4"] = Field(
         default="none", description="Bits of the model's weights; int8 and int4 want the package torchao."
     )
+    prefix_cache_mib: int = Field(
+        default=256,
+        ge=0,
+        description="MiB for what was read of long recordings and videos, so that the next question about one does not "
+        "have it read again; 0 for none.",
+    )
     max_waiting: int = Field(default=32, ge=0, description="Requests that may wait while one is answered.")

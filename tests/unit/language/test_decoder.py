@@ -83,7 +83,7 @@ def test_a_long_prompt_has_its_adapter_added_to_the_weights_and_means_the_same()
     layer = AdaptedLinear(24, 40, bias=True)
     for name in ("speech", "vision"):
         layer.add_adapter(name, LoraConfig(rank=3, alpha=6))
-        torch.nn.init.normal_(layer.get_submodule(f"adapters.{name}.lora_B").weight)
+        torch.nn.init.normal_(layer.get_parameter(f"adapters.{name}.lora_B.weight"))
     base = layer.weight.clone()
     prompt = torch.randn(1, 600, 24)
     for adapter in ("speech", ["speech"]):
