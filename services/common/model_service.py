@@ -9,12 +9,15 @@ from services.common.settings import ServiceSettings
 def prepare_process(settings: ServiceSettings) -> None:
     """Gives the process its CPU threads. To be called before torch is imported, which reads these once.
 
-    Several services share a few cores: threads that wait for work must sleep, not spin.
+    Several services share a few cores: threads that wait for work must sleep, not spin. Every length of a recording is
+    a shape of its own to oneDNN, which would keep what it prepared for a thousand of them: half a GB.
     """
     count = str(settings.thread_count())
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ["OMP_NUM_THREADS"] = count
     os.environ["MKL_NUM_THREADS"] = count
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 
 
 def translate(error: Exception) -> ServiceError | None:
