@@ -61,15 +61,15 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "preset over the memory limit": (
         merge(BASE, {"languageModel": {"resources": {"limits": {"memory": "16Gi"}}}}),
-        ("languageModel.resources.limits.memory is 16Gi", "needs 19500 MiB", "set at least 19500Mi"),
+        ("languageModel.resources.limits.memory is 16Gi", "needs 19800 MiB", "set at least 19800Mi"),
     ),
     "nano over the memory limit": (
         {"languageModel": {"resources": {"requests": {"memory": "256Mi"}, "limits": {"memory": "512Mi"}}}},
-        ("languageModel.resources.limits.memory is 512Mi", "set at least 1000Mi"),
+        ("languageModel.resources.limits.memory is 512Mi", "set at least 1300Mi"),
     ),
     "preset over the memory of its GPU": (
         merge(BASE, {"languageModel": {"gpu": {"memoryGiB": 16}}}),
-        ("languageModel.gpu has 16384 MiB", "preset base needs 19500 MiB"),
+        ("languageModel.gpu has 16384 MiB", "preset base needs 19800 MiB"),
     ),
     "preset over the memory of its MIG slice": (
         merge(BASE, {"languageModel": {"gpu": {"resource": "nvidia.com/mig-1g.10gb"}}}),
