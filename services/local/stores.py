@@ -30,6 +30,7 @@ _GO_MEMORY = "512MiB"
 _PROBE_SECONDS = 2.0
 _PROBE_KEY = "ready.json"
 _S3_PORT = "s3.port"
+_FIRST_PORT, _PORTS = 20_000, 12_000
 _STORE_PORTS = (
     _S3_PORT,
     "s3.port.grpc",
@@ -137,15 +138,20 @@ def valkey(folder: Path, options: Mapping[str, str] | None = None) -> tuple[Proc
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on, all different."""
+    """Ports of loopback that nobody listens on, all different, and below those that connections going out take."""
+    ports: list[int] = []
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [int(each.getsockname()[1]) for each in sockets]
+        while len(ports) < count:
+            port = _FIRST_PORT + secrets.randbelow(_PORTS)
+            with suppress(OSError):
+                held.enter_context(socket.create_server((HOST, port)))
+                ports.append(port)
+    return ports
 
 
 def _free_pair(offset: int) -> int:
     """A port that is free, as is the one `offset` behind it."""
-    for port in range(20_000 + secrets.randbelow(10_000), 65_536 - offset):
+    for port in range(_FIRST_PORT + secrets.randbelow(10_000), 65_536 - offset):
         with ExitStack() as held, suppress(OSError):
             for each in (port, port + offset):
                 held.enter_context(socket.create_server((HOST, each)))
