@@ -60,13 +60,15 @@ def main() -> None:
                 found["speed_over_peer"] = round(found["peer"]["seconds"] / found["speech_seconds"], 3)
             report["recordings"].append(found)
             print(json.dumps(found, indent=1))
+            write(report, options.out, plot)
         if options.upload_mib:
             with _stack(folder, options.preset) as stack:
                 report["upload"] = upload(stack, folder, options.upload_mib)
+            write(report, options.out, plot)
         if options.jobs:
             with _stack(folder, options.preset) as stack:
                 report["many_jobs"] = many_jobs(stack, folder, options.jobs)
-    write(report, options.out, plot)
+            write(report, options.out, plot)
 
 
 def one_recording(stack: Stack, recording: Path) -> dict[str, Any]:

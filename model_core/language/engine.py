@@ -103,6 +103,7 @@ class LanguageModel:
         tokenizer: The decoder's.
         template: How conversations are written down for it.
         extraction: What a request gets that names neither keep rate nor blocks.
+        window_tokens: Most speech tokens that it answers well from at once; 0 for as many as the context holds.
 
     Attributes:
         prefixes: Keeps long beginnings of prompts up to their first instruction, so that the next question about the
@@ -116,12 +117,14 @@ class LanguageModel:
         tokenizer: Tokenizer,
         template: ChatTemplate = CHATML,
         extraction: ExtractionConfig | None = None,
+        window_tokens: int = 0,
     ) -> None:
         self.model = model
         self.decoder = decoder.eval()
         self.tokenizer = tokenizer
         self.template = template
         self.extraction = extraction or ExtractionConfig()
+        self.window_tokens = window_tokens
         self.width = decoder.config.width
         self.context_tokens = decoder.config.context
         self.max_blocks = decoder.config.layers

@@ -77,7 +77,9 @@ def build_speech_encoder(
             encoder.add_projector(adapter, trained(parts / "adapters" / adapter / PROJECTOR_FILE))
     quick = None
     if fast:
-        quick = QuickDecoder(part_folder(home or lyra_home(), preset, "transcriber"), torch.get_num_threads())
+        # Words are written while the next clips are encoded: both with all threads would stand in each other's way.
+        threads = max(1, torch.get_num_threads() // 2)
+        quick = QuickDecoder(part_folder(home or lyra_home(), preset, "transcriber"), threads)
     encoder.transcriber = load_transcriber(folder, encoder.frames_with_tail, quick)
     if fast:
         encoder.multiply_in(fast_dtype())
@@ -143,7 +145,9 @@ def build_language_model(
         load_adapter(decoder, config.parent.name, config.parent)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     decoder = decoder.to(fast_dtype())
-    return LanguageModel(nano.LANGUAGE_MODEL, decoder, tokenizer, extraction=nano.EXTRACTION)
+    return LanguageModel(
+        nano.LANGUAGE_MODEL, decoder, tokenizer, extraction=nano.EXTRACTION, window_tokens=nano.WINDOW_TOKENS
+    )
 
 
 def build_voice(

@@ -99,6 +99,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             max_blocks=self._model.max_blocks,
             keep_rate=self._model.extraction.keep_rate,
             blocks=self._model.extraction.blocks,
+            window_tokens=self._model.window_tokens,
         )
 
     def shut_down(self) -> None:

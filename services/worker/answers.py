@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from lyra.v1.language_model_pb2 import LanguageModelDescribeResponse
 from services.common.errors import Failed
 from services.jobs.layout import SUMMARY
 from services.jobs.model import Answer, PlannedClip, WindowAnswer, Windows
@@ -25,6 +26,7 @@ from services.pipeline.messages import (
 from services.pipeline.services import Services
 from services.worker.clips import read_tokens
 from services.worker.place import Place
+from services.worker.settings import WorkerSettings
 
 # Tokens of a prompt beside speech and question: template, system message.
 _FRAME_TOKENS = 128
@@ -41,7 +43,7 @@ class _Said:
 def cut_windows(place: Place, job: Job, unit: Unit) -> None:
     """Settles which clips are answered from together, once for all questions of the job."""
     model = place.run(lambda services: describe_language_model(services, job.manifest.tenant))
-    budget = _budget(place, model.context_tokens)
+    budget = window_budget(place.settings, model)
     tokens = {clip.index: place.book.clip(job.id, clip.index).speech_tokens for clip in _heard(job)}
     windows = Windows(clips=group_clips(tokens, budget), context_tokens=model.context_tokens)
     place.store.put_new(job.id.windows, windows.to_bytes())
@@ -96,14 +98,18 @@ def question_text(place: Place, job: Job, answer: str) -> str:
     return asked[answer] if answer in asked else place.book.question(job.id, answer).text
 
 
-def _budget(place: Place, context_tokens: int) -> int:
-    """Speech tokens that fit beside the longest question and its answer."""
-    settings = place.settings
+def window_budget(settings: WorkerSettings, model: LanguageModelDescribeResponse) -> int:
+    """Speech tokens that are answered from at once: no more than fit beside the longest question and its answer.
+
+    Raises `Failed` for a language model that reads fewer than these take.
+    """
     beside = _FRAME_TOKENS + settings.answer_tokens + int(settings.max_question_characters * _TOKENS_A_CHARACTER)
-    budget = context_tokens - beside
+    budget = model.context_tokens - beside
     if budget <= 0:
-        raise Failed(f"the language model reads {context_tokens} tokens, fewer than a question and its answer take")
-    return min(budget, settings.window_tokens or budget)
+        raise Failed(
+            f"the language model reads {model.context_tokens} tokens, fewer than a question and its answer take"
+        )
+    return min(budget, settings.window_tokens or model.window_tokens or budget)
 
 
 def group_clips(tokens: dict[int, int], budget: int) -> tuple[tuple[int, int], ...]:

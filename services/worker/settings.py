@@ -55,7 +55,8 @@ class WorkerSettings(ProcessSettings, MediaSettings, JobSettings, WebhookSetting
     window_tokens: int = Field(
         default=0,
         ge=0,
-        description="Most speech tokens that are answered from at once; 0 for as many as the language model reads.",
+        description="Most speech tokens that are answered from at once; 0 for as many as the language model answers "
+        "well from.",
     )
     answer_tokens: int = Field(default=256, ge=1, description="Most tokens of an answer.")
     window_answer_tokens: int = Field(default=96, ge=1, description="Most tokens of what a window says to a question.")

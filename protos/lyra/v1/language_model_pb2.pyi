@@ -374,6 +374,7 @@ class LanguageModelDescribeResponse(_message.Message):
     MAX_BLOCKS_FIELD_NUMBER: _builtins.int
     KEEP_RATE_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    WINDOW_TOKENS_FIELD_NUMBER: _builtins.int
     context_tokens: _builtins.int
     """Most tokens of prompt and answer together."""
     max_blocks: _builtins.int
@@ -381,6 +382,8 @@ class LanguageModelDescribeResponse(_message.Message):
     keep_rate: _builtins.float
     """What a request gets that names none."""
     blocks: _builtins.int
+    window_tokens: _builtins.int
+    """Most speech tokens that it answers well from at once; 0 for as many as the context holds."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelDescription: ...
     def __init__(
@@ -391,10 +394,11 @@ class LanguageModelDescribeResponse(_message.Message):
         max_blocks: _builtins.int = ...,
         keep_rate: _builtins.float = ...,
         blocks: _builtins.int = ...,
+        window_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "context_tokens", b"context_tokens", "keep_rate", b"keep_rate", "max_blocks", b"max_blocks", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "context_tokens", b"context_tokens", "keep_rate", b"keep_rate", "max_blocks", b"max_blocks", "model", b"model", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -259,3 +259,4 @@ async def test_tokens_of_a_text_are_counted_and_the_model_described(client: Clie
     assert list(description.model.adapters) == ["speech", "vision"]
     assert description.context_tokens == 2048
     assert (description.max_blocks, description.blocks, description.keep_rate) == (2, 1, 1.0)
+    assert description.window_tokens == 0
