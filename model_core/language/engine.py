@@ -38,6 +38,7 @@ class GenerationOptions:
         top_p: Share of probability that tokens are drawn from, over 0, at most 1.
         seed: Makes drawing repeatable.
         stop: Texts that end the answer.
+        end_loops: Whether an answer that says the same again and again ends there.
         adapter: LoRA adapter; empty for the one that fits the prompt, `base` for none.
         keep_rate: Share of the context tokens kept after each block, over 0, at most 1 (off); None for the model's own.
         blocks: Blocks of layers, 1 (off) to the number of layers; None for the model's own.
@@ -50,6 +51,7 @@ class GenerationOptions:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    end_loops: bool = False
     adapter: str = ""
     keep_rate: float | None = None
     blocks: int | None = None
@@ -211,7 +213,7 @@ class LanguageModel:
             hidden_states=options.hidden_states,
             extraction=Extraction(config, [prompt.context], [prompt.instruction]),
             sampler=Sampler(options.temperature, options.top_p, options.seed),
-            stream=TextStream(self.tokenizer.decode, options.stop),
+            stream=TextStream(self.tokenizer.decode, options.stop, options.end_loops),
             cache=self.decoder.new_cache(min(limit, _ROOM)),
         )
 

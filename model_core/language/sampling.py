@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from model_core.language.repetition import loop_end
+
 
 class Sampler:
     """Draws tokens from logits: greedy at temperature 0, else from the smallest set whose probability reaches `top_p`.
@@ -35,14 +37,21 @@ class TextStream:
     """Turns tokens into text as they come, holding back whatever later tokens may still change.
 
     That is a character whose bytes have not all come, and the beginning of a stop text.
+
+    Args:
+        decode: Tokens to text.
+        stop: Texts that end it.
+        end_loops: Whether it ends, too, where it says the same again and again.
     """
 
     # A character has at most four bytes, each a token at worst.
     _LONGEST_CHARACTER = 4
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: tuple[str, ...]) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], stop: tuple[str, ...], end_loops: bool = False) -> None:
         self._decode = decode
         self._stop = stop
+        self._end_loops = end_loops
+        self._text = ""
         self._open_tokens: list[int] = []
         self._held = ""
         self.stopped = False
@@ -55,6 +64,10 @@ class TextStream:
             return ""
         self._open_tokens.clear()
         self._held += piece
+        self._text += piece
+        if self._end_loops and loop_end(self._text) is not None:
+            self.stopped = True
+            return self._release(len(self._held))
         cut = min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=-1)
         if cut >= 0:
             self.stopped = True

@@ -60,7 +60,7 @@ def build_speech_encoder(
     from model_core.presets.building import below, fast_dtype, load, on_meta, read, seeded, trained
     from model_core.speech.encoder import SPEECH, SpeechEncoder
     from model_core.speech.quick_decoder import QuickDecoder
-    from model_core.speech.transcriber import load_transcriber, random_transcriber
+    from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
 
     if preset == "tiny":
         with seeded():

@@ -23,7 +23,7 @@ from model_core.presets import tiny_qwen2_vl
 from model_core.presets.building import fast_dtype, on_meta, seeded
 from model_core.presets.method import PublishedPreset
 from model_core.speech.encoder import SPEECH, SpeechEncoder
-from model_core.speech.transcriber import load_transcriber, random_transcriber
+from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
 from model_core.speech.unit_voice import UnitVoice
 from model_core.speech.vocoder import UnitVocoder
 from model_core.vision.clip import ClipVisionEncoder

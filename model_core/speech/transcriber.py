@@ -9,24 +9,20 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model_core.checkpoints.tensors import index_folder, read_json, stream
-from model_core.errors import CheckpointError, InvalidInput
+from model_core.errors import InvalidInput
 from model_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, Clip, is_silent
 from model_core.speech.quick_decoder import QuickDecoder
 from model_core.speech.whisper_decoder import WhisperDecoder
 from model_core.speech.whisper_tokens import (
     MAX_FIRST_TIMESTAMP,
     SECONDS_A_TIMESTAMP,
-    TIMESTAMPS,
     WhisperTokens,
-    random_tokenizer,
 )
 
 SILENT_TAIL_SECONDS = 1.0
@@ -34,8 +30,6 @@ SHORTEST_REST_SECONDS = 0.5
 ENGLISH = "en"
 
 _LONGEST_PROMPT = 3  # start, language, task
-_DECODER_PREFIXES = ("model.decoder.", "decoder.")
-_LEAST_MULTILINGUAL_VOCABULARY = 51_865  # English-only checkpoints have a token less
 
 _STEPS_A_TURN = 8  # of decoding, between two places where other work may come in
 _FULL_ENOUGH = 0.75  # share of a batch's rows that still write; below, those that ended leave it
@@ -380,57 +374,3 @@ def _without_turns(work: Turns[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
-
-
-def load_transcriber(
-    folder: Path, encode_frames: EncodeFrames, quick: QuickDecoder | None = None
-) -> Transcriber | None:
-    """The decoder of a Whisper from a folder in Hugging Face's layout; None where the folder has an encoder alone.
-
-    The folder holds `config.json`, weights with the names of transformers' `WhisperForConditionalGeneration` or
-    `WhisperModel`, and `tokenizer.json`. A `generation_config.json` may say whether it is multilingual.
-
-    Raises:
-        CheckpointError: a file or tensor is missing or does not fit.
-    """
-    stored = index_folder(folder)
-    prefix = next((each for each in _DECODER_PREFIXES if each + "embed_tokens.weight" in stored), None)
-    if prefix is None:
-        return None
-    config = read_json(folder / "config.json")
-    with torch.device("meta"):
-        decoder = WhisperDecoder.Config(
-            vocabulary=config["vocab_size"],
-            width=config["d_model"],
-            layers=config["decoder_layers"],
-            heads=config["decoder_attention_heads"],
-            feed_forward=config["decoder_ffn_dim"],
-            max_tokens=config["max_target_positions"],
-        ).build()
-    for name, own in decoder.state_dict().items():
-        if prefix + name not in stored:
-            raise CheckpointError(prefix + name, f"is missing from {folder}")
-        if own.shape != stored[prefix + name].shape:
-            shape = list(stored[prefix + name].shape)
-            raise CheckpointError(prefix + name, f"has shape {shape} where {list(own.shape)} fits")
-    wanted = {name: stored[prefix + name] for name in decoder.state_dict()}
-    decoder.load_state_dict(dict(stream(wanted, torch.float32)), assign=True)
-    if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError("tokenizer.json", f"is missing from {folder}")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    generation = folder / "generation_config.json"
-    multilingual = config["vocab_size"] >= _LEAST_MULTILINGUAL_VOCABULARY
-    if generation.is_file():
-        multilingual = bool(read_json(generation).get("is_multilingual", multilingual))
-    return Transcriber(decoder, tokenizer, encode_frames, multilingual=multilingual, quick=quick)
-
-
-def random_transcriber(width: int, encode_frames: EncodeFrames, *, seed: int = 0) -> Transcriber:
-    """A decoder of one layer with random weights and a vocabulary of single letters: for tests, needs no file."""
-    tokenizer = random_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        decoder = WhisperDecoder.Config(
-            vocabulary=tokenizer.get_vocab_size() + TIMESTAMPS, width=width, layers=1, heads=2, feed_forward=2 * width
-        ).build()
-    return Transcriber(decoder, tokenizer, encode_frames, DecodingOptions(max_tokens=24, temperatures=(0.0,)))

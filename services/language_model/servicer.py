@@ -135,6 +135,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             top_p=header.top_p or 1.0,
             seed=header.seed if header.HasField("seed") else None,
             stop=tuple(header.stop),
+            end_loops=header.end_loops,
             adapter=header.adapter,
             hidden_states=header.hidden_states,
             # In the wire's 32 bits 0.7 is a little less, which could cost a token of those kept.

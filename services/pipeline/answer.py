@@ -143,6 +143,7 @@ class _Answer:
                 top_p=request.top_p,
                 seed=request.seed,
                 stop=request.stop,
+                end_loops=request.end_loops,
                 tenant=request.tenant,
                 adapter=request.adapter,
                 keep_rate=request.keep_rate,

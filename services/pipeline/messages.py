@@ -102,6 +102,7 @@ class AnswerRequest:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    end_loops: bool = False  # ends where it says the same again and again
     speech: SpeechOptions | None = None
     adapter: str = ""
     keep_rate: float | None = None

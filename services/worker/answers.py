@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from lyra.v1.language_model_pb2 import LanguageModelDescribeResponse
+from model_core.language.repetition import without_loop
 from services.common.errors import Failed
 from services.jobs.layout import SUMMARY
 from services.jobs.model import Answer, PlannedClip, WindowAnswer, Windows
@@ -156,6 +157,7 @@ def _say(place: Place, job: Job, parts: Sequence[Part], max_tokens: int) -> _Sai
         messages=(Message(Role.USER, tuple(parts)),),
         tenant=job.manifest.tenant,
         max_tokens=max_tokens,
+        end_loops=True,
         keep_rate=place.settings.keep_rate if any(isinstance(part, SpeechTokensPart) for part in parts) else None,
     )
     return place.run(lambda services: _collect(services, request))
@@ -168,5 +170,5 @@ async def _collect(services: Services, request: AnswerRequest) -> _Said:
             if isinstance(event, TextDelta):
                 text += event.text
             elif isinstance(event, Finished):
-                return _Said(text.strip(), event.usage)
+                return _Said(without_loop(text.strip()), event.usage)
     raise Failed("the language model ended its answer without a reason")

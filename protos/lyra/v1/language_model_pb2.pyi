@@ -113,6 +113,7 @@ class GenerateHeader(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     KEEP_RATE_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    END_LOOPS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens of the answer; 0 for as many as the context has room for."""
     temperature: _builtins.float
@@ -134,6 +135,8 @@ class GenerateHeader(_message.Message):
     """Share of the context tokens kept after each block of layers, over 0 and at most 1 (off). Unset: the preset's."""
     blocks: _builtins.int
     """Blocks that the layers are cut into, 1 (off) to the number of layers. Unset: the preset's."""
+    end_loops: _builtins.bool
+    """Ends an answer where it says the same again and again; what it said up to there has been sent."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that end the answer, at most 4; they are not part of it."""
@@ -151,10 +154,11 @@ class GenerateHeader(_message.Message):
         tenant: _builtins.str = ...,
         keep_rate: _builtins.float | None = ...,
         blocks: _builtins.int | None = ...,
+        end_loops: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "_keep_rate", b"_keep_rate", "_seed", b"_seed", "blocks", b"blocks", "keep_rate", b"keep_rate", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "_keep_rate", b"_keep_rate", "_seed", b"_seed", "adapter", b"adapter", "blocks", b"blocks", "hidden_states", b"hidden_states", "keep_rate", b"keep_rate", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "_keep_rate", b"_keep_rate", "_seed", b"_seed", "adapter", b"adapter", "blocks", b"blocks", "end_loops", b"end_loops", "hidden_states", b"hidden_states", "keep_rate", b"keep_rate", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blocks: _TypeAlias = _typing.Literal["blocks"]  # noqa: Y015
     _WhichOneofArgType__blocks: _TypeAlias = _typing.Literal["_blocks", b"_blocks"]  # noqa: Y015

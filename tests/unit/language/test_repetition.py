@@ -1,0 +1,60 @@
+"""Texts that say the same again and again are told from those that do not, and say it once."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_core.language.repetition import loop_end, without_loop
+from model_core.language.sampling import TextStream
+from model_core.presets import tiny
+
+SENTENCE = "The first series. The colour of the house. "
+
+
+@pytest.mark.parametrize(
+    ("text", "once"),
+    [
+        ("The numbers that are named are" + " five," * 20, "The numbers that are named are five"),
+        ("It is about this. " + SENTENCE * 6, "It is about this. The first series. The colour of the house."),
+        (SENTENCE * 4 + "The first ser", SENTENCE.strip()),
+        ("No" + "!" * 60, "No!"),
+    ],
+)
+def test_what_is_repeated_is_said_once(text: str, once: str) -> None:
+    assert without_loop(text) == once
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Ha ha ha ha!",
+        SENTENCE * 3,
+        "One, two, three, four, five.",
+        "It costs 1,000,000,000,000.",
+        " five," * 20 + " six.",
+    ],
+)
+def test_what_is_no_loop_stays(text: str) -> None:
+    assert loop_end(text) is None
+    assert without_loop(text) == text
+
+
+@given(st.text("ab ", max_size=20), st.text("cd ", min_size=1, max_size=40), st.integers(50, 60))
+def test_every_loop_is_found_wherever_it_begins(before: str, said: str, times: int) -> None:
+    end = loop_end(before + said * times)
+    assert end is not None
+    assert end <= len(before + said)
+
+
+def test_a_stream_ends_where_it_loops() -> None:
+    ids = tiny.tokenizer().encode(" five," * 40).ids
+    looping, patient = (TextStream(tiny.tokenizer().decode, (), end) for end in (True, False))
+    said = ""
+    for token in ids:
+        patient.push(token)
+        if not looping.stopped:
+            said += looping.push(token)
+    assert looping.stopped
+    assert not patient.stopped
+    assert said == " five," * 8
