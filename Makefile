@@ -111,6 +111,12 @@ bench-method: setup ## Measure extractor, regularizer, speech generator and adap
 	@$(BIN)/python -m bench.speech_generator
 	@$(BIN)/python -m bench.adapters
 
+.PHONY: bench-long-audio
+bench-long-audio: setup ## Measure jobs of a minute to two hours, and words beside faster-whisper's: 40 minutes, on an idle machine
+	@$(BIN)/lyra weights pull nano
+	@$(BIN)/python -m bench.speech_stage --threads 2
+	@$(BIN)/python -m bench.long_audio --peer --upload-mib 1024 --jobs 200
+
 .PHONY: bench-training
 bench-training: setup ## Measure the Trainer, building data and reading them: twenty minutes, on an idle machine
 	@$(BIN)/lyra weights pull nano

@@ -287,7 +287,9 @@ class GatedFeedForward(nn.Module):
         self.down_proj = AdaptedLinear(config.feed_forward, config.width, bias=False)
 
     def forward(self, hidden_BLE: Tensor, adapters: AdapterRows) -> Tensor:
-        gated = F.silu(self.gate_proj(hidden_BLE, adapters)) * self.up_proj(hidden_BLE, adapters)
+        gated, up = self.gate_proj(hidden_BLE, adapters), self.up_proj(hidden_BLE, adapters)
+        # A long prompt's are large: without gradients they are overwritten.
+        gated = F.silu(gated) * up if torch.is_grad_enabled() else F.silu(gated, inplace=True).mul_(up)
         fed: Tensor = self.down_proj(gated, adapters)
         return fed
 

@@ -249,13 +249,17 @@ class LanguageModel:
         key = key_of(embeds, where[:, :length], answer.owner, answer.adapter or "", str(layers))
         prefix = self.prefixes.find(key)
         if prefix is None:
-            cache = self.decoder.new_cache(0)
-            hidden_1PE = self.decoder.read_ahead(embeds[None], cache, answer.adapter, where[:, :length], layers)
-            prefix = Prefix(cache, hidden_1PE).to(kept_in(embeds.dtype))
+            prefix = self._read_beginning(embeds, answer.adapter, where[:, :length], layers)
             self.prefixes.keep(key, prefix)
         own = prefix.to(embeds.dtype, min(answer.limit, _ROOM) + len(answer.prompt.embeds) - length)
         answer.cache = own.cache
         return own.hidden_1PE
+
+    def _read_beginning(self, embeds_PE: Tensor, adapter: str | None, positions_3P: Tensor, layers: int) -> Prefix:
+        """What the first layers make of a beginning, as it is kept."""
+        cache = self.decoder.new_cache(0)
+        hidden_1PE = self.decoder.read_ahead(embeds_PE[None], cache, adapter, positions_3P, layers)
+        return Prefix(cache, hidden_1PE).to(kept_in(embeds_PE.dtype))
 
     def _write(self, answer: "_Answer", hidden_E: Tensor) -> Delta | None:
         """The next token of an answer; None where it is the end."""

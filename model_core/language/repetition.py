@@ -1,6 +1,6 @@
 """Answers that fall into saying the same again and again, as the likeliest words of small models do."""
 
-_TIMES = 4
+_TIMES = 3
 _CHARACTERS = 48  # that are repeated at least, all told: "ha ha ha ha" may be meant
 _ENDS = ".!?"
 _LOOKED_AT = 600  # last characters

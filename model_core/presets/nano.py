@@ -33,8 +33,9 @@ LORA_PROJECTIONS = PROJECTIONS
 
 # A request that names a keep rate has its context dropped after three of four blocks; none is dropped otherwise.
 EXTRACTION = ExtractionConfig(blocks=4)
-# Nine minutes of speech; `long_speech` learned on recordings of up to three.
-WINDOW_TOKENS = 2048
+# Nineteen minutes of speech. `long_speech` learned on recordings of up to three; in shorter windows it says more, in
+# longer ones it takes more memory.
+WINDOW_TOKENS = 4096
 
 SPEECH_ENCODER = SpeechEncoder.Config(
     model="whisper-tiny.en",

@@ -18,8 +18,9 @@ from services.storage.records import Stored
 
 _INDEX = "jobs-by-time/"
 _LATEST_MILLISECONDS = 10**13 - 1
-# Jobs whose manifest and plan a process keeps at hand.
-_KEPT = 64
+# Jobs whose manifest and plan a process keeps at hand; a plan is the larger by far.
+_MANIFESTS_KEPT = 1024
+_PLANS_KEPT = 64
 
 StoredT = TypeVar("StoredT", bound=Stored)
 
@@ -52,8 +53,8 @@ class JobBook:
         self.store = store
         self.retention = retention
         # Neither ever changes.
-        self._manifest = lru_cache(maxsize=_KEPT)(self._read_manifest)
-        self._plan = lru_cache(maxsize=_KEPT)(self._read_plan)
+        self._manifest = lru_cache(maxsize=_MANIFESTS_KEPT)(self._read_manifest)
+        self._plan = lru_cache(maxsize=_PLANS_KEPT)(self._read_plan)
 
     def create(self, manifest: Manifest) -> Manifest:
         """Keeps a new job. Where it is kept already, by the same request, that one is returned.

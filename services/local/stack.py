@@ -26,7 +26,7 @@ STORES = (stores.OBJECT_STORE, stores.REDIS)
 WORKERS = {
     "plan_worker": ("plans,webhooks,housekeeping", 2),
     "clip_worker": ("clips", 2),
-    "answer_worker": ("answers", 1),
+    "answer_worker": ("answers", 2),
 }
 CLOCK = "clock"
 

@@ -170,5 +170,5 @@ async def _collect(services: Services, request: AnswerRequest) -> _Said:
             if isinstance(event, TextDelta):
                 text += event.text
             elif isinstance(event, Finished):
-                return _Said(without_loop(text.strip()), event.usage)
+                return _Said(without_loop(text).strip(), event.usage)
     raise Failed("the language model ended its answer without a reason")
