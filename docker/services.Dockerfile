@@ -24,9 +24,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     python -m pip install --no-deps --require-hashes --no-build-isolation --target /opt/packages \
         --requirement requirements/services.txt
-# Of model_core what decodes sound, and nothing of what runs models.
+# Of model_core what decodes sound and looks at texts, and nothing of what runs models.
 COPY pyproject.toml README.md LICENSE NOTICE ./
-COPY model_core/errors.py model_core/
+COPY model_core/errors.py model_core/repetition.py model_core/
 COPY model_core/sound/ model_core/sound/
 COPY protos/lyra/ protos/lyra/
 COPY services/ services/
