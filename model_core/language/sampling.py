@@ -64,14 +64,13 @@ class TextStream:
             return ""
         self._open_tokens.clear()
         self._held += piece
-        self._text += piece
-        if self._end_loops and loop_end(self._text) is not None:
-            self.stopped = True
-            return self._release(len(self._held))
         cut = min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=-1)
         if cut >= 0:
             self.stopped = True
             return self._release(cut)
+        if self._end_loops and self._loops(piece):
+            self.stopped = True
+            return self._release(len(self._held))
         return self._release(len(self._held) - max((_overlap(self._held, stop) for stop in self._stop), default=0))
 
     def finish(self) -> str:
@@ -80,6 +79,10 @@ class TextStream:
             return ""
         self._held += self._decode(self._open_tokens)
         return self._release(len(self._held))
+
+    def _loops(self, piece: str) -> bool:
+        self._text += piece
+        return loop_end(self._text) is not None
 
     def _release(self, count: int) -> str:
         released, self._held = self._held[:count], self._held[count:]
