@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TypeVar
@@ -18,9 +18,11 @@ from services.storage.records import Stored
 
 _INDEX = "jobs-by-time/"
 _LATEST_MILLISECONDS = 10**13 - 1
-# Jobs whose manifest and plan a process keeps at hand; a plan is the larger by far.
+# Jobs whose manifest, or plan and list of clips, a process keeps at hand; the latter are the larger by far.
 _MANIFESTS_KEPT = 1024
 _PLANS_KEPT = 64
+# Sorts right behind all that is in the folder of clips.
+_BEHIND_CLIPS = "clips0"
 
 StoredT = TypeVar("StoredT", bound=Stored)
 
@@ -52,9 +54,10 @@ class JobBook:
     def __init__(self, store: ObjectStore, retention: timedelta = timedelta(days=30)) -> None:
         self.store = store
         self.retention = retention
-        # Neither ever changes.
+        # By etag: neither ever changes, but a job may be deleted and another come under its Idempotency-Key.
         self._manifest = lru_cache(maxsize=_MANIFESTS_KEPT)(self._read_manifest)
         self._plan = lru_cache(maxsize=_PLANS_KEPT)(self._read_plan)
+        self._closed_clips = lru_cache(maxsize=_PLANS_KEPT)(self._list_clips)
 
     def create(self, manifest: Manifest) -> Manifest:
         """Keeps a new job. Where it is kept already, by the same request, that one is returned.
@@ -78,7 +81,7 @@ class JobBook:
     def manifest(self, job: JobId) -> Manifest:
         """Raises UnknownJob."""
         try:
-            return self._manifest(job)
+            return Manifest.from_bytes(self.store.get(job.manifest))
         except ObjectMissing:
             raise UnknownJob(job.job) from None
 
@@ -86,28 +89,14 @@ class JobBook:
         return self._read(job.end, End)
 
     def read(self, job: JobId) -> Job:
-        """The job as one listing of its objects tells. Raises UnknownJob."""
-        start = len(job.prefix)
-        names = frozenset(each.key[start:] for each in self.store.list(job.prefix))
-        if "manifest.json" not in names:
-            raise UnknownJob(job.job)
-        return Job(
-            id=job,
-            manifest=self.manifest(job),
-            contents=Contents.of(names),
-            plan=self._plan(job) if "plan.json" in names else None,
-            windows=self._read(job.windows, Windows) if "windows.json" in names else None,
-            end=self.end(job) if "end.json" in names else None,
-        )
+        """The job as a listing of its objects tells. Raises UnknownJob."""
+        return self._told(job, self._contents(job))
 
     def glance(self, job: JobId, index: int) -> Job:
         """The job as far as one of its clips is concerned: of the other clips it tells nothing. Raises UnknownJob."""
-        keys = (job.manifest, job.plan, job.clip(index), job.clip_failure(index))
-        names = frozenset(key.removeprefix(job.prefix) for key in keys if self.store.stat(key) is not None)
-        if "manifest.json" not in names:
-            raise UnknownJob(job.job)
-        plan = self._plan(job) if "plan.json" in names else None
-        return Job(job, self.manifest(job), Contents.of(names), plan, windows=None, end=self.end(job))
+        keys = (job.manifest, job.plan, job.clip(index), job.clip_failure(index), job.end)
+        found = (self.store.stat(key) for key in keys)
+        return self._told(job, {each.key.removeprefix(job.prefix): each.etag for each in found if each is not None})
 
     def clip(self, job: JobId, index: int) -> ClipResult:
         return ClipResult.from_bytes(self.store.get(job.clip(index)))
@@ -220,10 +209,40 @@ class JobBook:
             if each.key not in (job.manifest, job.end):
                 self.store.delete(each.key)
 
-    def _read_manifest(self, job: JobId) -> Manifest:
+    def _told(self, job: JobId, etags: Mapping[str, str]) -> Job:
+        """The job of which there are these objects."""
+        if "manifest.json" not in etags:
+            raise UnknownJob(job.job)
+        try:
+            return Job(
+                id=job,
+                manifest=self._manifest(job, etags["manifest.json"]),
+                contents=Contents.of(frozenset(etags)),
+                plan=self._plan(job, etags["plan.json"]) if "plan.json" in etags else None,
+                windows=self._read(job.windows, Windows) if "windows.json" in etags else None,
+                end=self.end(job) if "end.json" in etags else None,
+            )
+        except ObjectMissing:  # deleted since it was listed
+            raise UnknownJob(job.job) from None
+
+    def _contents(self, job: JobId) -> dict[str, str]:
+        """Etags of a job's objects, by name. Clips, a thousand objects of two hours, are listed until all closed."""
+        behind = self._list(job, after=_BEHIND_CLIPS)
+        if "windows.json" not in behind or "plan.json" not in behind:
+            return self._list(job)
+        return behind | self._closed_clips(job, behind["plan.json"]) | self._list(job, "answers/")
+
+    def _list(self, job: JobId, below: str = "", after: str = "") -> dict[str, str]:
+        listed = self.store.list(job.key(below), after=job.key(after) if after else "")
+        return {each.key.removeprefix(job.prefix): each.etag for each in listed}
+
+    def _list_clips(self, job: JobId, etag: str) -> dict[str, str]:
+        return self._list(job, "clips/")
+
+    def _read_manifest(self, job: JobId, etag: str) -> Manifest:
         return Manifest.from_bytes(self.store.get(job.manifest))
 
-    def _read_plan(self, job: JobId) -> Plan:
+    def _read_plan(self, job: JobId, etag: str) -> Plan:
         return Plan.from_bytes(self.store.get(job.plan))
 
     def _read(self, key: str, kind: type[StoredT]) -> StoredT | None:

@@ -1,0 +1,105 @@
+"""The book of jobs against a real store: what a listing tells, and what may be told from memory."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from services.jobs.book import JobBook, UnknownJob, now
+from services.jobs.kinds import State, Task
+from services.jobs.layout import JobId
+from services.jobs.model import Manifest, Plan, PlannedClip, Question, Recording, Windows
+from services.storage.client import ObjectStore
+
+RECORDING = Recording(media_id="media-1", content_key="c", filename="a.mp3", sha256="0", bytes=1, seconds=60.0)
+CLIPS = 30
+
+
+@dataclass
+class Job:
+    """A job of many clips, all of which are heard, and its windows cut."""
+
+    book: JobBook
+    id: JobId
+
+    def objects_read(self) -> int:
+        """How many objects the store lists for one look at the job."""
+        seen = 0
+        listed = self.book.store.list
+
+        def counted(*args: str, **options: str):  # type: ignore[no-untyped-def]
+            nonlocal seen
+            for each in listed(*args, **options):
+                seen += 1
+                yield each
+
+        self.book.store.list = counted  # type: ignore[method-assign]
+        try:
+            self.book.read(self.id)
+        finally:
+            self.book.store.list = listed  # type: ignore[method-assign]
+        return seen
+
+
+def made(book: JobBook, *, clips: int = CLIPS, fingerprint: str = "f", heard: int | None = None) -> Job:
+    asked = (Question(id="000", text="Why?", asked_at=now()),)
+    manifest = Manifest(
+        id="job-1", tenant="acme", created_at=now(), recording=RECORDING, tasks=(Task.QUESTIONS,), questions=asked,
+        fingerprint=fingerprint,
+    )  # fmt: skip
+    job = JobId("acme", book.create(manifest).id)
+    planned = tuple(PlannedClip(index=i, start_seconds=2.0 * i, end_seconds=2.0 * i + 2) for i in range(clips))
+    plan = Plan(planned_at=now(), seconds=2.0 * clips, speech_seconds=1.0, truncated=False, clips=planned)
+    book.store.put(job.plan, plan.to_bytes())
+    for clip in planned[:heard]:
+        book.store.put(job.sound(clip.index), b"sound")
+        book.store.put(job.clip(clip.index), b"{}")
+    if heard is None:
+        book.store.put(job.windows, Windows(clips=((0, clips - 1),), context_tokens=9).to_bytes())
+    return Job(book, job)
+
+
+@pytest.fixture
+def book(object_store: ObjectStore) -> JobBook:
+    return JobBook(object_store)
+
+
+def test_a_job_that_was_looked_at_before_is_told_as_by_who_never_did(book: JobBook) -> None:
+    job = made(book).id
+    for change in (
+        lambda: book.store.put(job.window("000", 0), b"{}"),
+        lambda: book.store.put(job.answer("000"), b"{}"),
+        lambda: book.finish(job, State.SUCCEEDED),
+        lambda: book.ask(job, "And then?"),
+        lambda: book.store.put(job.answer_failure("001"), b"{}"),
+        lambda: book.store.put(job.key("webhook/over.json"), b"{}"),
+    ):
+        book.read(job)
+        change()
+        assert book.read(job) == JobBook(book.store).read(job)
+    assert book.read(job).contents.clips == set(range(CLIPS))
+    assert book.read(job).open_answers == ()
+
+
+def test_clips_are_listed_no_more_once_all_are_closed(book: JobBook) -> None:
+    job = made(book)
+    assert job.objects_read() > 2 * CLIPS
+    assert job.objects_read() < 10
+
+
+def test_clips_that_are_open_are_looked_for_every_time(book: JobBook) -> None:
+    job = made(book, heard=10)
+    assert len(book.read(job.id).open_clips) == CLIPS - 10
+    book.store.put(job.id.clip(10), b"{}")
+    assert len(book.read(job.id).open_clips) == CLIPS - 11
+
+
+def test_another_job_under_the_key_of_one_that_was_deleted_is_not_taken_for_it(book: JobBook) -> None:
+    first = made(book)
+    book.read(first.id)
+    book.delete(first.id)
+    with pytest.raises(UnknownJob):
+        book.read(first.id)
+    second = made(book, clips=3, fingerprint="g")
+    told = book.read(second.id)
+    assert told.manifest.fingerprint == book.glance(second.id, 0).manifest.fingerprint == "g"
+    assert len(told.clips) == len(told.contents.clips) == len(book.glance(second.id, 0).clips) == 3
