@@ -4,8 +4,10 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import count
 from typing import TypeVar
 
 from services.jobs.kinds import State
@@ -21,8 +23,6 @@ _LATEST_MILLISECONDS = 10**13 - 1
 # Jobs whose manifest, or plan and list of clips, a process keeps at hand; the latter are the larger by far.
 _MANIFESTS_KEPT = 1024
 _PLANS_KEPT = 64
-# Sorts right behind all that is in the folder of clips.
-_BEHIND_CLIPS = "clips0"
 
 StoredT = TypeVar("StoredT", bound=Stored)
 
@@ -43,6 +43,28 @@ class JobEnded(Exception):
         self.state = state
 
 
+@dataclass(frozen=True, slots=True)
+class _HeardClips:
+    """A job's first clips, as many as were done when they were listed: their objects stay as they are.
+
+    Attributes:
+        plan: Etag of the plan that they are of.
+        last: Name of the last of their objects; empty where no clip is done.
+        etags: Of their objects, by name.
+    """
+
+    plan: str = ""
+    last: str = ""
+    etags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What was seen last."""
+
+    clips: _HeardClips = _HeardClips()
+
+
 class JobBook:
     """The jobs of all tenants.
 
@@ -57,7 +79,7 @@ class JobBook:
         # By etag: neither ever changes, but a job may be deleted and another come under its Idempotency-Key.
         self._manifest = lru_cache(maxsize=_MANIFESTS_KEPT)(self._read_manifest)
         self._plan = lru_cache(maxsize=_PLANS_KEPT)(self._read_plan)
-        self._closed_clips = lru_cache(maxsize=_PLANS_KEPT)(self._list_clips)
+        self._heard = lru_cache(maxsize=_PLANS_KEPT)(lambda job: _Kept())
 
     def create(self, manifest: Manifest) -> Manifest:
         """Keeps a new job. Where it is kept already, by the same request, that one is returned.
@@ -226,18 +248,20 @@ class JobBook:
             raise UnknownJob(job.job) from None
 
     def _contents(self, job: JobId) -> dict[str, str]:
-        """Etags of a job's objects, by name. Clips, a thousand objects of two hours, are listed until all closed."""
-        behind = self._list(job, after=_BEHIND_CLIPS)
-        if "windows.json" not in behind or "plan.json" not in behind:
-            return self._list(job)
-        return behind | self._closed_clips(job, behind["plan.json"]) | self._list(job, "answers/")
+        """Etags of a job's objects, by name. Of clips, a thousand objects, only those are listed that may change yet."""
+        kept = self._heard(job)
+        heard = kept.clips
+        etags = self._list(job, after=heard.last)
+        if heard.last and etags.get("plan.json") == heard.plan:
+            etags |= heard.etags | self._list(job, "answers/")
+        elif heard.last:
+            etags = self._list(job)
+        kept.clips = _heard_clips(job, etags)
+        return etags
 
     def _list(self, job: JobId, below: str = "", after: str = "") -> dict[str, str]:
         listed = self.store.list(job.key(below), after=job.key(after) if after else "")
         return {each.key.removeprefix(job.prefix): each.etag for each in listed}
-
-    def _list_clips(self, job: JobId, etag: str) -> dict[str, str]:
-        return self._list(job, "clips/")
 
     def _read_manifest(self, job: JobId, etag: str) -> Manifest:
         return Manifest.from_bytes(self.store.get(job.manifest))
@@ -250,6 +274,15 @@ class JobBook:
             return kind.from_bytes(self.store.get(key))
         except ObjectMissing:
             return None
+
+
+def _heard_clips(job: JobId, etags: Mapping[str, str]) -> _HeardClips:
+    done = next(index for index in count() if job.clip(index).removeprefix(job.prefix) not in etags)
+    if not done or "plan.json" not in etags:
+        return _HeardClips()
+    last = job.tokens(done - 1).removeprefix(job.prefix)  # sorts behind all else of this clip
+    clips = {name: etag for name, etag in etags.items() if name.startswith("clips/") and name <= last}
+    return _HeardClips(etags["plan.json"], last, clips)
 
 
 def now() -> datetime:

@@ -80,17 +80,20 @@ def test_a_job_that_was_looked_at_before_is_told_as_by_who_never_did(book: JobBo
     assert book.read(job).open_answers == ()
 
 
-def test_clips_are_listed_no_more_once_all_are_closed(book: JobBook) -> None:
+def test_clips_are_listed_no_more_once_they_and_all_before_are_done(book: JobBook) -> None:
     job = made(book)
     assert job.objects_read() > 2 * CLIPS
     assert job.objects_read() < 10
 
 
 def test_clips_that_are_open_are_looked_for_every_time(book: JobBook) -> None:
-    job = made(book, heard=10)
-    assert len(book.read(job.id).open_clips) == CLIPS - 10
-    book.store.put(job.id.clip(10), b"{}")
-    assert len(book.read(job.id).open_clips) == CLIPS - 11
+    job = made(book, heard=10).id
+    for index in (*range(12, CLIPS), 11, 10):
+        book.store.put(job.clip(index) if index % 4 else job.clip_failure(index), b"{}")
+        seen = book.read(job)
+        assert seen == JobBook(book.store).read(job)
+        assert index in seen.contents.clips | seen.contents.failed_clips
+    assert seen.open_clips == ()
 
 
 def test_another_job_under_the_key_of_one_that_was_deleted_is_not_taken_for_it(book: JobBook) -> None:
