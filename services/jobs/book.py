@@ -248,7 +248,7 @@ class JobBook:
             raise UnknownJob(job.job) from None
 
     def _contents(self, job: JobId) -> dict[str, str]:
-        """Etags of a job's objects, by name. Of clips, a thousand objects, only those are listed that may change yet."""
+        """Etags of a job's objects, by name. Of clips, a thousand objects, only those are listed that may change."""
         kept = self._heard(job)
         heard = kept.clips
         etags = self._list(job, after=heard.last)
