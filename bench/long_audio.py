@@ -211,26 +211,29 @@ def plot(report: dict[str, Any]) -> Figure:
     """Real-time factor and memory against length."""
     found = report["recordings"]
     minutes = [each["seconds"] / 60 for each in found]
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     bottom = [0.0] * len(found)
     places = range(len(found))
-    for stage in ("upload", "plan", "speech", "answer"):
+    for stage in ("speech", "upload", "plan", "answer"):  # words at the bottom, where the peer's mark is
         shares = [each[f"{stage}_seconds"] / each["seconds"] for each in found]
         left.bar(places, shares, bottom=bottom, label=stage)
         bottom = [below + share for below, share in zip(bottom, shares, strict=True)]
     if all("peer" in each for each in found):
-        left.plot(places, [e["peer"]["seconds"] / e["seconds"] for e in found], "k_", ms=24, label="faster-whisper")
+        shares = [each["peer"]["seconds"] / each["seconds"] for each in found]
+        left.plot(places, shares, "k_", ms=32, label="faster-whisper, words")
     left.axhline(TARGETS["rtf"], color="grey", linestyle=":", label="target")
     left.set_xticks(places, [f"{each:.0f} min" for each in minutes])
     left.set_ylabel("seconds of work a second of sound")
     left.legend()
     for name in sorted({name for each in found for name in each["peak_mib"]}):
         right.plot(minutes, [each["peak_mib"][name] for each in found], "o-", label=name)
+    right.axhline(TARGETS["process_mib"], color="grey", linestyle=":", label="target")
     right.set_xscale("log")
-    right.set_xlabel("minutes of sound")
+    right.set_xticks(minutes, [f"{each:.0f} min" for each in minutes], minor=False)
+    right.set_xticks([], minor=True)
     right.set_ylabel("largest process, MiB")
-    right.legend(fontsize=7)
+    right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     machine = report["machine"]
     figure.suptitle(f"preset {report['preset']}, {machine['cores']} cores of {machine['processor']}", fontsize=9)
     return figure
