@@ -36,8 +36,8 @@ HALF, WHOLE = 2, 4  # bytes of a number: bfloat16, float32
 # Whisper's decoder, for transcripts: large-v3's and, in preset mini, large-v3-turbo's. They are no part of the presets'
 # shapes (https://github.com/openai/whisper: 1,550 M and 809 M parameters together with the encoder, which has 637 M).
 WHISPER_DECODER = {"mini": 172_000_000, "base": 907_000_000, "pro": 907_000_000, "llama3": 907_000_000}
-# Measured: the highest resident memory of a process that has loaded nano, and room for requests.
-NANO = {"speech-encoder": 900, "vision-encoder": 400, "language-model": 1300, "speech-synthesizer": 700}
+# Measured: the highest resident memory of a process of nano, under a job of two hours, and a little room.
+NANO = {"speech-encoder": 1200, "vision-encoder": 400, "language-model": 1550, "speech-synthesizer": 700}
 NANO_DISK = 600
 
 _HEAD = """\

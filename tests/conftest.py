@@ -16,9 +16,10 @@ from hypothesis import settings
 from services.common.channels import open_channel
 from services.common.server import ModelServer
 from services.local.stack import SERVICES, Stack
+from tests.gpu import gpu
 from tests.servers import object_store, redis_server, start_redis, start_store, store_server, store_settings
 
-__all__ = ["object_store", "redis_server", "start_redis", "start_store", "store_server", "store_settings"]
+__all__ = ["gpu", "object_store", "redis_server", "start_redis", "start_store", "store_server", "store_settings"]
 
 # No test is timed: another's work may fill the machine.
 settings.register_profile("untimed", settings.default, deadline=None)

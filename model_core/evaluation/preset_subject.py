@@ -52,11 +52,18 @@ class PresetSubject:
     """
 
     def __init__(
-        self, preset: str, home: Path | None = None, checkpoint: Path | None = None, parts: Path = NANO_PARTS
+        self,
+        preset: str,
+        home: Path | None = None,
+        checkpoint: Path | None = None,
+        parts: Path = NANO_PARTS,
+        *,
+        device: torch.device | str = "auto",
     ) -> None:
         if preset not in PRESETS:
             raise UnknownPreset(f"{preset!r} is not a preset; there are {', '.join(PRESETS)}")
         self.preset, self._home, self._checkpoint, self._parts = preset, home, checkpoint, parts
+        self._device = device
         self._lock = threading.Lock()
         self._last_heard: tuple[tuple[str, ...], list[Part]] = ((), [])
 
@@ -75,19 +82,20 @@ class PresetSubject:
 
     @cached_property
     def speech_encoder(self) -> SpeechEncoder:
-        return build_speech_encoder(self.preset, self._home, self._parts, self._checkpoint)
+        return build_speech_encoder(self.preset, self._home, self._parts, self._checkpoint, device=self._device)
 
     @cached_property
     def vision_encoder(self) -> VisionEncoder:
-        return build_vision_encoder(self.preset, self._home, self._parts, self._checkpoint)
+        return build_vision_encoder(self.preset, self._home, self._parts, self._checkpoint, device=self._device)
 
     @cached_property
     def language_model(self) -> LanguageModel:
-        return build_language_model(self.preset, self._home, self._parts, self._checkpoint)
+        return build_language_model(self.preset, self._home, self._parts, self._checkpoint, device=self._device)
 
     @cached_property
     def voice(self) -> Voice:
-        return build_voice(self.preset, self._home, torch.get_num_threads(), self._checkpoint, self._parts)
+        threads = torch.get_num_threads()
+        return build_voice(self.preset, self._home, threads, self._checkpoint, self._parts, device=self._device)
 
     def answer(self, ask: Ask) -> Reply:
         """Raises InvalidInput, WeightsMissing."""
@@ -213,7 +221,7 @@ class _Mouth:
         if not self.voice.hidden_width:
             self._take(self.stream.push(delta.text))
         elif delta.hidden_states is not None:
-            self._take(self.stream.push_hidden(delta.hidden_states.numpy()))
+            self._take(self.stream.push_hidden(delta.hidden_states.float().cpu().numpy()))
 
     def finish(self) -> SpokenAnswer:
         """The whole of it."""

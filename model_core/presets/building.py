@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model_core.errors import WeightsMissing
+from model_core.errors import InvalidInput, WeightsMissing
 
 
 @contextmanager
@@ -24,9 +24,30 @@ def on_meta() -> torch.device:
     return torch.device("meta")
 
 
-def load(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
-    """Gives a module its weights, all of them and no other, in `dtype`; counters stay integers."""
-    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+def chosen_device(device: torch.device | str) -> torch.device:
+    """`auto` is the first GPU, or the CPU where there is none. Raises InvalidInput where a GPU is named and missing."""
+    if device == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        seen = f"this process sees {torch.cuda.device_count()} GPUs"
+        if torch.version.cuda is None:
+            seen = "this torch is built for CPUs alone"
+        raise InvalidInput("device", f"{device} is wanted, and {seen}: name another device, or auto")
+    return chosen
+
+
+def load(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Gives a module its weights, all of them and no other, in `dtype` on `device`; counters stay integers."""
+    cast = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in tensors.items()
+    }
     module.load_state_dict(cast, assign=True)
 
 
@@ -47,6 +68,7 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def fast_dtype() -> torch.dtype:
-    """bfloat16 where this processor has instructions for it, else float32."""
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+def fast_dtype(device: torch.device | str = "cpu") -> torch.dtype:
+    """bfloat16 on GPUs and where this processor has instructions for it, else float32."""
+    on_gpu = torch.device(device).type != "cpu"
+    return torch.bfloat16 if on_gpu or torch.cpu._is_avx512_bf16_supported() else torch.float32

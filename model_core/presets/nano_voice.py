@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -36,14 +37,15 @@ def untrained_vocoder(home: Path) -> UnitVocoder:
     return vocoder
 
 
-def generated_voice(home: Path, parts: Path) -> UnitVoice:
+def generated_voice(home: Path, parts: Path, device: torch.device | str = "cpu") -> UnitVoice:
     """The voice. Raises WeightsMissing, CheckpointError."""
     generator, vocoder = nano.UNIT_GENERATOR.build(), untrained_vocoder(home)
     _load(generator, trained(parts / GENERATOR_FILE))
     _load(vocoder, trained(parts / VOCODER_FILE))
     with safe_open(part_folder(home, "nano", "language") / "model.safetensors", "pt") as tensors:
         table_VE: Tensor = tensors.get_tensor(_TABLE)
-    return UnitVoice(generator.read_with(table_VE.to(fast_dtype())), vocoder, nano.GENERATED_VOICE)
+    generator = generator.read_with(table_VE.to(fast_dtype(device))).to(device)
+    return UnitVoice(generator, vocoder.to(device), nano.GENERATED_VOICE)
 
 
 def _load(module: SpelledGenerator | UnitVocoder, tensors: dict[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from model_core.checkpoints.adapters import load_adapter, load_projector
@@ -42,13 +43,16 @@ class PublishedWeights:
         name: The preset's.
         preset: Its shapes.
         folder: A folder in the published layout; None for random weights, always the same.
+        device: Where the weights come to lie.
 
     Raises:
         CheckpointError: the folder is no checkpoint, or one of another model.
     """
 
-    def __init__(self, name: str, preset: PublishedPreset, folder: Path | None) -> None:
-        self._preset = preset
+    def __init__(
+        self, name: str, preset: PublishedPreset, folder: Path | None, device: torch.device | str = "cpu"
+    ) -> None:
+        self._preset, self._device = preset, device
         self._checkpoint = None if folder is None else open_checkpoint(folder)
         if self._checkpoint:
             _check_fits(name, preset, self._checkpoint)
@@ -56,13 +60,13 @@ class PublishedWeights:
     def language_model(self) -> LanguageModel:
         """The decoder with every adapter."""
         preset = self._preset
-        dtype = preset.language_dtype or fast_dtype()
+        dtype = preset.language_dtype or fast_dtype(self._device)
         if self._checkpoint is None:
             with seeded():
                 return self._random_language_model()
         with on_meta():
             decoder = preset.language.build()
-        self._checkpoint.load_into(decoder, "language", dtype)
+        self._checkpoint.load_into(decoder, "language", dtype, self._device)
         for adapter, folder in self._checkpoint.adapter_folders().items():
             load_adapter(decoder, adapter, folder)
         extraction = _extraction(preset, self._checkpoint)
@@ -74,34 +78,34 @@ class PublishedWeights:
         config, checkpoint = self._preset.speech_encoder, self._checkpoint
         if checkpoint is None:
             with seeded():
-                encoder = config.build().eval()
-            encoder.transcriber = random_transcriber(config.whisper.width, encoder.frames_with_tail)
+                encoder = config.build().to(self._device).eval()
+            encoder.transcriber = random_transcriber(config.whisper.width, encoder.frames_with_tail, self._device)
             return encoder
         with on_meta():
             encoder = replace(config, adapters=()).build().eval()
-        checkpoint.load_into(encoder.whisper, "speech_tower")
+        checkpoint.load_into(encoder.whisper, "speech_tower", device=self._device)
         for adapter, folder in checkpoint.adapter_folders().items():
             if (tensors := load_projector(folder)) is not None:
                 encoder.add_projector(adapter, tensors)
         if SPEECH not in encoder.adapters:
             with on_meta():
                 projector = config.projector.build()
-            checkpoint.load_into(projector, "speech_projector")
+            checkpoint.load_into(projector, "speech_projector", device=self._device)
             encoder.add_projector(SPEECH, projector.state_dict())
         tower = checkpoint.encoder_folder("speech_tower")
-        encoder.transcriber = load_transcriber(tower, encoder.frames_with_tail) if tower else None
+        encoder.transcriber = load_transcriber(tower, encoder.frames_with_tail, device=self._device) if tower else None
         return encoder
 
     def vision_encoder(self) -> QwenVisionEncoder | ClipVisionEncoder:
         """The vision tower, with its projector where it has one."""
         if self._checkpoint is None:
             with seeded():
-                return self._preset.vision_encoder.build()
+                return self._preset.vision_encoder.build().to(self._device)
         with on_meta():
             encoder = self._preset.vision_encoder.build()
-        self._checkpoint.load_into(encoder.vision_tower, "vision_tower")
+        self._checkpoint.load_into(encoder.vision_tower, "vision_tower", device=self._device)
         if isinstance(encoder, ClipVisionEncoder):
-            self._checkpoint.load_into(encoder.mm_projector, "vision_projector")
+            self._checkpoint.load_into(encoder.mm_projector, "vision_projector", device=self._device)
         return encoder.eval().requires_grad_(False)
 
     def voice(self) -> UnitVoice:
@@ -111,14 +115,14 @@ class PublishedWeights:
             with seeded():
                 generator, vocoder = preset.unit_generator.build(), preset.vocoder.build()
                 _randomize(generator, std=0.5)
-            return UnitVoice(generator, vocoder)
+            return UnitVoice(generator.to(self._device), vocoder.to(self._device))
         file = checkpoint.vocoder_file()
         if file is None:
             raise CheckpointError("vocoder", f"has no folder inside {checkpoint.folder} or beside it")
         with on_meta():
             generator = preset.unit_generator.build()
-        checkpoint.load_into(generator, "speech_generator")
-        return UnitVoice(generator, UnitVocoder.from_published(*read_vocoder(file)))
+        checkpoint.load_into(generator, "speech_generator", device=self._device)
+        return UnitVoice(generator, UnitVocoder.from_published(*read_vocoder(file)).to(self._device))
 
     def _random_language_model(self) -> LanguageModel:
         preset = self._preset
@@ -130,6 +134,7 @@ class PublishedWeights:
             # An adapter starts without effect; here each is to have its own.
             if name.endswith("lora_B.weight"):
                 nn.init.normal_(parameter, std=0.1)
+        decoder = decoder.to(self._device)
         return LanguageModel(preset.model, decoder, tiny_qwen2_vl.tokenizer(), preset.template, preset.extraction)
 
 

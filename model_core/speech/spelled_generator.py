@@ -75,7 +75,8 @@ class SpelledGenerator(nn.Module):
         self.places_TW = nn.Parameter(torch.randn(config.frames, config.width) * 0.02)
         self.stack = ConvStack(config.width, config.layers, config.dropout)
         self.out = nn.Linear(config.width, config.units + 1)
-        self._table_VE: Tensor | None = None
+        self._table_VE: Tensor | None
+        self.register_buffer("_table_VE", None, persistent=False)
 
     @property
     def blank(self) -> int:

@@ -17,7 +17,10 @@ _LEAST_MULTILINGUAL_VOCABULARY = 51_865  # English-only checkpoints have a token
 
 
 def load_transcriber(
-    folder: Path, encode_frames: EncodeFrames, quick: QuickDecoder | None = None
+    folder: Path,
+    encode_frames: EncodeFrames,
+    quick: QuickDecoder | None = None,
+    device: torch.device | str = "cpu",
 ) -> Transcriber | None:
     """The decoder of a Whisper from a folder in Hugging Face's layout; None where the folder has an encoder alone.
 
@@ -48,7 +51,8 @@ def load_transcriber(
             shape = list(stored[prefix + name].shape)
             raise CheckpointError(prefix + name, f"has shape {shape} where {list(own.shape)} fits")
     wanted = {name: stored[prefix + name] for name in decoder.state_dict()}
-    decoder.load_state_dict(dict(stream(wanted, torch.float32)), assign=True)
+    tensors = {name: tensor.to(device) for name, tensor in stream(wanted, torch.float32)}
+    decoder.load_state_dict(tensors, assign=True)
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError("tokenizer.json", f"is missing from {folder}")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -59,7 +63,9 @@ def load_transcriber(
     return Transcriber(decoder, tokenizer, encode_frames, multilingual=multilingual, quick=quick)
 
 
-def random_transcriber(width: int, encode_frames: EncodeFrames, *, seed: int = 0) -> Transcriber:
+def random_transcriber(
+    width: int, encode_frames: EncodeFrames, device: torch.device | str = "cpu", *, seed: int = 0
+) -> Transcriber:
     """A decoder of one layer with random weights and a vocabulary of single letters: for tests, needs no file."""
     tokenizer = random_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -67,4 +73,6 @@ def random_transcriber(width: int, encode_frames: EncodeFrames, *, seed: int = 0
         decoder = WhisperDecoder.Config(
             vocabulary=tokenizer.get_vocab_size() + TIMESTAMPS, width=width, layers=1, heads=2, feed_forward=2 * width
         ).build()
-    return Transcriber(decoder, tokenizer, encode_frames, DecodingOptions(max_tokens=24, temperatures=(0.0,)))
+    return Transcriber(
+        decoder.to(device), tokenizer, encode_frames, DecodingOptions(max_tokens=24, temperatures=(0.0,))
+    )

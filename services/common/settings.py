@@ -65,6 +65,12 @@ class ServiceSettings(ProcessSettings):
         default=None,
         description="Folder of a checkpoint in the published layout; what mini, base, pro and llama3 run.",
     )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where the model computes: cpu, cuda or cuda:N (an NVIDIA GPU); "
+        "auto is the first GPU, or the CPU where there is none.",
+    )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
     )

@@ -163,7 +163,7 @@ def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:
 
 
 def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
-    model = build_language_model(settings.preset, settings.home, checkpoint=settings.checkpoint)
+    model = build_language_model(settings.preset, settings.home, checkpoint=settings.checkpoint, device=settings.device)
     if settings.quantization != "none":
         quantize(model.decoder, settings.quantization)
     model.prefixes = PrefixStore(settings.prefix_cache_mib * 2**20)

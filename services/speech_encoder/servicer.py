@@ -179,7 +179,9 @@ def _segment_message(segment: Segment) -> speech_encoder_pb2.TranscriptSegment:
 
 
 def _build(settings: SpeechEncoderSettings) -> SpeechEncoderServicer:
-    encoder = build_speech_encoder(settings.preset, settings.home, checkpoint=settings.checkpoint, fast=True)
+    encoder = build_speech_encoder(
+        settings.preset, settings.home, checkpoint=settings.checkpoint, device=settings.device, fast=True
+    )
     servicer = SpeechEncoderServicer(encoder, settings)
     servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
     return servicer

@@ -130,7 +130,13 @@ async def _and_last(pushes: AsyncIterator[Push], last: Push) -> AsyncIterator[Pu
 
 
 def _build(settings: SpeechSynthesizerSettings) -> SpeechSynthesizerServicer:
-    voice = build_voice(settings.preset, settings.home, threads=settings.thread_count(), checkpoint=settings.checkpoint)
+    voice = build_voice(
+        settings.preset,
+        settings.home,
+        threads=settings.thread_count(),
+        checkpoint=settings.checkpoint,
+        device=settings.device,
+    )
     return SpeechSynthesizerServicer(voice, settings)
 
 

@@ -108,7 +108,8 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
 
 def _build(settings: VisionEncoderSettings) -> VisionEncoderServicer:
     return VisionEncoderServicer(
-        build_vision_encoder(settings.preset, settings.home, checkpoint=settings.checkpoint), settings
+        build_vision_encoder(settings.preset, settings.home, checkpoint=settings.checkpoint, device=settings.device),
+        settings,
     )
 
 

@@ -65,11 +65,15 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "nano over the memory limit": (
         {"languageModel": {"resources": {"requests": {"memory": "256Mi"}, "limits": {"memory": "512Mi"}}}},
-        ("languageModel.resources.limits.memory is 512Mi", "set at least 1300Mi"),
+        ("languageModel.resources.limits.memory is 512Mi", "set at least 1550Mi"),
     ),
     "preset over the memory of its GPU": (
         merge(BASE, {"languageModel": {"gpu": {"memoryGiB": 16}}}),
         ("languageModel.gpu has 16384 MiB", "preset base needs 19800 MiB"),
+    ),
+    "several GPUs in a pod": (
+        merge(BASE, {"languageModel": {"gpu": {"count": 2}}}),
+        ("languageModel.gpu.count is 2", "set it to 1"),
     ),
     "preset over the memory of its MIG slice": (
         merge(BASE, {"languageModel": {"gpu": {"resource": "nvidia.com/mig-1g.10gb"}}}),

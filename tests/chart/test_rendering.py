@@ -9,7 +9,7 @@ import yaml
 
 from docs import preset_memory, render_chart
 from services.gateway.keys import Key
-from tests.chart.chart import CHART, ROOT, VALUES_FILES, Rendering, containers, fixed, of_file, render
+from tests.chart.chart import CHART, ROOT, VALUES_FILES, Rendering, containers, environment, fixed, of_file, render
 from tests.chart.examples import EXAMPLES, example, summary
 from tests.chart.programs import helm
 
@@ -78,6 +78,13 @@ def test_gpus_bring_the_image_for_cuda_and_digests_win_over_tags() -> None:
 
     assert f"mirror.local/ai/lyra-models@{digest}" in found
     assert "mirror.local/own:7" in found
+
+
+def test_a_model_computes_on_the_gpu_that_its_pod_asks_for() -> None:
+    values = {"visionEncoder": {"gpu": {"count": 1}}}
+    found = {name: environment(pod["spec"]["containers"][0]).get("LYRA_DEVICE") for name, pod in render(values).pods()}
+    assert [device for name, device in found.items() if "vision-encoder" in name] == ["cuda"]
+    assert [device for name, device in found.items() if "language-model" in name] == ["cpu"]
 
 
 def test_the_first_key_is_one_that_the_gateway_accepts() -> None:

@@ -131,6 +131,7 @@ def test_service_on_a_gpu_is_its_twin_with_a_gpu_and_a_checkpoint(name: str) -> 
     cpu, gpu = compose.services("cpu")[name], compose.services("gpu")[f"{name}-gpu"]
     assert gpu["command"] == cpu["command"]
     assert name in names(gpu, "")
+    assert (cpu["environment"]["LYRA_DEVICE"], gpu["environment"]["LYRA_DEVICE"]) == ("cpu", "cuda")
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
     assert gpu["environment"].keys() - cpu["environment"].keys() == {"LYRA_CHECKPOINT"}

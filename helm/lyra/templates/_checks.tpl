@@ -44,6 +44,9 @@
 {{- if and (has $preset (list "mini" "base" "pro" "llama3")) (eq (int $gpu.count) 0) -}}
 {{- fail (printf "%s.gpu.count is 0, and preset %s wants a GPU: set %s.gpu.count to at least 1, or preset to nano" .key $preset .key) -}}
 {{- end -}}
+{{- if gt (int $gpu.count) 1 -}}
+{{- fail (printf "%s.gpu.count is %d, and a pod computes on one GPU: set it to 1, and more replicas" .key (int $gpu.count)) -}}
+{{- end -}}
 {{- $row := index (.root.Files.Get "files/presets.yaml" | fromYaml) $preset -}}
 {{- if $row -}}
 {{- $need := index $row .component -}}
@@ -53,9 +56,9 @@
 {{- end -}}
 {{- $each := float64 $gpu.memoryGiB -}}
 {{- with regexFind "[0-9]+gb" $gpu.resource -}}{{- $each = trimSuffix "gb" . | float64 -}}{{- end -}}
-{{- $have := mulf $each (float64 $gpu.count) 1024.0 -}}
+{{- $have := mulf $each 1024.0 -}}
 {{- if and (gt $have 0.0) (lt $have (float64 $need)) -}}
-{{- fail (printf "%s.gpu has %.0f MiB of memory (%d of %s), and preset %s needs %d MiB: name more or larger ones" .key $have (int $gpu.count) $gpu.resource $preset (int $need)) -}}
+{{- fail (printf "%s.gpu has %.0f MiB of memory (%s), and preset %s needs %d MiB: name a larger one" .key $have $gpu.resource $preset (int $need)) -}}
 {{- end -}}
 {{- if and (ne .root.Values.weights.source "volume") (lt (include "lyra.number" .root.Values.weights.cache.sizeLimit | float64) (mulf 1048576.0 (float64 $row.disk))) -}}
 {{- fail (printf "weights.cache.sizeLimit is %s, and the weights of preset %s take %d MiB: set at least %dMi" (toString .root.Values.weights.cache.sizeLimit) $preset (int $row.disk) (int $row.disk)) -}}

@@ -40,7 +40,8 @@ spec:
       volumes: {{- include "lyra.homeVolumes" . | nindent 8 }}
 {{- end -}}
 
-{{/* Environment of a model service. LYRA_THREADS is the CPU limit: a container sees every core of its node. */}}
+{{/* Environment of a model service. LYRA_THREADS is the CPU limit: a container sees every core of its node. A pod that was
+     given no GPU where one is wanted says so and ends, and does not compute on its CPU for ever. */}}
 {{- define "lyra.modelEnv" -}}
 {{- $facts := include "lyra.modelFacts" .component | fromYaml -}}
 {{ include "lyra.processEnv" (merge (dict "grace" (int .values.longestStreamSeconds)) .) }}
@@ -48,6 +49,7 @@ spec:
 - {name: LYRA_METRICS_PORT, value: {{ int $facts.metrics | quote }}}
 - name: LYRA_THREADS
   valueFrom: {resourceFieldRef: {containerName: {{ .component }}, resource: limits.cpu, divisor: "1"}}
+- {name: LYRA_DEVICE, value: {{ ternary "cuda" "cpu" (gt (int .values.gpu.count) 0) }}}
 {{ include "lyra.weightsEnv" . }}
 {{- include "lyra.settingsEnv" (dict "settings" (list .values.settings) "extra" .values.extraEnv) }}
 {{- end -}}

@@ -15,6 +15,7 @@ import grpc
 import httpx
 import psutil
 import pytest
+import torch
 
 from lyra.v1 import language_model_pb2, language_model_pb2_grpc
 from lyra.v1.language_model_pb2 import CountTokensRequest, GenerateHeader, GenerateRequest, MessageStart
@@ -66,6 +67,14 @@ async def test_signalled_process_finishes_its_answer_and_exits_with_zero(
         assert events[-1].HasField("finish")
     assert await asyncio.to_thread(process.wait, 120)
     assert process.exit_code == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_missing_ends_the_process_with_a_hint(start_process: StartProcess) -> None:
+    process = start_process("language_model", "--device", "cuda")
+    with pytest.raises(StackError, match=r"cuda is wanted, and this .*: name another device, or auto"):
+        process.wait_ready(180)
+    assert process.exit_code == 1
 
 
 def test_weights_that_are_missing_end_the_process_with_a_hint(start_process: StartProcess) -> None:

@@ -3,10 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from model_core.errors import InvalidInput, UnknownPreset
 from model_core.evaluation.preset_subject import PresetSubject
+from model_core.evaluation.subject import Ask
 from model_core.evaluation.vqa import evaluate_vqa
 from model_core.evaluation.wer import evaluate_wer
 from tests.evaluation_sets import write_tone
@@ -132,3 +134,11 @@ def test_manifest_is_not_overwritten_by_its_predictions(folder: Path) -> None:
 def test_unknown_preset_is_refused(folder: Path) -> None:
     with pytest.raises(UnknownPreset):
         evaluate_wer(manifest(folder, HEARD), PresetSubject("huge"))
+
+
+def test_a_preset_is_measured_on_a_gpu(folder: Path, gpu: torch.device) -> None:
+    subject = PresetSubject("tiny-qwen2-vl", device=gpu)
+    assert evaluate_wer(manifest(folder, HEARD, HEARD), subject).count == 2
+    assert evaluate_vqa(manifest(folder, WRITTEN, SPOKEN), subject).count == 2
+    reply = subject.answer(Ask(name="spoken", text="hello", speak=True, max_tokens=8))
+    assert reply.spoken is not None

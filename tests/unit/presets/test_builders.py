@@ -33,7 +33,6 @@ from model_core.presets.building import seeded
 from model_core.presets.published import PublishedWeights
 from model_core.presets.tiny_qwen2_vl import PRESET, tokenizer
 from model_core.speech.audio import SAMPLE_RATE, split_clips
-from model_core.speech.projector import SpeechProjector
 from model_core.speech.unit_voice import UnitVoice
 from model_core.speech.whisper_tokens import TIMESTAMPS, random_tokenizer
 from model_core.vision.clip import ClipVisionEncoder
@@ -48,27 +47,6 @@ WHISPER = "whisper-large-v3"
 def voice_parts() -> UnitVoice:
     with seeded():
         return UnitVoice(PRESET.unit_generator.build(), PRESET.vocoder.build())
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The miniature as a checkpoint."""
-    language, speech, vision = build_language_model(TINY), build_speech_encoder(TINY), build_vision_encoder(TINY)
-    assert isinstance(vision, QwenVisionEncoder)
-    with seeded():
-        generator, vocoder = PRESET.unit_generator.build(), PRESET.vocoder.build()
-    export(
-        tmp_path / "checkpoint",
-        decoder=language.decoder,
-        tokenizer=tokenizer(),
-        speech=speech.whisper,
-        speech_projectors={name: each for name, each in speech.projectors.items() if isinstance(each, SpeechProjector)},
-        vision=vision,
-        speech_generator=generator,
-        vocoder=vocoder,
-        names={"speech_tower": WHISPER},
-    )
-    return tmp_path / "checkpoint"
 
 
 def clip(seconds: float) -> Tensor:

@@ -29,11 +29,12 @@ def test_mistakes_are_told_by_flag_and_variable(
 ) -> None:
     monkeypatch.setenv("LYRA_PORT", "often")
     with pytest.raises(SystemExit) as end:
-        settings.load(LanguageModelSettings, "x", ["--grace-seconds=-1"])
+        settings.load(LanguageModelSettings, "x", ["--grace-seconds=-1", "--device", "gpu"])
     assert end.value.code == 2
     told = capsys.readouterr().err
     assert "--port (LYRA_PORT)" in told
     assert "--grace-seconds (LYRA_GRACE_SECONDS)" in told
+    assert "--device (LYRA_DEVICE)" in told
 
 
 @pytest.mark.parametrize("settings_class", ALL)
