@@ -41,10 +41,11 @@ demo: setup ## Ask a spoken question about a picture; writes answer.wav
 serve: setup ## Run the whole stack on this machine until Ctrl-C
 	@$(BIN)/lyra serve
 
+# Files of tests are shared out to a process for each core, four at most; PYTEST_ARGS="-n 0" runs all in one.
 .PHONY: test
 test: setup ## Run every test (PYTEST_ARGS="tests/unit -x" for a part)
 	@$(BIN)/lyra weights pull nano
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: test-faults
 test-faults: setup ## Do all harm to running jobs, and for as long as it takes

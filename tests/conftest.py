@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -21,9 +22,20 @@ from tests.servers import object_store, redis_server, start_redis, start_store, 
 
 __all__ = ["gpu", "object_store", "redis_server", "start_redis", "start_store", "store_server", "store_settings"]
 
+# Workers of pytest-xdist share the cores, and inherit the width of a terminal that is not theirs.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ.pop("COLUMNS", None)
+
 # No test is timed: another's work may fill the machine.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts processes runs first, in whatever order within: workers then end at the same time."""
+    items.sort(key=lambda item: ("e2e" in item.path.parts, "integration" in item.path.parts), reverse=True)
 
 
 @pytest.fixture(autouse=True)
