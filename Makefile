@@ -47,6 +47,11 @@ test: setup ## Run every test (PYTEST_ARGS="tests/unit -x" for a part)
 	@$(BIN)/lyra weights pull nano
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
+.PHONY: test-full
+test-full: setup ## Run what `make test` leaves out because it takes long: half an hour
+	@$(BIN)/lyra weights pull nano
+	@$(BIN)/python -m pytest -m full $(PYTEST_ARGS)
+
 .PHONY: test-faults
 test-faults: setup ## Do all harm to running jobs, and for as long as it takes
 	@$(BIN)/python -m pytest -m "" tests/integration/test_job_faults.py

@@ -9,6 +9,8 @@ from services.local.stack import Stack
 
 
 @pytest.fixture(scope="session")
-def nano_stack() -> Iterator[Stack]:
-    with Stack(preset="nano", home=lyra_home(), announce=False) as running:
+def nano_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("nano")
+    (home / "weights").symlink_to(lyra_home() / "weights")
+    with Stack(preset="nano", home=home, announce=False) as running:
         yield running

@@ -141,7 +141,7 @@ def test_bad_recording_is_named_and_nothing_is_written(lyra: Lyra, tmp_path: Pat
     assert not out.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
 def test_serve_runs_until_it_is_told_to_end(tmp_path: Path, number: signal.Signals) -> None:
     environment = {**os.environ, "LYRA_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "cli", "serve", "--preset", "tiny", "--port", "0"]
