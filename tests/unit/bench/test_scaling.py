@@ -1,12 +1,14 @@
 """Simulated autoscalers decide as Kubernetes' and KEDA's documentation says."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 import yaml
 
 from bench.autoscaling import OBJECTS, compare, joint_settings, peak_of, sized, start_seconds, verdict
+from bench.report import RESULTS
 from bench.scaling.chart import MODEL_SERVICES, UnknownObject, read_services
 from bench.scaling.queries import Query, UnknownQuery
 from bench.scaling.rules import DEFAULT_DOWN, DEFAULT_UP, Autoscaler, Behavior, Policy, Settings, Trigger
@@ -209,6 +211,13 @@ def test_the_charts_settings_reach_their_goal_on_a_short_day() -> None:
     assert found["gpu_hours_over_fixed"] < 0.6
     assert outcomes["autoscaled"].p95() < 3.0
     assert outcomes["autoscaled"].hours < outcomes["joint"].hours
+
+
+def test_the_day_that_is_shown_was_replayed_against_the_charts_settings_of_today() -> None:
+    shown = json.loads((RESULTS / "autoscaling.json").read_text())
+    today = {each.name: asdict(each) for each in read_services(objects())}
+    assert shown["autoscalers"] == json.loads(json.dumps(today)), "run `make bench-autoscaling`"
+    assert shown["verdict"]["reached"]
 
 
 def test_traffic_that_no_fleet_can_take_is_told() -> None:
