@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 LOCKS := requirements/lock.txt requirements/torch.txt pyproject.toml
 STAMP := $(VENV)/.setup-$(shell cat $(LOCKS) | cksum | cut -d' ' -f1)
 PROTOS := $(wildcard protos/lyra/v1/*.proto)
-SOURCES := model_core services cli bench docs tests
+SOURCES := model_core services cli bench docs requirements tests
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 
@@ -78,6 +78,27 @@ check: setup ## Lint, format check, types, layers, contracts
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
 	@$(MAKE) --no-print-directory check-stubs
+
+.PHONY: audit
+audit: setup ## Hold the locked versions against the pinned advisories; needs no network
+	@$(BIN)/python requirements/audit.py
+
+.PHONY: advisories
+advisories: setup ## Fetch those advisories anew from OSV
+	@$(BIN)/python requirements/audit.py --renew
+
+.PHONY: sbom
+sbom: setup sbom/environment.cdx.json sbom/services.cdx.json sbom/models.cdx.json ## Write bills of materials (CycloneDX)
+
+SBOM = $(BIN)/cyclonedx-py $(1) --pyproject pyproject.toml --mc-type application --output-reproducible --output-file $@
+
+sbom/environment.cdx.json: $(STAMP)  # with the licences of what is installed
+	@mkdir -p $(@D)
+	$(call SBOM,environment) $(VENV)
+
+sbom/%.cdx.json: requirements/%.txt  # with the hashes of what goes into an image
+	@mkdir -p $(@D)
+	$(call SBOM,requirements) $<
 
 .PHONY: check-stubs
 check-stubs: setup
