@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from packaging.utils import canonicalize_name
@@ -26,6 +27,12 @@ FOLDER = Path(__file__).parent
 SNAPSHOT = FOLDER / "advisories.json"
 LOCKS = (FOLDER / "lock.txt", FOLDER / "torch.txt")
 OSV_QUERY = "https://api.osv.dev/v1/query"
+
+# Advisories that touch a locked version and nothing that we do; each names what would have to change for it to matter.
+ACCEPTED = {
+    "CVE-2026-136426": "torch: packages of torch.export (PT2) are read nowhere; checkpoints are read as tensors alone",
+    "CVE-2026-75104": "transformers: checkpoints are read by model_core/checkpoints, which keeps to their folder",
+}
 
 _PINNED = re.compile(r"^([A-Za-z0-9][\w.\-]*)==([^\s;\\]+)", re.MULTILINE)
 _SECONDS = 30.0
@@ -126,16 +133,20 @@ def matching(advisories: Sequence[dict[str, Any]], name: str, version: str | Non
     ]
 
 
-def audit(snapshot: Path = SNAPSHOT, locks: Sequence[Path] = LOCKS, ignored: Sequence[str] = ()) -> int:
+def audit(
+    snapshot: Path = SNAPSHOT, locks: Sequence[Path] = LOCKS, accepted: Mapping[str, str] = MappingProxyType(ACCEPTED)
+) -> int:
     """Runs pip-audit over the locks; its exit code: 0 where no locked version is affected, 1 where one is."""
     advisories = read_snapshot(snapshot)
     taken = json.loads(snapshot.read_text())["taken"]
     packages = pinned(locks)
     print(f"{len(packages)} locked packages against {len(advisories)} advisories taken on {taken}", flush=True)
+    for identifier, reason in accepted.items():
+        print(f"{identifier} is accepted; {reason}", flush=True)
     with osv_server(advisories) as url:
         command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps", "--progress-spinner", "off"]
         command += ["--vulnerability-service", "osv", "--osv-url", url, "--aliases", "on"]
-        command += [f"--ignore-vuln={each}" for each in ignored]
+        command += [f"--ignore-vuln={each}" for each in accepted]
         return max(subprocess.run([*command, "-r", str(lock)], check=False).returncode for lock in locks)
 
 
@@ -148,7 +159,8 @@ def renew(url: str = OSV_QUERY, snapshot: Path = SNAPSHOT, locks: Sequence[Path]
     taken = datetime.now(UTC).date().isoformat()
     part = snapshot.with_suffix(".part")
     records = [found[each] for each in sorted(found)]
-    part.write_text(json.dumps({"taken": taken, "advisories": records}, indent=1, ensure_ascii=False) + "\n")
+    lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    part.write_text(f'{{"taken": "{taken}", "advisories": [\n{lines}\n]}}\n')
     read_snapshot(part)
     part.replace(snapshot)
     return len(found)
@@ -187,7 +199,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python requirements/audit.py", description=__doc__)
     parser.add_argument("--renew", action="store_true", help="fetch the snapshot anew instead; needs a network")
     parser.add_argument("--osv-url", default=OSV_QUERY, help="OSV server to fetch from (default: %(default)s)")
-    parser.add_argument("--ignore", action="append", default=[], metavar="ID", help="advisory that does not count")
     options = parser.parse_args()
     if options.renew:
         try:
@@ -196,7 +207,7 @@ def main() -> int:
             print(f"{options.osv_url} cannot be asked ({error}); {SNAPSHOT.name} stays as it is", file=sys.stderr)
             return 1
         return 0
-    return audit(ignored=options.ignore)
+    return audit()
 
 
 if __name__ == "__main__":

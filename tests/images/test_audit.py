@@ -71,9 +71,9 @@ def test_an_audit_fails_for_an_affected_version_whatever_its_name_is_written_lik
     assert "PYSEC-0" in capfd.readouterr().out
 
 
-def test_an_audit_passes_once_the_version_is_fixed_or_the_advisory_is_ignored(snapshot: Path, tmp_path: Path) -> None:
+def test_an_audit_passes_once_the_version_is_fixed_or_the_advisory_is_accepted(snapshot: Path, tmp_path: Path) -> None:
     assert audit.audit(snapshot, [lock(tmp_path, "some-package==2.3\n")]) == 0
-    assert audit.audit(snapshot, [lock(tmp_path, "some-package==2.2\n")], ignored=["PYSEC-0"]) == 0
+    assert audit.audit(snapshot, [lock(tmp_path, "some-package==2.2\n")], accepted={"PYSEC-0": "nobody calls it"}) == 0
 
 
 def test_a_snapshot_without_advisories_or_with_one_that_cannot_be_matched_is_refused(tmp_path: Path) -> None:
@@ -98,6 +98,18 @@ def test_a_renewed_snapshot_holds_what_the_server_knows_of_the_locked_packages(s
 
     assert count == 2
     assert [each["id"] for each in audit.read_snapshot(snapshot)] == ["PYSEC-4", "PYSEC-5"]
+
+
+def test_what_is_accepted_is_still_in_the_snapshot_and_still_affects_a_locked_version() -> None:
+    advisories, packages = audit.read_snapshot(), audit.pinned()
+
+    affecting = {
+        record["id"]
+        for name, versions in packages.items()
+        for version in versions
+        for record in audit.matching(advisories, name, version)
+    }
+    assert audit.ACCEPTED.keys() <= affecting
 
 
 def test_the_snapshot_of_the_repository_can_be_read() -> None:
