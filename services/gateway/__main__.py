@@ -56,6 +56,7 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the application decides whom it believes, see addresses
         timeout_graceful_shutdown=int(settings.grace_seconds),
     )
     server = _Server(config, settings)

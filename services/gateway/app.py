@@ -8,11 +8,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
+from services.gateway.addresses import ClientAddress
 from services.gateway.auth import KeyRequired
 from services.gateway.errors import install_handlers
 from services.gateway.jobs import JobsApi
 from services.gateway.keys import KeyStore
 from services.gateway.limits import DrainedRefusals, Limits, UploadLimits
+from services.gateway.rate_limits import RateLimits
 from services.gateway.routes import audio, chat, health, jobs, media, models
 from services.gateway.schemas.errors import ErrorBody
 from services.gateway.settings import GatewaySettings
@@ -55,6 +57,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 def create_app(settings: GatewaySettings) -> FastAPI:
     """Builds the gateway. The services need not be there yet: until they are, requests get 503."""
+    rate_limits = RateLimits(settings, settings.redis_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,6 +69,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         )
         app.state.services = Services.open(settings.addresses(), deadlines)
         yield
+        await rate_limits.close()
         await app.state.services.close()
 
     app = FastAPI(
@@ -88,7 +92,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     install_handlers(app)
     app.add_exception_handler(ClientGone, _nobody_listens)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)
-    _add_middleware(app, settings)
+    _add_middleware(app, settings, rate_limits)
     _leave_out_422(app)
     return app
 
@@ -100,7 +104,7 @@ def _jobs(store: ObjectStore, settings: GatewaySettings) -> JobsApi:
     return JobsApi(book, desk, Webhooks(store, secrets, fetcher, settings), secrets, fetcher)
 
 
-def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
+def _add_middleware(app: FastAPI, settings: GatewaySettings, rate_limits: RateLimits) -> None:
     """From the inside out: what is added last sees a request first."""
     open_paths = _OPEN_PATHS + (_DOCS_PATHS if settings.docs else ())
     app.add_middleware(
@@ -119,9 +123,10 @@ def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
         total_seconds=settings.upload_seconds,
         max_running=settings.max_uploads,
     )
-    app.add_middleware(KeyRequired, keys=KeyStore(settings.home), open_paths=open_paths)
+    app.add_middleware(KeyRequired, keys=KeyStore(settings.home), open_paths=open_paths, limits=rate_limits)
     app.add_middleware(DrainedRefusals)
-    app.add_middleware(Telemetry, known=(*_KNOWN_PATHS, *open_paths))
+    app.add_middleware(Telemetry, known=(*_KNOWN_PATHS, *open_paths), open_paths=open_paths)
+    app.add_middleware(ClientAddress, trusted=settings.proxies)
 
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:

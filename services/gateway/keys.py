@@ -10,7 +10,9 @@ import json
 import secrets
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from services.common.private_file import PrivateFile
 from services.common.tenants import check_tenant
@@ -27,9 +29,18 @@ class KeysUnreadable(RuntimeError):
     """The file of keys is damaged; nobody is let in until it is mended."""
 
 
+class State(StrEnum):
+    """What a key is good for at a time."""
+
+    GOOD = "good"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is kept of a key. Times are ISO 8601 in UTC; `revoked` is empty while the key is good."""
+    """What is kept of a key. Times are ISO 8601 in UTC; `revoked` is empty where nobody revoked it, `expires` where it
+    never does."""
 
     id: str
     tenant: str
@@ -37,6 +48,19 @@ class Key:
     sha256: str
     created: str
     revoked: str = ""
+    expires: str = ""
+
+    def state(self, now: datetime | None = None) -> State:
+        """At `now`, by default the present."""
+        if self.revoked:
+            return State.REVOKED
+        expires = self.expires_at
+        return State.EXPIRED if expires is not None and expires <= (now or datetime.now(UTC)) else State.GOOD
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """From when on it is refused; None for never."""
+        return datetime.fromisoformat(self.expires) if self.expires else None
 
 
 class KeyStore:
@@ -52,14 +76,27 @@ class KeyStore:
         """Of the file."""
         return self._file.path
 
-    def create(self, tenant: str, name: str = "") -> tuple[Key, str]:
+    def create(self, tenant: str, name: str = "", expires_at: datetime | None = None) -> tuple[Key, str]:
         """Makes a key for `tenant`. Returns what is kept of it, and the key itself, which is not kept.
 
-        Raises ValueError for a tenant that is no plain word: it travels in headers.
+        Args:
+            tenant: A plain word: it travels in headers.
+            name: What it is for.
+            expires_at: From when on it is refused, with its time zone; None for never.
+
+        Raises:
+            ValueError: The tenant is no plain word, or the time has no time zone or is not ahead.
+            KeysUnreadable: The file is damaged.
+            OSError: The file cannot be written.
         """
         check_tenant(tenant)
+        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= datetime.now(UTC)):
+            raise ValueError("expires: has to be a time ahead, with its time zone")
         secret = PREFIX + secrets.token_urlsafe(32)
-        key = Key(f"key_{secrets.token_hex(6)}", tenant, name, _digest(secret), _now())
+        expires = "" if expires_at is None else _iso(expires_at)
+        key = Key(
+            f"key_{secrets.token_hex(6)}", tenant, name, _digest(secret), _iso(datetime.now(UTC)), expires=expires
+        )
         with self._file.locked():
             self._write((*self.list(), key))
         return key, secret
@@ -78,25 +115,42 @@ class KeyStore:
             if key_id not in keys:
                 raise UnknownKey(f"no key has the id {key_id!r}")
             if not keys[key_id].revoked:
-                keys[key_id] = replace(keys[key_id], revoked=_now())
+                keys[key_id] = replace(keys[key_id], revoked=_iso(datetime.now(UTC)))
                 self._write(tuple(keys.values()))
             return keys[key_id]
 
-    def find(self, secret: str) -> Key | None:
-        """The good key that `secret` is, or None. Takes the same time wherever the match is. Raises KeysUnreadable."""
+    def match(self, secret: str) -> Key | None:
+        """The key that `secret` is, also a revoked or expired one, or None. Takes the same time wherever the match is.
+
+        Raises KeysUnreadable.
+        """
         digest, found = _digest(secret), None
         for key in self.list():
-            if hmac.compare_digest(key.sha256, digest) and not key.revoked:
+            if hmac.compare_digest(key.sha256, digest):
                 found = key
         return found
 
+    def find(self, secret: str) -> Key | None:
+        """The good key that `secret` is, or None. Raises KeysUnreadable."""
+        key = self.match(secret)
+        return key if key is not None and key.state() is State.GOOD else None
+
     def _write(self, keys: tuple[Key, ...]) -> None:
-        self._file.write(json.dumps({"version": 1, "keys": [asdict(key) for key in keys]}, indent=2))
+        self._file.write(json.dumps({"version": 1, "keys": [_entry(key) for key in keys]}, indent=2))
+
+
+def _entry(key: Key) -> dict[str, Any]:
+    """`expires` stands only where there is one: releases that do not know it read all other files."""
+    return {name: value for name, value in asdict(key).items() if value or name != "expires"}
 
 
 def _read(path: Path) -> tuple[Key, ...]:
     try:
-        return tuple(Key(**entry) for entry in json.loads(path.read_text())["keys"])
+        keys = tuple(Key(**entry) for entry in json.loads(path.read_text())["keys"])
+        for key in keys:
+            if key.expires_at is not None and key.expires_at.tzinfo is None:
+                raise ValueError("a time without its time zone")
+        return keys
     except (ValueError, KeyError, TypeError) as error:
         raise KeysUnreadable(f"{path.name} cannot be read: {type(error).__name__}") from error
 
@@ -105,5 +159,5 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _iso(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds")

@@ -69,7 +69,9 @@ async def start_gateway(tmp_path: Path) -> AsyncIterator[StartGateway]:
             values |= {f"{name}_address": address for name, address in addresses.items()}
             app = create_app(GatewaySettings(**values))
             listener = socket.create_server(("127.0.0.1", 0))
-            config = uvicorn.Config(app, http="h11", ws="none", log_config=None, timeout_graceful_shutdown=5)
+            config = uvicorn.Config(
+                app, http="h11", ws="none", log_config=None, proxy_headers=False, timeout_graceful_shutdown=5
+            )
             server = _Server(config)
             serving = asyncio.create_task(server.serve([listener]))
             await until(server.has_started)
