@@ -1,7 +1,11 @@
 """`lyra keys`: who may use the gateway."""
 
 import json
-from typing import Annotated
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -10,13 +14,45 @@ from cli.connection import lyra_home
 from cli.console import note, out
 from cli.failure import CommandFailed
 
+if TYPE_CHECKING:
+    from services.gateway.keys import Key
+
 app = typer.Typer(no_args_is_help=True, help="API keys of the gateway. Only their hashes are kept.")
+
+_DURATION = re.compile(r"(\d{1,6})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SOON = timedelta(days=14)
+
+
+def _duration(text: str) -> timedelta:
+    """`90d` -> 90 days."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not int(match[1]):
+        raise typer.BadParameter(f"{text!r} is no time; write it as 90d, 12h or 4w")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _time(text: str) -> datetime:
+    """ISO 8601; without a time zone it is UTC."""
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write it as 2027-01-31 or 2027-01-31T12:00:00+01:00") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for; shown in the list.")],
     tenant: Annotated[str, typer.Option(help="Who is asked to wait, fairly, when there is a queue.")] = "default",
+    expires_in: Annotated[
+        timedelta | None,
+        typer.Option(parser=_duration, metavar="TIME", help="How long it is good: 90d, 12h, 4w. Without it, for ever."),
+    ] = None,
+    expires_at: Annotated[
+        datetime | None,
+        typer.Option(parser=_time, metavar="TIME", help="Until when it is good: ISO 8601, UTC without a time zone."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the bare key.")] = False,
 ) -> None:
     """Make a key and show it, this once.
@@ -24,17 +60,31 @@ def create(
     \b
     Examples:
       lyra keys create "web shop"
+      lyra keys create "web shop" --expires-in 90d
       export LYRA_API_KEY=$(lyra keys create laptop)
     """
     from services.gateway.keys import KeyStore
 
     if not tenant.strip():
         raise typer.BadParameter("must not be empty", param_hint="--tenant")
-    key, secret = KeyStore(lyra_home()).create(tenant, name)
+    if expires_in is not None and expires_at is not None:
+        raise typer.BadParameter("cannot stand beside --expires-in", param_hint="--expires-at")
+    if expires_in is not None:
+        try:
+            expires_at = datetime.now(UTC) + expires_in
+        except OverflowError:
+            raise typer.BadParameter("is later than calendars go", param_hint="--expires-in") from None
+    with _failures("the key could not be kept, so there is none"):
+        try:
+            key, secret = KeyStore(lyra_home()).create(tenant, name, expires_at)
+        except ValueError as error:
+            raise CommandFailed(str(error)) from error
     if as_json:
-        typer.echo(json.dumps({"id": key.id, "tenant": key.tenant, "name": key.name, "key": secret}))
+        kept = {"id": key.id, "tenant": key.tenant, "name": key.name, "expires": key.expires or None}
+        typer.echo(json.dumps({**kept, "key": secret}))
         return
-    note(f"{key.id} for tenant {key.tenant}. This is the only time that the key is shown:")
+    until = f" It expires on {_when(key.expires_at)}." if key.expires_at else ""
+    note(f"{key.id} for tenant {key.tenant}.{until} This is the only time that the key is shown:")
     typer.echo(secret)
 
 
@@ -46,18 +96,19 @@ def list_keys() -> None:
     Example:
       lyra keys list
     """
-    from services.gateway.keys import KeyStore, KeysUnreadable
+    from services.gateway.keys import KeyStore
 
-    table = Table("id", "tenant", "name", "created", "revoked", box=None, header_style="bold")
-    try:
-        for key in KeyStore(lyra_home()).list():
-            table.add_row(key.id, key.tenant, key.name, key.created, key.revoked or "no")
-    except KeysUnreadable as error:
-        raise CommandFailed(str(error)) from error
-    if not table.row_count:
+    with _failures("the keys cannot be read"):
+        keys = KeyStore(lyra_home()).list()
+    if not keys:
         note("no keys yet: make one with `lyra keys create NAME`")
         return
+    table = Table("id", "tenant", "name", "created", "expires", "revoked", box=None, header_style="bold")
+    for key in keys:
+        table.add_row(key.id, key.tenant, key.name, key.created, _expiry(key), key.revoked or "no")
     out.print(table)
+    if soon := _expire_soon(keys):
+        note(f"{soon} within {_SOON.days} days: make new ones with `lyra keys create NAME --expires-in 90d`")
 
 
 @app.command()
@@ -70,8 +121,50 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `lyra ke
     """
     from services.gateway.keys import KeyStore, UnknownKey
 
-    try:
-        key = KeyStore(lyra_home()).revoke(key_id)
-    except UnknownKey as error:
-        raise CommandFailed(str(error), "see `lyra keys list`") from error
+    with _failures(f"{key_id} could not be revoked, and is as good as before"):
+        try:
+            key = KeyStore(lyra_home()).revoke(key_id)
+        except UnknownKey as error:
+            raise CommandFailed(str(error), "see `lyra keys list`") from error
     note(f"{key.id} ({key.name or key.tenant}) is revoked")
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turns a full disk, a folder that may not be written and a damaged file into a line; `what` begins it."""
+    from services.gateway.keys import KeyStore, KeysUnreadable
+
+    try:
+        yield
+    except KeysUnreadable as error:
+        raise CommandFailed(f"{what}: {error}", f"mend or remove {KeyStore(lyra_home()).path}") from error
+    except OSError as error:
+        hint = f"look at the disk and the permissions of {lyra_home()}, or name another folder with LYRA_HOME"
+        raise CommandFailed(f"{what}: {error.strerror or error}", hint) from error
+
+
+def _expiry(key: "Key") -> str:
+    return _when(key.expires_at) if key.expires_at else "never"
+
+
+def _when(time: datetime) -> str:
+    """`2027-01-31 12:00 UTC (in 90 days)`."""
+    left = time - datetime.now(UTC)
+    if left <= timedelta():
+        distance = "expired"
+    elif left < timedelta(hours=2):
+        distance = f"in {max(1, round(left.total_seconds() / 60))} min"
+    elif left < timedelta(days=2):
+        distance = f"in {round(left.total_seconds() / 3600)} hours"
+    else:
+        distance = f"in {round(left.total_seconds() / 86400)} days"
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC ({distance})"
+
+
+def _expire_soon(keys: "tuple[Key, ...]") -> str:
+    """`2 keys expire`, or nothing."""
+    from services.gateway.keys import State
+
+    now = datetime.now(UTC)
+    ending = [key for key in keys if key.state(now) is State.GOOD and key.state(now + _SOON) is State.EXPIRED]
+    return "" if not ending else "1 key expires" if len(ending) == 1 else f"{len(ending)} keys expire"

@@ -88,7 +88,7 @@ def configure_logging(level: str, style: str, service: str) -> None:
     if style == "json":
         final = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     else:
-        final = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        final = [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -171,4 +171,17 @@ def _add_trace(logger: Any, method: str, event: structlog.typing.EventDict) -> s
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         event["trace_id"] = f"{context.trace_id:032x}"
+    return event
+
+
+def _escape(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Line ends, control characters and what turns text around become `\\n`, `\\x1b`: a value cannot pose as a line.
+
+    JSON escapes them anyway. Tracebacks keep their lines: they come as exc_info, which is formatted later.
+    """
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = "".join(
+                each if each.isprintable() else each.encode("unicode_escape").decode() for each in value
+            )
     return event

@@ -108,7 +108,7 @@ class _Counts:
             wrap_exceptions=True,
             implementation="redispy",
             key_prefix=KEY_PREFIX,
-            connection_pool=self._pool,  # type: ignore[arg-type] (documented, but not in its types)
+            connection_pool=self._pool,  # type: ignore[arg-type]  # as documented
         )
         self._shared = SlidingWindowCounterRateLimiter(storage)
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
