@@ -38,6 +38,7 @@ _KNOWN_PATHS = (
     "/v1/audio/transcriptions",
     "/v1/audio/speech",
     "/v1/models",
+    "/v1/models/{id}",
     "/v1/media",
     "/v1/media/uploads",
     "/v1/media/uploads/{id}",

@@ -58,23 +58,29 @@ class Telemetry:
         name = self._name(scope["path"])
         method = f"{scope['method']} {name or 'other'}"
         request_id, started = _request_id(headers), time.monotonic()
-        status, complete = _CLIENT_GONE, False
+        status, complete, gone = _CLIENT_GONE, False, False
         state = scope.setdefault("state", {})
         state["started"] = started
+
+        async def watched_receive() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or (message["type"] == "http.disconnect" and not complete)
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, complete
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = _CLIENT_GONE if gone else message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
-            await send(message)
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
 
         running = telemetry.REQUESTS_RUNNING.labels(method)
         running.inc()
         with telemetry.server_span(method, dict(headers)), structlog.contextvars.bound_contextvars(request=request_id):
             try:
-                await self._app(scope, receive, send_with_id)
+                await self._app(scope, watched_receive, send_with_id)
             except Exception as error:
                 if status != _CLIENT_GONE:  # the status has gone out: all that is left is to close the connection
                     raise
@@ -96,7 +102,7 @@ class Telemetry:
                     key=state.get("key_id", "-"),
                     tenant=getattr(state.get("key"), "tenant", "-"),
                     address=client_address(scope),
-                    aborted=status == _CLIENT_GONE or not complete,
+                    aborted=gone or not complete,
                 )
 
     def _name(self, path: str) -> str:

@@ -28,9 +28,9 @@ def test_a_wrong_value_is_one_line_that_names_the_setting(
 
 @pytest.mark.parametrize("value", ["", "600/minute", "20/10 seconds", "20 per 10 seconds", "1/day"])
 def test_rates_are_written_as_people_do(value: str) -> None:
-    assert GatewaySettings(rate_limit_per_key=value).rate_limit_per_key == value
+    assert load(GatewaySettings, "gateway", ["--rate-limit-per-key", value]).rate_limit_per_key == value
 
 
 def test_proxies_are_addresses_and_networks() -> None:
-    settings = GatewaySettings(trusted_proxies="10.0.0.0/8, 192.0.2.1,2001:db8::/32,")
+    settings = load(GatewaySettings, "gateway", ["--trusted-proxies", "10.0.0.0/8, 192.0.2.1,2001:db8::/32,"])
     assert [str(each) for each in settings.proxies] == ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]

@@ -1,10 +1,11 @@
 import json
 import stat
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from services.gateway.keys import KeyStore, KeysUnreadable, UnknownKey
+from services.gateway.keys import KeyStore, KeysUnreadable, State, UnknownKey
 
 
 def test_a_key_that_was_made_is_found_and_only_its_hash_is_kept(tmp_path: Path) -> None:
@@ -63,7 +64,13 @@ def test_a_tenant_is_a_plain_word(tmp_path: Path, tenant: str) -> None:
         KeyStore(tmp_path).create(tenant)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": [{"id": "x"}]}'])
+_DAMAGED_TIMES = [
+    json.dumps({"keys": [dict.fromkeys(("id", "tenant", "name", "sha256", "created"), "x") | {"expires": each}]})
+    for each in ("soon", "2027-01-31T00:00:00", 5)
+]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": [{"id": "x"}]}', *_DAMAGED_TIMES])
 def test_a_damaged_file_lets_nobody_in(tmp_path: Path, content: str) -> None:
     store = KeyStore(tmp_path)
     _, secret = store.create("acme")
@@ -76,3 +83,37 @@ def test_the_file_is_plain_json(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     key, _ = store.create("acme")
     assert json.loads(store.path.read_text())["keys"][0]["id"] == key.id
+
+
+def test_a_key_is_good_until_it_expires_and_is_then_still_known(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    ends = datetime(2099, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))
+    key, secret = store.create("acme", expires_at=ends)
+    assert key.expires == "2099-01-01T00:00:00+00:00"
+    assert store.find(secret) == key
+    assert key.state(ends - timedelta(seconds=1)) is State.GOOD
+    assert key.state(ends) is State.EXPIRED
+
+    store.path.write_text(store.path.read_text().replace("2099", "2020"))
+    assert store.find(secret) is None
+    assert (match := store.match(secret)) is not None
+    assert match.state() is State.EXPIRED
+    assert store.revoke(key.id).state() is State.REVOKED
+
+
+@pytest.mark.parametrize("ends", [datetime(2099, 1, 1), datetime(2020, 1, 1, tzinfo=UTC)])
+def test_a_key_expires_at_a_time_ahead_in_a_known_time_zone(tmp_path: Path, ends: datetime) -> None:
+    store = KeyStore(tmp_path)
+    with pytest.raises(ValueError, match="expires"):
+        store.create("acme", expires_at=ends)
+    assert store.list() == ()
+
+
+def test_a_file_of_before_keys_expired_is_read_and_one_without_such_keys_is_written_as_before(tmp_path: Path) -> None:
+    fields = ["id", "tenant", "name", "sha256", "created", "revoked"]
+    store = KeyStore(tmp_path)
+    key, secret = store.create("acme")
+    content = json.loads(store.path.read_text())
+    assert (content["version"], list(content["keys"][0])) == (1, fields)
+    assert KeyStore(tmp_path).find(secret) == key
+    assert key.expires_at is None
