@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="API keys of the gateway. Only thei
 _DURATION = re.compile(r"(\d{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SOON = timedelta(days=14)
+_DAY = len("2027-01-31")  # of an ISO time, what fits into a table
 
 
 def _duration(text: str) -> timedelta:
@@ -105,7 +106,7 @@ def list_keys() -> None:
         return
     table = Table("id", "tenant", "name", "created", "expires", "revoked", box=None, header_style="bold")
     for key in keys:
-        table.add_row(key.id, key.tenant, key.name, key.created, _expiry(key), key.revoked or "no")
+        table.add_row(key.id, key.tenant, key.name, key.created[:_DAY], _expiry(key), key.revoked[:_DAY] or "no")
     out.print(table)
     if soon := _expire_soon(keys):
         note(f"{soon} within {_SOON.days} days: make new ones with `lyra keys create NAME --expires-in 90d`")
@@ -148,7 +149,7 @@ def _expiry(key: "Key") -> str:
 
 
 def _when(time: datetime) -> str:
-    """`2027-01-31 12:00 UTC (in 90 days)`."""
+    """`2027-01-31 (in 90 days)`; the day is that of UTC."""
     left = time - datetime.now(UTC)
     if left <= timedelta():
         distance = "expired"
@@ -158,7 +159,7 @@ def _when(time: datetime) -> str:
         distance = f"in {round(left.total_seconds() / 3600)} hours"
     else:
         distance = f"in {round(left.total_seconds() / 86400)} days"
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC ({distance})"
+    return f"{time.astimezone(UTC).date()} ({distance})"
 
 
 def _expire_soon(keys: "tuple[Key, ...]") -> str:

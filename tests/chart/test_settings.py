@@ -163,3 +163,13 @@ def test_services_at_zero_are_woken_by_calls_that_found_nobody() -> None:
         in triggers[1]["metadata"]["query"]
     )
     assert gateway["LYRA_READY_WITHOUT"] == "vision_encoder"
+
+
+def test_the_gateway_believes_the_proxies_that_values_name_and_nobody_by_default(nano: Rendering) -> None:
+    def gateway(rendering: Rendering) -> dict[str, str]:
+        return environment(rendering.get("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"][0])
+
+    named = gateway(render({"gateway": {"trustedProxies": ["10.244.0.0/16", "2001:db8::1"]}}))
+
+    assert named["LYRA_TRUSTED_PROXIES"] == "10.244.0.0/16,2001:db8::1"
+    assert "LYRA_TRUSTED_PROXIES" not in gateway(nano)

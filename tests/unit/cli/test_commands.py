@@ -125,6 +125,54 @@ def test_key_is_shown_once_and_can_be_revoked(lyra: Lyra) -> None:
     assert "no" not in lyra("keys", "list").stdout.splitlines()[-1].split()
 
 
+def test_list_of_keys_tells_how_soon_they_expire(lyra: Lyra) -> None:
+    lyra("keys", "create", "short", "--expires-in", "3d")
+    lyra("keys", "create", "long", "--expires-in", "52w")
+    lyra("keys", "create", "endless")
+    result = lyra("keys", "list")
+    rows = {row.split()[2]: row for row in result.stdout.splitlines()[1:] if row.strip().startswith("key_")}
+    assert "(in 3 days)" in rows["short"]
+    assert "(in 364 days)" in rows["long"]
+    assert "never" in rows["endless"]
+    assert "1 key expires within 14 days" in result.stderr
+
+
+def test_a_key_expires_at_the_time_that_was_named(lyra: Lyra) -> None:
+    made = lyra("keys", "create", "x", "--expires-at", "2099-01-01T01:00:00+01:00", "--json")
+    assert json.loads(made.stdout)["expires"] == "2099-01-01T00:00:00+00:00"
+    assert json.loads(lyra("keys", "create", "x", "--expires-at", "2099-01-01", "--json").stdout)["expires"] == (
+        "2099-01-01T00:00:00+00:00"
+    )
+    assert json.loads(lyra("keys", "create", "x", "--json").stdout)["expires"] is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--expires-in", "soon"),
+        ("--expires-in", "0d"),
+        ("--expires-in", "999999w"),
+        ("--expires-at", "tomorrow"),
+        ("--expires-at", "2020-01-01"),
+        ("--expires-in", "1d", "--expires-at", "2099-01-01"),
+        ("--tenant", "a/b"),
+    ],
+)
+def test_a_wrong_time_or_tenant_makes_no_key(lyra: Lyra, wrong: tuple[str, ...]) -> None:
+    result = lyra("keys", "create", "x", *wrong)
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code in (1, 2)
+    assert "no keys yet" in lyra("keys", "list").stderr
+
+
+@pytest.mark.parametrize("command", [("create", "x"), ("list",), ("revoke", "key_x")])
+def test_a_damaged_file_of_keys_is_told_in_words(lyra: Lyra, home: Path, command: tuple[str, ...]) -> None:
+    (home / "keys.json").write_text("{")
+    result = lyra("keys", *command)
+    assert result.exit_code == 1
+    assert "keys.json cannot be read" in result.stderr
+
+
 def test_revoking_a_key_that_does_not_exist_fails(lyra: Lyra) -> None:
     result = lyra("keys", "revoke", "key_none")
     assert result.exit_code == 1

@@ -1,0 +1,48 @@
+"""`lyra keys` where nothing can be written, as a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+NO_ROOM = ("prlimit", "--fsize=0")  # no file can grow, not even by a byte
+
+
+def lyra_keys(home: Path, *arguments: str, within: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
+    command = [*within, sys.executable, "-m", "cli", "keys", *arguments]
+    environment = os.environ | {"LYRA_HOME": str(home)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_without_room_on_the_disk_no_key_is_shown_and_those_before_stay(tmp_path: Path) -> None:
+    good = lyra_keys(tmp_path, "create", "before").stdout.strip()
+    before = (tmp_path / "keys.json").read_text()
+    result = lyra_keys(tmp_path, "create", "after", within=NO_ROOM)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "the key could not be kept, so there is none: File too large" in result.stderr
+    assert str(tmp_path) in result.stderr.replace("\n", "")
+    assert "Traceback" not in result.stderr
+    assert good.startswith("lyra_")
+    assert (tmp_path / "keys.json").read_text() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["keys.json", "keys.lock"]
+
+
+def test_a_key_that_cannot_be_revoked_is_told_to_be_good_still(tmp_path: Path) -> None:
+    lyra_keys(tmp_path, "create", "x")
+    key_id = next(word for word in lyra_keys(tmp_path, "list").stdout.split() if word.startswith("key_"))
+    result = lyra_keys(tmp_path, "revoke", key_id, within=NO_ROOM)
+    assert result.returncode == 1
+    assert f"{key_id} could not be revoked" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("home", ["/proc/lyra", "/dev/null/lyra"])
+@pytest.mark.parametrize("arguments", [("create", "x"), ("revoke", "key_x")])
+def test_a_folder_that_may_not_be_written_is_told_in_words(home: str, arguments: tuple[str, ...]) -> None:
+    result = lyra_keys(Path(home), *arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert home in result.stderr
+    assert "Traceback" not in result.stderr
