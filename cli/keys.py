@@ -104,7 +104,9 @@ def list_keys() -> None:
     if not keys:
         note("no keys yet: make one with `lyra keys create NAME`")
         return
-    table = Table("id", "tenant", "name", "created", "expires", "revoked", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for title in ("id", "tenant", "name", "created", "expires", "revoked"):
+        table.add_column(title, no_wrap=title not in ("tenant", "name"))
     for key in keys:
         table.add_row(key.id, key.tenant, key.name, key.created[:_DAY], _expiry(key), key.revoked[:_DAY] or "no")
     out.print(table)
