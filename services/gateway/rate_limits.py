@@ -15,7 +15,7 @@ from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from prometheus_client import Counter
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -94,10 +94,10 @@ class _Counts:
 
     def __init__(self, redis_url: str, seconds: float) -> None:
         self._seconds = seconds
-        self._pool = BlockingConnectionPool.from_url(
+        self._slots = asyncio.Semaphore(_CONNECTIONS)
+        self._pool = ConnectionPool.from_url(
             redis_url,
             max_connections=_CONNECTIONS,
-            timeout=seconds,
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
             retry=Retry(NoBackoff(), 0),  # the retry is ours: later, and meanwhile in memory
@@ -113,19 +113,26 @@ class _Counts:
         self._shared = SlidingWindowCounterRateLimiter(storage)
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._lost = False
-        self._ask_again = 0.0
+        self._answered = self._ask_again = 0.0
 
     async def hit(self, limit: str, rate: RateLimitItem, who: str) -> Standing:
         """Counts, and tells how the limit stands."""
-        if self._may_ask_redis():
-            try:
-                async with asyncio.timeout(self._seconds):
-                    standing = await _hit(self._shared, limit, rate, who)
-            except (StorageError, OSError) as error:  # TimeoutError is an OSError
-                self._note_lost(error)
-            else:
-                self._note_found()
-                return standing
+        # Whoever waits here waits for this process, not for Redis: time runs from the connection on. When Redis is lost
+        # meanwhile, they all go on without it.
+        async with self._slots:
+            if self._may_ask_redis():
+                started = time.monotonic()
+                try:
+                    async with asyncio.timeout(self._seconds):
+                        standing = await _hit(self._shared, limit, rate, who)
+                except (StorageError, OSError) as error:  # TimeoutError is an OSError
+                    # Where others got an answer meanwhile, it is this process that was busy, and this request alone
+                    # is counted here.
+                    if self._answered < started:
+                        self._note_lost(error)
+                else:
+                    self._note_found()
+                    return standing
         return await _hit(self._own, limit, rate, who)
 
     async def close(self) -> None:
@@ -143,14 +150,14 @@ class _Counts:
 
     def _note_lost(self, error: Exception) -> None:
         if not self._lost:
-            reason = f"{type(error.__cause__ or error).__name__}: {error}".removesuffix(": ")
+            reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
             log.warning("Redis does not answer: until it does, this gateway counts requests for itself", reason=reason)
         self._lost, self._ask_again = True, time.monotonic() + _RETRY_SECONDS
 
     def _note_found(self) -> None:
         if self._lost:
             log.info("Redis answers: requests are counted over all gateways again")
-        self._lost = False
+        self._lost, self._answered = False, time.monotonic()
 
 
 async def _hit(limiter: SlidingWindowCounterRateLimiter, limit: str, rate: RateLimitItem, who: str) -> Standing:

@@ -1,7 +1,9 @@
 """How often keys and addresses may ask, over real HTTP, counted in a real Redis."""
 
+import asyncio
 import secrets
 import signal
+from collections import Counter
 from ipaddress import IPv6Address
 
 import httpx
@@ -123,6 +125,14 @@ async def test_failed_keys_are_limited_over_all_gateways_and_good_ones_pass(
     told = (await first.http.get("/metrics")).text
     assert 'lyra_rate_limited_total{limit="failed_keys"}' in told
     assert 'lyra_failed_keys_total{reason="unknown"}' in told
+
+
+async def test_requests_at_the_same_time_are_each_counted_once(
+    start_gateway: StartGateway, behind_proxy: dict[str, object], address: str
+) -> None:
+    gateways = [await start_gateway({}, **behind_proxy | {"rate_limit_failed_keys": "20/hour"}) for _ in range(2)]
+    answers = await asyncio.gather(*[ask(gateways[number % 2], address, **BAD) for number in range(80)])
+    assert Counter(each.status_code for each in answers) == {401: 20, 429: 60}
 
 
 async def test_requests_without_a_good_key_take_nothing_from_those_with_one(
