@@ -81,6 +81,7 @@ def configure_logging(level: str, style: str, service: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
+        _without_colors,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_trace,
     ]
@@ -100,8 +101,7 @@ def configure_logging(level: str, style: str, service: str) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *shared[:2],
-            *shared[3:],
+            *(each for each in shared if not isinstance(each, structlog.stdlib.ExtraAdder)),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -171,6 +171,11 @@ def _add_trace(logger: Any, method: str, event: structlog.typing.EventDict) -> s
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         event["trace_id"] = f"{context.trace_id:032x}"
+    return event
+
+
+def _without_colors(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    event.pop("color_message", None)  # uvicorn says its lines twice
     return event
 
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import cast
+from typing import Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable
-from uvicorn._types import Scope as UvicornScope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import telemetry
@@ -51,7 +49,10 @@ class ClientAddress:
             for network in trusted
             if isinstance(network, IPv4Network)
         ]
-        self._proxied = ProxyHeadersMiddleware(cast(ASGI3Application, self._normalized), names)
+        # Starlette and uvicorn have types of their own for the same three callables.
+        middleware = ProxyHeadersMiddleware(cast(Any, self._normalized), names)
+        self._trusted = middleware.trusted_hosts
+        self._proxied = cast(ASGIApp, middleware)
         self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +61,7 @@ class ClientAddress:
         peer = scope.get("client")
         scope.setdefault("state", {})["peer"] = peer
         self._warn_of_unknown_proxy(scope, peer[0] if peer else UNKNOWN)
-        await self._proxied(cast(UvicornScope, scope), cast(ASGIReceiveCallable, receive), cast(ASGISendCallable, send))
+        await self._proxied(scope, receive, send)
 
     async def _normalized(self, scope: Scope, receive: Receive, send: Send) -> None:
         told, peer = scope.get("client"), scope["state"].pop("peer")
@@ -69,7 +70,7 @@ class ClientAddress:
 
     def _warn_of_unknown_proxy(self, scope: Scope, peer: str) -> None:
         """Once: without the setting, all clients of a proxy share one address."""
-        if self._warned or peer in self._proxied.trusted_hosts:
+        if self._warned or peer in self._trusted:
             return
         if any(name == b"x-forwarded-for" for name, _ in scope["headers"]):
             self._warned = True

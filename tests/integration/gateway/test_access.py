@@ -1,4 +1,5 @@
 import asyncio
+from datetime import UTC, datetime
 
 import httpx
 import openai
@@ -39,6 +40,16 @@ async def test_a_revoked_key_ends_on_the_running_gateway(gateway: Gateway) -> No
         await gateway.openai.models.list()
     _, secret = gateway.keys.create("acme")
     assert (await gateway.openai.with_options(api_key=secret).models.list()).data
+
+
+async def test_a_key_that_has_expired_is_refused_by_a_code_of_its_own(gateway: Gateway) -> None:
+    _, secret = gateway.keys.create("acme", expires_at=datetime(2099, 1, 1, tzinfo=UTC))
+    client = gateway.openai.with_options(api_key=secret)
+    assert (await client.models.list()).data
+    gateway.keys.path.write_text(gateway.keys.path.read_text().replace("2099", "2020"))
+    with pytest.raises(openai.AuthenticationError) as caught:
+        await client.models.list()
+    assert caught.value.code == "expired_api_key"
 
 
 async def test_a_damaged_file_of_keys_lets_nobody_in(gateway: Gateway) -> None:

@@ -1,4 +1,5 @@
 import pytest
+import structlog
 from starlette.types import Message, Receive, Scope, Send
 
 from services.gateway.addresses import ClientAddress, client_address, limited_as, trusted_networks
@@ -65,3 +66,22 @@ async def test_an_address_is_what_the_connection_or_a_trusted_proxy_says(
 )
 def test_an_ipv6_network_is_counted_as_one(address: str, counted: str) -> None:
     assert limited_as(address) == counted
+
+
+async def test_a_proxy_that_nobody_named_is_told_once() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+    forwarded = [(b"x-forwarded-for", b"192.0.2.1")]
+    middleware = ClientAddress(app, trusted_networks("10.0.0.1"))
+    with structlog.testing.capture_logs() as log:
+        for peer, headers in (
+            ("10.0.0.1", forwarded),
+            ("10.0.0.2", []),
+            ("10.0.0.2", forwarded),
+            ("10.0.0.3", forwarded),
+        ):
+            scope = {"type": "http", "client": (peer, 5000), "headers": headers}
+            await middleware(scope, None, None)  # type: ignore[arg-type]
+    assert [(each["log_level"], each["address"]) for each in log] == [("warning", "10.0.0.2")]
+    assert "LYRA_TRUSTED_PROXIES" in log[0]["event"]

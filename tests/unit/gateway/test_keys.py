@@ -1,3 +1,4 @@
+import hmac
 import json
 import stat
 from datetime import UTC, datetime, timedelta, timezone
@@ -117,3 +118,24 @@ def test_a_file_of_before_keys_expired_is_read_and_one_without_such_keys_is_writ
     assert (content["version"], list(content["keys"][0])) == (1, fields)
     assert KeyStore(tmp_path).find(secret) == key
     assert key.expires_at is None
+
+
+def test_every_key_is_compared_in_constant_time_wherever_the_match_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = KeyStore(tmp_path)
+    secrets = [store.create("acme")[1] for _ in range(4)]
+    revoked, gone = store.create("acme")
+    store.revoke(revoked.id)
+    compared: list[str] = []
+
+    def compare(kept: str, given: str) -> bool:
+        compared.append(kept)
+        return compare_digest(kept, given)
+
+    compare_digest = hmac.compare_digest
+    monkeypatch.setattr("services.gateway.keys.hmac.compare_digest", compare)
+    for secret in (*secrets, gone, "lyra_wrong"):
+        compared.clear()
+        store.match(secret)
+        assert compared == [key.sha256 for key in store.list()]
