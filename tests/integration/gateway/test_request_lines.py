@@ -62,7 +62,12 @@ class LoggingGateway:
 
 
 @pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[LoggingGateway]:
+def settings() -> tuple[str, ...]:
+    return SETTINGS
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, settings: tuple[str, ...]) -> AsyncIterator[LoggingGateway]:
     script, port_file, log = Script(), tmp_path / "port", tmp_path / "log"
     keys = KeyStore(tmp_path)
     key, secret = keys.create("acme")
@@ -73,7 +78,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[LoggingGateway]:
         with log.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "services.gateway", "--log-format", "json"),
-                *(*arguments, *SETTINGS, *NO_REDIS),
+                *(*arguments, *settings, *NO_REDIS),
                 stderr=stderr,
             )
         try:
@@ -128,6 +133,13 @@ async def test_a_429_has_a_line_too(gateway: LoggingGateway) -> None:
     assert [each.status_code for each in answers] == [200] * 20 + [429]
     line = await gateway.line(answers[-1].headers["x-request-id"])
     assert (line["status"], line["key"], line["address"]) == (429, gateway.key.id, "192.0.2.7")
+
+
+@pytest.mark.parametrize("settings", [()])
+async def test_by_default_no_proxy_is_believed_not_even_on_this_machine(gateway: LoggingGateway) -> None:
+    async with gateway.client() as http:
+        response = await http.get("/v1/models")
+    assert (await gateway.line(response.headers["x-request-id"]))["address"] == "127.0.0.1"
 
 
 async def test_an_answer_whose_client_hangs_up_is_told_as_aborted(gateway: LoggingGateway) -> None:
