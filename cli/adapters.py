@@ -1,23 +1,28 @@
 """`lyra adapters`: which adapters a running stack has, while it runs."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.table import Table
 
-from cli.connection import START_HINT, local_services
+from cli.connection import START_HINT, local_operator_token, local_services
 from cli.console import note, out
 from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
+    from services.common.caller import Caller
     from services.pipeline.adapters import AdapterServices
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Adapters of the language model and their speech projectors: loaded and unloaded while requests run. "
-    "Speaks to the two services themselves, not to the gateway.",
+    "Speaks to the two services themselves, not to the gateway, with the operator's token: that of the stack on this "
+    "machine, or the file that LYRA_OPERATOR_TOKEN_FILE names.",
 )
 
 NameArgument = Annotated[str, typer.Argument(help="Name of its folder in the services' folder of adapters.")]
@@ -87,6 +92,7 @@ def _ask(
     language_model: str | None, speech_encoder: str | None, work: Callable[["AdapterServices"], Awaitable[T]]
 ) -> T:
     from services.common.errors import ServiceError, Unavailable
+    from services.common.tokens import SecretUnusable
     from services.pipeline.adapters import AdapterServices
 
     addresses = local_services()
@@ -98,8 +104,13 @@ def _ask(
             "start one with `lyra serve`, or name both services with --language-model and --speech-encoder",
         )
 
+    try:
+        caller = _operator(local=not (language_model or speech_encoder))
+    except SecretUnusable as error:
+        raise CommandFailed(str(error), "name a file with LYRA_OPERATOR_TOKEN_FILE") from error
+
     async def call() -> T:
-        services = AdapterServices.open(addresses)
+        services = AdapterServices.open(addresses, caller)
         try:
             return await work(services)
         finally:
@@ -111,6 +122,20 @@ def _ask(
         raise CommandFailed(str(error), START_HINT) from error
     except ServiceError as error:
         raise CommandFailed(str(error)) from error
+
+
+def _operator(*, local: bool) -> "Caller":
+    """Who asks: with the operator's token, else with that of services, which is enough to list. Raises SecretUnusable.
+
+    The local stack's token is shown to nobody but the local stack.
+    """
+    from services.common.caller import Caller
+    from services.common.settings import ServiceAccessSettings
+    from services.common.tokens import TokenFile
+
+    known = Caller.of(ServiceAccessSettings())
+    path = os.environ.get("LYRA_OPERATOR_TOKEN_FILE") or (local_operator_token() if local else None)
+    return replace(known, token=TokenFile(Path(path))) if path else known
 
 
 def _words(services: tuple[str, ...]) -> str:

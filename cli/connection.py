@@ -66,6 +66,12 @@ def local_services() -> dict[str, str]:
         return {}
 
 
+def local_operator_token() -> Path | None:
+    """File of the operator's token of the running local stack; None where none runs."""
+    state = _local_state()
+    return Path(str(state["operator_token_file"])) if state and "operator_token_file" in state else None
+
+
 def _local_stack() -> Connection | None:
     state = _local_state()
     try:

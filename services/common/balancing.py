@@ -1,4 +1,4 @@
-"""A channel to replicas that come and go, down to none and back."""
+"""A channel to replicas that come and go, down to none and back, and with certificates that change."""
 
 import asyncio
 import time
@@ -18,10 +18,16 @@ class RenewedChannel(grpc.aio.Channel):
 
     gRPC asks less and less often for a name that has no address, in the end once in two minutes, and no option changes
     that. A service that was scaled to zero, or lost its only pod, would be found that late. A new channel asks at once.
+
+    Args:
+        open: Makes a channel.
+        version: Of what channels are made with; where it differs from before, the next call gets a new channel.
     """
 
-    def __init__(self, open: Callable[[], grpc.aio.Channel]) -> None:
+    def __init__(self, open: Callable[[], grpc.aio.Channel], version: Callable[[], object] = lambda: None) -> None:
         self._open = open
+        self._version = version
+        self._made_with = version()
         self._current = open()
         self._opened = time.monotonic()
         self._left: set[asyncio.Task[None]] = set()
@@ -29,11 +35,12 @@ class RenewedChannel(grpc.aio.Channel):
     def current(self) -> grpc.aio.Channel:
         """The channel for the next call."""
         lost = self._current.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
-        if lost and time.monotonic() - self._opened > _RENEW_SECONDS:
+        version = self._version()
+        if (lost and time.monotonic() - self._opened > _RENEW_SECONDS) or version != self._made_with:
             closing = asyncio.create_task(self._current.close(_LEFT_SECONDS))
             self._left.add(closing)
             closing.add_done_callback(self._left.discard)
-            self._current, self._opened = self._open(), time.monotonic()
+            self._current, self._opened, self._made_with = self._open(), time.monotonic(), version
         return self._current
 
     async def __aenter__(self) -> "RenewedChannel":

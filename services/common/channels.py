@@ -16,12 +16,16 @@ how clients find replicas that were added.
 import ipaddress
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import grpc
 from pydantic import AfterValidator
 
 from services.common.balancing import RenewedChannel
+from services.common.caller import Caller
+
+NOBODY = Caller()
 
 # A service that died and came back is found again within a second, not after gRPC's usual two minutes of back-off.
 _RECONNECT_OPTIONS = (
@@ -57,28 +61,49 @@ def message_limits(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
     )
 
 
-def open_channel(address: str, *, max_message_bytes: int = 4 * 2**20) -> grpc.aio.Channel:
-    """A channel to the service at `address`, in one of the forms above.
+def open_channel(address: str, caller: Caller = NOBODY, *, max_message_bytes: int = 4 * 2**20) -> grpc.aio.Channel:
+    """A channel to the service at `address`, in one of the forms above, with what `caller` has to show.
 
     Connects on first use; `await channel.close()` ends it. Raises ValueError for an address of no form.
     """
     target, balanced = _target(address)
+    certificates = caller.certificates
     options: tuple[tuple[str, Any], ...] = (
         *message_limits(max_message_bytes),
         *KEEPALIVE_OPTIONS,
         *_RECONNECT_OPTIONS,
-        # Channels in one process would otherwise share connections, and with them their back-off.
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_http_proxy", 0),
+        *_common_options(caller),
         *(_BALANCED_OPTIONS if balanced else ()),
     )
 
     def connect() -> grpc.aio.Channel:
-        channel = grpc.aio.insecure_channel(target, options=options)
-        _keep_statuses(channel)
+        if certificates is None:
+            channel = grpc.aio.insecure_channel(target, options=options)
+        else:
+            channel = grpc.aio.secure_channel(target, certificates.for_client(), options=options)
+        _prepare_calls(channel, caller)
         return channel
 
+    if certificates is not None:
+        return RenewedChannel(connect, certificates.current)
     return RenewedChannel(connect) if balanced else connect()
+
+
+def open_blocking_channel(address: str, caller: Caller = NOBODY) -> grpc.Channel:
+    """The same for a check of its health, without an event loop, at host:port."""
+    options = _common_options(caller)
+    if caller.certificates is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, caller.certificates.for_client(), options=options)
+
+
+def _common_options(caller: Caller) -> tuple[tuple[str, Any], ...]:
+    return (
+        # Channels in one process would otherwise share connections, and with them their back-off.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+        *((("grpc.ssl_target_name_override", caller.tls_name),) if caller.tls_name else ()),
+    )
 
 
 def check_address(address: str) -> str:
@@ -139,18 +164,23 @@ class _KeepsStatus:
         """Called when a write failed; whoever asked for it waits for the status next."""
 
 
-def _keep_statuses(channel: Any) -> None:
-    """Has every streaming call of `channel` report the status that its server sent."""
-    stream_stream = channel.stream_stream
+def _prepare_calls(channel: Any, caller: Caller) -> None:
+    """Has every call of `channel` show who calls, and every streaming one report the status that its server sent."""
+    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+        setattr(channel, kind, _prepared(getattr(channel, kind), caller, keep_status=kind == "stream_stream"))
 
-    def patched(*arguments: Any, **options: Any) -> Any:
-        begin = stream_stream(*arguments, **options)
 
-        def call(*call_arguments: Any, **call_options: Any) -> Any:
-            started = begin(*call_arguments, **call_options)
-            started._cython_call = _KeepsStatus(started._cython_call)
+def _prepared(method: Callable[..., Any], caller: Caller, *, keep_status: bool) -> Callable[..., Any]:
+    def make(*arguments: Any, **options: Any) -> Any:
+        begin = method(*arguments, **options)
+
+        def call(*call_arguments: Any, metadata: Any = None, **call_options: Any) -> Any:
+            shown = (*(metadata or ()), *caller.metadata())
+            started = begin(*call_arguments, metadata=shown, **call_options)
+            if keep_status:
+                started._cython_call = _KeepsStatus(started._cython_call)
             return started
 
         return call
 
-    channel.stream_stream = patched
+    return make

@@ -40,6 +40,10 @@ class InvalidInput(ServiceError):
         return f"{self.field}: {self.message}"
 
 
+class Unparsable(InvalidInput):
+    """Bytes that are no message of the method's type."""
+
+
 class Overloaded(ServiceError):
     """The queue is full. The request may come again after `retry_after_seconds`."""
 
@@ -75,6 +79,18 @@ class DeadlineExceeded(ServiceError):
 
 class Failed(ServiceError):
     """Something broke inside a service; its log says what."""
+
+
+class Unauthenticated(Failed):
+    """The caller showed no valid token. A mistake of whoever set the platform up, and none of the user's."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class Forbidden(Failed):
+    """The caller is known, and this is not for it."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
 
 
 @dataclass(slots=True)
@@ -127,6 +143,10 @@ def from_rpc_error(service: str, error: RpcFailure) -> ServiceError:
             return Unavailable(service, message if details.ours else f"the {name} cannot be reached", retry)
         case grpc.StatusCode.NOT_FOUND:
             return NotFound(message)
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return Unauthenticated(f"the {name} refused the call: {message}")
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return Forbidden(f"the {name} refused the call: {message}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(message if details.ours else f"the {name} did not answer in time")
         case _:

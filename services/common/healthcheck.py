@@ -1,8 +1,9 @@
 """`python -m services.common.healthcheck`: whether the process of this container is well, for HEALTHCHECK of an image.
 
 It asks the process that wrote the file that LYRA_PORT_FILE names, so one check fits every service on any port: a model
-service for the standard gRPC health, the gateway for /healthz, workers and clock for their metrics. Exit code 0: well;
-1: not, and one line says why. Kubernetes asks the services itself and does not need this.
+service for /healthz beside its metrics, which knows the gRPC health and needs no certificate; the gateway for
+/healthz; workers and clock for their metrics. Exit code 0: well; 1: not, and one line says why. Kubernetes asks the
+services itself and does not need this.
 """
 
 import json
@@ -30,7 +31,8 @@ def check(port_file: Path, host: str = "127.0.0.1") -> str:
     """
     try:
         ports = json.loads(port_file.read_text())
-        port, metrics_port = int(ports["port"]), ports["metrics_port"]
+        port = int(ports["port"])
+        metrics_port = None if ports["metrics_port"] is None else int(ports["metrics_port"])
     except FileNotFoundError:
         raise Unwell(
             f"{port_file} is not there: the process has not opened its ports, or not been told to write it"
@@ -41,7 +43,7 @@ def check(port_file: Path, host: str = "127.0.0.1") -> str:
         return _http(host, port, "/healthz")
     if metrics_port == port:  # a worker or the clock, which have no other
         return _http(host, port, "/metrics")
-    return _grpc(host, port)
+    return _http(host, metrics_port, "/healthz")
 
 
 def _http(host: str, port: int, path: str) -> str:
@@ -57,22 +59,6 @@ def _http(host: str, port: int, path: str) -> str:
     if status != 200:
         raise Unwell(f"{url} answers {status}")
     return f"{url} answers 200"
-
-
-def _grpc(host: str, port: int) -> str:
-    import grpc  # only here: it takes longer to load than the other checks take in all
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    address = f"{host}:{port}"
-    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
-        except grpc.RpcError as error:
-            raise Unwell(f"{address} does not answer: {error.code().name}") from None
-    name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        raise Unwell(f"{address} is {name}")
-    return f"{address} is {name}"
 
 
 def main() -> int:

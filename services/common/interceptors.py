@@ -1,4 +1,4 @@
-"""The two interceptors of every service: errors become status codes; calls are counted, timed, logged and traced."""
+"""Two interceptors of every service: errors become status codes; calls are counted, timed, logged and traced."""
 
 import asyncio
 import inspect
@@ -11,7 +11,7 @@ from typing import Any, cast
 import grpc
 
 from services.common import telemetry
-from services.common.errors import DETAILS_METADATA, DeadlineExceeded, Failed, ServiceError, to_status
+from services.common.errors import DETAILS_METADATA, DeadlineExceeded, Failed, ServiceError, Unparsable, to_status
 from services.common.grpc_types import Context, Handler, ServerInterceptor
 
 log = telemetry.get_logger(__name__)
@@ -43,8 +43,13 @@ class CallInterceptor(ServerInterceptor):
         kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
         behavior = _as_coroutine(getattr(handler, kind))
 
+        async def proceed(request: Any, context: Context) -> Any:
+            if isinstance(request, Unparsable):
+                raise request
+            return await behavior(request, context)
+
         async def call(request: Any, context: Context) -> Any:
-            return await self.around(method, context, lambda: behavior(request, context))
+            return await self.around(method, context, lambda: proceed(request, context))
 
         return cast(Handler, cast(Any, handler)._replace(**{kind: call}))
 
@@ -57,16 +62,19 @@ class ErrorInterceptor(CallInterceptor):
     """Turns what a call raises into a status with `google.rpc` details, and holds it to a deadline.
 
     Args:
-        default_deadline_seconds: For calls whose client set none.
+        default_deadline_seconds: For calls whose client set none; None for no limit.
         translate: Turns errors of other layers into ours; None for errors it does not know.
+        prefix: Of the methods that it is for.
     """
 
     def __init__(
         self,
         *,
-        default_deadline_seconds: float,
+        default_deadline_seconds: float | None,
         translate: Callable[[Exception], ServiceError | None] = lambda error: None,
+        prefix: str = CallInterceptor.prefix,
     ) -> None:
+        self.prefix = prefix
         self._default_deadline_seconds = default_deadline_seconds
         self._translate = translate
 
@@ -79,6 +87,8 @@ class ErrorInterceptor(CallInterceptor):
         except grpc.aio.AbortError:
             raise
         except ServiceError as error:
+            if isinstance(error, Unparsable):
+                log.warning("message cannot be parsed", method=method, peer=context.peer(), reason=error.message)
             await _abort(context, error)
         except TimeoutError as error:
             if not limit.expired():
@@ -146,6 +156,21 @@ def tenant_of(context: Context) -> str:
         if key == telemetry.TENANT_METADATA and isinstance(value, str):
             return value
     return ""
+
+
+def refusal(error: ServiceError, note: Callable[[str, ServiceError], None] = lambda peer, error: None) -> Handler:
+    """Stands in for a method's handler: ends the call with `error`, whatever its kind, before a message is read.
+
+    Args:
+        error: Sent to the caller.
+        note: Called with the peer and the error.
+    """
+
+    async def refuse(request: Any, context: Context) -> None:
+        note(context.peer(), error)
+        await _abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _as_coroutine(behavior: Callable[[Any, Context], Any]) -> Behavior:

@@ -5,26 +5,31 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer as AsyncReflection
 
 from services.common import telemetry
+from services.common.authentication import Authentication
+from services.common.caller import certificates_of
 from services.common.channels import message_limits
 from services.common.errors import Overloaded, ServiceError, Unavailable
-from services.common.grpc_types import Context, GenericHandler, Handler
-from services.common.interceptors import ErrorInterceptor, TelemetryInterceptor
-from services.common.settings import ServiceSettings
+from services.common.grpc_types import Handler, ServerInterceptor
+from services.common.health import Health
+from services.common.interceptors import ErrorInterceptor, TelemetryInterceptor, refusal
+from services.common.parsing import HandlerTable
+from services.common.settings import ServiceSettings, is_loopback
 
 log = telemetry.get_logger(__name__)
 
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_HEALTH_SECONDS = 2.0  # within which a process that is well says so
+_STREAMS_BESIDE_CALLS = 100  # health checks of one connection
 _SERVER_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second service on the same port is a mistake, not a second worker
     ("grpc.keepalive_time_ms", 60_000),
@@ -63,14 +68,14 @@ class ServiceDefinition(Generic[SettingsT]):
     translate: Callable[[Exception], ServiceError | None] = field(default=lambda error: None)
 
 
-class _Gate(GenericHandler):
+class _Gate(HandlerTable):
     """Where calls arrive: refuses them until the weights are there, while the service drains, and when too many run."""
 
     def __init__(self, definition: ServiceDefinition[Any], running: Callable[[], int], max_calls: int) -> None:
+        super().__init__()
         self._definition = definition
         self._running = running
         self._max_calls = max_calls
-        self._handlers: dict[str, Handler] = {}
         self._closed: str | None = "is loading its weights"
 
     def open(self, servicer: Servicer) -> None:
@@ -80,28 +85,15 @@ class _Gate(GenericHandler):
     def close(self, reason: str) -> None:
         self._closed = reason
 
-    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
-        """Part of what generated code expects of a server; `add_registered_method_handlers` tells the same."""
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
-
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         method = handler_call_details.method
         if not method.startswith(tuple(f"/{name}/" for name in self._definition.full_names)):
             return None
         if self._closed is not None:
-            return _refusal(Unavailable(self._definition.name, f"the {self._definition.name} {self._closed}"))
+            return refusal(Unavailable(self._definition.name, f"the {self._definition.name} {self._closed}"))
         if self._running() >= self._max_calls:
-            return _refusal(Overloaded(f"{self._max_calls} calls are open, the limit of the {self._definition.name}"))
-        return self._handlers.get(method)
-
-
-def _refusal(error: ServiceError) -> Handler:
-    async def refuse(request: Any, context: Context) -> None:
-        raise error
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
+            return refusal(Overloaded(f"{self._max_calls} calls are open, the limit of the {self._definition.name}"))
+        return super().service(handler_call_details)
 
 
 class ModelServer(Generic[SettingsT]):
@@ -117,7 +109,7 @@ class ModelServer(Generic[SettingsT]):
         self._definition = definition
         self._telemetry = TelemetryInterceptor()
         self._gate = _Gate(definition, lambda: self._telemetry.running, settings.max_calls)
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = Health(definition.full_names)
         self._servicer: Servicer | None = None
         self._metrics: telemetry.MetricsServer | None = None
         self._server: grpc.aio.Server | None = None
@@ -128,46 +120,80 @@ class ModelServer(Generic[SettingsT]):
         return f"{self.settings.host}:{self.port}"
 
     async def start(self) -> None:
-        """Opens the service's port and the metrics port, and writes the port file."""
+        """Opens the service's port and the metrics port, and writes the port file.
+
+        Raises:
+            RuntimeError: A port is taken, or a file of tokens or certificates cannot be used.
+        """
         settings = self.settings
-        errors = ErrorInterceptor(
-            default_deadline_seconds=settings.default_deadline_seconds, translate=self._definition.translate
-        )
+        certificates = certificates_of(settings)
         server = grpc.aio.server(
-            handlers=[self._gate],
-            interceptors=[self._telemetry, errors],
+            handlers=[self._gate, self._open_methods()],
+            interceptors=self._interceptors(),
             options=[
                 *message_limits(settings.max_message_bytes),
                 *_SERVER_OPTIONS,
                 *_connection_age(settings.max_connection_seconds),
+                ("grpc.max_concurrent_streams", settings.max_calls + _STREAMS_BESIDE_CALLS),
             ],
         )
-        for name in ("", *self._definition.full_names):
-            await self._health.set(name, _NOT_SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*self._definition.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
-        self.port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+        address = f"{settings.host}:{settings.port}"
+        if certificates is None:
+            self.port = server.add_insecure_port(address)
+        else:
+            self.port = server.add_secure_port(address, certificates.for_server())
         await server.start()
         self._server = server
-        self._metrics = telemetry.MetricsServer(settings.host, settings.metrics_port)
+        loop = asyncio.get_running_loop()
+        self._metrics = telemetry.MetricsServer(settings.host, settings.metrics_port, lambda: self._is_well(loop))
         self.metrics_port = self._metrics.port
         if settings.port_file is not None:
             write_port_file(settings.port_file, port=self.port, metrics_port=self.metrics_port)
-        log.info("listening", address=self.address, metrics_port=self.metrics_port)
+        known = settings.service_token_file is not None or certificates is not None
+        if not known and not is_loopback(settings.host):
+            log.warning("whoever reaches this port can use the service", host=settings.host)
+        log.info("listening", address=self.address, metrics_port=self.metrics_port, tls=certificates is not None)
+
+    def _interceptors(self) -> list[ServerInterceptor]:
+        """From the outside in: strangers are not even counted by method, since they make up names."""
+        errors = ErrorInterceptor(
+            default_deadline_seconds=self.settings.default_deadline_seconds, translate=self._definition.translate
+        )
+        others = ErrorInterceptor(default_deadline_seconds=None, prefix="/grpc.")
+        return [Authentication.of(self.settings), self._telemetry, errors, others]
+
+    def _open_methods(self) -> HandlerTable:
+        """Methods that do not wait for the weights: health, and reflection where it is wanted."""
+        table = HandlerTable()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, table)
+        if self.settings.reflection:
+            names = (*self._definition.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            servicer = AsyncReflection(names)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, table)
+        return table
+
+    def _is_well(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the event loop answers, and that the service is ready. Asked from another thread."""
+
+        async def serving() -> bool:
+            return self._health.serving
+
+        try:
+            return asyncio.run_coroutine_threadsafe(serving(), loop).result(_HEALTH_SECONDS)
+        except (TimeoutError, RuntimeError):  # it hangs, or is closed
+            return False
 
     async def load(self) -> None:
         """Loads the weights off the event loop, then takes calls."""
         loop = asyncio.get_running_loop()
         self._servicer = await loop.run_in_executor(None, self._definition.build, self.settings)
         self._gate.open(self._servicer)
-        for name in ("", *self._definition.full_names):
-            await self._health.set(name, _SERVING)
+        self._health.set_serving()
         log.info("ready", preset=self.settings.preset)
 
     async def drain(self) -> None:
         """Says NOT_SERVING, refuses what is new, lets what runs finish within the grace period, cancels the rest."""
-        await self._health.enter_graceful_shutdown()  # first, so that balancers leave before anybody is refused
+        self._health.end()  # first, so that balancers leave before anybody is refused
         self._gate.close("is shutting down")
         try:
             async with asyncio.timeout(self.settings.grace_seconds):
@@ -218,7 +244,7 @@ async def _serve(settings: SettingsT, definition: ServiceDefinition[SettingsT]) 
     try:
         await server.start()
     except RuntimeError as error:
-        log.error("cannot listen", host=settings.host, port=settings.port, reason=str(error))
+        log.error("cannot start", host=settings.host, port=settings.port, reason=str(error))
         return 1
     loading = asyncio.create_task(server.load())
     stopping = asyncio.create_task(stop.wait())

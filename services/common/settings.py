@@ -3,19 +3,28 @@
 `load(SpeechEncoderSettings, "python -m services.speech_encoder")` gives `--help`, and errors that name the variable.
 """
 
+import ipaddress
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 
 def default_home() -> Path:
     """Where weights, keys and run files lie: $LYRA_HOME, or ~/.cache/lyra."""
     return Path(os.environ.get("LYRA_HOME") or Path.home() / ".cache" / "lyra")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only processes of this machine reach what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 # For settings that others inherit beside their own, too: where bases differ, pydantic takes the last one's.
@@ -53,7 +62,41 @@ class ProcessSettings(BaseSettings):
     )
 
 
-class ServiceSettings(ProcessSettings):
+class ServiceAccessSettings(BaseSettings):
+    """How the model services and their callers know each other: by a token, by certificates, or by both."""
+
+    model_config = CONFIG
+
+    service_token_file: Path | None = Field(
+        default=None,
+        description="File of the token that callers show and services ask for. One a line: the first is shown, all are "
+        "taken, so that a token can be replaced. Read again when it changes.",
+    )
+    service_tls_cert_file: Path | None = Field(
+        default=None,
+        description="Certificate of this process (PEM, with the chain). With key and CA calls between services use "
+        "mutual TLS. Read again when one of the three changes.",
+    )
+    service_tls_key_file: Path | None = Field(default=None, description="Private key of that certificate (PEM).")
+    service_tls_ca_file: Path | None = Field(
+        default=None,
+        description="Certificates of the authority that both sides must be signed by (PEM); one for Lyra alone.",
+    )
+    service_tls_name: str = Field(
+        default="",
+        description="Name that certificates of services are to have, where it is not the host in their address.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_certificates(self) -> Self:
+        names = ("service_tls_cert_file", "service_tls_key_file", "service_tls_ca_file")
+        missing = [f"LYRA_{name.upper()}" for name in names if getattr(self, name) is None]
+        if 0 < len(missing) < len(names):
+            raise ValueError(f"mutual TLS takes certificate, key and CA: {' and '.join(missing)} not set")
+        return self
+
+
+class ServiceSettings(ProcessSettings, ServiceAccessSettings):
     """What every model service has."""
 
     preset: str = Field(
@@ -90,6 +133,26 @@ class ServiceSettings(ProcessSettings):
     default_deadline_seconds: float = Field(
         default=600.0, gt=0, description="Seconds that a call may take when its client set no deadline."
     )
+    reflection: bool = Field(
+        default=False, description="Whether gRPC reflection tells the methods, for tools such as grpcurl."
+    )
+    allow_insecure: bool = Field(
+        default=False,
+        validate_default=True,
+        description="Whether to listen beyond loopback without a token and without TLS, for whoever reaches the port.",
+    )
+
+    @field_validator("allow_insecure")
+    @classmethod
+    def _known_callers(cls, allowed: bool, others: ValidationInfo) -> bool:
+        given = others.data
+        known = given.get("service_token_file") or given.get("service_tls_cert_file")
+        if not allowed and not known and not is_loopback(str(given.get("host", ""))):
+            raise ValueError(
+                f"whoever reaches {given.get('host')} could use this service: set LYRA_SERVICE_TOKEN_FILE or the three "
+                "LYRA_SERVICE_TLS_..._FILE; or LYRA_ALLOW_INSECURE=true where the network keeps strangers away"
+            )
+        return allowed
 
     def thread_count(self) -> int:
         """CPU threads to use, at least 1."""
@@ -108,6 +171,12 @@ class AdapterServiceSettings(ServiceSettings):
         default=None,
         description="Names of adapters in that folder, with commas between, that are loaded at start. "
         "What is loaded or unloaded later is forgotten when the service starts again.",
+    )
+
+    operator_token_file: Path | None = Field(
+        default=None,
+        description="File of the token with which adapters are loaded and unloaded while the service runs, one a line; "
+        "without it they cannot be. Read again when it changes.",
     )
 
     @property

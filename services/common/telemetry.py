@@ -3,7 +3,7 @@
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -45,6 +45,9 @@ REAL_TIME_FACTOR = Histogram(
 )
 UNSERVED = Counter(
     "lyra_calls_unserved_total", "Calls that found no replica to serve them, tries included.", ("service",)
+)
+CALLS_REFUSED = Counter(
+    "lyra_calls_refused_total", "Calls refused for want of a valid token, by status code.", ("code",)
 )
 # The language model's cache has no pages yet: `lyra_cache_pages_free` will stand here when it has.
 
@@ -143,10 +146,12 @@ class MetricsServer:
     Args:
         host: Address to listen on.
         port: Port; 0 takes a free one.
+        is_well: Answers /healthz, for probes that speak neither TLS nor gRPC: 200, or 503. None for 404.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self._server = make_server(host, port, make_wsgi_app(), ThreadingWSGIServer, handler_class=_SilentHandler)
+    def __init__(self, host: str, port: int, is_well: Callable[[], bool] | None = None) -> None:
+        application = _application(is_well)
+        self._server = make_server(host, port, application, ThreadingWSGIServer, handler_class=_SilentHandler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,), daemon=True)
         self._thread.start()
 
@@ -162,7 +167,23 @@ class MetricsServer:
         self._thread.join()
 
 
+def _application(is_well: Callable[[], bool] | None) -> Callable[..., Iterable[bytes]]:
+    metrics = make_wsgi_app()
+
+    def application(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if environment["PATH_INFO"] != "/healthz":
+            body: Iterable[bytes] = metrics(environment, start)
+            return body
+        status = "404 Not Found" if is_well is None else "200 OK" if is_well() else "503 Service Unavailable"
+        start(status, [("Content-Type", "text/plain"), ("Content-Length", "0")])
+        return ()
+
+    return application
+
+
 class _SilentHandler(WSGIRequestHandler):
+    timeout = 10.0  # seconds that a client may take to send its request; each takes a thread
+
     def log_message(self, format: str, *args: Any) -> None:
         """Scrapes are not worth a line each."""
 

@@ -12,6 +12,7 @@ import uvicorn
 from services.common import telemetry
 from services.common.server import write_port_file
 from services.common.settings import load
+from services.common.tokens import SecretUnusable
 from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
 
@@ -47,8 +48,13 @@ def main() -> int:
     settings = load(GatewaySettings, "python -m services.gateway")
     telemetry.configure_logging(settings.log_level, settings.log_format, "gateway")
     telemetry.configure_tracing("gateway")
+    try:
+        app = create_app(settings)
+    except SecretUnusable as error:
+        log.error("cannot call the services", reason=str(error))
+        return 1
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         http="h11",

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
+from services.common.caller import Caller
 from services.gateway.addresses import ClientAddress
 from services.gateway.auth import KeyRequired
 from services.gateway.errors import install_handlers
@@ -57,7 +58,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """Builds the gateway. The services need not be there yet: until they are, requests get 503."""
+    """Builds the gateway. The services need not be there yet: until they are, requests get 503.
+
+    Raises:
+        SecretUnusable: A file of tokens or certificates cannot be used.
+    """
+    caller = Caller.of(settings)
     rate_limits = RateLimits(settings, settings.redis_url)
 
     @asynccontextmanager
@@ -68,7 +74,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             generate=settings.answer_seconds,
             synthesize=settings.answer_seconds,
         )
-        app.state.services = Services.open(settings.addresses(), deadlines)
+        app.state.services = Services.open(settings.addresses(), deadlines, caller)
         yield
         await rate_limits.close()
         await app.state.services.close()

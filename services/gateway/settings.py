@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from services.common.channels import ServiceAddress
-from services.common.settings import ProcessSettings
+from services.common.settings import ProcessSettings, ServiceAccessSettings
 from services.gateway.access_settings import AccessSettings
 from services.jobs.settings import JobSettings
 from services.media.settings import MediaSettings
@@ -28,7 +28,15 @@ def _known(text: str) -> str:
 ServiceNames = Annotated[str, AfterValidator(_known)]
 
 
-class GatewaySettings(ProcessSettings, AccessSettings, MediaSettings, JobSettings, WebhookSettings, OutboundSettings):
+class GatewaySettings(
+    ProcessSettings,
+    ServiceAccessSettings,
+    AccessSettings,
+    MediaSettings,
+    JobSettings,
+    WebhookSettings,
+    OutboundSettings,
+):
     """HTTP gateway of Lyra: OpenAI's API in front of the four model services."""
 
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

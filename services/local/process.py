@@ -14,6 +14,10 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.common.caller import Caller
+from services.common.channels import open_blocking_channel
+from services.common.settings import ServiceAccessSettings
+
 POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 15
 _LOG_BYTES = 10 * 2**20  # a log larger than this is put aside at the next start
@@ -187,9 +191,8 @@ class LocalProcess:
 
 
 def grpc_is_serving(host: str, port: int) -> bool:
-    """Whether the gRPC service's health is SERVING."""
-    options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-    with grpc.insecure_channel(f"{host}:{port}", options=options) as channel:
+    """Whether the gRPC service's health is SERVING. It is asked over TLS where the environment has certificates."""
+    with open_blocking_channel(f"{host}:{port}", Caller.of(ServiceAccessSettings())) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)

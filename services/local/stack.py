@@ -15,11 +15,13 @@ from typing import Any, Self
 import psutil
 
 from services.common.settings import default_home
+from services.common.tokens import make_token_file
 from services.local import stores
 from services.local.keys import development_key
 from services.local.process import LocalProcess, ProcessSpec, StackError, answers_http, grpc_is_serving, http_is_ready
 
 SERVICES = ("speech_encoder", "vision_encoder", "language_model", "speech_synthesizer")
+ADAPTED = ("speech_encoder", "language_model")  # whose adapters operators load and unload
 GATEWAY = "gateway"
 STORES = (stores.OBJECT_STORE, stores.REDIS)
 # Workers of long-audio jobs by name: the queues that they serve, and how many units at a time.
@@ -81,6 +83,8 @@ class Stack:
         self.key = ""
         self.processes: dict[str, LocalProcess] = {}
         self.environment: dict[str, str] = {}  # how the gateway reaches the stores that this stack runs
+        self.service_token_file = self.home / "run" / "service-token"
+        self.operator_token_file = self.home / "run" / "operator-token"
         self._port = port
         self._threads = threads
         self._grace_seconds = grace_seconds
@@ -127,6 +131,8 @@ class Stack:
         if self._announce:
             self._refuse_second_stack()
         self.key = development_key(self.home)
+        make_token_file(self.service_token_file)
+        make_token_file(self.operator_token_file)
         deadline = time.monotonic() + timeout_seconds
         try:
             if self._jobs:
@@ -232,17 +238,21 @@ class Stack:
 
     def _common_arguments(self) -> list[str]:
         grace = str(self._grace_seconds)
-        return ["--preset", self.preset, "--home", str(self.home), "--grace-seconds", grace]
+        token = str(self.service_token_file)
+        return ["--home", str(self.home), "--grace-seconds", grace, "--service-token-file", token]
 
     def _service_spec(self, name: str) -> ProcessSpec:
-        arguments = [*self._common_arguments(), "--threads", str(self._threads), "--metrics-port", "0"]
+        arguments = [*self._common_arguments(), "--preset", self.preset]
+        arguments += ["--threads", str(self._threads), "--metrics-port", "0"]
+        if name in ADAPTED:
+            arguments += ["--operator-token-file", str(self.operator_token_file)]
         if self.checkpoint is not None:
             arguments += ["--checkpoint", str(self.checkpoint.resolve())]
         arguments += self._arguments.get(name, ())
         return ProcessSpec(name, f"services.{name}", arguments, grpc_is_serving)
 
     def _worker_spec(self, name: str) -> ProcessSpec:
-        arguments = ["--home", str(self.home), "--grace-seconds", str(self._grace_seconds)]
+        arguments = self._common_arguments()
         for service in ("speech_encoder", "language_model"):
             arguments += [f"--{service.replace('_', '-')}-address", self.processes[service].address]
         module = "services.worker.clock"
@@ -254,7 +264,7 @@ class Stack:
         return ProcessSpec(name, module, arguments, answers_http, environment=self.environment)
 
     def _gateway_spec(self) -> ProcessSpec:
-        arguments = self._common_arguments()
+        arguments = [*self._common_arguments(), "--preset", self.preset]
         for name in SERVICES:
             arguments += [f"--{name.replace('_', '-')}-address", self.processes[name].address]
         arguments += self._arguments.get(GATEWAY, ())
@@ -282,6 +292,8 @@ class Stack:
             "key": self.key,
             "preset": self.preset,
             "logs": str(self.log_dir),
+            "service_token_file": str(self.service_token_file),
+            "operator_token_file": str(self.operator_token_file),
             "services": {
                 name: {"address": process.address, "metrics_port": process.metrics_port}
                 for name, process in self.processes.items()

@@ -1,6 +1,7 @@
 """Adapters at run time, on the language model and the speech encoder together.
 
-For whoever runs the platform, by gRPC inside it: no API key opens this.
+For whoever runs the platform, by gRPC inside it: no API key opens this, and no route of the gateway leads here. Loading
+and unloading take the operator's token.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ from lyra.v1.adapters_pb2 import (
     UnloadAdapterRequest,
 )
 from lyra.v1.adapters_pb2_grpc import AdaptersStub
-from services.common.channels import open_channel
+from services.common.caller import Caller
+from services.common.channels import NOBODY, open_channel
 from services.common.errors import InvalidInput, ServiceError
 from services.pipeline.calls import ask
 from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER, Deadlines
@@ -48,9 +50,9 @@ class AdapterServices:
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     @classmethod
-    def open(cls, addresses: Mapping[str, str]) -> Self:
-        """`addresses` of each of SERVICES. Call it in a running event loop."""
-        channels = {name: open_channel(addresses[name]) for name in SERVICES}
+    def open(cls, addresses: Mapping[str, str], caller: Caller = NOBODY) -> Self:
+        """`addresses` of each of SERVICES; a caller with the operator's token. Call it in a running event loop."""
+        channels = {name: open_channel(addresses[name], caller) for name in SERVICES}
         return cls(channels=channels, stubs={name: AdaptersStub(channel) for name, channel in channels.items()})
 
     async def close(self) -> None:

@@ -12,7 +12,8 @@ from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from lyra.v1.speech_encoder_pb2_grpc import SpeechEncoderStub
 from lyra.v1.speech_synthesizer_pb2_grpc import SpeechSynthesizerStub
 from lyra.v1.vision_encoder_pb2_grpc import VisionEncoderStub
-from services.common.channels import open_channel
+from services.common.caller import Caller
+from services.common.channels import NOBODY, open_channel
 from services.common.telemetry import UNSERVED
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ class Services:
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     @classmethod
-    def open(cls, addresses: Mapping[str, str], deadlines: Deadlines | None = None) -> Self:
+    def open(cls, addresses: Mapping[str, str], deadlines: Deadlines | None = None, caller: Caller = NOBODY) -> Self:
         """`addresses` by name; one that is not there is unavailable. Call it in a running event loop."""
         for name in NAMES:
             UNSERVED.labels(name)  # known as 0 from the beginning, so that the first one shows as an increase
-        channels = {name: open_channel(addresses.get(name, _NOWHERE)) for name in NAMES}
+        channels = {name: open_channel(addresses.get(name, _NOWHERE), caller) for name in NAMES}
         return cls(
             channels=channels,
             speech_encoder=SpeechEncoderStub(channels[SPEECH_ENCODER]),

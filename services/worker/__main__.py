@@ -9,10 +9,12 @@ from celery import signals
 from celery.worker import WorkController
 
 from services.common import telemetry
+from services.common.caller import Caller
 from services.common.parents import end_with_parent
 from services.common.server import write_port_file
 from services.common.settings import load
 from services.common.telemetry import MetricsServer
+from services.common.tokens import SecretUnusable
 from services.worker.app import keep_logging, make_app
 from services.worker.settings import WorkerSettings
 
@@ -31,6 +33,11 @@ def main() -> int:
         return 2
     telemetry.configure_logging(settings.log_level, settings.log_format, "worker")
     telemetry.configure_tracing("worker")
+    try:
+        Caller.of(settings)  # each process of the pool reads its own; here a mistake is one line
+    except SecretUnusable as error:
+        log.error("cannot call the services", reason=str(error))
+        return 1
 
     parent = os.getpid()
 

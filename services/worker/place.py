@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import redis
 from celery import Celery
 
+from services.common.caller import Caller
 from services.jobs.book import JobBook
 from services.jobs.layout import JobId
 from services.jobs.tickets import Dispatcher, open_redis
@@ -83,6 +84,6 @@ class Place:
         )
 
         async def opened() -> Services:
-            return Services.open(settings.addresses(), deadlines)
+            return Services.open(settings.addresses(), deadlines, Caller.of(settings))
 
         return asyncio.run_coroutine_threadsafe(opened(), self._loop).result()

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from services.common.channels import ServiceAddress
-from services.common.settings import ProcessSettings
+from services.common.settings import ProcessSettings, ServiceAccessSettings
 from services.jobs.settings import JobSettings
 from services.jobs.tickets import Queue
 from services.media.settings import MediaSettings
@@ -12,7 +12,9 @@ from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER
 from services.webhooks.settings import WebhookSettings
 
 
-class WorkerSettings(ProcessSettings, MediaSettings, JobSettings, WebhookSettings, OutboundSettings):
+class WorkerSettings(
+    ProcessSettings, ServiceAccessSettings, MediaSettings, JobSettings, WebhookSettings, OutboundSettings
+):
     """Worker of long-audio jobs."""
 
     queues: str = Field(

@@ -3,13 +3,10 @@
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common import healthcheck
 from services.common.healthcheck import Unwell, check
@@ -19,18 +16,13 @@ from services.local.stores import free_ports
 
 
 @contextmanager
-def grpc_server(status: int) -> Iterator[int]:
-    """The port of a server whose health is `status`."""
-    servicer = health.HealthServicer()
-    servicer.set("", status)
-    server = grpc.server(ThreadPoolExecutor(1))
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
+def model_service(is_well: bool) -> Iterator[int]:
+    """The metrics port of a model service."""
+    server = MetricsServer("127.0.0.1", 0, lambda: is_well)
     try:
-        yield port
+        yield server.port
     finally:
-        server.stop(None).wait()
+        server.close()
 
 
 @pytest.fixture
@@ -40,15 +32,15 @@ def ports(tmp_path: Path) -> Path:
 
 
 def test_model_service_that_serves_is_well(ports: Path) -> None:
-    with grpc_server(health_pb2.HealthCheckResponse.SERVING) as port:
-        write_port_file(ports, port=port, metrics_port=1)
-        assert check(ports) == f"127.0.0.1:{port} is SERVING"
+    with model_service(is_well=True) as port:
+        write_port_file(ports, port=1, metrics_port=port)
+        assert check(ports) == f"http://127.0.0.1:{port}/healthz answers 200"
 
 
 def test_model_service_that_loads_or_drains_is_not_well(ports: Path) -> None:
-    with grpc_server(health_pb2.HealthCheckResponse.NOT_SERVING) as port:
-        write_port_file(ports, port=port, metrics_port=1)
-        with pytest.raises(Unwell, match="is NOT_SERVING"):
+    with model_service(is_well=False) as port:
+        write_port_file(ports, port=1, metrics_port=port)
+        with pytest.raises(Unwell, match="answers 503"):
             check(ports)
 
 
@@ -74,7 +66,9 @@ def test_process_that_has_not_opened_its_ports_is_not_well(ports: Path) -> None:
         check(ports)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", json.dumps({"port": None, "metrics_port": 1})])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", json.dumps({"port": None, "metrics_port": 1}), '{"port": 1, "metrics_port": "x"}']
+)
 def test_file_that_says_nothing_is_named(ports: Path, content: str) -> None:
     ports.write_text(content)
     with pytest.raises(Unwell, match=r"ports\.json cannot be read"):

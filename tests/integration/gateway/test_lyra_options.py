@@ -14,6 +14,7 @@ import pytest
 from services.local.stack import SERVICES
 from services.pipeline.adapters import AdapterServices
 from tests.adapters import write_adapter
+from tests.callers import shows, token
 from tests.conftest import StartService
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, wav
 
@@ -22,9 +23,10 @@ LAYERS = 4
 
 
 @pytest.fixture
-async def addresses(start_service: StartService) -> dict[str, str]:
+async def addresses(start_service: StartService, tmp_path: Path) -> dict[str, str]:
     """host:port of all four services, running in this process."""
-    running = [await start_service(name, preset=PRESET) for name in SERVICES]
+    operator = token(tmp_path)
+    running = [await start_service(name, preset=PRESET, operator_token_file=operator) for name in SERVICES]
     return {name: service.address for name, service in zip(SERVICES, running, strict=True)}
 
 
@@ -37,7 +39,7 @@ async def gateway(start_gateway: StartGateway, addresses: dict[str, str]) -> Gat
 async def adapters(addresses: dict[str, str], tmp_path: Path) -> AsyncIterator[AdapterServices]:
     """Of the same services; `meetings` can be loaded."""
     write_adapter(tmp_path / "adapters" / "meetings", PRESET)
-    opened = AdapterServices.open(addresses)
+    opened = AdapterServices.open(addresses, shows(token(tmp_path)))
     yield opened
     await opened.close()
 

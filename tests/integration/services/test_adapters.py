@@ -21,6 +21,7 @@ from model_core.checkpoints.adapters import CONFIG_FILE
 from services.common.errors import InvalidInput, Unavailable, from_rpc_error
 from services.pipeline.adapters import AdapterServices
 from tests.adapters import write_adapter
+from tests.callers import shows, token
 from tests.conftest import RunningService, StartService
 from tests.integration.gateway.conftest import wav
 
@@ -37,12 +38,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def running(start_service: StartService, folder: Path) -> dict[str, RunningService]:
-    return {name: await start_service(name, adapters_dir=folder) for name in BOTH}
+    settings = {"adapters_dir": folder, "operator_token_file": token(folder.parent)}
+    return {name: await start_service(name, **settings) for name in BOTH}
 
 
 @pytest.fixture
-async def adapters(running: dict[str, RunningService]) -> AsyncIterator[AdapterServices]:
-    opened = AdapterServices.open({name: service.address for name, service in running.items()})
+async def adapters(running: dict[str, RunningService], folder: Path) -> AsyncIterator[AdapterServices]:
+    operator = shows(token(folder.parent))
+    opened = AdapterServices.open({name: service.address for name, service in running.items()}, operator)
     yield opened
     await opened.close()
 
@@ -206,9 +209,11 @@ async def test_an_adapter_whose_folder_is_gone_stays_until_it_is_unloaded(
 async def test_adapters_that_the_setting_names_are_there_from_the_start(
     start_service: StartService, folder: Path
 ) -> None:
-    settings = {"adapters_dir": folder, "adapters": "meetings,captions"}
+    operator = token(folder.parent)
+    settings = {"adapters_dir": folder, "adapters": "meetings,captions", "operator_token_file": operator}
     services = {name: await start_service(name, **settings) for name in BOTH}
-    adapters = AdapterServices.open({name: service.address for name, service in services.items()})
+    addresses = {name: service.address for name, service in services.items()}
+    adapters = AdapterServices.open(addresses, shows(operator))
     there = await resident(adapters)
     assert (there["meetings"], there["captions"]) == (BOTH, ("language_model",))
     answer = await Model(services["language_model"]).answer(max_tokens=4, adapter="captions")

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
 
 from lyra.v1 import language_model_pb2
 from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, MessageStart
@@ -94,10 +93,10 @@ async def test_a_replica_that_loads_gets_no_call_until_it_is_ready(
     start_service: StartService, connect: OpenChannel
 ) -> None:
     first, second = [await start_service("vision_encoder", max_frames=number) for number in (1, 2)]
-    await second.server._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    second.server._health.set_serving(False)
     channel = connect(f"{first.address},{second.address}")
     assert await ask(channel, 20) == {1: 20}
-    await second.server._health.set("", health_pb2.HealthCheckResponse.SERVING)
+    second.server._health.set_serving()
     await asked_until(channel, both)
 
 

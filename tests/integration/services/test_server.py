@@ -1,11 +1,14 @@
 """What every service does the same: loading, health, draining, limits on calls."""
 
 import asyncio
+import socket
+import struct
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -94,13 +97,84 @@ async def test_calls_beyond_the_limit_are_refused(start_service: StartService) -
     running.cancel()
 
 
-async def test_service_tells_its_methods_and_its_metrics(start_service: StartService) -> None:
-    service = await start_service("language_model")
+async def test_service_tells_its_methods_where_it_is_told_to(start_service: StartService) -> None:
+    service = await start_service("language_model", reflection=True)
     stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
     requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
     answers = [answer async for answer in stub.ServerReflectionInfo(iter(requests))]
     assert "lyra.v1.LanguageModel" in [one.name for one in answers[0].list_services_response.service]
+
+
+async def test_service_does_not_tell_its_methods_by_itself(start_service: StartService) -> None:
+    service = await start_service("language_model")
+    stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
+    requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        [answer async for answer in stub.ServerReflectionInfo(iter(requests))]
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_service_tells_its_metrics(start_service: StartService) -> None:
+    service = await start_service("language_model")
     url = f"http://127.0.0.1:{service.server.metrics_port}/metrics"
     metrics = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
     assert "lyra_requests_running" in metrics
     assert 'lyra_requests_waiting{service="language_model"}' in metrics
+
+
+async def test_probe_over_http_says_what_health_says(tmp_path: Path) -> None:
+    settings = LanguageModelSettings(preset="tiny", port=0, metrics_port=0, home=tmp_path, threads=1, grace_seconds=60)
+    server = ModelServer(settings, DEFINITION)
+    await server.start()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.metrics_port}", trust_env=False) as http:
+        assert (await http.get("/healthz")).status_code == 503
+        await server.load()
+        assert (await http.get("/healthz")).status_code == 200
+        async with open_channel(server.address) as channel:
+            answer = aiter(language_model_pb2_grpc.LanguageModelStub(channel).Generate(prompt(max_tokens=400)))
+            await anext(answer)
+            drain = asyncio.create_task(server.drain())
+            while (await http.get("/healthz")).status_code != 503:
+                pass  # until the drain has begun; the answer that runs keeps the port open meanwhile
+            assert [event async for event in answer][-1].HasField("finish")
+        await drain
+
+
+async def test_watcher_that_reads_nothing_holds_up_no_other(start_service: StartService) -> None:
+    service = await start_service("language_model")
+    # A window of 0 bytes: what is sent to this client stays where it is.
+    stuck = await asyncio.to_thread(_watch_without_a_window, service.server.port)
+    states = aiter(health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest()))
+    assert (await anext(states)).status == SERVING
+    drain = asyncio.create_task(service.server.drain())
+    assert (await anext(states)).status == NOT_SERVING
+    await drain
+    stuck.close()
+
+
+def _watch_without_a_window(port: int) -> socket.socket:
+    """A call of Watch by a client that never lets the server send it a byte of data (RFC 9113)."""
+    settings = struct.pack(">HI", 4, 0)
+    # Literal header fields without indexing; no string is as long as 127 bytes.
+    fields = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": b"/grpc.health.v1.Health/Watch",
+        b":authority": b"localhost",
+        b"te": b"trailers",
+        b"content-type": b"application/grpc",
+    }
+    block = b"".join(bytes([0, len(key)]) + key + bytes([len(value)]) + value for key, value in fields.items())
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        + _frame(4, 0, 0, settings)
+        + _frame(1, 4, 1, block)
+        + _frame(0, 1, 1, bytes(5))
+    )
+    connection.recv(65_536)  # the server's own settings: it has read ours by the time it answers the call
+    return connection
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload

@@ -1,0 +1,54 @@
+"""Callers with tokens and certificates, each in files of a test's own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+from services.common.caller import Caller
+from services.common.certificates import Certificates
+from services.common.tokens import TokenFile, make_token_file
+
+
+def token(folder: Path, name: str = "service-token") -> Path:
+    """A file with a token."""
+    return make_token_file(folder / name)
+
+
+def shows(path: Path) -> Caller:
+    """Who shows the first token of a file."""
+    return Caller(token=TokenFile(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Certificate, key and authority of one side, in files."""
+
+    chain: Path
+    key: Path
+    authority: Path
+
+    @property
+    def settings(self) -> Mapping[str, Path]:
+        """For a service."""
+        return {
+            "service_tls_cert_file": self.chain,
+            "service_tls_key_file": self.key,
+            "service_tls_ca_file": self.authority,
+        }
+
+    def caller(self, tls_name: str = "") -> Caller:
+        """Who has it."""
+        return Caller(certificates=Certificates(self.chain, self.key, self.authority), tls_name=tls_name)
+
+
+def identity(folder: Path, authority: trustme.CA, *names: str, trusts: trustme.CA | None = None) -> Identity:
+    """Files in `folder`, made or replaced: a certificate of `names`, and whom it trusts (its own authority)."""
+    folder.mkdir(exist_ok=True)
+    made = Identity(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
+    issued = authority.issue_cert(*names)
+    made.chain.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    made.key.write_bytes(issued.private_key_pem.bytes())
+    made.authority.write_bytes((trusts or authority).cert_pem.bytes())
+    return made
