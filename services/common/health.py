@@ -48,6 +48,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._require_known(request.service)
         return self._response()
 
+    async def List(self, request: health_pb2.HealthListRequest, context: Context) -> Any:
+        """How everything is now."""
+        return health_pb2.HealthListResponse(statuses=dict.fromkeys(self._names, self._response()))
+
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         """How it is, and each change."""
         self._require_known(request.service)

@@ -40,16 +40,11 @@ class CallInterceptor(ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(self.prefix):
             return handler
-        kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
-        behavior = _as_coroutine(getattr(handler, kind))
-
-        async def proceed(request: Any, context: Context) -> Any:
-            if isinstance(request, Unparsable):
-                raise request
-            return await behavior(request, context)
+        kind = kind_of(handler)
+        behavior = as_coroutine(getattr(handler, kind))
 
         async def call(request: Any, context: Context) -> Any:
-            return await self.around(method, context, lambda: proceed(request, context))
+            return await self.around(method, context, lambda: behavior(request, context))
 
         return cast(Handler, cast(Any, handler)._replace(**{kind: call}))
 
@@ -158,6 +153,11 @@ def tenant_of(context: Context) -> str:
     return ""
 
 
+def kind_of(handler: Handler) -> str:
+    """As in "unary_stream": where its behavior is."""
+    return next(kind for kind in _KINDS if getattr(handler, kind) is not None)
+
+
 def refusal(error: ServiceError, note: Callable[[str, ServiceError], None] = lambda peer, error: None) -> Handler:
     """Stands in for a method's handler: ends the call with `error`, whatever its kind, before a message is read.
 
@@ -173,7 +173,8 @@ def refusal(error: ServiceError, note: Callable[[str, ServiceError], None] = lam
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _as_coroutine(behavior: Callable[[Any, Context], Any]) -> Behavior:
+def as_coroutine(behavior: Callable[[Any, Context], Any]) -> Behavior:
+    """A handler's behavior of one form: generators write their responses themselves, and are closed with the call."""
     if not inspect.isasyncgenfunction(behavior):
         return cast(Behavior, behavior)
 

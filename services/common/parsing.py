@@ -1,13 +1,17 @@
 """Messages that cannot be parsed become an error of ours; gRPC would log a traceback for each and answer UNKNOWN."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from services.common.errors import Unparsable
-from services.common.grpc_types import GenericHandler, Handler
+from services.common.errors import DeadlineExceeded, Unparsable
+from services.common.grpc_types import Context, GenericHandler, Handler
+from services.common.interceptors import as_coroutine, kind_of
+
+MESSAGE_SECONDS = 30.0  # until the message of a method that takes a single one
 
 
 class HandlerTable(GenericHandler):
@@ -27,20 +31,37 @@ class HandlerTable(GenericHandler):
 
 
 def _guarded(handler: Any) -> Handler:
-    """The handler with a parser that does not raise where nobody would catch it.
+    """The handler as one of streams, which on the wire is the same.
 
-    A stream is parsed as the handler reads it, so the error is raised there. A single message is parsed before the
-    handler begins: then the error itself is the request, and `interceptors` raises it.
+    For a method of single messages gRPC reads the message before anybody of ours is asked. Where none can be parsed it
+    logs a traceback, and where none comes it never answers.
     """
     parse: Callable[[bytes], Any] = handler.request_deserializer
+    behavior = as_coroutine(getattr(handler, kind_of(handler)))
 
     def parsed(data: bytes) -> Any:
         try:
             return parse(data)
         except DecodeError as error:
-            unparsable = Unparsable("message", f"cannot be parsed: {error}")
-        if handler.request_streaming:
-            raise unparsable
-        return unparsable
+            raise Unparsable("message", f"cannot be parsed: {error}") from None
 
-    return cast(Handler, handler._replace(request_deserializer=parsed))
+    async def call(requests: AsyncIterator[Any], context: Context) -> None:
+        request = requests if handler.request_streaming else await _only(requests)
+        response = await behavior(request, context)
+        if response is not None:
+            await context.write(response)
+
+    return grpc.stream_stream_rpc_method_handler(
+        call, request_deserializer=parsed, response_serializer=handler.response_serializer
+    )
+
+
+async def _only(requests: AsyncIterator[Any]) -> Any:
+    """The message of a method that takes one."""
+    try:
+        async with asyncio.timeout(MESSAGE_SECONDS):
+            return await anext(requests)
+    except StopAsyncIteration:
+        raise Unparsable("message", "is missing") from None
+    except TimeoutError:
+        raise DeadlineExceeded(f"no message came within {MESSAGE_SECONDS:g} s") from None

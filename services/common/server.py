@@ -244,7 +244,7 @@ async def _serve(settings: SettingsT, definition: ServiceDefinition[SettingsT]) 
     try:
         await server.start()
     except RuntimeError as error:
-        log.error("cannot start", host=settings.host, port=settings.port, reason=str(error))
+        log.error("cannot listen", host=settings.host, port=settings.port, reason=str(error))
         return 1
     loading = asyncio.create_task(server.load())
     stopping = asyncio.create_task(stop.wait())

@@ -1,5 +1,8 @@
 """Tensors on the wire: numpy arrays to `Tensor` and `TensorChunk` messages and back, checked before any byte is read.
 
+Values have to be numbers that a model can compute with in any of its element types: one that is not would become NaN in
+every layer, and in whatever else is computed together with it.
+
 No torch here: gateway and pipeline pass these messages on without decoding them.
 """
 
@@ -13,6 +16,7 @@ from lyra.v1 import common_pb2
 from services.common.errors import InvalidInput
 
 MAX_CHUNK_BYTES = 1024 * 1024
+MAX_MAGNITUDE = 65_504.0  # the largest float16, in which tensors may be sent and models may compute
 
 Array = npt.NDArray[np.float32]
 
@@ -85,12 +89,29 @@ def check(
 def from_message(
     tensor: common_pb2.Tensor, *, field: str = "tensor", width: int | None = None, max_bytes: int = MAX_CHUNK_BYTES
 ) -> Array:
-    """Tensor -> float32 array of its shape (float16 and bfloat16 are widened). Arguments and errors as for `check`."""
+    """Tensor -> float32 array of its shape (float16 and bfloat16 are widened).
+
+    Arguments as for `check`.
+
+    Raises:
+        InvalidInput: As `check` does, and for a value that is NaN, infinite or over MAX_MAGNITUDE.
+    """
     check(tensor, field=field, width=width, max_bytes=max_bytes)
-    return _decode(tensor)
+    return _decode(tensor, field)
 
 
-def _decode(tensor: common_pb2.Tensor) -> Array:
+def _decode(tensor: common_pb2.Tensor, field: str) -> Array:
+    array = _read(tensor)
+    # Not `isfinite`: least and largest take no array of their own, and NaN is neither over nor under anything.
+    if array.size and not (array.min() >= -MAX_MAGNITUDE and array.max() <= MAX_MAGNITUDE):
+        wrong = array[~(np.abs(array) <= MAX_MAGNITUDE)]
+        raise InvalidInput(
+            f"{field}.data", f"holds {wrong[0]:g}, which is no number within -{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}"
+        )
+    return array
+
+
+def _read(tensor: common_pb2.Tensor) -> Array:
     shape = tuple(tensor.shape)
     if tensor.dtype == common_pb2.ELEMENT_TYPE_BFLOAT16:
         # bfloat16 is the upper half of a float32.
@@ -125,7 +146,7 @@ class TensorAssembler:
         """Takes the next chunk.
 
         Raises:
-            InvalidInput: Wrong element type, shape, byte count, order or total.
+            InvalidInput: Wrong element type, shape, byte count, order, total or value.
         """
         if self.complete:
             raise InvalidInput(f"{self._field}.row_offset", "a chunk came after the last row")
@@ -149,7 +170,7 @@ class TensorAssembler:
             raise InvalidInput(f"{self._field}.rows.shape", "a chunk without rows")
         if self._rows is None:
             self._rows = np.empty((chunk.rows_total, self._width), dtype=np.float32)
-        self._rows[self._filled : self._filled + count] = _decode(chunk.rows)
+        self._rows[self._filled : self._filled + count] = _decode(chunk.rows, f"{self._field}.rows")
         self._filled += count
 
     def result(self) -> Array:

@@ -134,7 +134,8 @@ class PromptReader:
         grid = (tokens.grid_time, tokens.grid_height, tokens.grid_width)
         if self._assembler is not None and grid != self._grid:
             self._require_whole()
-        if grid[0] * grid[1] * grid[2] != tokens.tokens.rows_total:
+        # Without tokens a side could have any length, and positions are made for each side.
+        if min(grid) < 1 or grid[0] * grid[1] * grid[2] != tokens.tokens.rows_total:
             raise InvalidInput("vision_tokens.grid", f"{grid} does not make {tokens.tokens.rows_total} tokens")
         self._grid = grid
         rows = self._take(tokens.tokens, "vision_tokens.tokens")

@@ -36,8 +36,12 @@ spec:
             preStop: {sleep: {seconds: {{ int $values.preStopSeconds }}}}
           resources: {{- include "lyra.gpuResources" . | nindent 12 }}
           securityContext: {{- include "lyra.containerSecurity" . | nindent 12 }}
-          volumeMounts: {{- include "lyra.homeMounts" . | nindent 12 }}
-      volumes: {{- include "lyra.homeVolumes" . | nindent 8 }}
+          volumeMounts:
+            {{- include "lyra.homeMounts" . | nindent 12 }}
+            {{- include "lyra.serviceAuthMounts" . | nindent 12 }}
+      volumes:
+        {{- include "lyra.homeVolumes" . | nindent 8 }}
+        {{- include "lyra.serviceAuthVolumes" . | nindent 8 }}
 {{- end -}}
 
 {{/* Environment of a model service. LYRA_THREADS is the CPU limit: a container sees every core of its node. A pod that was
@@ -50,26 +54,34 @@ spec:
 - name: LYRA_THREADS
   valueFrom: {resourceFieldRef: {containerName: {{ .component }}, resource: limits.cpu, divisor: "1"}}
 - {name: LYRA_DEVICE, value: {{ ternary "cuda" "cpu" (gt (int .values.gpu.count) 0) }}}
+{{ include "lyra.serviceAuthEnv" . }}
 {{ include "lyra.weightsEnv" . }}
 {{- include "lyra.settingsEnv" (dict "settings" (list .values.settings) "extra" .values.extraEnv) }}
 {{- end -}}
 
-{{/* gRPC health decides: not serving while weights load and while the service drains. */}}
+{{/* gRPC health decides: not serving while weights load and while the service drains. Kubelets do not speak it over TLS:
+     there they ask for it beside the metrics. */}}
 {{- define "lyra.grpcProbes" -}}
 {{- $facts := include "lyra.modelFacts" .component | fromYaml -}}
 {{- $probes := .values.probes -}}
+{{- $own := printf "grpc: {port: %d, service: lyra.v1.%s}" (int $facts.port) $facts.service -}}
+{{- $all := printf "grpc: {port: %d}" (int $facts.port) -}}
+{{- if .root.Values.serviceAuth.tls.existingSecret -}}
+{{- $own = "httpGet: {path: /healthz, port: metrics}" -}}
+{{- $all = "tcpSocket: {port: grpc}" -}}
+{{- end -}}
 startupProbe:
-  grpc: {port: {{ int $facts.port }}, service: lyra.v1.{{ $facts.service }}}
+  {{ $own }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ divf (float64 $probes.startupSeconds) 5 | ceil | int }}
 readinessProbe:
-  grpc: {port: {{ int $facts.port }}, service: lyra.v1.{{ $facts.service }}}
+  {{ $own }}
   periodSeconds: {{ int $probes.readinessPeriodSeconds }}
   timeoutSeconds: 3
   failureThreshold: 2
 livenessProbe:
-  grpc: {port: {{ int $facts.port }}}
+  {{ $all }}
   periodSeconds: {{ int $probes.livenessPeriodSeconds }}
   timeoutSeconds: 10
   failureThreshold: 3
@@ -102,6 +114,6 @@ spec:
     {{- include "lyra.selector" . | nindent 4 }}
     {{- include "lyra.serving" . | nindent 4 }}
   ports:
-    - {name: grpc, port: {{ int $facts.port }}, targetPort: grpc, protocol: TCP, appProtocol: kubernetes.io/h2c}
+    - {name: grpc, port: {{ int $facts.port }}, targetPort: grpc, protocol: TCP, appProtocol: {{ ternary "https" "kubernetes.io/h2c" (ne .root.Values.serviceAuth.tls.existingSecret "") }}}
     - {name: metrics, port: {{ int $facts.metrics }}, targetPort: metrics, protocol: TCP}
 {{- end -}}

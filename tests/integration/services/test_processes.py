@@ -23,6 +23,7 @@ from services.common.channels import open_channel
 from services.common.errors import Unavailable, from_rpc_error
 from services.local.process import LocalProcess, ProcessSpec, StackError, grpc_is_serving
 from services.local.stack import CLOCK, GATEWAY, SERVICES, STORES, WORKERS, Stack, StackRunning
+from tests.callers import shows
 from tests.conftest import StartStack
 
 StartProcess = Callable[..., LocalProcess]
@@ -125,6 +126,9 @@ def test_stack_answers_and_tells_where_it_is(tiny_stack: Stack) -> None:
     assert (state["url"], state["key"], state["pid"]) == (tiny_stack.url, tiny_stack.key, os.getpid())
     assert set(state["services"]) == set(SERVICES)
     assert stat.S_IMODE(tiny_stack.stack_file.stat().st_mode) == 0o600
+    tokens = [Path(state[f"{name}_token_file"]) for name in ("service", "operator")]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in tokens] == [0o600, 0o600]
+    assert tokens[0].read_text() != tokens[1].read_text()
     headers = {"authorization": f"Bearer {tiny_stack.key}"}
     answer = httpx.get(f"{tiny_stack.url}/v1/models", headers=headers, trust_env=False)
     assert answer.status_code == 200
@@ -141,7 +145,7 @@ def test_second_stack_in_the_same_home_is_refused(tiny_stack: Stack) -> None:
 async def test_killed_service_is_noticed_and_comes_back_on_its_port(start_stack: StartStack) -> None:
     stack = start_stack()
     address = stack.processes["language_model"].address
-    async with open_channel(address) as channel:
+    async with open_channel(address, shows(stack.service_token_file)) as channel:
         stub = language_model_pb2_grpc.LanguageModelStub(channel)
         assert (await stub.CountTokens(CountTokensRequest(text="a"))).tokens == 1
         stack.kill("language_model")

@@ -18,7 +18,10 @@ matrices = arrays.arrays(
 )
 
 
-@given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)))
+numbers = st.floats(-tensors.MAX_MAGNITUDE, tensors.MAX_MAGNITUDE, width=32)
+
+
+@given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5), elements=numbers))
 def test_message_gives_back_the_array(array: np.ndarray) -> None:
     np.testing.assert_array_equal(tensors.from_message(tensors.to_message(array)), array)
 
@@ -108,3 +111,36 @@ def test_missing_rows_are_told_with_their_count() -> None:
     assembler.add(_chunk(0, 2, 4))
     with pytest.raises(InvalidInput, match="2 rows arrived where 4 were announced"):
         assembler.result()
+
+
+_BAD = [np.nan, np.inf, -np.inf, 65_536.0, -1e38]
+
+
+@pytest.mark.parametrize("value", _BAD)
+@pytest.mark.parametrize("element", ["float32", "bfloat16"])
+def test_value_that_no_model_can_compute_with_is_refused_by_field(value: float, element: str) -> None:
+    values = np.zeros((3, 2), np.float32)
+    values[2, 1] = value
+    message = tensors.to_message(values)
+    if element == "bfloat16":
+        data = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+        message = common_pb2.Tensor(dtype=common_pb2.ELEMENT_TYPE_BFLOAT16, shape=[3, 2], data=data)
+    with pytest.raises(InvalidInput) as refusal:
+        tensors.from_message(message, field="x")
+    assert refusal.value.field == "x.data"
+    assembler = TensorAssembler(width=2, max_rows=100, field="x")
+    with pytest.raises(InvalidInput) as refusal:
+        assembler.add(common_pb2.TensorChunk(rows=message, rows_total=3))
+    assert refusal.value.field == "x.rows.data"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_half_precision_holds_nothing_infinite_either(value: float) -> None:
+    with pytest.raises(InvalidInput, match="no number within"):
+        tensors.from_message(tensors.to_message(np.array([[1.0, value]], np.float16)))
+
+
+@pytest.mark.parametrize("value", [65_504.0, -65_504.0, 1e-45, -0.0])
+def test_largest_and_smallest_numbers_are_taken(value: float) -> None:
+    array = np.array([[value, 1.0]], np.float32)
+    np.testing.assert_array_equal(tensors.from_message(tensors.to_message(array)), array)
