@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from services.common.settings import ProcessSettings, ServiceSettings
+from services.common.settings import ProcessSettings, ServiceAccessSettings, ServiceSettings
 from services.gateway.settings import GatewaySettings
 from services.jobs.settings import JobSettings
 from services.language_model.settings import LanguageModelSettings
@@ -41,17 +41,29 @@ _BOTH = "Read by the gateway and the workers, which must agree on them."
 # Title, who reads it, the class, and the classes whose settings stand elsewhere on the page.
 _SECTIONS: tuple[tuple[str, str, type[BaseSettings], tuple[type[BaseSettings], ...]], ...] = (
     ("Every process", "", ProcessSettings, ()),
-    ("Every model service", "", ServiceSettings, (ProcessSettings,)),
+    (
+        "Between services",
+        "Read by the model services, the gateway and the workers; `lyra adapters` reads them, too, and "
+        "`LYRA_OPERATOR_TOKEN_FILE`.",
+        ServiceAccessSettings,
+        (),
+    ),
+    ("Every model service", "", ServiceSettings, (ProcessSettings, ServiceAccessSettings)),
     ("Speech encoder", "`python -m services.speech_encoder`", SpeechEncoderSettings, (ServiceSettings,)),
     ("Vision encoder", "`python -m services.vision_encoder`", VisionEncoderSettings, (ServiceSettings,)),
     ("Language model", "`python -m services.language_model`", LanguageModelSettings, (ServiceSettings,)),
     ("Speech synthesizer", "`python -m services.speech_synthesizer`", SpeechSynthesizerSettings, (ServiceSettings,)),
-    ("Gateway", "`python -m services.gateway`", GatewaySettings, (ProcessSettings, MediaSettings, *_LONG_AUDIO)),
+    (
+        "Gateway",
+        "`python -m services.gateway`",
+        GatewaySettings,
+        (ProcessSettings, ServiceAccessSettings, MediaSettings, *_LONG_AUDIO),
+    ),
     (
         "Workers of long-audio jobs",
         "`python -m services.worker`, and `python -m services.worker.clock`, which calls for housekeeping.",
         WorkerSettings,
-        (ProcessSettings, MediaSettings, *_LONG_AUDIO),
+        (ProcessSettings, ServiceAccessSettings, MediaSettings, *_LONG_AUDIO),
     ),
     ("Object store", _BOTH, StoreSettings, ()),
     ("Media", _BOTH, MediaSettings, (StoreSettings,)),

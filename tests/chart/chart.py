@@ -119,5 +119,5 @@ def of_file(file: str) -> Rendering:
 
 def fixed(text: str) -> str:
     """A rendering without what is new each time: the content of Secrets that are made at install."""
-    secret = re.compile(r"(?m)^(  (?:password|access-key|secret-key|api-key|keys\.json): )\S+$")
+    secret = re.compile(r"(?m)^(  (?:password|access-key|secret-key|api-key|keys\.json|token): )\S+$")
     return secret.sub(lambda found: found[1] + base64.b64encode(b"made at install").decode(), text)

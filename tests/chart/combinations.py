@@ -101,6 +101,11 @@ SWITCHES: dict[str, dict[str, Values]] = {
         "named": {
             "keys": {"existingSecret": "keys", "create": False},
             "webhooks": {"existingSecret": "callbacks"},
+            "serviceAuth": {
+                "token": {"existingSecret": "between-services"},
+                "operatorToken": {"existingSecret": "operators"},
+                "tls": {"existingSecret": "certificates", "name": "services.lyra.svc"},
+            },
             "image": {"pullSecrets": ["registry"]},
         },
     },

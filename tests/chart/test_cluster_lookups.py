@@ -143,6 +143,14 @@ def test_a_secret_without_the_field_that_is_needed_is_refused_by_name(tmp_path: 
     assert "redis.bundled.existingSecret is queue, and that Secret has no field password: add it" in str(refused.value)
 
 
+def test_certificates_without_their_authority_are_refused_by_name(tmp_path: Path) -> None:
+    there = namespace() | secret("certificates", **{"tls.crt": "x", "tls.key": "x"})
+    with cluster(tmp_path, there) as kubeconfig, pytest.raises(RuntimeError) as refused:
+        render_with(kubeconfig, serviceAuth__tls__existingSecret="certificates")
+
+    assert "serviceAuth.tls.existingSecret is certificates, and that Secret has no field ca.crt" in str(refused.value)
+
+
 def test_a_secret_that_is_there_is_taken(tmp_path: Path) -> None:
     there = namespace() | secret("my-keys", **{"keys.json": "{}"})
     with cluster(tmp_path, there) as kubeconfig:
@@ -156,6 +164,7 @@ def test_secrets_made_on_the_first_install_stay_as_they_are(tmp_path: Path) -> N
         secret("demo-lyra-redis", password="old")
         | secret("demo-lyra-object-store", **{"access-key": "a", "secret-key": "b"})
         | secret("demo-lyra-keys", **{"keys.json": "{}", "api-key": "lyra_old"})
+        | secret("demo-lyra-service-token", token="old")
     )
     with cluster(tmp_path, namespace() | first) as kubeconfig:
         rendered = render_with(kubeconfig)

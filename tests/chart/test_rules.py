@@ -153,8 +153,15 @@ def everything_that_runs_on_has_probes(rendering: Rendering) -> Iterator[str]:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 if probe not in container:
                     yield f"{each['metadata']['name']} has no {probe}"
-            if any(port["name"] == "grpc" for port in container["ports"]) and "grpc" not in container["readinessProbe"]:
-                yield f"{each['metadata']['name']} speaks gRPC and is not asked so"
+            if any(port["name"] == "grpc" for port in container["ports"]):
+                probe = container["readinessProbe"]
+                # A kubelet speaks gRPC, and not over TLS.
+                encrypted = "LYRA_SERVICE_TLS_CERT_FILE" in environment(container)
+                asked = (
+                    probe.get("httpGet") == {"path": "/healthz", "port": "metrics"} if encrypted else "grpc" in probe
+                )
+                if not asked:
+                    yield f"{each['metadata']['name']} speaks gRPC and is not asked so"
 
 
 @rule
@@ -278,6 +285,33 @@ def model_services_are_headless_and_clients_see_every_pod(rendering: Rendering) 
         for key, value in environment(each["spec"]["template"]["spec"]["containers"][0]).items():
             if key.endswith("_ADDRESS") and not value.startswith("dns:///"):
                 yield f"{each['metadata']['name']}: {key} is {value}"
+
+
+@rule
+def who_is_called_and_who_calls_has_the_token_and_nobody_else(rendering: Rendering) -> Iterator[str]:
+    callers = {"gateway", "worker-clips", "worker-answers"}
+    services = {"speech-encoder", "vision-encoder", "language-model", "speech-synthesizer"}
+    adapted = {"speech-encoder", "language-model"}
+    auth = rendering.values.get("serviceAuth", {})
+    wanted = {"SERVICE_TOKEN_FILE": callers | services}
+    wanted["OPERATOR_TOKEN_FILE"] = adapted if auth.get("operatorToken", {}).get("existingSecret") else set()
+    certified = callers | services if auth.get("tls", {}).get("existingSecret") else set()
+    wanted |= dict.fromkeys((f"SERVICE_TLS_{file}_FILE" for file in ("CERT", "KEY", "CA")), certified)
+    for name, pod in rendering.pods():
+        container = pod["spec"]["containers"][0]
+        component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        paths = {each["name"]: each["mountPath"] for each in container.get("volumeMounts", ())}
+        files = {
+            f"{paths[volume['name']]}/{item['path']}"
+            for volume in pod["spec"].get("volumes", ())
+            for item in volume.get("secret", {}).get("items", ())
+        }
+        for variable, components in wanted.items():
+            given = environment(container).get(f"LYRA_{variable}")
+            if (given is not None) != (component in components):
+                yield f"{name}: LYRA_{variable} is {given}"
+            if given is not None and given not in files:
+                yield f"{name}: LYRA_{variable} is {given}, which no Secret brings"
 
 
 @rule

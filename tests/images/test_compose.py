@@ -31,7 +31,9 @@ SETTINGS: dict[str, type[ProcessSettings]] = {
     "services.speech_synthesizer": SpeechSynthesizerSettings,
 }
 MODELS = [name.replace("_", "-") for name in SERVICES]
-STEPS = ("weights", "object-store-bucket")  # run once, then end
+TOKENS = ("service-token", "operator-token")
+STEPS = ("weights", "object-store-bucket", *TOKENS)  # run once, then end
+DONE = {"condition": "service_completed_successfully", "required": True}
 
 
 def names(service: Service, own: str) -> set[str]:
@@ -81,7 +83,7 @@ def test_example_says_what_holds_without_it() -> None:
 @pytest.mark.parametrize("profiles", PROFILES)
 def test_settings_exist_in_what_runs_with_them(profiles: str) -> None:
     for name, service in compose.ours(profiles).items():
-        if (module := compose.module(service)) == "cli":
+        if (module := compose.module(service)) in ("cli", "services.common.tokens"):
             continue
         assert find_spec(module) is not None
         given = {key: value for key, value in service["environment"].items() if key.startswith("LYRA_")}
@@ -117,13 +119,33 @@ def test_gateway_starts_behind_all_that_it_needs(profile: str) -> None:
     for name in (*MODELS, "redis"):
         twin = f"{name}-gpu" if profile == "gpu" and name in MODELS else name
         assert waits[twin]["condition"] == "service_healthy"
-    assert waits["object-store-bucket"]["condition"] == "service_completed_successfully"
+    assert waits["object-store-bucket"] == waits["service-token"] == DONE
 
 
 def test_models_start_behind_their_weights() -> None:
     for name in MODELS:
         waits = compose.services("cpu")[name]["depends_on"]
-        assert waits == {"weights": {"condition": "service_completed_successfully", "required": True}}
+        assert waits == dict.fromkeys(("weights", *TOKENS), DONE)
+        assert compose.services("gpu")[f"{name}-gpu"]["depends_on"] == dict.fromkeys(TOKENS, DONE)
+
+
+@pytest.mark.parametrize("profiles", PROFILES)
+def test_tokens_are_where_services_look_for_them_and_nowhere_else(profiles: str) -> None:
+    services = compose.ours(profiles)
+    adapted = {"speech-encoder", "language-model"}
+    for volume, variable in zip(TOKENS, ("LYRA_SERVICE_TOKEN_FILE", "LYRA_OPERATOR_TOKEN_FILE"), strict=True):
+        (made,) = services[volume]["volumes"]
+        assert services[volume]["command"] == ["python", "-m", "services.common.tokens", f"{made['target']}/token"]
+        assert made["source"] == volume
+        readers = set()
+        for name, service in services.items():
+            mounts = [each for each in service.get("volumes", ()) if each["source"] == volume and name != volume]
+            path = service.get("environment", {}).get(variable)
+            assert [f"{each['target']}/token" for each in mounts] == ([path] if path else []), name
+            assert all(each["read_only"] for each in mounts), name
+            readers |= {name.removesuffix("-gpu")} if path else set()
+        everyone = {name.removesuffix("-gpu") for name in services} - set(STEPS)
+        assert readers == (everyone if volume == "service-token" else adapted)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -135,7 +157,7 @@ def test_service_on_a_gpu_is_its_twin_with_a_gpu_and_a_checkpoint(name: str) -> 
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
     assert gpu["environment"].keys() - cpu["environment"].keys() == {"LYRA_CHECKPOINT"}
-    (volume,) = gpu["volumes"]
+    (volume,) = [each for each in gpu["volumes"] if each["source"] not in TOKENS]
     assert (volume["target"], volume["read_only"]) == (gpu["environment"]["LYRA_CHECKPOINT"], True)
     assert cpu["image"].removesuffix("-cpu") == gpu["image"].removesuffix("-cuda")
 
@@ -205,7 +227,13 @@ def test_only_gateway_store_and_prometheus_are_reached_from_this_machine(profile
 def test_models_redis_and_clock_reach_nothing_outside(profiles: str) -> None:
     assert compose.project(profiles)["networks"]["inner"]["internal"] is True
     enclosed = [name for name, service in compose.services(profiles).items() if set(service["networks"]) == {"inner"}]
-    assert {name.removesuffix("-gpu") for name in enclosed} == {*MODELS, "redis", "beat", "object-store-bucket"}
+    assert {name.removesuffix("-gpu") for name in enclosed} == {
+        *MODELS,
+        "redis",
+        "beat",
+        "object-store-bucket",
+        *TOKENS,
+    }
 
 
 @pytest.mark.parametrize("profiles", PROFILES)

@@ -182,6 +182,9 @@
 {{- if lookup "v1" "Namespace" "" .Release.Namespace -}}
 {{- $named := dict
   "keys.existingSecret" (list .Values.keys.existingSecret "keys.json")
+  "serviceAuth.token.existingSecret" (list .Values.serviceAuth.token.existingSecret "token")
+  "serviceAuth.operatorToken.existingSecret" (list .Values.serviceAuth.operatorToken.existingSecret "token")
+  "serviceAuth.tls.existingSecret" (list .Values.serviceAuth.tls.existingSecret "tls.crt" "tls.key" "ca.crt")
   "webhooks.existingSecret" (list .Values.webhooks.existingSecret "webhook_secrets.json")
   "redis.bundled.existingSecret" (list (ternary .Values.redis.bundled.existingSecret "" (eq .Values.redis.mode "bundled")) "password")
   "redis.external.existingSecret" (list (ternary .Values.redis.external.existingSecret "" (eq .Values.redis.mode "external")) .Values.redis.external.passwordField)

@@ -68,7 +68,7 @@ spec:
 {{- $all := printf "grpc: {port: %d}" (int $facts.port) -}}
 {{- if .root.Values.serviceAuth.tls.existingSecret -}}
 {{- $own = "httpGet: {path: /healthz, port: metrics}" -}}
-{{- $all = "tcpSocket: {port: grpc}" -}}
+{{- $all = $own -}}
 {{- end -}}
 startupProbe:
   {{ $own }}

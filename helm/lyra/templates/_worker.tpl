@@ -37,6 +37,9 @@ spec:
           volumeMounts:
             - {name: tmp, mountPath: /tmp}
             - {name: home, mountPath: /var/lib/lyra}
+            {{- if include "lyra.callsServices" . }}
+            {{- include "lyra.serviceAuthMounts" . | nindent 12 }}
+            {{- end }}
             {{- with include "lyra.webhookMount" .root | trim }}
             {{- . | nindent 12 }}
             {{- end }}
@@ -45,9 +48,17 @@ spec:
           {{- include "lyra.scratch" (ternary "8Gi" "256Mi" (eq .kind "plan")) | nindent 10 }}
         - name: home
           {{- include "lyra.scratch" "64Mi" | nindent 10 }}
+        {{- if include "lyra.callsServices" . }}
+        {{- include "lyra.serviceAuthVolumes" . | nindent 8 }}
+        {{- end }}
         {{- with include "lyra.webhookVolume" .root | trim }}
         {{- . | nindent 8 }}
         {{- end }}
+{{- end -}}
+
+{{/* "yes" where its units call model services: those that plan, and the clock, do not. */}}
+{{- define "lyra.callsServices" -}}
+{{- if has .kind (list "clips" "answers") -}}yes{{- end -}}
 {{- end -}}
 
 {{/* Environment of a worker or the clock. */}}
@@ -60,6 +71,9 @@ spec:
 {{- end }}
 - {name: LYRA_SPEECH_ENCODER_ADDRESS, value: {{ include "lyra.serviceAddress" (dict "root" .root "component" "speech-encoder") | quote }}}
 - {name: LYRA_LANGUAGE_MODEL_ADDRESS, value: {{ include "lyra.serviceAddress" (dict "root" .root "component" "language-model") | quote }}}
+{{- if include "lyra.callsServices" . }}
+{{ include "lyra.serviceAuthEnv" . }}
+{{- end }}
 {{ include "lyra.storeEnv" . }}
 {{- include "lyra.redisEnv" . }}
 {{- include "lyra.webhookEnv" .root }}

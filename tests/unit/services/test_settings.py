@@ -76,3 +76,32 @@ def test_a_gateway_tells_which_address_or_service_is_none(
         settings.load(GatewaySettings, "x", arguments)
     assert end.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.1.2.3", "::", "lyra.example.com"])
+def test_service_that_strangers_reach_wants_to_know_its_callers(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LYRA_HOST", host)
+    with pytest.raises(SystemExit) as end:
+        settings.load(LanguageModelSettings, "x", [])
+    assert end.value.code == 2
+    assert "LYRA_SERVICE_TOKEN_FILE" in capsys.readouterr().err
+    files = ["--service-tls-cert-file", "a", "--service-tls-key-file", "b", "--service-tls-ca-file", "c"]
+    for known in (["--service-token-file", "token"], files, ["--allow-insecure"]):
+        assert settings.load(LanguageModelSettings, "x", known).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_service_that_this_machine_alone_reaches_needs_no_token(host: str) -> None:
+    assert settings.load(LanguageModelSettings, "x", ["--host", host]).host == host
+
+
+@pytest.mark.parametrize("settings_class", [LanguageModelSettings, GatewaySettings])
+def test_certificate_without_key_or_authority_is_refused(
+    settings_class: type[settings.ProcessSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        settings.load(settings_class, "x", ["--service-tls-cert-file", "a"])
+    assert end.value.code == 2
+    assert "LYRA_SERVICE_TLS_KEY_FILE and LYRA_SERVICE_TLS_CA_FILE" in capsys.readouterr().err

@@ -1,0 +1,42 @@
+"""Files of tokens: made once, for their owner alone."""
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.common import tokens
+from services.common.tokens import TokenFile, make_token_file
+
+
+def test_file_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = make_token_file(tmp_path / "run" / "token")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    made = TokenFile(path)
+    assert len(made.first()) >= tokens.MIN_CHARACTERS
+    assert TokenFile(make_token_file(path)).first() == made.first()
+    assert TokenFile(make_token_file(tmp_path / "other")).first() != made.first()
+
+
+def test_first_line_is_shown_and_every_line_is_taken(tmp_path: Path) -> None:
+    first, second = "a" * 32, "b" * 32
+    (path := tmp_path / "token").write_text(f"\n  {first}  \n\n{second}\n")
+    file = TokenFile(path)
+    assert file.first() == first
+    assert file.accepts(first)
+    assert file.accepts(second)
+    assert not any(file.accepts(wrong) for wrong in ("", first[:-1], first + second, "ä" * 32))
+
+
+def test_command_makes_the_files_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = make_token_file(tmp_path / "there")
+    before = there.read_text()
+    monkeypatch.setattr(sys, "argv", ["tokens", str(there), str(tmp_path / "new")])
+    assert tokens.main() == 0
+    assert there.read_text() == before
+    shown = capsys.readouterr().out
+    assert shown.splitlines() == [str(there), str(tmp_path / "new")]
+    assert TokenFile(tmp_path / "new").first() not in shown
