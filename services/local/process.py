@@ -14,7 +14,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.caller import Caller
+from services.common.caller import Caller, certificates_of
 from services.common.channels import open_blocking_channel
 from services.common.settings import ServiceAccessSettings
 
@@ -192,7 +192,9 @@ class LocalProcess:
 
 def grpc_is_serving(host: str, port: int) -> bool:
     """Whether the gRPC service's health is SERVING. It is asked over TLS where the environment has certificates."""
-    with open_blocking_channel(f"{host}:{port}", Caller.of(ServiceAccessSettings())) as channel:
+    settings = ServiceAccessSettings()
+    caller = Caller(certificates=certificates_of(settings), tls_name=settings.service_tls_name)
+    with open_blocking_channel(f"{host}:{port}", caller) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)

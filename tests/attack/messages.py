@@ -9,13 +9,13 @@ import asyncio
 import random
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import grpc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lyra.v1 import (
     adapters_pb2,
@@ -33,6 +33,7 @@ HARMLESS = frozenset(
 SECONDS = 60.0  # that a call may take: one that takes longer hangs
 AT_ONCE = 16
 _MAX_MESSAGES = 4  # of a call
+_END: Any = cast(Any, grpc.aio).EOF  # which gRPC's type stubs do not know of
 
 _FILES = (adapters_pb2, language_model_pb2, speech_encoder_pb2, speech_synthesizer_pb2, vision_encoder_pb2, health_pb2)
 _FLOATS = (0.0, 1.0, 0.5, -1.0, float("nan"), float("inf"), float("-inf"), 1e38, 1e-45, 65_504.0, 70_000.0)
@@ -123,9 +124,8 @@ def _methods() -> Iterator[_Method]:
 async def _has(channel: grpc.aio.Channel, service: str) -> bool:
     if service == "grpc.health.v1.Health":
         return True
-    check: Callable[..., Awaitable[Any]] = channel.unary_unary("/grpc.health.v1.Health/Check")
     try:
-        await check(health_pb2.HealthCheckRequest(service=service).SerializeToString(), timeout=SECONDS)
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service), timeout=SECONDS)
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return False
@@ -135,7 +135,8 @@ async def _has(channel: grpc.aio.Channel, service: str) -> bool:
 
 async def _call(channel: grpc.aio.Channel, path: str, messages: list[bytes], metadata: Any, *, hangs_up: bool) -> str:
     """How a call with these messages ends. What comes back is read and thrown away."""
-    call: Any = channel.stream_stream(path)(timeout=SECONDS, metadata=metadata)
+    method: Any = channel.stream_stream  # without serializers, which gRPC's type stubs want
+    call = method(path)(timeout=SECONDS, metadata=metadata)
     try:
         for message in messages:
             await call.write(message)
@@ -143,7 +144,7 @@ async def _call(channel: grpc.aio.Channel, path: str, messages: list[bytes], met
             call.cancel()
         else:
             await call.done_writing()
-            while await call.read() is not grpc.aio.EOF:
+            while await call.read() is not _END:
                 pass
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
         if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -200,7 +201,7 @@ def _varint(number: int) -> bytes:
 
 def _filled(draw: random.Random, kind: Descriptor) -> Any:
     """A message of this type with values of any kind."""
-    message = GetMessageClass(kind)()
+    message: Any = GetMessageClass(kind)()
     if kind.name == "Tensor":
         return _tensor(draw, message)
     for field in kind.fields:
@@ -230,7 +231,7 @@ def _value(draw: random.Random, field: FieldDescriptor) -> Any:
             if field.type == FieldDescriptor.TYPE_BYTES:
                 return draw.randbytes(draw.choice((0, 1, 3, 64, 2000)))
             return draw.choice(_TEXTS)
-        case FieldDescriptor.CPPTYPE_ENUM if draw.random() < 0.8:
+        case FieldDescriptor.CPPTYPE_ENUM if field.enum_type is not None and draw.random() < 0.8:
             return draw.choice(field.enum_type.values).number
         case kind:
             least, most = _LIMITS[kind]

@@ -22,7 +22,7 @@ from services.common.private_file import PrivateFile
 from services.common.tokens import SecretUnusable
 from services.pipeline.services import NAMES, Services
 from tests.adapters import write_adapter
-from tests.callers import shows, token
+from tests.callers import raw_call, shows, token
 from tests.conftest import RunningService, StartService
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -68,7 +68,7 @@ async def test_caller_without_a_valid_token_is_refused(guarded: RunningService, 
 async def test_stranger_is_refused_before_a_message_is_read(guarded: RunningService) -> None:
     async with open_channel(guarded.address) as channel:
         # Nothing is ever sent on this stream, and a method of single messages waits for one.
-        call = channel.stream_stream("/lyra.v1.LanguageModel/CountTokens")(timeout=60)
+        call = raw_call(channel, "/lyra.v1.LanguageModel/CountTokens")
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -84,7 +84,7 @@ async def test_stranger_is_refused_before_a_message_is_read(guarded: RunningServ
 )
 async def test_everything_but_health_takes_a_token(guarded: RunningService, method: str) -> None:
     async with open_channel(guarded.address) as channel:
-        call = channel.stream_stream(method)(timeout=60)
+        call = raw_call(channel, method)
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -97,7 +97,7 @@ async def test_health_takes_no_token(guarded: RunningService) -> None:
 async def test_names_that_strangers_make_up_become_no_metrics(guarded: RunningService) -> None:
     refused = telemetry.CALLS_REFUSED.labels("UNAUTHENTICATED")._value.get()
     async with open_channel(guarded.address) as channel:
-        await channel.stream_stream("/lyra.v1.LanguageModel/MadeUpByAStranger")(timeout=60).code()
+        await raw_call(channel, "/lyra.v1.LanguageModel/MadeUpByAStranger").code()
     known = {sample.labels["method"] for metric in telemetry.REQUESTS.collect() for sample in metric.samples}
     assert telemetry.CALLS_REFUSED.labels("UNAUTHENTICATED")._value.get() == refused + 1
     assert "/lyra.v1.LanguageModel/MadeUpByAStranger" not in known
@@ -111,7 +111,7 @@ async def test_strangers_write_no_more_than_a_line_of_the_log_a_second(
     begun = asyncio.get_running_loop().time()
     async with open_channel(guarded.address) as channel:
         for _ in range(50):
-            await channel.stream_stream("/lyra.v1.LanguageModel/Generate")(timeout=60).code()
+            await raw_call(channel, "/lyra.v1.LanguageModel/Generate").code()
     seconds = asyncio.get_running_loop().time() - begun
     assert 1 <= lines.count("call refused") <= seconds + 2
 

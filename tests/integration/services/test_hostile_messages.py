@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lyra.v1 import language_model_pb2
-from lyra.v1.common_pb2 import SpeechTokens, Tensor, TensorChunk, VisionTokens
+from lyra.v1.common_pb2 import ELEMENT_TYPE_FLOAT32, SpeechTokens, Tensor, TensorChunk, VisionTokens
 from lyra.v1.language_model_pb2 import CountTokensRequest, GenerateHeader, GenerateRequest, MessageStart
 from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from lyra.v1.speech_synthesizer_pb2 import SpeechSynthesizerDescribeRequest, SynthesizeRequest
@@ -20,6 +20,7 @@ from services.common import interceptors, tensors
 from services.common.errors import InvalidInput, from_rpc_error
 from services.local.stack import SERVICES
 from tests.attack.messages import HARMLESS, fuzz_channel
+from tests.callers import raw_call
 from tests.conftest import RunningService, StartService, until
 
 GARBAGE = b"\xff\xff\xff\xff"
@@ -27,7 +28,7 @@ MESSAGES = 1000
 
 
 async def status(channel: grpc.aio.Channel, path: str, *messages: bytes) -> tuple[grpc.StatusCode, str]:
-    call: Any = channel.stream_stream(path)(timeout=60)
+    call = raw_call(channel, path)
     for message in messages:
         await call.write(message)
     await call.done_writing()
@@ -94,16 +95,12 @@ async def test_fuzzed_messages_harm_no_service(
     start_service: StartService, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed: list[str] = []
-    log = interceptors.log
-    monkeypatch.setattr(
-        interceptors,
-        "log",
-        SimpleNamespace(
-            warning=lambda event, **fields: None,
-            info=lambda event, **fields: None,
-            exception=lambda event, **fields: failed.append(repr(fields)) or log.exception(event, **fields),
-        ),
+    quiet = SimpleNamespace(
+        warning=lambda event, **fields: None,
+        info=lambda event, **fields: None,
+        exception=lambda event, **fields: failed.append(repr(fields)),
     )
+    monkeypatch.setattr(interceptors, "log", quiet)
     service = await start_service(name)
     ended = await fuzz_channel(service.channel, MESSAGES, seed=19)
     assert ended.keys() <= HARMLESS, (ended, failed[:3])
@@ -205,7 +202,7 @@ async def test_hidden_states_are_held_to_width_and_value(start_service: StartSer
         (hidden(2, voice.hidden_width + 1), "hidden_states.shape"),
         (hidden(2, voice.hidden_width, float("nan")), "hidden_states.data"),
         (hidden(2, voice.hidden_width, 1e38), "hidden_states.data"),
-        (Tensor(dtype=1, shape=[2**61, voice.hidden_width]), "hidden_states.shape"),
+        (Tensor(dtype=ELEMENT_TYPE_FLOAT32, shape=[2**61, voice.hidden_width]), "hidden_states.shape"),
     ]:
         with pytest.raises(InvalidInput) as refusal:
             await speak(hidden(1, voice.hidden_width), tensor)
