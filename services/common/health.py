@@ -6,6 +6,7 @@ watcher while it holds the lock of all, and keeps every watcher of every name th
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -14,6 +15,7 @@ from services.common.errors import NotFound, Overloaded
 from services.common.grpc_types import Context
 
 MAX_WATCHERS = 1000
+TELLING_SECONDS = 1.0  # that watchers get to take in that it ends
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -28,6 +30,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._ended = False
         self._changed = asyncio.Event()
         self._watchers = 0
+        self._untold = 0  # watchers that do not know yet that it ends
+        self._all_told = asyncio.Event()
 
     @property
     def serving(self) -> bool:
@@ -38,10 +42,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """Says so, or not; too late after `end`."""
         self._set(serving and not self._ended)
 
-    def end(self) -> None:
-        """Says NOT_SERVING from now on."""
-        self._ended = True
+    async def end(self) -> None:
+        """Says NOT_SERVING from now on; returns when whoever watches has been told, or takes too long to listen."""
+        self._ended, self._untold = True, self._watchers
         self._set(False)
+        if self._untold:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_told.wait(), TELLING_SECONDS)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
         """How it is now."""
@@ -58,13 +65,18 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         if self._watchers >= MAX_WATCHERS:
             raise Overloaded(f"{MAX_WATCHERS} calls watch the health, the limit")
         self._watchers += 1
+        told = self._ended
         try:
             while True:
-                changed, response = self._changed, self._response()
-                await context.write(response)
+                changed, ended = self._changed, self._ended
+                await context.write(self._response())
+                if ended and not told:
+                    told = self._tell()
                 await changed.wait()
         finally:
             self._watchers -= 1
+            if self._ended and not told:
+                self._tell()
 
     def _require_known(self, name: str) -> None:
         if name not in self._names:
@@ -72,6 +84,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def _response(self) -> Any:
         return health_pb2.HealthCheckResponse(status=_SERVING if self._serving else _NOT_SERVING)
+
+    def _tell(self) -> bool:
+        """One watcher fewer to wait for."""
+        self._untold -= 1
+        if not self._untold:
+            self._all_told.set()
+        return True
 
     def _set(self, serving: bool) -> None:
         self._serving = serving

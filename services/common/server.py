@@ -193,7 +193,7 @@ class ModelServer(Generic[SettingsT]):
 
     async def drain(self) -> None:
         """Says NOT_SERVING, refuses what is new, lets what runs finish within the grace period, cancels the rest."""
-        self._health.end()  # first, so that balancers leave before anybody is refused
+        await self._health.end()  # first, so that balancers leave before anybody is refused
         self._gate.close("is shutting down")
         try:
             async with asyncio.timeout(self.settings.grace_seconds):

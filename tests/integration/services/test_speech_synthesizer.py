@@ -128,7 +128,7 @@ async def test_hidden_states_become_the_same_sound_in_pieces_and_at_once(hidden_
     [
         (HIDDEN[:, :8], "hidden_states.shape"),
         (HIDDEN[0], "hidden_states.shape"),
-        (np.full_like(HIDDEN, np.nan), "hidden_states"),
+        (np.full_like(HIDDEN, np.nan), "hidden_states.data"),
         (np.zeros((21, HIDDEN_WIDTH), np.float32), "hidden_states"),
     ],
 )
