@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import psutil
 import typer
 
 from cli.failure import CommandFailed
+from services.common.private_folder import FolderNotPrivate, make_private
 
 START_HINT = (
     "start a stack with `lyra serve` in another terminal, or name one with LYRA_URL and LYRA_API_KEY (or --url, --key)"
@@ -38,6 +40,13 @@ class Connection:
 def lyra_home() -> Path:
     """The folder of weights, keys and run state: $LYRA_HOME, or ~/.cache/lyra."""
     return Path(os.environ.get("LYRA_HOME") or Path.home() / ".cache" / "lyra")
+
+
+def private_home() -> Path:
+    """`lyra_home()`, made where it is missing and closed to other users of this machine, unless it is not ours."""
+    with suppress(FolderNotPrivate):
+        make_private(lyra_home())
+    return lyra_home()
 
 
 def find_gateway(url: str | None, key: str | None) -> Connection:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cli.connection import lyra_home
+from cli.connection import lyra_home, private_home
 from cli.console import note, out
 from cli.failure import CommandFailed
 
@@ -77,7 +77,7 @@ def create(
             raise typer.BadParameter("is later than calendars go", param_hint="--expires-in") from None
     with _failures("the key could not be kept, so there is none"):
         try:
-            key, secret = KeyStore(lyra_home()).create(tenant, name, expires_at)
+            key, secret = KeyStore(private_home()).create(tenant, name, expires_at)
         except ValueError as error:
             raise CommandFailed(str(error)) from error
     if as_json:

@@ -96,6 +96,8 @@ def running_stack(
     except StackError as error:
         raise CommandFailed(str(error), f"the logs are in {stack.log_dir}") from error
     try:
+        for warning in stack.warnings:
+            note(warning)
         yield stack
     finally:
         with err.status("stopping"):

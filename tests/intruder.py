@@ -1,0 +1,193 @@
+"""`python -m tests.intruder`: another user of this machine, who tries everything that a local stack has open.
+
+Reads a JSON object from stdin (see `main`) and prints a list of all that went through, a line of text each: an empty
+list where nothing did. Started by root, it becomes the user nobody as soon as it has loaded what it needs.
+"""
+
+import encodings.idna  # noqa: F401 - what host names need is loaded late, when this process may read nothing any more
+import json
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+NOBODY = 65534
+
+_SECONDS = 5.0
+_METHODS = (
+    ("GET", "/"),
+    ("GET", "/{bucket}/?list-type=2"),
+    ("GET", "/{bucket}/{key}"),
+    ("GET", "/buckets/{bucket}/{key}"),
+    ("GET", "/buckets/?pretty=y"),
+    ("GET", "/dir/assign"),
+    ("GET", "/dir/status"),
+    ("GET", "/cluster/status"),
+    ("GET", "/vol/status"),
+    ("GET", "/ui/index.html"),
+    ("GET", "/metrics"),
+    ("GET", "/debug/pprof/"),
+    ("GET", "/api/s3/buckets"),
+    ("PUT", "/{bucket}/intruder"),
+    ("PUT", "/buckets/{bucket}/intruder"),
+    ("POST", "/buckets/{bucket}/intruder"),
+    ("POST", "/submit"),
+    ("POST", "/?Action=ListUsers&Version=2010-05-08"),
+    ("DELETE", "/{bucket}/{key}"),
+    ("DELETE", "/buckets/{bucket}/{key}"),
+    ("DELETE", "/buckets/{bucket}?recursive=true"),
+)
+_SLASH = b"\n\x01/"  # directory: "/"
+_CALLS = (
+    ("/filer_pb.SeaweedFiler/ListEntries", _SLASH),
+    ("/filer_pb.SeaweedFiler/LookupDirectoryEntry", _SLASH),
+    ("/filer_pb.SeaweedFiler/DeleteEntry", _SLASH),
+    ("/filer_pb.SeaweedFiler/GetFilerConfiguration", b""),
+    ("/master_pb.Seaweed/VolumeList", b""),
+    ("/master_pb.Seaweed/Assign", b""),
+    ("/master_pb.Seaweed/GetMasterConfiguration", b""),
+    ("/volume_server_pb.VolumeServer/VolumeServerStatus", b""),
+    ("/volume_server_pb.VolumeServer/DeleteCollection", b"\n\x04lyra"),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b":\x00"),
+)
+_COMMANDS = (
+    "PING",
+    "KEYS *",
+    "GET a",
+    "SET a b",
+    "FLUSHALL",
+    "CONFIG GET *",
+    "CONFIG SET dir /tmp",
+    "DEBUG SLEEP 0",
+    "MODULE LIST",
+    "REPLICAOF 127.0.0.1 1",
+    "SHUTDOWN NOSAVE",
+)
+
+
+def over_http(port: int, bucket: str, key: str, certificate: tuple[str, str] | None = None) -> Iterator[str]:
+    """Requests that were answered with success, in the clear and over TLS; with the certificate where one is given."""
+    trusting = ssl._create_unverified_context()
+    if certificate:
+        trusting.load_cert_chain(*certificate)
+    for scheme in ("http", "https"):
+        for method, template in _METHODS:
+            path = template.format(bucket=bucket, key=key)
+            client = (
+                HTTPSConnection("127.0.0.1", port, timeout=_SECONDS, context=trusting)
+                if scheme == "https"
+                else HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
+            )
+            try:
+                client.request(method, path, b"x" if method in ("PUT", "POST") else None)
+                status = client.getresponse().status
+            except (OSError, HTTPException):
+                continue
+            finally:
+                client.close()
+            if status < HTTPStatus.BAD_REQUEST:
+                yield f"{method} {scheme}://127.0.0.1:{port}{path}: {status}"
+
+
+def over_grpc(port: int, authority: str, certificate: tuple[str, str] | None = None) -> Iterator[str]:
+    """Calls that were answered, or refused by the method itself: whoever hears that is in.
+
+    `authority` is the text of the certificate that the server's is signed by: knowing it should not help.
+    """
+    key, chain = (Path(certificate[1]).read_bytes(), Path(certificate[0]).read_bytes()) if certificate else (None, None)
+    for credentials in (None, grpc.ssl_channel_credentials(authority.encode() or None, key, chain)):
+        where = f"127.0.0.1:{port}"
+        options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+        channel = (
+            grpc.secure_channel(where, credentials, options) if credentials else grpc.insecure_channel(where, options)
+        )
+        with channel:
+            for method, request in _CALLS:
+                try:
+                    list(channel.stream_stream(method)(iter([request]), timeout=_SECONDS))
+                except grpc.RpcError as error:
+                    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                        continue  # the connection was not taken
+                    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                        continue  # of another part of the store; those of this port tell whether it lets us in
+                yield f"{method} at {where}"
+
+
+def over_redis(port: int) -> Iterator[str]:
+    """Commands that were not refused for want of a password."""
+    for command in _COMMANDS:
+        with socket.create_connection(("127.0.0.1", port), _SECONDS) as client:
+            client.sendall(f"{command}\r\n".encode())
+            answer = client.recv(4096)
+        if not answer.startswith((b"-NOAUTH", b"-ERR unknown command")):
+            yield f"{command}: {answer!r}"
+
+
+def over_sockets(paths: list[str]) -> Iterator[str]:
+    """Sockets of the file system that could be connected to."""
+    for path in paths:
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(path)
+            except PermissionError:
+                continue
+            yield f"connect to {path}"
+
+
+def in_files(names: list[str]) -> Iterator[str]:
+    """Of files below the folder that this process is in, those that it can look at, read or write."""
+    for name in ("", *names):
+        path = Path(name)
+        for verb, attempt in (
+            ("list", lambda path=path: list(path.iterdir())),
+            ("read", lambda path=path: path.open("rb").close()),
+            ("write", lambda path=path: path.open("ab").close()),
+            ("delete", lambda path=path: path.unlink()),
+        ):
+            try:
+                attempt()
+            except (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError):
+                continue
+            yield f"{verb} {path}"
+
+
+def in_processes(pids: list[int]) -> Iterator[str]:
+    """What of processes can be read that holds secrets: their variables, files, working folder and memory."""
+    for pid in pids:
+        for name in ("environ", "mem", "fd", "cwd"):
+            path = Path(f"/proc/{pid}/{name}")
+            try:
+                list(path.iterdir()) if name in ("fd", "cwd") else path.open("rb").close()
+            except PermissionError:
+                continue
+            yield f"read {path}"
+
+
+def main() -> None:
+    """Tries `ports` (HTTP, gRPC), `redis_port`, `sockets`, `pids`, and `files`, which are names below `folder`."""
+    given: dict[str, Any] = json.load(sys.stdin)
+    list(over_grpc(9, ""))  # loads what it loads late, while this process may still read it
+    os.chdir(given["folder"])  # before: only what the folder itself allows is to count, not what lies above it
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    got: list[str] = []
+    if os.geteuid() == NOBODY:
+        got += [*in_files(given["files"]), *in_processes(given["pids"]), *over_sockets(given["sockets"])]
+    for port in given["ports"]:
+        got += [*over_http(port, given["bucket"], given["key"]), *over_grpc(port, given["authority"])]
+    if port := given["redis_port"]:
+        got += over_redis(port)
+    json.dump(got, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
