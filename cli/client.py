@@ -18,7 +18,7 @@ from cli.failure import CommandFailed
 
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 300.0  # most time between two pieces of an answer
-_TRY_LATER = (429, 502, 503, 504)
+_TRY_LATER = (429, 502, 503, 504, 507)
 _AUDIO_FORMATS = {"oga": "ogg", "weba": "webm", "mp4": "m4a"}  # suffixes that differ from the format's name
 
 

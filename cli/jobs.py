@@ -329,7 +329,8 @@ def _table(found: list[dict[str, Any]]) -> Table:
         table.add_column(name)
     for each in found:
         submitted = each["created_at"][:16].replace("T", " ")
-        table.add_row(each["id"], each["state"], share(each["progress"]), submitted, escape(each["filename"]))
+        state = each["state"] + (f", waits: {each['waits_for']}" if each.get("waits_for") else "")
+        table.add_row(each["id"], state, share(each["progress"]), submitted, escape(each["filename"]))
     return table
 
 

@@ -60,6 +60,7 @@ def job_page(job: dict[str, Any]) -> RenderableType:
     rows = {
         "job": job["id"],
         "state": job["state"] + (f": {job['reason']}" if job["reason"] else ""),
+        "waits": job.get("waits_for", ""),
         "recording": f"{job['filename']} ({job['media_id']})",
         "heard": heard(progress),
         "tasks": ", ".join(job["tasks"]),

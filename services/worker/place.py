@@ -13,6 +13,7 @@ from services.common.caller import Caller
 from services.jobs.book import JobBook
 from services.jobs.layout import JobId
 from services.jobs.tickets import Dispatcher, open_redis
+from services.jobs.waits import Waits
 from services.outbound.fetcher import Fetcher
 from services.pipeline.services import Deadlines, Services
 from services.storage.client import ObjectStore
@@ -30,6 +31,7 @@ class Place:
     def __init__(self, settings: WorkerSettings, celery: Celery) -> None:
         self.settings = settings
         self._celery = celery
+        self.store_was_full = False  # when it was last written to
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -52,6 +54,19 @@ class Place:
         return Leases(self.redis, self.settings.lease_seconds)
 
     @cached_property
+    def waits(self) -> Waits:
+        return Waits(self.redis)
+
+    def ask_for_room(self, job: JobId) -> None:
+        """To be called before work whose result will be kept: it would be lost. Raises StoreFull, StoreUnavailable.
+
+        Only a store that was full is asked, by a write that changes nothing.
+        """
+        if self.store_was_full:
+            self.book.wake(job)
+            self.store_was_full = False
+
+    @cached_property
     def webhooks(self) -> Webhooks:
         secrets = SecretStore(self.settings.secrets_path(self.settings.home))
         return Webhooks(self.store, secrets, Fetcher(self.settings), self.settings)
@@ -63,7 +78,7 @@ class Place:
 
     def open(self) -> None:
         """Makes what threads will share, before there are several."""
-        for part in (self.book, self.leases, self.dispatcher, self.webhooks, self._services):
+        for part in (self.book, self.leases, self.dispatcher, self.waits, self.webhooks, self._services):
             assert part is not None
 
     def run(self, work: Callable[[Services], Coroutine[Any, Any, T]]) -> T:

@@ -15,6 +15,7 @@ from services.jobs.model import Failure
 from services.jobs.queue import Waiting
 from services.jobs.state import Job, Unit, Work, next_units
 from services.jobs.tickets import QUEUE_OF, Queue, QueueDown
+from services.storage.errors import StoreFull
 from services.worker.answers import answer, answer_window, cut_windows
 from services.worker.callbacks import call_back
 from services.worker.clips import hear_clip
@@ -99,8 +100,10 @@ def _work(place: Place, waiting: Waiting, tries: int) -> None:
     try:
         view = place.book.glance(job, unit.index) if unit.work is Work.CLIP else place.book.read(job)
         if unit in next_units(view):
+            place.ask_for_room(job)
             _DO[unit.work](place, view, unit)
             place.leases.forget_tries(waiting)  # a callback comes again, and only what failed counts
+            place.waits.clear(job)
             bound.info("unit done", tries=tries)
     except UnknownJob:
         return
@@ -108,6 +111,8 @@ def _work(place: Place, waiting: Waiting, tries: int) -> None:
         # A service, the store or Redis is away: that is not the unit's fault, and it waits for them.
         bound.warning("unit has to wait", reason=error.message)
         place.leases.forget_try(waiting)
+        place.waits.note(job, error)
+        place.store_was_full |= isinstance(error, StoreFull)
         _again(place, waiting, error.retry_after_seconds)
         return
     except Exception as error:

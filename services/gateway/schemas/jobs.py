@@ -104,6 +104,7 @@ class JobObject(BaseModel):
     webhook: JobWebhook | None
     ended_at: datetime | None
     reason: str = Field(description="Why a job has failed; empty otherwise.")
+    waits_for: str = Field("", description="Why its work rests at the moment, as for a full store; empty otherwise.")
     retained_until: datetime | None
 
 
