@@ -68,6 +68,7 @@ def make_celery(settings: JobSettings) -> Celery:
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
         worker_enable_remote_control=False,
+        broker_channel_error_retry=True,  # a Redis that says no, as on a full disk, is waited for
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

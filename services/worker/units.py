@@ -1,7 +1,9 @@
 """One unit: a ticket is taken, its unit done under a lease, and what follows from it put into the queues."""
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 
 import redis
@@ -36,6 +38,7 @@ _DO: Mapping[Work, Callable[[Place, Job, Unit], None]] = {
 }
 _OPEN_CLIPS = "lyra:open-clips:"
 _OPEN_CLIPS_SECONDS = 86_400
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 2.0
 
 
 def use_ticket(place: Place, queue: Queue) -> None:
@@ -128,24 +131,44 @@ def _work(place: Place, waiting: Waiting, tries: int) -> None:
 
 def _follow(place: Place, waiting: Waiting) -> None:
     """What comes after a unit. Between clips of a job nothing does, so only the last one looks."""
-    try:
-        if waiting.unit.work is Work.CALL_BACK:
-            return  # the reconciler comes back to it when it is due
-        if waiting.unit.work is Work.CLIP and int(place.redis.decr(_OPEN_CLIPS + waiting.job.prefix)) > 0:
-            return
-        advance(place, waiting.job)
-    except (Unavailable, redis.RedisError) as error:
-        log.warning("the next units will be found by the reconciler", job=waiting.job.job, reason=str(error))
+    if waiting.unit.work is Work.CALL_BACK:
+        return  # the reconciler comes back to it when it is due
+    if waiting.unit.work is Work.CLIP and _when_back(lambda: _count_clip(place, waiting.job)) > 0:
+        return
+    _when_back(lambda: advance(place, waiting.job))
+
+
+def _count_clip(place: Place, job: JobId) -> int:
+    """How many clips of the job are left, now that one more is done."""
+    return int(place.redis.decr(_OPEN_CLIPS + job.prefix))
+
+
+def _when_back(call: Callable[[], int]) -> int:
+    """What `call` returns; tried for as long as Redis or the store is away, or says no as on a full disk.
+
+    The unit's lease is held meanwhile. Whoever gave up here would leave the unit until its lease has run out.
+    """
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return call()
+        except (Unavailable, redis.RedisError) as error:
+            log.warning("the queue or the store is waited for", reason=str(error)[:200], seconds=pause)
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 def _again(place: Place, waiting: Waiting, after_seconds: float) -> None:
-    try:
-        view = place.book.manifest(waiting.job)
-        queue = QUEUE_OF[waiting.unit.work]
-        if place.dispatcher.queues[queue].push(waiting.job, [waiting.unit], view.priority):
-            place.dispatcher.give_tickets(queue, 1, after_seconds)
-    except (Unavailable, UnknownJob, redis.RedisError) as error:
-        log.warning("the unit will be found by the reconciler", job=waiting.job.job, reason=str(error))
+    queue = QUEUE_OF[waiting.unit.work]
+
+    def put_back() -> int:
+        priority = place.book.manifest(waiting.job).priority
+        new = place.dispatcher.queues[queue].push(waiting.job, [waiting.unit], priority)
+        place.dispatcher.give_tickets(queue, 1, after_seconds)  # one too many is torn up
+        return new
+
+    with suppress(UnknownJob):  # deleted meanwhile
+        _when_back(put_back)
 
 
 def _give_up(place: Place, waiting: Waiting, reason: str, tries: int) -> None:
