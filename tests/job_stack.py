@@ -98,9 +98,9 @@ class JobStack:
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """The object store can write nothing meanwhile, as on a disk without room; afterwards it starts anew.
+        """The object store can write nothing meanwhile, although its disk has room; afterwards it starts anew.
 
-        It has to: SeaweedFS's index writes no more once a write of its own has failed, which is a matter of chance.
+        Nobody supervises this stack, which would do that: SeaweedFS's index writes no more once a write has failed.
         """
         store = psutil.Process(self.stack.processes["object_store"].pid)
         store.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))

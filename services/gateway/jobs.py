@@ -17,6 +17,7 @@ from services.jobs.state import Job
 from services.jobs.waits import Waits
 from services.media.records import MediaRecord
 from services.outbound.fetcher import Fetcher
+from services.storage.errors import StoreFull
 from services.webhooks.deliveries import Webhooks
 from services.webhooks.secrets import SecretStore, UnknownSecret
 
@@ -135,7 +136,11 @@ class JobsApi:
 
     def show(self, view: Job) -> shapes.JobObject:
         """Blocks."""
-        return job_views.show(self.book, self._webhooks, view, "" if view.end else self._waits.reason(view.id))
+        return job_views.show(self.book, self._webhooks, view, "" if view.end else self._waits_for(view.id))
+
+    def _waits_for(self, job: JobId) -> str:
+        # A Redis on the same full disk cannot be told anything.
+        return StoreFull().message if self.book.store.is_full() else self._waits.reason(job)
 
     def _page(
         self, tenant: str, after: str, limit: int, state: State | None, earliest: datetime | None

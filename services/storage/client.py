@@ -22,7 +22,7 @@ from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
 from services.common.telemetry import get_logger
-from services.storage.errors import MISSING_CODES, ObjectMissing, StoreUnavailable, meaning, raise_for
+from services.storage.errors import MISSING_CODES, ObjectMissing, StoreFull, StoreUnavailable, meaning, raise_for
 from services.storage.room import Room
 from services.storage.settings import StoreSettings
 
@@ -83,6 +83,16 @@ class ObjectStore:
     def check(self) -> None:
         """Returns when the bucket is there; makes it where it is not."""
         self._tried(self._make_bucket)
+
+    def is_full(self) -> bool:
+        """Whether a store on this machine takes nothing more for want of room; one elsewhere says so when asked."""
+        try:
+            self._room.check()
+        except StoreFull:
+            return True
+        except OSError as error:
+            raise StoreUnavailable from error
+        return False
 
     def put(self, key: str, data: bytes, content_type: str = JSON, *, makes_room: bool = False) -> None:
         """Writes an object, in the place of one that has this key.

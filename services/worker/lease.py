@@ -6,6 +6,7 @@ Redis is gone, a unit that has begun goes on to its end.
 
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import cast
@@ -17,6 +18,7 @@ from services.jobs.queue import Waiting
 _PREFIX = "lyra:lease:"
 _TRIES_PREFIX = "lyra:tries:"
 _TRIES_SECONDS = 86_400
+_ASK_AGAIN_SECONDS = 0.2
 
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
@@ -53,8 +55,7 @@ class Leases:
         finally:
             stop.set()
             beat.join()
-            with suppress(redis.RedisError):
-                self._release(keys=[key], args=[token])
+            self._let_go(key, token)
 
     def held(self, units: Iterable[Waiting]) -> set[Waiting]:
         """Those that somebody works on."""
@@ -80,6 +81,17 @@ class Leases:
         """It was done: what went wrong before counts no more."""
         with suppress(redis.RedisError):
             self._client.delete(_TRIES_PREFIX + _name(unit))
+
+    def _let_go(self, key: str, token: str) -> None:
+        """Nobody does the unit before its lease is gone, so a Redis that cannot take it now is asked until it has."""
+        runs_out = time.monotonic() + self._milliseconds / 1000
+        while time.monotonic() < runs_out:
+            try:
+                self._release(keys=[key], args=[token])
+            except redis.RedisError:
+                time.sleep(_ASK_AGAIN_SECONDS)
+            else:
+                return
 
     def _beat(self, key: str, token: str, stop: threading.Event) -> None:
         while not stop.wait(self._milliseconds / 3000):

@@ -49,10 +49,9 @@ class SmallDisk:
     def full(self) -> Iterator[None]:
         """To the last byte, meanwhile."""
         filler = self.disk / "filler"
-        with filler.open("wb") as file, suppress(OSError):
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(2**16))
-                file.flush()
         try:
             yield
         finally:

@@ -131,7 +131,7 @@ def test_an_object_store_that_stops_loses_nothing(jobs: JobStack, undisturbed: b
     assert_whole(jobs, name, undisturbed)
 
 
-def test_a_full_disk_of_the_object_store_loses_nothing(jobs: JobStack, undisturbed: bytes) -> None:
+def test_an_object_store_that_cannot_write_loses_nothing(jobs: JobStack, undisturbed: bytes) -> None:
     with ExitStack() as full:
         with jobs.frozen("speech_encoder"):
             name = jobs.submit(speech(SENTENCES), **ASKED)

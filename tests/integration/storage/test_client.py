@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from services.storage.client import ObjectStore
 from services.storage.errors import ObjectMissing, PartsRefused, StoreFull, StoreUnavailable
+from services.storage.room import failure_mark
 from services.storage.settings import StoreSettings
 from tests.servers import StartStore, StoreServer
 
@@ -255,6 +256,42 @@ def test_a_full_disk_is_told_where_the_store_tells_it(store_settings: StoreSetti
         for call in (lambda: store.put("a", b""), lambda: store.put_new("a", b""), lambda: store.begin_parts("a")):
             with pytest.raises(StoreFull):
                 call()
+
+
+def test_nothing_is_written_into_the_reserve_of_the_disk_and_all_else_goes_on(
+    store_settings: StoreSettings, tmp_path: Path
+) -> None:
+    ObjectStore(store_settings).put("kept", b"bytes")
+    reserve = {"store_folder": tmp_path, "store_reserve_bytes": 2**60}
+    store = ObjectStore(store_settings.model_copy(update=reserve))
+    assert store.is_full()
+    for call in (
+        lambda: store.put("a", b""),
+        lambda: store.put_new("a", b""),
+        lambda: store.begin_parts("a"),
+        lambda: store.presigned_part("a", "upload", 1, 60),
+    ):
+        with pytest.raises(StoreFull):
+            call()
+    assert store.get("kept") == b"bytes"
+    assert [each.key for each in store.list("")] == ["kept"]
+    store.put("expired", b"{}", makes_room=True)
+    store.delete("kept")
+    assert store.stat("kept") is None
+
+
+def test_a_write_that_fails_although_there_is_room_leaves_its_mark(
+    store_settings: StoreSettings, tmp_path: Path
+) -> None:
+    with answering(500, "InternalError") as endpoint:
+        local = {"store_endpoint": endpoint, "store_tries": 1, "store_folder": tmp_path, "store_reserve_bytes": 0}
+        store = ObjectStore(store_settings.model_copy(update=local))
+        with pytest.raises(StoreUnavailable):
+            store.get("a")
+        assert not failure_mark(tmp_path).exists()
+        with pytest.raises(StoreUnavailable):
+            store.put("a", b"")
+        assert failure_mark(tmp_path).exists()
 
 
 def test_what_passes_is_tried_again(store_settings: StoreSettings) -> None:

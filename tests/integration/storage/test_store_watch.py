@@ -1,0 +1,62 @@
+"""When the object store of a local stack has to start anew."""
+
+from pathlib import Path
+
+import pytest
+
+from services.local import store_watch
+from services.local.store_watch import StoreWatch
+from services.storage.room import failure_mark
+
+RESERVE = 1000
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes that are free: the last of the list."""
+    bytes_free = [10 * RESERVE]
+    monkeypatch.setattr(store_watch, "free_bytes", lambda folder: bytes_free[-1])
+    return bytes_free
+
+
+def started(folder: Path) -> StoreWatch:
+    watch = StoreWatch(folder, RESERVE, lambda: True)
+    assert watch.must_restart() == ""
+    return watch
+
+
+def test_a_store_whose_disk_was_full_starts_anew_when_there_is_room_and_once(tmp_path: Path, free: list[int]) -> None:
+    watch = started(tmp_path)
+    free.append(0)
+    assert watch.must_restart() == ""
+    free.append(RESERVE - 1)
+    assert watch.must_restart() == ""
+    free.append(RESERVE)
+    assert "was full" in watch.must_restart()
+    watch.note_start()
+    assert watch.must_restart() == ""
+
+
+def test_a_disk_that_only_touches_the_reserve_costs_no_start(tmp_path: Path, free: list[int]) -> None:
+    watch = started(tmp_path)
+    free += [RESERVE - 1]
+    assert watch.must_restart() == ""
+    free += [RESERVE]
+    assert watch.must_restart() == ""
+
+
+def test_a_store_that_fails_to_write_although_there_is_room_starts_anew(tmp_path: Path, free: list[int]) -> None:
+    watch = started(tmp_path)
+    failure_mark(tmp_path).touch()
+    assert "although there is room" in watch.must_restart()
+
+
+def test_what_fails_while_the_store_starts_says_nothing(tmp_path: Path, free: list[int]) -> None:
+    ready = False
+    watch = StoreWatch(tmp_path, RESERVE, lambda: ready)
+    failure_mark(tmp_path).touch()
+    assert watch.must_restart() == ""
+    ready = True
+    assert watch.must_restart() == ""
+    assert watch.must_restart() == ""
+    assert not failure_mark(tmp_path).exists()
