@@ -111,7 +111,7 @@ def over_grpc(port: int, authority: str, certificate: tuple[str, str] | None = N
         with channel:
             for method, request in _CALLS:
                 try:
-                    list(channel.stream_stream(method)(iter([request]), timeout=_SECONDS))
+                    list(channel.stream_stream(method, bytes, bytes)(iter([request]), timeout=_SECONDS))
                 except grpc.RpcError as error:
                     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                         continue  # the connection was not taken

@@ -1,12 +1,15 @@
 """The stores that a local stack runs, as processes."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import redis
 
+from services.local import stores
 from services.storage.client import ObjectStore
-from tests.servers import StartRedis, StartStore
+from services.storage.errors import StoreFull
+from tests.servers import READY_SECONDS, StartRedis, StartStore, start_process
 
 
 def test_redis_wants_its_password_and_keeps_its_data_through_a_crash(start_redis: StartRedis) -> None:
@@ -42,6 +45,19 @@ def test_keys_of_the_stores_are_for_their_owner_alone(
     for process in (store.process, server.process):
         command = Path(f"/proc/{process.pid}/cmdline").read_text()
         assert not any(path.read_text() in command for path in secrets[:2])
+
+
+def test_an_object_store_whose_disk_is_full_starts_and_can_be_read(start_store: StartStore, tmp_path: Path) -> None:
+    server = start_store()
+    ObjectStore(server.settings).put("kept", b"bytes")
+    server.process.stop(READY_SECONDS)
+    with ExitStack() as cleanup:
+        spec, port, reach = stores.object_store(tmp_path / "store", reserve_bytes=2**60)
+        start_process(spec, port, tmp_path, cleanup)
+        store = ObjectStore(stores.store_settings(reach))
+        assert store.get("kept") == b"bytes"
+        with pytest.raises(StoreFull):
+            store.put("more", b"bytes")
 
 
 def test_a_stopped_object_store_leaves_no_sockets_behind(start_store: StartStore) -> None:

@@ -46,7 +46,7 @@ def listening(jobs: JobStack) -> list[int]:
 def sockets(jobs: JobStack) -> list[str]:
     """Every socket of the object store in the file system."""
     store = psutil.Process(jobs.stack.processes["object_store"].pid)
-    return sorted({each.laddr for each in store.net_connections("unix") if str(each.laddr).startswith("/")})
+    return sorted({str(each.laddr) for each in store.net_connections("unix") if str(each.laddr).startswith("/")})
 
 
 def test_another_user_reads_and_changes_nothing(jobs: JobStack) -> None:
@@ -80,7 +80,8 @@ def test_with_the_credentials_of_the_store_the_same_attempts_go_through(jobs: Jo
     folder = jobs.stack.home / "store"
     certificate = (str(folder / CERTIFICATE), str(folder / KEY))
     bucket, key = "of-nobody", "missing"  # nothing is deleted that others need
-    http, calls = [], []
+    http: list[str] = []
+    calls: list[str] = []
     for port in listening(jobs):
         http += over_http(port, bucket, key, certificate)
         calls += over_grpc(port, (folder / AUTHORITY).read_text(), certificate)
