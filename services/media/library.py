@@ -82,7 +82,7 @@ class MediaLibrary:
     def remove(self, tenant: str, record: MediaRecord) -> None:
         """Deletes a record, then its content; what is interrupted, a sweep finishes."""
         upload_id = record.content.rpartition("/")[2]
-        self.write_upload(tenant, self.new_upload(upload_id=upload_id))
+        self.write_upload(tenant, self.new_upload(upload_id=upload_id), makes_room=True)
         self.store.delete(record_key(tenant, record.id))
         self.discard(tenant, upload_id)
 
@@ -97,8 +97,9 @@ class MediaLibrary:
             expires_at=int(now + self.settings.upload_seconds),
         )
 
-    def write_upload(self, tenant: str, upload: UploadRecord) -> None:
-        self.store.put(upload_key(tenant, upload.id), upload.model_dump_json().encode())
+    def write_upload(self, tenant: str, upload: UploadRecord, *, makes_room: bool = False) -> None:
+        """`makes_room` as for the store's `put`."""
+        self.store.put(upload_key(tenant, upload.id), upload.model_dump_json().encode(), makes_room=makes_room)
 
     def discard(self, tenant: str, upload_id: str, parts: str = "") -> None:
         """Deletes content that no media record has, and its upload record."""

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -368,6 +369,24 @@ async def test_a_store_that_is_down_is_a_503_and_used_again_when_it_is_back(
     server.start_again()
     assert (await gateway.http.get(f"/v1/media/{media_id}")).status_code == 200
     assert (await upload(gateway, LONG)).status_code == 200
+
+
+async def test_a_full_store_is_a_507_while_what_is_there_can_be_read_and_deleted(
+    start_gateway: StartGateway, gateway: Gateway, store_settings: StoreSettings, tmp_path: Path
+) -> None:
+    media_id = (await upload(gateway, wav(1.0))).json()["id"]
+    local = {"store_folder": tmp_path, "store_reserve_bytes": 2**60}
+    full = await start_gateway({}, **store_settings.model_copy(update=local).model_dump())
+    for response in (
+        await upload(full, wav(1.0)),
+        await upload(full, LONG),
+        await full.http.post("/v1/media/uploads", json={"filename": "a", "bytes": 10}),
+    ):
+        assert response.status_code == 507
+        assert response.headers["retry-after"]
+        assert (error_of(response)["type"], error_of(response)["code"]) == ("server_error", "store_full")
+    assert (await full.http.get(f"/v1/media/{media_id}")).status_code == 200
+    assert (await full.http.delete(f"/v1/media/{media_id}")).status_code == 200
 
 
 async def test_what_is_past_its_time_is_gone_and_swept(gateway: Gateway, store: ObjectStore) -> None:
