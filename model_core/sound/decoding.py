@@ -186,14 +186,14 @@ class Sound:
         """Sound at its own rate, with the rate, channels averaged, in blocks of about a second of one rate each."""
         to_floats = _ToFloats()
         waiting: list[Mono] = []
-        rate = waiting_samples = 0
+        rate = channels = waiting_samples = 0
         for frame in self._frames():
             if waiting and (frame.sample_rate != rate or waiting_samples >= _BLOCK_SECONDS * rate):
                 yield rate, np.concatenate(waiting)
                 waiting, waiting_samples = [], 0
-            if frame.sample_rate != rate:
-                rate = frame.sample_rate
-                check_format(rate, frame.layout.nb_channels, self._field)
+            if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
+                rate, channels = frame.sample_rate, frame.layout.nb_channels
+                check_format(rate, channels, self._field)
             try:
                 monos = list(to_floats(frame))
             except (av.FFmpegError, ValueError) as error:  # a layout or format that FFmpeg cannot convert
@@ -254,17 +254,20 @@ class Sound:
 
 
 class _ToFloats:
-    """Frames of any format to [S] float32, channels averaged; silence where the frames' clock jumps ahead."""
+    """Frames of any format to [S] float32, channels averaged; silence where the frames' clock jumps ahead.
+
+    Samples come packed, all channels in one plane: of eight planes PyAV finds nine, and reads where nothing is.
+    """
 
     def __init__(self) -> None:
-        self._resampler = av.AudioResampler(format="fltp")
+        self._resampler = av.AudioResampler(format="flt")
         self._format: tuple[str, str, int] | None = None
         self._expected: float | None = None
 
     def __call__(self, frame: av.AudioFrame) -> Iterator[Mono]:
         setting = (frame.format.name, frame.layout.name, frame.sample_rate)
         if setting != self._format:
-            self._resampler, self._format = av.AudioResampler(format="fltp"), setting
+            self._resampler, self._format = av.AudioResampler(format="flt"), setting
         if frame.time is not None:
             gap = frame.time - (frame.time if self._expected is None else self._expected)
             if _SHORTEST_GAP_SECONDS < gap < _LONGEST_GAP_SECONDS:
@@ -272,7 +275,8 @@ class _ToFloats:
             self._expected = frame.time + frame.samples / frame.sample_rate
         for floats in self._resampler.resample(frame):
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
-                yield floats.to_ndarray().mean(axis=0, dtype=np.float32)
+                packed_SC = floats.to_ndarray().reshape(-1, floats.layout.nb_channels)
+                yield packed_SC.mean(axis=1, dtype=np.float32)
 
 
 def check_duration(source: Source, max_seconds: float, field: str) -> None:
