@@ -22,6 +22,7 @@ def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> Image
 
     Raises:
         InvalidInput: empty, another format, over the limit, truncated or broken.
+        MemoryError: where the process may take no more.
     """
     if not data:
         raise InvalidInput(field, "is empty (0 bytes)")
@@ -29,6 +30,8 @@ def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> Image
     try:
         image.load()
         return _on_white(ImageOps.exif_transpose(image))
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise many kinds for broken bytes
         raise InvalidInput(field, f"the {image.format} file is truncated or broken ({error})") from error
 
@@ -40,6 +43,8 @@ def _open(data: bytes, max_pixels: int, field: str) -> Image.Image:
         # Pillow's own limit is met while it reads the header; of the two limits the smaller one is told.
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         raise InvalidInput(field, f"has more pixels than the limit of {limit:,} pixels") from error
+    except MemoryError:
+        raise
     except Exception as error:  # broken headers surface as OSError, SyntaxError, ValueError, struct.error ...
         raise InvalidInput(field, "is no JPEG, PNG or WebP file that can be read") from error
     width, height = image.size

@@ -1,6 +1,7 @@
 """A video file to a few frames, with every limit checked before a frame is decoded."""
 
 import io
+import os
 import time
 from bisect import bisect_right
 from collections import deque
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from dataclasses import field as attribute
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.container import InputContainer
@@ -27,11 +29,15 @@ KINDS = "mp4, webm, mov"
 _CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2"
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores")
 _DURATION_SLACK_SECONDS = 0.25
+_MOST_THREADS = 4  # each holds frames of its own
 _MOST_MISSING = 0.1  # share of the length told by the header that may not be there
 
 
+Source = bytes | Path | BinaryIO
+
+
 def sample_frames(
-    data: bytes | Path,
+    data: Source,
     *,
     max_frames: int,
     max_seconds: float,
@@ -45,7 +51,7 @@ def sample_frames(
     frames, then only the stretches that lead to a wanted frame are decoded.
 
     Args:
-        data: The file's bytes, or where it lies: mp4, webm or mov.
+        data: The file's bytes, where it lies, or a seekable binary file: mp4, webm or mov.
         max_frames: Most frames returned.
         max_seconds: Longest video that is accepted.
         max_pixels: Most pixels (height times width) a frame may have.
@@ -55,19 +61,43 @@ def sample_frames(
     Raises:
         InvalidInput: no video, over a limit, truncated or broken.
     """
-    if not isinstance(data, Path) and not data:
+    frames = iterate_frames(
+        data,
+        max_frames=max_frames,
+        max_seconds=max_seconds,
+        max_pixels=max_pixels,
+        max_decoding_seconds=max_decoding_seconds,
+        field=field,
+    )
+    return list(frames)
+
+
+def iterate_frames(
+    data: Source, *, max_frames: int, max_seconds: float, max_pixels: int, max_decoding_seconds: float, field: str
+) -> Iterator[Image.Image]:
+    """As `sample_frames`, one frame at a time; raises what that does while iterating."""
+    if isinstance(data, bytes) and not data:
         raise InvalidInput(field, "is empty (0 bytes)")
     limits = _Limits(max_seconds, max_pixels, max_decoding_seconds, field)
-    try:
+    with _errors_of(limits):
         with _opened(data, limits) as (container, stream):
             index = _read_index(container, stream, limits)
         wanted = _spread(index.times, _frame_count(index, max_frames))
         with _opened(data, limits) as (container, stream):
-            return list(_decoded(container, stream, index, wanted, limits))
-    except (av.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(field, f"does not decode as video ({KINDS}); it may be truncated") from error
+            yield from _decoded(container, stream, index, wanted, limits)
+
+
+def probe_video(data: Source, *, max_pixels: int, field: str) -> str:
+    """The codec of a video whose first frame decodes, read no further.
+
+    Raises:
+        InvalidInput: no video, in another codec, frames over the limit, or truncated or broken.
+    """
+    limits = _Limits(float("inf"), max_pixels, float("inf"), field)
+    with _errors_of(limits), _opened(data, limits) as (container, stream):
+        if next(container.decode(stream), None) is None:
+            raise limits.error("holds no frame that can be decoded; it may be truncated")
+        return stream.codec_context.codec.canonical_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +126,26 @@ class _Index:
 
 
 @contextmanager
-def _opened(data: bytes | Path, limits: _Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
-    source = str(data) if isinstance(data, Path) else io.BytesIO(data)
+def _errors_of(limits: _Limits) -> Iterator[None]:
+    """Turns what FFmpeg raises for broken files into InvalidInput."""
+    try:
+        yield
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, InvalidInput | MemoryError):
+            raise
+        raise limits.error(f"does not decode as video ({KINDS}); it may be truncated") from error
+
+
+@contextmanager
+def _opened(data: Source, limits: _Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
+    source: str | BinaryIO
+    if isinstance(data, Path):
+        source = str(data)
+    elif isinstance(data, bytes):
+        source = io.BytesIO(data)
+    else:
+        source = data
+        source.seek(0)
     # FFmpeg looks into a stream to learn its format: `max_pixels` holds there too, and for what a header does not tell.
     codec_options = {"max_pixels": str(limits.pixels)}
     only = {"format_whitelist": _CONTAINERS}
@@ -105,6 +153,7 @@ def _opened(data: bytes | Path, limits: _Limits) -> Iterator[tuple[InputContaine
         stream = _video_stream(container, limits)
         stream.codec_context.options = codec_options
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = min(_MOST_THREADS, os.cpu_count() or 1)
         yield container, stream
 
 

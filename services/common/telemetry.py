@@ -49,6 +49,11 @@ UNSERVED = Counter(
 CALLS_REFUSED = Counter(
     "lyra_calls_refused_total", "Calls refused for want of a valid token, by status code.", ("code",)
 )
+DECODINGS = Counter(
+    "lyra_decodings_total",
+    "Files of users that were decoded, by what for and how it ended: ok, refused, crash, time, memory, ...",
+    ("task", "outcome"),
+)
 # The language model's cache has no pages yet: `lyra_cache_pages_free` will stand here when it has.
 
 
