@@ -4,7 +4,9 @@ Shapes: S samples at 16 kHz.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +39,23 @@ class PlanSummary:
     truncated: bool
 
 
+class Blocks(Protocol):
+    """A recording in blocks of [S] float32 at 16 kHz, as `open_sound` gives it; `truncated` is asked for at its end."""
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def truncated(self) -> bool: ...
+
+    def __iter__(self) -> Iterator[Mono]: ...
+
+
 class PlannedClips:
     """To be iterated once: each clip's place and its [S] int16 samples at 16 kHz. Then `summary` is there."""
 
-    def __init__(self, source: Source, *, max_seconds: float, field: str, options: CutOptions | None) -> None:
-        self._sound = open_sound(source, max_seconds=max_seconds, field=field)
+    def __init__(self, sound: AbstractContextManager[Blocks], options: CutOptions | None) -> None:
+        self._sound = sound
         self._activity = VoiceActivity()
         self._cutter = Cutter(options)
         self._kept = _Kept()
@@ -101,7 +115,12 @@ def plan_clips(
         InvalidInput: as `open_sound`, at once; too long, too short or damaged, while iterating: clips that were
             handed out before are then part of nothing.
     """
-    return PlannedClips(source, max_seconds=max_seconds, field=field, options=options)
+    return plan_sound(open_sound(source, max_seconds=max_seconds, field=field), options)
+
+
+def plan_sound(sound: AbstractContextManager[Blocks], options: CutOptions | None = None) -> PlannedClips:
+    """As `plan_clips`, of a recording that somebody else decodes, wherever; raises what reading it does."""
+    return PlannedClips(sound, options)
 
 
 class _Kept:

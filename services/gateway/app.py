@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from services.common.caller import Caller
@@ -76,9 +77,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             synthesize=settings.answer_seconds,
         )
         app.state.services = Services.open(settings.addresses(), deadlines, caller)
+        app.state.media.decoders.start()
         yield
         await rate_limits.close()
         await app.state.services.close()
+        await run_in_threadpool(app.state.media.decoders.close)
 
     app = FastAPI(
         title="Lyra",

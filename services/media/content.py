@@ -3,19 +3,10 @@
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import av
-from av.error import FFmpegError
-from PIL import Image
-
-import model_core.errors
-from model_core.sound.containers import Window
-from model_core.sound.probe import probe
 from services.common.errors import InvalidInput
+from services.common.sandbox.decoders import Decoders
+from services.common.sandbox.settings import VisionLimits
 from services.media.records import Kind
-
-_IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
-_VIDEO_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "webm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,55 +21,27 @@ class Content:
     sample_rate: int | None = None
 
 
-def inspect(source: BinaryIO, field: str) -> Content:
-    """Looks at a file's headers and decodes its first second, however long it is.
+def inspect(decoders: Decoders, source: bytes | BinaryIO, limits: VisionLimits, *, field: str, tenant: str) -> Content:
+    """Finds out what a file is, and that it can be used: in a process of its own, a picture is decoded as a chat does
+    it; of all else the beginning is, however long it is.
 
     Args:
-        source: Seekable; stays open. What reading it raises comes through.
+        source: Its bytes, or a seekable file, which stays open. What reading it raises comes through.
+        limits: Of pictures, and of videos without sound, which are good for a chat alone.
         field: What errors call the value.
+        tenant: Whose turn it is where others wait.
 
     Raises:
-        InvalidInput: It is none of the kinds that are taken, or broken.
+        InvalidInput: It is none of the kinds that are taken, broken, or over a limit.
+        Overloaded, Unavailable: as `Decoders`.
     """
-    head = source.read(16)
-    if not head:
-        raise InvalidInput(field, "is empty: 0 bytes")
-    if head.startswith(_IMAGE_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return _picture(source, field)
-    try:
-        sound = probe(source, field)
-    except model_core.errors.InvalidInput as error:
-        video = _silent_video(source)
-        if video is None:
-            raise InvalidInput(field, error.message) from error
-        return video
-    kind: Kind = "video" if sound.video else "audio"
-    return Content(kind, sound.container, sound.codec, sound.seconds, sound.channels, sound.sample_rate)
+    content = Content(**decoders.inspect(source, field=field, limits=limits, tenant=tenant))
+    if content.kind == "video" and content.channels is None:
+        _check_silent_video(content, limits, field)
+    return content
 
 
-def _picture(source: BinaryIO, field: str) -> Content:
-    source.seek(0)
-    try:
-        with Image.open(source, formats=_IMAGE_FORMATS) as image:
-            return Content("image", str(image.format).lower())
-    except Image.DecompressionBombError as error:
-        raise InvalidInput(field, "has more pixels than are taken") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's readers raise for broken headers
-        raise InvalidInput(field, "is no JPEG, PNG or WebP file that can be read") from error
-
-
-def _silent_video(source: BinaryIO) -> Content | None:
-    """What a video without a sound track is; None where the source is something else."""
-    # Only these are opened: playlists and the like could make FFmpeg open other files or addresses.
-    only = {"format_whitelist": ",".join(_VIDEO_CONTAINERS)}
-    window = Window(source, 0)
-    try:
-        with av.open(window, "r", container_options=only, metadata_errors="replace") as container:
-            name = _VIDEO_CONTAINERS.get(container.format.name)
-            if name and container.streams.video and not container.streams.audio:
-                context = container.streams.video[0].codec_context
-                seconds = container.duration / av.time_base if container.duration else None
-                return Content("video", name, context.codec.canonical_name if context else None, seconds)
-    except FFmpegError:
-        window.raise_failure()
-    return None
+def _check_silent_video(content: Content, limits: VisionLimits, field: str) -> None:
+    if content.seconds is not None and content.seconds > limits.max_video_seconds:
+        text = f"{content.seconds:,.0f} s are over the limit of {limits.max_video_seconds:,.0f} s for a video"
+        raise InvalidInput(field, f"{text} without sound")

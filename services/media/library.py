@@ -1,13 +1,13 @@
 """The media of tenants: what there is, what is taken in, what is deleted. Blocking; may be shared by threads."""
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import BinaryIO
 
 from services.common.errors import InvalidInput, NotFound
-from services.media.content import inspect
+from services.common.sandbox.decoders import Decoders
+from services.media.content import Content, inspect
 from services.media.records import (
     MediaRecord,
     UploadRecord,
@@ -40,6 +40,7 @@ class MediaLibrary:
         self.store = store
         self.settings = settings
         self.clock = clock
+        self.decoders = Decoders(settings)  # without a process until it is used, or told to start
 
     def get(self, tenant: str, media_id: str) -> MediaRecord:
         """Raises NotFound for what is unknown, another tenant's, or expired."""
@@ -128,8 +129,7 @@ class MediaLibrary:
         """
         self.check_size(size)
         key = content_key(tenant, upload.id)
-        with io.BytesIO(data) if data is not None else self.store.open(key) as source:
-            content = inspect(source, FIELD)
+        content = self._inspected(tenant, key, data)
         limit = self.settings.max_media_seconds
         if content.seconds is not None and content.seconds > limit:
             raise InvalidInput(FIELD, f"{content.seconds:,.0f} s are over the limit of {limit:,.0f} s")
@@ -145,6 +145,12 @@ class MediaLibrary:
             **asdict(content),
         )
         return self._kept(tenant, record)
+
+    def _inspected(self, tenant: str, key: str, data: bytes | None) -> Content:
+        if data is not None:
+            return inspect(self.decoders, data, self.settings, field=FIELD, tenant=tenant)
+        with self.store.open(key) as source:
+            return inspect(self.decoders, source, self.settings, field=FIELD, tenant=tenant)
 
     def _kept(self, tenant: str, record: MediaRecord) -> MediaRecord:
         """The record of this content: the new one, or an older one with the new one's time to live."""

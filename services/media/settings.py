@@ -2,12 +2,13 @@
 
 from pydantic import Field
 
+from services.common.sandbox.settings import VisionLimits
 from services.storage.settings import StoreSettings
 
 MIB = 2**20
 
 
-class MediaSettings(StoreSettings):
+class MediaSettings(StoreSettings, VisionLimits):
     """What is kept, how large, how long. Processes that use media inherit these beside their own."""
 
     max_media_bytes: int = Field(

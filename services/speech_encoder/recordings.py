@@ -3,17 +3,19 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import torch
+
 from lyra.v1 import speech_encoder_pb2
 from model_core.speech.audio import (
     SAMPLE_RATE,
     Clip,
-    decode_audio,
-    decode_audio_track,
     decode_pcm16,
     is_silent,
     split_clips,
 )
 from services.common.errors import InvalidInput
+from services.common.sandbox.decoders import SHORTEST_SECONDS, Decoders
+from services.common.sandbox.turns import Cancellation
 from services.common.uploads import Upload
 from services.speech_encoder.settings import SpeechEncoderSettings
 
@@ -71,17 +73,25 @@ class RecordingReader:
         """
         await self._upload.receive(pieces)
 
-    def decode(self) -> Recording:
+    def decode(self, decoders: Decoders, tenant: str, cancellation: Cancellation) -> Recording:
         """Decodes what was received; of a video without sound, no clips. To be run in a thread.
+
+        Args:
+            decoders: Processes that files are decoded in; bare samples are none.
+            tenant: Who asks.
+            cancellation: Tells that nobody waits any more.
 
         Raises:
             InvalidInput: The bytes are no audio, the recording is too long, or nothing can be heard in it.
+            Overloaded, Unavailable, Cancelled: as `decoders`.
         """
+        options = {"max_seconds": self._max_seconds, "tenant": tenant, "cancellation": cancellation}
         if self._of_video:
-            samples = decode_audio_track(self._upload.source(), max_seconds=self._max_seconds)
+            track = decoders.samples(self._upload.source(), field="video", of_video=True, min_seconds=0.0, **options)
+            samples = torch.from_numpy(track if len(track) >= SHORTEST_SECONDS * SAMPLE_RATE else track[:0])
             return Recording(len(samples) / SAMPLE_RATE, [] if is_silent(samples) else split_clips(samples))
         if self._pcm is None:
-            samples = decode_audio(self._upload.source(), max_seconds=self._max_seconds)
+            samples = torch.from_numpy(decoders.samples(self._upload.source(), field="audio", **options))
         else:
             samples = decode_pcm16(
                 self._upload.read(),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from services.common.errors import InvalidInput
 from services.common.grpc_types import Context
 from services.common.interceptors import tenant_of
 from services.common.queueing import FairQueue
+from services.common.sandbox.decoders import Decoders
 from services.common.server import ServiceDefinition
 from services.common.threads import ModelThread, WorkTime
 from services.common.uploads import header_and_parts
@@ -33,7 +35,8 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
     def __init__(self, encoder: SpeechEncoder, settings: SpeechEncoderSettings) -> None:
         self._encoder = encoder
         self._settings = settings
-        self._decoder_thread = ModelThread("audio-decoder")
+        self._decoders = Decoders(settings)
+        self._decoders.start()
         self._thread = ModelThread("speech-encoder")
         self._writer = ModelThread("transcriber")
         self._batches = BatchingSpeechEncoder(
@@ -72,7 +75,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         """A recording to speech tokens, clip by clip."""
         header, pieces = await header_and_parts(request_iterator, "data")
         self._check_adapter(header.adapter)
-        recording = await self._receive(header.audio, pieces)
+        recording = await self._receive(header.audio, pieces, tenant_of(context))
         adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
         encoding = self._batches.encode([clip.samples for clip in recording.clips], adapter)
         async with self._use.using(adapter), aclosing(encoding) as results:
@@ -88,7 +91,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         """A recording to what is said in it."""
         header, pieces = await header_and_parts(request_iterator, "data")
         transcriber = self._encoder.transcriber
-        recording = await self._receive(header.audio, pieces)
+        recording = await self._receive(header.audio, pieces, tenant_of(context))
         async with self._transcriptions.slot(tenant_of(context)):
             work = WorkTime()
             start = work.of_steps(lambda: transcriber.transcribe(recording.clips, header.language))
@@ -111,7 +114,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self._check_adapter(header.adapter)
         transcriber = self._encoder.transcriber
         transcriber.check_language(header.language)
-        recording = await self._receive(header.audio, pieces)
+        recording = await self._receive(header.audio, pieces, tenant_of(context))
         adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
         (first, *others) = transcriber.languages
         language = header.language or ("" if others else first)
@@ -143,7 +146,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
 
     def shut_down(self) -> None:
         """Lets the threads end."""
-        self._decoder_thread.shut_down()
+        self._decoders.close()
         self._thread.shut_down()
         self._writer.shut_down()
 
@@ -151,10 +154,12 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         if name not in ("", *self._encoder.adapters):
             raise InvalidInput("adapter", f"{name[:100]!r} is none of {', '.join(self._encoder.adapters)}")
 
-    async def _receive(self, header: speech_encoder_pb2.AudioHeader, pieces: AsyncIterator[Any]) -> Recording:
+    async def _receive(
+        self, header: speech_encoder_pb2.AudioHeader, pieces: AsyncIterator[Any], tenant: str
+    ) -> Recording:
         with RecordingReader(header, self._settings) as reader:
             await reader.receive(pieces)
-            return await self._decoder_thread.run(reader.decode)
+            return await self._decoders.run(partial(reader.decode, self._decoders, tenant))
 
 
 def _token_messages(clip: Clip, tokens_NE: Tensor, adapter: str) -> Iterator[common_pb2.SpeechTokens]:

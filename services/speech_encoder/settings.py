@@ -2,10 +2,11 @@
 
 from pydantic import Field
 
+from services.common.sandbox.settings import DecoderSettings
 from services.common.settings import AdapterServiceSettings
 
 
-class SpeechEncoderSettings(AdapterServiceSettings):
+class SpeechEncoderSettings(AdapterServiceSettings, DecoderSettings):
     """Speech encoder: recordings to speech tokens or a transcript (gRPC, lyra.v1.SpeechEncoder)."""
 
     port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")

@@ -2,18 +2,18 @@
 
 from collections.abc import AsyncIterator
 
-from PIL.Image import Image
+from PIL import Image
 
 from lyra.v1 import common_pb2, vision_encoder_pb2, vision_encoder_pb2_grpc
 from model_core.presets import build_vision_encoder
 from model_core.vision.encoder import VisionEncoder, VisionTokens
-from model_core.vision.image import decode_image
-from model_core.vision.video import sample_frames
 from services.common import model_service, telemetry, tensors
 from services.common.errors import InvalidInput
 from services.common.grpc_types import Context
 from services.common.interceptors import tenant_of
 from services.common.queueing import FairQueue
+from services.common.sandbox.decoders import Decoders, Picture
+from services.common.sandbox.turns import Cancellation
 from services.common.server import ServiceDefinition
 from services.common.threads import ModelThread
 from services.common.uploads import Upload, header_and_parts
@@ -30,7 +30,8 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
         self._encoder = encoder
         self._settings = settings
         self._thread = ModelThread("vision-encoder")
-        self._video_thread = ModelThread("video-decoder")
+        self._decoders = Decoders(settings)
+        self._decoders.start()
         # One video at a time is held in frames, and decoding it keeps no picture waiting.
         self._videos = FairQueue(waiting_limit=settings.max_waiting)
         self._queue = FairQueue(waiting_limit=settings.max_waiting, on_change=telemetry.queue_gauges("vision_encoder"))
@@ -68,19 +69,24 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
 
     def shut_down(self) -> None:
         """Lets the threads end."""
-        self._video_thread.shut_down()
+        self._decoders.close()
         self._thread.shut_down()
 
     async def _encode_image(self, pieces: AsyncIterator[bytes], tenant: str) -> VisionTokens:
         with Upload(max_bytes=self._settings.max_image_bytes, field="image") as upload:
             await upload.receive(pieces)
-            data = upload.read()
 
-        def encode() -> VisionTokens:
-            return self._encoder.encode([decode_image(data, max_pixels=self._settings.max_image_pixels)])[0]
+            def decode(cancellation: Cancellation) -> Image.Image:
+                limit = self._settings.max_image_pixels
+                found = self._decoders.picture(
+                    upload.source(), max_pixels=limit, tenant=tenant, cancellation=cancellation
+                )
+                return _as_image(found)
 
-        async with self._queue.slot(tenant):
-            tokens = await self._thread.run(encode)
+            # One picture at a time is held in pixels: it is decoded when it is its turn at the model.
+            async with self._queue.slot(tenant):
+                image = await self._decoders.run(decode)
+                tokens = (await self._thread.run(lambda: self._encoder.encode([image])))[0]
         telemetry.BATCH_SIZE.labels("vision_encoder").observe(1)
         return tokens
 
@@ -89,21 +95,28 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
         with Upload(max_bytes=settings.max_video_bytes, field="video") as upload:
             await upload.receive(pieces)
 
-            def sample() -> list[Image]:
-                return sample_frames(
+            def sample(cancellation: Cancellation) -> list[Image.Image]:
+                found = self._decoders.frames(
                     upload.source(),
                     max_frames=settings.max_frames,
                     max_seconds=settings.max_video_seconds,
                     max_pixels=settings.max_video_pixels,
                     max_decoding_seconds=settings.max_decoding_seconds,
+                    tenant=tenant,
+                    cancellation=cancellation,
                 )
+                return [_as_image(frame) for frame in found]
 
             async with self._videos.slot(tenant):
-                frames = await self._video_thread.run(sample)
+                frames = await self._decoders.run(sample)
                 async with self._queue.slot(tenant):
                     tokens = await self._thread.run(lambda: self._encoder.encode_video(frames))
         telemetry.BATCH_SIZE.labels("vision_encoder").observe(len(frames))
         return tokens
+
+
+def _as_image(picture: Picture) -> Image.Image:
+    return Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
 
 
 def _build(settings: VisionEncoderSettings) -> VisionEncoderServicer:

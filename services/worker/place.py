@@ -10,6 +10,7 @@ import redis
 from celery import Celery
 
 from services.common.caller import Caller
+from services.common.sandbox.decoders import Decoders
 from services.jobs.book import JobBook
 from services.jobs.layout import JobId
 from services.jobs.tickets import Dispatcher, open_redis
@@ -40,6 +41,10 @@ class Place:
     @cached_property
     def book(self) -> JobBook:
         return JobBook(self.store, self.settings.job_retention)
+
+    @cached_property
+    def decoders(self) -> Decoders:
+        return Decoders(self.settings)
 
     @cached_property
     def redis(self) -> "redis.Redis":

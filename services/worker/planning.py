@@ -1,13 +1,16 @@
-"""Planning: a recording is decoded as a stream, cut into clips where nobody talks, and each clip kept as sound."""
+"""Planning: a recording is decoded as a stream, cut into clips where nobody talks, and each clip kept as sound.
+
+It is decoded in a process of its own; what is cut here are samples.
+"""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
 import redis
 
-from model_core.errors import InvalidInput as InvalidMedia
 from model_core.sound.encoding import encode_flac
-from model_core.sound.planning import plan_clips
+from model_core.sound.planning import plan_sound
+from services.common.errors import InvalidInput
 from services.jobs.book import now
 from services.jobs.kinds import State
 from services.jobs.model import Plan, PlannedClip
@@ -27,7 +30,7 @@ def plan(place: Place, job: Job, unit: Unit) -> None:
     place.store.put_new(job.id.started, b"{}")
     try:
         made = _cut(place, job)
-    except InvalidMedia as error:
+    except InvalidInput as error:
         place.book.finish(job.id, State.FAILED, str(error))
     except ObjectMissing:
         place.book.finish(job.id, State.FAILED, "media_id: the recording was deleted before it was read")
@@ -48,7 +51,10 @@ def _cut(place: Place, job: Job) -> Plan | None:
     clips: list[PlannedClip] = []
     writing: list[Future[None]] = []
     with ThreadPoolExecutor(_WRITING) as pool, place.store.open(job.manifest.recording.content_key) as source:
-        planned = plan_clips(source, max_seconds=place.settings.max_job_seconds, field="media_id")
+        sound = place.decoders.sound(
+            source, max_seconds=place.settings.max_job_seconds, field="media_id", tenant=job.manifest.tenant
+        )
+        planned = plan_sound(sound)
         for cut, samples in planned:
             clips.append(
                 PlannedClip(
