@@ -2,18 +2,31 @@
 
 import io
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
 
 from model_core.errors import InvalidInput
+from model_core.vision.png import is_deep, without_metadata
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_ORIENTATION = 0x0112  # EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> Image.Image:
     """The picture as RGB, upright as its EXIF orientation says; see-through parts lie on white.
 
     The size is read from the header and checked before any pixel is decoded. Of an animation the first frame is taken.
+    Metadata that are broken, or large, cost nothing but themselves.
 
     Args:
         data: A whole JPEG, PNG or WebP file.
@@ -27,18 +40,24 @@ def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> Image
     if not data:
         raise InvalidInput(field, "is empty (0 bytes)")
     image = _open(data, max_pixels, field)
+    name = image.format
     try:
         image.load()
-        return _on_white(ImageOps.exif_transpose(image))
+        turn = _turn(image)
+        if is_deep(data):
+            _reduce_transparency(image)
+        image = image.copy()  # without what its decoder holds, which may be thrice as much
+        image = _on_white(image)
+        return image if turn is None else image.transpose(turn)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds for broken bytes
-        raise InvalidInput(field, f"the {image.format} file is truncated or broken ({error})") from error
+        raise InvalidInput(field, f"the {name} file is truncated or broken ({error})") from error
 
 
 def _open(data: bytes, max_pixels: int, field: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
     except Image.DecompressionBombError as error:
         # Pillow's own limit is met while it reads the header; of the two limits the smaller one is told.
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
@@ -55,12 +74,39 @@ def _open(data: bytes, max_pixels: int, field: str) -> Image.Image:
     return image
 
 
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the picture upright; None where it is, or where its EXIF cannot be read."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except MemoryError:
+        raise
+    except Exception:  # whatever Pillow meets in broken metadata
+        return None
+
+
+def _reduce_transparency(image: Image.Image) -> None:
+    """Makes the colour that is see-through of as many bits as Pillow has made the pixels: 8 of 16."""
+    colour = image.info.get("transparency")
+    if isinstance(colour, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in _DEEP_GREY:
         # Pillow would cut 16-bit grey off at 255; scale it instead.
-        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
+        grey = image.convert("I")
+        flat = grey.point(lambda value: value * (1 / 257)).convert("L")
+        if isinstance(clear := image.info.get("transparency"), int):
+            flat.paste(255, mask=_equal(grey, clear))
+        return flat.convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    layer = image.convert("RGBA")
-    white = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(white, layer).convert("RGB")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
+    flat = Image.new("RGB", layer.size, "white")
+    flat.paste(layer, mask=layer)
+    return flat
+
+
+def _equal(grey: Image.Image, value: int) -> Image.Image:
+    """A mask of the pixels that have a value."""
+    return Image.fromarray((np.asarray(grey) == value).astype(np.uint8) * 255)

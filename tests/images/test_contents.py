@@ -101,6 +101,7 @@ def test_services_image_holds_neither_torch_nor_models(services_image: ImageTree
         "errors.py",
         "repetition.py",
         "sound",
+        "vision",
     }
 
 

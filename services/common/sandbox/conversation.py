@@ -165,7 +165,8 @@ class Conversation:
         number = child.exit_signal()
         if number == signal.SIGXCPU:
             return late
-        if number in (None, signal.SIGKILL):
+        if not number or number == signal.SIGKILL:  # it did not crash: it went with its zygote, or was killed
+            log.warning("a decoder was lost", task=self.job.task, status=child.status, reason=str(error))
             return Lost(killed=number is not None)
         log.warning("a decoder crashed", task=self.job.task, signal=number, reason=str(error))
         return Undecodable(self.job.field, "crash")

@@ -133,6 +133,12 @@ class Pool:
         zygote = self._zygote
         return None if zygote is None else zygote.process.pid
 
+    @property
+    def idle(self) -> tuple[Child, ...]:
+        """Children that wait for a file."""
+        with self._changed:
+            return tuple(self._idle)
+
     def start(self) -> None:
         """Begins to make children, so that the first file finds one; `take` does it too. Nothing happens again."""
         with self._changed:

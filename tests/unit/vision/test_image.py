@@ -8,6 +8,7 @@ from PIL import Image
 
 from model_core.errors import InvalidInput
 from model_core.vision.image import decode_image
+from tests.paths import DATA
 
 LIMIT = 1_000_000
 
@@ -133,3 +134,31 @@ def test_cmyk_jpeg_keeps_its_colour() -> None:
     assert red > 240
     assert green < 15
     assert blue < 15
+
+
+@pytest.mark.parametrize("name", ["exif_xres_ascii.jpg", "exif_srational_m1_0.jpg"])
+def test_exif_that_is_wrong_elsewhere_still_turns_the_picture(name: str) -> None:
+    data = (DATA / "pictures" / name).read_bytes()
+    plain = Image.open(io.BytesIO(data)).convert("RGB").transpose(Image.Transpose.ROTATE_270)
+    assert decode_image(data, max_pixels=LIMIT).tobytes() == plain.tobytes()
+
+
+@pytest.mark.parametrize("name", ["img_png_bigicc.png", "img_png_bigitxt.png"])
+def test_metadata_that_inflate_cost_no_good_picture(name: str) -> None:
+    assert decode_image((DATA / "pictures" / name).read_bytes(), max_pixels=LIMIT).size == (224, 224)
+
+
+def test_see_through_colour_of_sixteen_bits_is_white() -> None:
+    image = decode_image((DATA / "pictures" / "img_rgb16_trns.png").read_bytes(), max_pixels=LIMIT)
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_see_through_grey_of_sixteen_bits_is_white() -> None:
+    image = Image.new("I;16", (4, 4), 0x1234)
+    assert decode_image(encoded(image, "PNG", transparency=0x1234), max_pixels=LIMIT).getpixel((1, 1)) == (255,) * 3
+    assert decode_image(encoded(image, "PNG", transparency=0x1235), max_pixels=LIMIT).getpixel((1, 1)) == (18,) * 3
+
+
+def test_half_transparent_colours_are_mixed_with_white() -> None:
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+    assert decode_image(encoded(image, "PNG"), max_pixels=LIMIT).getpixel((1, 1)) == (255, 127, 127)
