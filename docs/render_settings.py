@@ -7,6 +7,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from services.common.sandbox.settings import DecoderSettings, VisionLimits
 from services.common.settings import ProcessSettings, ServiceAccessSettings, ServiceSettings
 from services.gateway.settings import GatewaySettings
 from services.jobs.settings import JobSettings
@@ -49,8 +50,13 @@ _SECTIONS: tuple[tuple[str, str, type[BaseSettings], tuple[type[BaseSettings], .
         (),
     ),
     ("Every model service", "", ServiceSettings, (ProcessSettings, ServiceAccessSettings)),
-    ("Speech encoder", "`python -m services.speech_encoder`", SpeechEncoderSettings, (ServiceSettings,)),
-    ("Vision encoder", "`python -m services.vision_encoder`", VisionEncoderSettings, (ServiceSettings,)),
+    (
+        "Speech encoder",
+        "`python -m services.speech_encoder`",
+        SpeechEncoderSettings,
+        (ServiceSettings, DecoderSettings),
+    ),
+    ("Vision encoder", "`python -m services.vision_encoder`", VisionEncoderSettings, (ServiceSettings, VisionLimits)),
     ("Language model", "`python -m services.language_model`", LanguageModelSettings, (ServiceSettings,)),
     ("Speech synthesizer", "`python -m services.speech_synthesizer`", SpeechSynthesizerSettings, (ServiceSettings,)),
     (
@@ -66,7 +72,19 @@ _SECTIONS: tuple[tuple[str, str, type[BaseSettings], tuple[type[BaseSettings], .
         (ProcessSettings, ServiceAccessSettings, MediaSettings, *_LONG_AUDIO),
     ),
     ("Object store", _BOTH, StoreSettings, ()),
-    ("Media", _BOTH, MediaSettings, (StoreSettings,)),
+    ("Media", _BOTH, MediaSettings, (StoreSettings, VisionLimits)),
+    (
+        "Decoding users' media",
+        "Read by the gateway, the workers, the speech encoder and the vision encoder, each for itself.",
+        DecoderSettings,
+        (),
+    ),
+    (
+        "Pictures and videos",
+        "Read by the gateway and the vision encoder, which must agree on them: what is uploaded can be used.",
+        VisionLimits,
+        (DecoderSettings,),
+    ),
     ("Jobs", _BOTH, JobSettings, (StoreSettings,)),
     ("Callbacks", f"{_BOTH} `lyra webhooks` reads the first.", WebhookSettings, ()),
     ("Addresses that are called", _BOTH, OutboundSettings, ()),

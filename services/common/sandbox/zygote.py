@@ -19,6 +19,7 @@ from services.common.sandbox.warming import warm_up
 from services.common.sandbox.wire import CHILD, FORK, GONE, NOTICE, ORDER, READY
 
 _MOST_DESCRIPTORS = 256
+_SEND_BYTES = 2**20  # what a child may be ahead of its reader, as far as the system allows
 
 
 class Zygote:
@@ -67,6 +68,7 @@ class Zygote:
 
     def _fork(self) -> None:
         ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         parent = os.getpid()
         try:
             pid = os.fork()
