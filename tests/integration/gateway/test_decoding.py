@@ -77,7 +77,7 @@ def large_picture() -> bytes:
     return file.getvalue()
 
 
-async def crash_the_largest(parent: int, done: asyncio.Event) -> None:
+async def crash_the_largest(parent: int | None, done: asyncio.Event) -> None:
     """Ends whatever decodes a large picture below a process."""
     while not done.is_set():
         with suppress(psutil.NoSuchProcess, ProcessLookupError):

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -46,7 +47,7 @@ def encoded(layout: str, container: str, codec: str, sample_format: str) -> byte
     file = io.BytesIO()
     try:
         with av.open(file, "w", format=container) as output:
-            stream = output.add_stream(codec, rate=RATE, layout=layout)
+            stream: Any = output.add_stream(codec, rate=RATE, layout=layout)
             stream.bit_rate = 96_000 * channels_of(layout)
             packed = np.ascontiguousarray(samples.T).reshape(1, -1)
             frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
