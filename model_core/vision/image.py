@@ -46,7 +46,8 @@ def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> Image
         turn = _turn(image)
         if is_deep(data):
             _reduce_transparency(image)
-        image = image.copy()  # without what its decoder holds, which may be thrice as much
+        if name == "WEBP":
+            image = image.copy()  # without what its decoder holds, which is thrice as much
         image = _on_white(image)
         return image if turn is None else image.transpose(turn)
     except MemoryError:
@@ -100,7 +101,7 @@ def _on_white(image: Image.Image) -> Image.Image:
             flat.paste(255, mask=_equal(grey, clear))
         return flat.convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
     flat = Image.new("RGB", layer.size, "white")
     flat.paste(layer, mask=layer)
