@@ -94,7 +94,9 @@ async def start_gateway(tmp_path: Path) -> AsyncIterator[StartGateway]:
 
 
 @pytest.fixture
-def tiny_addresses(tiny_stack: Stack) -> dict[str, str]:
+def tiny_addresses(tiny_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """host:port of the tiny stack's services, and in the environment the token that they take."""
+    monkeypatch.setenv("LYRA_SERVICE_TOKEN_FILE", str(tiny_stack.service_token_file))
     return {name: tiny_stack.processes[name].address for name in SERVICES}
 
 
