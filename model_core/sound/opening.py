@@ -2,6 +2,7 @@
 
 import io
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +11,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from model_core.errors import InvalidInput
+from model_core.ffmpeg import decoders
 from model_core.sound.containers import Window, close_quietly, lacks_index
 
 SHORTEST_SECONDS = 0.1
@@ -18,8 +20,9 @@ MOST_CHANNELS = 8
 
 # Only these containers are probed: playlists and the like could make FFmpeg open other files or addresses.
 _CONTAINERS = "wav,w64,mp3,flac,ogg,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac"
-# FFmpeg looks into a video track or a cover too, to learn its format; nothing larger is decoded for that.
-_PROBING = {"max_pixels": "40000000"}
+# What recordings are in; no other decoder of FFmpeg is run.
+_CODECS = ("aac", "ac3", "alac", "amr_nb", "amr_wb", "eac3", "flac", "mp1", "mp2", "mp3", "opus", "speex", "vorbis")
+_WAVE_CODECS = ("adpcm_ima_wav", "adpcm_ms", "gsm_ms", "pcm_")
 KINDS = "wav, mp3, flac, ogg, opus, webm, m4a"
 
 Source = bytes | Path | BinaryIO
@@ -56,6 +59,9 @@ def open_stream(window: Window, field: str) -> tuple[InputContainer, AudioStream
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise InvalidInput(field, f"is in a codec that is not known ({KINDS})")
+        codec = stream.codec_context.codec.canonical_name
+        if not _is_taken(codec):
+            raise InvalidInput(field, f"is in {codec}; taken are {', '.join(_CODECS)} and what WAV files hold")
         check_format(stream.rate or 0, stream.channels, field)
     except BaseException:
         container.close()
@@ -79,9 +85,9 @@ def has_sound(source: Source, field: str) -> bool:
 
 
 def _open_container(window: Window, field: str, kind: str) -> InputContainer:
-    only = {"format_whitelist": _CONTAINERS}
+    only = {"format_whitelist": _CONTAINERS, "codec_whitelist": _decoders()}
     try:
-        container = av.open(window, "r", options=_PROBING, container_options=only, metadata_errors="replace")
+        container = av.open(window, "r", container_options=only, metadata_errors="replace")
     except av.FFmpegError as error:
         window.raise_failure()
         why = "; it is cut off, its index is missing" if lacks_index(window) else ""
@@ -90,6 +96,16 @@ def _open_container(window: Window, field: str, kind: str) -> InputContainer:
         container.close()
         window.raise_failure()
     return container
+
+
+def _is_taken(codec: str) -> bool:
+    return codec in _CODECS or codec.startswith(_WAVE_CODECS)
+
+
+@cache
+def _decoders() -> str:
+    """What FFmpeg may run while it looks into a file: picture tracks and covers are not looked into."""
+    return decoders(_is_taken)
 
 
 def stated_seconds(container: InputContainer, stream: AudioStream) -> float | None:

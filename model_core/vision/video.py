@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +21,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from model_core.errors import InvalidInput
+from model_core.ffmpeg import decoders
 
 FRAMES_A_SECOND = 2.0  # sampled, as long as their count allows
 HIGHEST_RATE = 240  # frames a second that a file may hold
@@ -148,13 +150,18 @@ def _opened(data: Source, limits: _Limits) -> Iterator[tuple[InputContainer, Vid
         source.seek(0)
     # FFmpeg looks into a stream to learn its format: `max_pixels` holds there too, and for what a header does not tell.
     codec_options = {"max_pixels": str(limits.pixels)}
-    only = {"format_whitelist": _CONTAINERS}
+    only = {"format_whitelist": _CONTAINERS, "codec_whitelist": _decoders()}
     with av.open(source, "r", options=codec_options, container_options=only, metadata_errors="replace") as container:
         stream = _video_stream(container, limits)
         stream.codec_context.options = codec_options
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = min(_MOST_THREADS, os.cpu_count() or 1)
         yield container, stream
+
+
+@cache
+def _decoders() -> str:
+    return decoders(_CODECS.__contains__)
 
 
 def _video_stream(container: InputContainer, limits: _Limits) -> VideoStream:

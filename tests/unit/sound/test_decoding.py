@@ -233,6 +233,13 @@ def test_a_file_whose_packets_do_not_decode_is_refused() -> None:
         read(data[:begin] + b"\xff" * (end - begin) + data[end:])
 
 
+def test_a_codec_that_recordings_are_not_in_is_refused_by_name_and_never_run() -> None:
+    data = encoded(warble(1.0, 16_000), 16_000, "matroska", "wavpack")
+
+    with pytest.raises(InvalidInput, match="is in wavpack; taken are aac"):
+        read(data)
+
+
 def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read"):
         open_sound(tmp_path / "nothing.wav", max_seconds=60)
