@@ -99,6 +99,7 @@ def test_services_image_holds_neither_torch_nor_models(services_image: ImageTree
     assert not packages & {"torch", "transformers", "tokenizers", "pip", "setuptools"}
     assert {path.name for path in (services_image.folder / "opt" / "lyra" / "model_core").iterdir()} == {
         "errors.py",
+        "ffmpeg.py",
         "repetition.py",
         "sound",
         "vision",
