@@ -15,7 +15,8 @@ from services.gateway.auth import KeyRequired
 from services.gateway.errors import install_handlers
 from services.gateway.jobs import JobsApi
 from services.gateway.keys import KeyStore
-from services.gateway.limits import DrainedRefusals, Limits, UploadLimits
+from services.gateway.limits import DrainedRefusals, Limits, Pace, PlainHeads, UploadLimits
+from services.gateway.places import Places, share
 from services.gateway.rate_limits import RateLimits
 from services.gateway.routes import audio, chat, health, jobs, media, models
 from services.gateway.schemas.errors import ErrorBody
@@ -36,6 +37,9 @@ from services.webhooks.secrets import SecretStore
 _OPEN_PATHS = ("/healthz", "/readyz", "/metrics")
 _DOCS_PATHS = ("/docs", "/openapi.json")
 _UPLOAD_PATHS = ("/v1/media", "/v1/jobs")
+_MEDIA_PATHS = ("/v1/chat/completions", "/v1/audio/transcriptions")
+# Of a form that FastAPI reads: one recording and a few words about it.
+_FORM_LIMITS: Any = {"max_files": 1, "max_fields": 64, "max_part_size": 256 * 2**10}
 _KNOWN_PATHS = (
     "/v1/chat/completions",
     "/v1/audio/transcriptions",
@@ -92,6 +96,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         openapi_url="/openapi.json" if settings.docs else None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        form_limits=_FORM_LIMITS,
     )
     app.state.settings = settings
     app.state.created = int(time.time())
@@ -119,26 +124,47 @@ def _jobs(store: ObjectStore, settings: GatewaySettings) -> JobsApi:
 def _add_middleware(app: FastAPI, settings: GatewaySettings, rate_limits: RateLimits) -> None:
     """From the inside out: what is added last sees a request first."""
     open_paths = _OPEN_PATHS + (_DOCS_PATHS if settings.docs else ())
+    _add_limits(app, settings)
+    app.add_middleware(KeyRequired, keys=KeyStore(settings.home), open_paths=open_paths, limits=rate_limits)
+    app.add_middleware(DrainedRefusals)
+    app.add_middleware(PlainHeads)
+    app.add_middleware(Telemetry, known=(*_KNOWN_PATHS, *open_paths), open_paths=open_paths)
+    app.add_middleware(ClientAddress, trusted=settings.proxies)
+
+
+def _add_limits(app: FastAPI, settings: GatewaySettings) -> None:
+    body, rate = settings.max_body_bytes, settings.min_body_bytes_per_second
+    bodies, arriving = max(settings.max_bodies_bytes, body), settings.max_arriving
+    running, own_running = settings.max_running, share(settings.max_running, settings.max_running_per_tenant)
+    uploads, own_uploads = settings.max_uploads, share(settings.max_uploads, settings.max_uploads_per_tenant)
     app.add_middleware(
         Limits,
-        max_body_bytes=settings.max_body_bytes,
-        max_bodies_bytes=max(settings.max_bodies_bytes, settings.max_body_bytes),
-        body_seconds=settings.body_seconds,
-        max_running=settings.max_running,
+        max_body_bytes=body,
+        max_plain_bytes=min(settings.max_json_bytes, body),
+        bodies=Places(bodies, share(bodies, 0, least=body), "bytes of requests are being worked on"),
+        arriving=Places(arriving, share(arriving, 0), "requests are arriving"),
+        running=Places(running, own_running, "requests are running"),
+        pace=Pace(
+            total_seconds=settings.body_seconds,
+            idle_seconds=settings.body_seconds,
+            grace_seconds=settings.body_grace_seconds,
+            min_bytes_per_second=rate,
+        ),
+        media_paths=_MEDIA_PATHS,
         upload_paths=_UPLOAD_PATHS,
     )
     app.add_middleware(
         UploadLimits,
         paths=_UPLOAD_PATHS,
         max_bytes=settings.max_media_bytes,
-        idle_seconds=settings.upload_idle_seconds,
-        total_seconds=settings.upload_seconds,
-        max_running=settings.max_uploads,
+        pace=Pace(
+            total_seconds=settings.upload_seconds,
+            idle_seconds=settings.upload_idle_seconds,
+            grace_seconds=settings.body_grace_seconds,
+            min_bytes_per_second=rate,
+        ),
+        running=Places(uploads, own_uploads, "uploads are running"),
     )
-    app.add_middleware(KeyRequired, keys=KeyStore(settings.home), open_paths=open_paths, limits=rate_limits)
-    app.add_middleware(DrainedRefusals)
-    app.add_middleware(Telemetry, known=(*_KNOWN_PATHS, *open_paths), open_paths=open_paths)
-    app.add_middleware(ClientAddress, trusted=settings.proxies)
 
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:

@@ -1,7 +1,7 @@
 """Limits that hold before a request is understood: bytes, seconds, how many at once."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -9,153 +9,141 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.errors import ApiError
+from services.gateway.places import Body, Places, Turn
 
 _DRAIN_SECONDS = 5.0
 _FORM_BYTES = 2**20  # that a form may have around its file
+_MAX_HEADERS = 100
+_MAX_TARGET_BYTES = 8192
+_IDENTITY = ("", "identity")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long clients may take to send a body."""
+
+    total_seconds: float
+    idle_seconds: float  # between two pieces
+    grace_seconds: float  # of waiting before the rate counts
+    min_bytes_per_second: float
 
 
 class Limits:
-    """ASGI middleware for requests with a body: refuses what is too large, too slow or too many."""
+    """ASGI middleware for requests with a body: refuses what is too large, too slow or too many.
+
+    A request runs from when its body is complete; before that it is one of those that arrive.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
         max_body_bytes: int,
-        max_bodies_bytes: int,
-        body_seconds: float,
-        max_running: int,
+        max_plain_bytes: int,
+        bodies: Places,
+        arriving: Places,
+        running: Places,
+        pace: Pace,
+        media_paths: Collection[str] = (),
         upload_paths: Collection[str] = (),
     ) -> None:
+        """
+        Args:
+            max_body_bytes: Of a body that may carry media, sent to one of `media_paths`.
+            max_plain_bytes: Of any other body.
+            bodies: Bytes of bodies in memory.
+            upload_paths: Where forms are for UploadLimits.
+        """
         self._app = app
-        self._upload_paths = upload_paths
-        self._max_bodies_bytes = max_bodies_bytes
         self._max_body_bytes = max_body_bytes
-        self._body_seconds = body_seconds
-        self._max_running = max_running
-        self._running = 0
-        self._bodies_bytes = 0
+        self._max_plain_bytes = max_plain_bytes
+        self._bodies = bodies
+        self._arriving = arriving
+        self._running = running
+        self._pace = pace
+        self._media_paths = media_paths
+        self._upload_paths = upload_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             return await self._app(scope, receive, send)
         if _is_upload(scope, self._upload_paths):
             return await self._app(scope, receive, send)
-        length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._max_body_bytes:
-            return await self._too_large().response()(scope, receive, send)
-        if self._running >= self._max_running:
-            error = _overloaded(f"{self._max_running} requests are running")
-            return await error.response()(scope, receive, send)
-        self._running += 1
-        body = Body(self._take)
+        limit = self._max_body_bytes if scope["path"] in self._media_paths else self._max_plain_bytes
+        headers, tenant = Headers(scope=scope), _tenant(scope)
+        turn, body = Turn(self._arriving, self._running, tenant), Body(self._bodies, tenant)
         scope.setdefault("state", {})["body"] = body
         try:
-            await self._app(scope, self._limited(receive, body), send)
+            _check_head(headers, limit, self._too_large(limit))
+            turn.arrive()
+            if not has_body(headers):
+                turn.run()
+        except ApiError as error:
+            turn.leave()
+            return await error.response()(scope, receive, send)
+        try:
+            await self._app(scope, self._limited(receive, body, turn, limit), send)
         finally:
-            self._running -= 1
-            self._bodies_bytes -= body.taken
+            turn.leave()
+            body.give_back()
 
-    def _limited(self, receive: Receive, body: "Body") -> Receive:
-        complete = False
-        deadline = asyncio.get_running_loop().time() + self._body_seconds
+    def _limited(self, receive: Receive, body: Body, turn: Turn, limit: int) -> Receive:
+        paced, complete = _Paced(receive, self._pace, "body"), False
 
         async def limited() -> Message:
             nonlocal complete
             if complete:
                 return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                text = f"The body did not arrive within {self._body_seconds:g} s."
-                raise ApiError(HTTPStatus.REQUEST_TIMEOUT, text, code="timeout") from None
-            complete = not message.get("more_body", False)
+            message = await paced.receive()
             body.take(len(message.get("body", b"")))
-            if body.taken > self._max_body_bytes:
-                raise self._too_large()
+            if body.taken > limit:
+                raise self._too_large(limit)
+            complete = not message.get("more_body", False)
+            if complete and message["type"] == "http.request":
+                turn.run()
             return message
 
         return limited
 
-    def _take(self, size: int) -> None:
-        self._bodies_bytes += size
-        if self._bodies_bytes > self._max_bodies_bytes:
-            raise _overloaded(f"{self._max_bodies_bytes:,} bytes of requests are being worked on")
-
-    def _too_large(self) -> ApiError:
-        text = f"The body is over the limit of {self._max_body_bytes:,} bytes."
+    def _too_large(self, limit: int) -> ApiError:
+        text = f"The body is over the limit of {limit:,} bytes."
         return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, param="body", code="body_too_large")
-
-
-@dataclass(slots=True)
-class Body:
-    """Bytes that one request has brought, or names and holds in memory; in `request.state.body`."""
-
-    _account: Callable[[int], None]
-    taken: int = 0
-
-    def take(self, size: int) -> None:
-        """Counts bytes until the request ends. Raises ApiError 429 where all requests together hold too many."""
-        self.taken += size
-        self._account(size)
 
 
 class UploadLimits:
     """ASGI middleware for files that go on to the object store as they come: refuses the too large, slow or many."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        paths: Collection[str],
-        max_bytes: int,
-        idle_seconds: float,
-        total_seconds: float,
-        max_running: int,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, paths: Collection[str], max_bytes: int, pace: Pace, running: Places) -> None:
         self._app = app
         self._paths = paths
         self._max_bytes = max_bytes
-        self._idle_seconds = idle_seconds
-        self._total_seconds = total_seconds
-        self._max_running = max_running
-        self._running = 0
+        self._pace = pace
+        self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _is_upload(scope, self._paths):
             return await self._app(scope, receive, send)
-        length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._max_bytes + _FORM_BYTES:
-            return await self._too_large().response()(scope, receive, send)
-        if self._running >= self._max_running:
-            error = _overloaded(f"{self._max_running} uploads are running")
+        tenant = _tenant(scope)
+        try:
+            _check_head(Headers(scope=scope), self._max_bytes + _FORM_BYTES, self._too_large())
+            self._running.take(tenant)
+        except ApiError as error:
             return await error.response()(scope, receive, send)
-        self._running += 1
         try:
             await self._app(scope, self._limited(receive), send)
         finally:
-            self._running -= 1
+            self._running.give_back(tenant)
 
     def _limited(self, receive: Receive) -> Receive:
-        clock = asyncio.get_running_loop().time
-        deadline, taken, complete = clock() + self._total_seconds, 0, False
+        paced, complete = _Paced(receive, self._pace, "file"), False
 
         async def limited() -> Message:
-            nonlocal taken, complete
+            nonlocal complete
             if complete:
                 return await receive()
-            try:
-                async with asyncio.timeout_at(min(deadline, clock() + self._idle_seconds)):
-                    message = await receive()
-            except TimeoutError:
-                late = clock() >= deadline
-                what = f"within {self._total_seconds:g} s" if late else f"for {self._idle_seconds:g} s"
-                text = f"The file did not arrive {what}." if late else f"Nothing of the file arrived {what}."
-                raise ApiError(HTTPStatus.REQUEST_TIMEOUT, text, code="timeout") from None
+            message = await paced.receive()
             complete = not message.get("more_body", False)
-            taken += len(message.get("body", b""))
-            if taken > self._max_bytes + _FORM_BYTES:
+            if paced.taken > self._max_bytes + _FORM_BYTES:
                 raise self._too_large()
             return message
 
@@ -166,16 +154,89 @@ class UploadLimits:
         return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, param="file", code="body_too_large")
 
 
+class _Paced:
+    """Receives a body, for as long as its client keeps to the pace."""
+
+    def __init__(self, receive: Receive, pace: Pace, what: str) -> None:
+        self.taken = 0
+        self._receive = receive
+        self._pace = pace
+        self._what = what
+        self._clock = asyncio.get_running_loop().time
+        self._deadline = self._clock() + pace.total_seconds
+        self._waited = 0.0
+
+    async def receive(self) -> Message:
+        """Raises ApiError 408 where the client is too slow."""
+        pace, begun = self._pace, self._clock()
+        # Only the time that we wait counts for the rate: a body is not slow because we are.
+        earned = pace.grace_seconds + self.taken / pace.min_bytes_per_second
+        limits = {
+            f"did not arrive within {pace.total_seconds:g} s": self._deadline,
+            f"stopped: nothing of it arrived for {pace.idle_seconds:g} s": begun + pace.idle_seconds,
+            f"arrives at less than {pace.min_bytes_per_second:g} bytes a second": begun + earned - self._waited,
+        }
+        reason = min(limits, key=lambda each: limits[each])
+        try:
+            async with asyncio.timeout_at(limits[reason]):
+                message = await self._receive()
+        except TimeoutError:
+            raise ApiError(HTTPStatus.REQUEST_TIMEOUT, f"The {self._what} {reason}.", code="timeout") from None
+        self._waited += self._clock() - begun
+        self.taken += len(message.get("body", b""))
+        return message
+
+
+def has_body(headers: Headers) -> bool:
+    """Whether a request with these headers brings a body."""
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
+
+
+def _check_head(headers: Headers, limit: int, too_large: ApiError) -> None:
+    """Raises `too_large` for a length over the limit, or none at all; ApiError 415 for a body that is compressed."""
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdecimal()) or len(length) > 18 or int(length) > limit:
+        raise too_large
+    if headers.get("content-encoding", "").lower() not in _IDENTITY:
+        text = "Content-Encoding: bodies are taken as they are, not compressed"
+        raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text, param="Content-Encoding", code="unsupported_encoding")
+
+
+def _tenant(scope: Scope) -> str:
+    return getattr(scope.get("state", {}).get("key"), "tenant", "")
+
+
+class PlainHeads:
+    """ASGI middleware: refuses requests whose head is large, or can be read in two ways."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (error := self._fault(scope)):
+            response = error.response()
+            response.headers["Connection"] = "close"  # where the request ends is not to be known
+            return await response(scope, receive, send)
+        await self._app(scope, receive, send)
+
+    def _fault(self, scope: Scope) -> ApiError | None:
+        names = [name for name, _ in scope["headers"]]
+        if len(names) > _MAX_HEADERS:
+            return ApiError(431, f"{len(names)} header fields are over the limit of {_MAX_HEADERS}.")
+        if len(scope.get("raw_path", b"")) + len(scope.get("query_string", b"")) > _MAX_TARGET_BYTES:
+            return ApiError(414, f"The address is over the limit of {_MAX_TARGET_BYTES:,} bytes.")
+        chunked = b"transfer-encoding" in names
+        if chunked and (b"content-length" in names or scope.get("http_version") == "1.0"):
+            text = "Transfer-Encoding does not go with Content-Length, nor with HTTP/1.0."
+            return ApiError(400, text, param="Transfer-Encoding", code="invalid_framing")
+        return None
+
+
 def _is_upload(scope: Scope, paths: Collection[str]) -> bool:
     """Whether a request brings a file to one of the paths; what else comes there is a plain body."""
     if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in paths:
         return False
     return Headers(scope=scope).get("content-type", "").lower().startswith("multipart/form-data")
-
-
-def _overloaded(what: str) -> ApiError:
-    text = f"{what}, the limit of this server. Please try again."
-    return ApiError(HTTPStatus.TOO_MANY_REQUESTS, text, code="overloaded", retry_after_seconds=1)
 
 
 class DrainedRefusals:

@@ -79,11 +79,36 @@ class GatewaySettings(
         ge=1024,
         description="Largest request body in bytes; half an hour of 16 kHz WAV in base64 is 77 MB.",
     )
+    max_json_bytes: int = Field(
+        default=2**20,
+        ge=1024,
+        le=8 * 2**20,
+        description="Largest body in bytes that carries no media, and most that one with media has beside them: what "
+        "is no unbroken base64. JSON of 1 MiB takes the gateway at most 0.1 s and 30 MiB to read.",
+    )
     max_bodies_bytes: int = Field(
-        default=512 * 2**20, ge=1024, description="Most bytes of request bodies held at the same time; more get 429."
+        default=256 * 2**20,
+        ge=1024,
+        description="Most bytes of request bodies held at the same time, three quarters of them for one tenant at "
+        "most; more get 429.",
+    )
+    max_arriving: int = Field(
+        default=256,
+        ge=1,
+        description="Requests whose body is still on its way, three quarters of them of one tenant at most; more get "
+        "429. A request takes its place among those that are worked on once its body is complete.",
     )
     body_seconds: float = Field(
         default=60.0, gt=0, description="Seconds that a client may take to send its request body."
+    )
+    min_body_bytes_per_second: float = Field(
+        default=1024.0,
+        gt=0,
+        description="Bytes a second at which bodies and uploads have to arrive, on average over the time that they are "
+        "waited for; slower ones get 408.",
+    )
+    body_grace_seconds: float = Field(
+        default=10.0, gt=0, description="Seconds that are waited for a body before its rate counts."
     )
     max_messages: int = Field(default=256, ge=1, description="Most messages in a conversation.")
     max_parts: int = Field(default=32, ge=1, description="Most content parts in one message.")
@@ -95,8 +120,17 @@ class GatewaySettings(
         description="Most characters of text in one request, all messages together.",
     )
     max_running: int = Field(default=64, ge=1, description="Requests worked on at the same time; more get 429.")
+    max_running_per_tenant: int = Field(
+        default=0,
+        ge=0,
+        description="Requests of one tenant worked on at the same time; more of its own get 429, and others get in. "
+        "0 for three quarters of all.",
+    )
     max_uploads: int = Field(
         default=8, ge=1, description="Files taken in at the same time, of about 24 MB of memory each; more get 429."
+    )
+    max_uploads_per_tenant: int = Field(
+        default=0, ge=0, description="Files of one tenant taken in at the same time. 0 for three quarters of all."
     )
     upload_idle_seconds: float = Field(
         default=30.0, gt=0, description="Seconds between two pieces of a file that is uploaded."

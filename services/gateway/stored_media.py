@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.common.errors import NotFound
 from services.gateway.errors import ApiError, bad_request
-from services.gateway.limits import Body
+from services.gateway.places import Body
 from services.gateway.schemas.chat import (
     AudioContent,
     ChatRequest,

@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse
 from services.gateway.audio_output import CODECS, AudioEncoder, AudioFormat
 from services.gateway.dependencies import Caller, ModelServices, Settings
 from services.gateway.errors import bad_request
+from services.gateway.json_route import JsonRoute
 from services.gateway.prompt import check_model, voice_name
 from services.gateway.schemas.audio import (
     DurationUsage,
@@ -28,7 +29,7 @@ from services.pipeline.speak import speak
 from services.pipeline.transcribe import transcribe
 from services.pipeline.transcripts import plain_text, to_srt, to_vtt
 
-router = APIRouter(prefix="/v1/audio", tags=["audio"])
+router = APIRouter(prefix="/v1/audio", tags=["audio"], route_class=JsonRoute)
 
 _CLIP_SECONDS = 30
 

@@ -6,13 +6,14 @@ from fastapi import APIRouter, Request, Response
 
 from services.gateway.completions import Completion
 from services.gateway.dependencies import Caller, Media, ModelServices, Settings
+from services.gateway.json_route import JsonRoute, aside
 from services.gateway.prompt import to_answer_request
 from services.gateway.schemas.chat import ChatCompletion, ChatRequest
 from services.gateway.stored_media import load_named
 from services.gateway.streaming import StreamedBody, while_connected, with_errors_in_band
 from services.pipeline.answer import answer
 
-router = APIRouter(prefix="/v1", tags=["chat"])
+router = APIRouter(prefix="/v1", tags=["chat"], route_class=JsonRoute)
 
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
@@ -24,7 +25,8 @@ async def create_chat_completion(
     """Answers a conversation; with `stream`, piece by piece as server-sent events."""
     completion = Completion(body, request.state.started)
     stored = await load_named(body, key.tenant, media, settings, request.state.body)
-    events = answer(services, to_answer_request(body, key.tenant, settings, stored))
+    asked = await aside(lambda: to_answer_request(body, key.tenant, settings, stored))  # decodes the media
+    events = answer(services, asked)
     if body.stream:
         chunks = with_errors_in_band(completion.chunks(events))
         return await StreamedBody.begin(request, chunks, "text/event-stream")

@@ -1,18 +1,19 @@
 """Long-audio jobs: submitted, watched, asked, cancelled, deleted."""
 
-import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.dependencies import Caller, Jobs, Media, Settings
-from services.gateway.errors import bad_request, validation_error
+from services.gateway.errors import bad_request
 from services.gateway.job_events import job_events
+from services.gateway.json_route import JsonRoute, parse_field, read_json
 from services.gateway.keys import Key
 from services.gateway.schemas import jobs as shapes
+from services.gateway.settings import GatewaySettings
 from services.gateway.streaming import StreamedBody
 from services.gateway.uploads import receive_form
 from services.jobs.kinds import State
@@ -20,9 +21,10 @@ from services.jobs.layout import JobId
 from services.media.library import MediaLibrary
 from services.media.records import MediaRecord
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
-OptionsT = TypeVar("OptionsT", bound=shapes.JobOptions)
+_OPTIONS = TypeAdapter(shapes.JobOptions)
+_REQUEST = TypeAdapter(shapes.JobRequest)
 
 JobName = Annotated[str, Path(max_length=200, description="job-...")]
 _FORM: dict[str, Any] = {
@@ -55,10 +57,11 @@ async def submit_job(
     key: Caller,
     jobs: Jobs,
     media: Media,
+    settings: Settings,
     idempotency_key: Annotated[str, Header(max_length=255, description="The same key again gives the same job.")] = "",
 ) -> shapes.JobObject:
     """Has a recording worked on: one that was uploaded before, or one that comes along in a form."""
-    recording, options = await _asked(request, key, media)
+    recording, options = await _asked(request, key, media, settings)
     return await jobs.submit(key.tenant, recording, options, idempotency_key)
 
 
@@ -130,27 +133,15 @@ async def delete_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.Deleted
     return shapes.DeletedJob(id=job_id)
 
 
-async def _asked(request: Request, key: Key, media: MediaLibrary) -> tuple[MediaRecord, shapes.JobOptions]:
+async def _asked(
+    request: Request, key: Key, media: MediaLibrary, settings: GatewaySettings
+) -> tuple[MediaRecord, shapes.JobOptions]:
     """The recording and what is to be done with it, from JSON or from a form."""
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         form = await receive_form(request, media, key.tenant, allowed=("request",))
         if form.media is None:
             raise bad_request("file", "is required", "missing_required_parameter")
-        return form.media, _valid(shapes.JobOptions, (form.fields.get("request") or ["{}"])[0].encode())
-    asked = _valid(shapes.JobRequest, await request.body())
+        return form.media, parse_field((form.fields.get("request") or ["{}"])[0], _OPTIONS, settings)
+    asked = await read_json(request, _REQUEST, any_type=True)
     record = await run_in_threadpool(media.get, key.tenant, asked.media_id)
     return record, asked
-
-
-def _valid(shape: type[OptionsT], data: bytes) -> OptionsT:
-    try:
-        return shape.model_validate_json(data)
-    except ValidationError as error:
-        raise validation_error(error.errors(), _json(data)) from error
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:
-        return None

@@ -7,12 +7,13 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.dependencies import Caller, Media
 from services.gateway.errors import bad_request
+from services.gateway.json_route import JsonRoute
 from services.gateway.schemas import media as shapes
 from services.gateway.uploads import receive_form
 from services.media.library import FIELD
 from services.media.uploads import complete, give_up, offer_parts
 
-router = APIRouter(prefix="/v1/media", tags=["media"])
+router = APIRouter(prefix="/v1/media", tags=["media"], route_class=JsonRoute)
 
 MediaId = Annotated[str, Path(max_length=200, description="media-...")]
 UploadId = Annotated[str, Path(max_length=200, description="upload-...")]

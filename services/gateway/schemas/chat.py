@@ -7,7 +7,18 @@ refused by name and never ignored in silence.
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from services.gateway.errors import bad_request
 
 AudioFileFormat = Literal["wav", "mp3", "flac", "ogg", "opus", "webm", "m4a"]
 
@@ -79,11 +90,13 @@ _text_or_parts = Discriminator(
     _content_kind, custom_error_type="content_type", custom_error_message="has to be a text or a list of parts"
 )
 AnyContent = Annotated[
-    Annotated[str, Field(min_length=1), Tag("text")] | Annotated[list[ContentPart], Field(min_length=1), Tag("parts")],
+    Annotated[str, Field(min_length=1), Tag("text")]
+    | Annotated[list[ContentPart], Field(fail_fast=True, min_length=1), Tag("parts")],
     _text_or_parts,
 ]
 WrittenContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TextContent], Field(min_length=1), Tag("parts")], _text_or_parts
+    Annotated[str, Tag("text")] | Annotated[list[TextContent], Field(fail_fast=True, min_length=1), Tag("parts")],
+    _text_or_parts,
 ]
 
 
@@ -172,15 +185,15 @@ class ChatRequest(_Request):
     """A conversation to be answered, in writing or aloud as well."""
 
     model: str
-    messages: list[Message] = Field(min_length=1)
-    modalities: list[Literal["text", "audio"]] | None = Field(None, min_length=1, max_length=2)
+    messages: list[Message] = Field(fail_fast=True, min_length=1)
+    modalities: list[Literal["text", "audio"]] | None = Field(None, fail_fast=True, min_length=1, max_length=2)
     audio: AudioOutput | None = Field(None, description="How to speak, where modalities has audio.")
     max_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Most text tokens of the answer.")
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="The newer name of max_tokens.")
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default, takes the likeliest token.")
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None = None
+    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(fail_fast=True, max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     lyra: LyraOptions | None = None
@@ -215,6 +228,14 @@ class ChatRequest(_Request):
     verbosity: None = None
     web_search_options: None = None
 
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _within_limits(cls, messages: Any, info: ValidationInfo) -> Any:
+        """Counts before anything is looked at. The context is the gateway's settings; without one nothing counts."""
+        if info.context is not None and isinstance(messages, list):
+            _check_counts(messages, info.context.max_messages, info.context.max_parts)
+        return messages
+
     @property
     def wants_audio(self) -> bool:
         return "audio" in (self.modalities or ())
@@ -222,6 +243,17 @@ class ChatRequest(_Request):
     @property
     def stops(self) -> Sequence[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+def _check_counts(messages: list[Any], max_messages: int, max_parts: int) -> None:
+    if len(messages) > max_messages:
+        text = f"{len(messages)} messages are over the limit of {max_messages}"
+        raise bad_request("messages", text, "too_many_messages")
+    for row, message in enumerate(messages):
+        parts = message.get("content") if isinstance(message, dict) else None
+        if isinstance(parts, list) and len(parts) > max_parts:
+            text = f"{len(parts)} parts are over the limit of {max_parts} in one message"
+            raise bad_request(f"messages[{row}].content", text, "too_many_parts")
 
 
 class PromptTokensDetails(BaseModel):

@@ -29,8 +29,8 @@ class JobOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tasks: list[Task] = Field(default_factory=lambda: [Task.TRANSCRIPT], min_length=1, max_length=3)
-    questions: list[str] = Field(default_factory=list, description="To be answered from the recording.")
+    tasks: list[Task] = Field(fail_fast=True, default_factory=lambda: [Task.TRANSCRIPT], min_length=1, max_length=3)
+    questions: list[str] = Field(fail_fast=True, default_factory=list, description="To be answered from the recording.")
     language: str = Field("", max_length=16, description="ISO 639-1 code; empty where the model is to find out.")
     webhook: WebhookRequest | None = None
     metadata: _Metadata = Field(default_factory=dict, max_length=16, description="Yours; given back as it came.")
@@ -49,7 +49,7 @@ class QuestionsRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    questions: list[str] = Field(min_length=1)
+    questions: list[str] = Field(fail_fast=True, min_length=1)
 
 
 class JobProgress(BaseModel):

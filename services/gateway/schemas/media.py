@@ -87,4 +87,4 @@ class WrittenPart(_Request):
 class CompleteRequest(_Request):
     """All parts of an upload."""
 
-    parts: list[WrittenPart] = Field(min_length=1, max_length=10_000)
+    parts: list[WrittenPart] = Field(fail_fast=True, min_length=1, max_length=10_000)

@@ -21,7 +21,7 @@ MINIMAL: dict[str, Any] = {"model": "lyra-tiny", "messages": [{"role": "user", "
 def understood(**changes: Any) -> AnswerRequest:
     body = {key: value for key, value in {**MINIMAL, **changes}.items() if value is not ...}
     try:
-        request = TypeAdapter(ChatRequest).validate_python(body)
+        request = TypeAdapter(ChatRequest).validate_python(body, context=SETTINGS)
     except ValidationError as error:
         raise validation_error([{**each, "loc": ("body", *each["loc"])} for each in error.errors()], body) from error
     return to_answer_request(request, "acme", SETTINGS)

@@ -1,20 +1,25 @@
 import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from services.gateway.errors import ApiError
-from services.gateway.limits import DrainedRefusals, Limits
+from services.gateway.limits import DrainedRefusals, Limits, Pace, PlainHeads
+from services.gateway.places import Places, share
 
 
 class Client:
     """One request: what it sends, and what it got."""
 
-    def __init__(self, *pieces: bytes, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, *pieces: bytes, headers: dict[str, str] | None = None, tenant: str = "acme") -> None:
         self.pieces = list(pieces)
         self.sent: list[Any] = []
         raw = [(key.encode(), value.encode()) for key, value in (headers or {"transfer-encoding": "chunked"}).items()]
         self.scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": raw}
+        self.scope["state"] = {"key": SimpleNamespace(tenant=tenant)}
 
     async def receive(self) -> dict[str, Any]:
         if not self.pieces:
@@ -49,9 +54,19 @@ class Application:
         await send({"type": "http.response.body", "body": b""})
 
 
-def limits(app: Any, **changes: Any) -> Limits:
-    values = {"max_body_bytes": 10, "max_bodies_bytes": 15, "body_seconds": 5.0, "max_running": 2}
-    return Limits(app, **{**values, **changes})
+PACE = Pace(total_seconds=5.0, idle_seconds=5.0, grace_seconds=5.0, min_bytes_per_second=1.0)
+
+
+def limits(app: Any, pace: Pace = PACE, running: Places | None = None, arriving: Places | None = None) -> Limits:
+    return Limits(
+        app,
+        max_body_bytes=10,
+        max_plain_bytes=10,
+        bodies=Places(15, 15, "bytes are held"),
+        arriving=arriving or Places(2, 2, "arrive"),
+        running=running or Places(2, 2, "run"),
+        pace=pace,
+    )
 
 
 async def test_bodies_are_counted_together_and_given_free_at_the_end() -> None:
@@ -87,7 +102,7 @@ async def test_a_body_that_grows_over_the_limit_is_refused() -> None:
 
 async def test_a_body_that_does_not_arrive_is_given_up() -> None:
     client = Client()
-    await limits(Application(), body_seconds=0.01)(client.scope, client.receive, client.send)
+    await limits(Application(), replace(PACE, total_seconds=0.01))(client.scope, client.receive, client.send)
     assert client.status == 408
 
 
@@ -99,3 +114,88 @@ async def test_a_refusal_ends_only_when_the_client_has_sent_all() -> None:
     await DrainedRefusals(refuse)(client.scope, client.receive, client.send)
     assert client.pieces == []
     assert [message.get("more_body") for message in client.sent[1:]] == [True, False]
+
+
+async def test_a_body_slower_than_the_rate_is_given_up_once_its_grace_is_over() -> None:
+    client = Client(b"x", b"x", b"x")
+    receive = client.receive
+
+    async def slow() -> dict[str, Any]:
+        await asyncio.sleep(0.05)
+        return await receive()
+
+    pace = replace(PACE, grace_seconds=0.08, min_bytes_per_second=1e6)
+    await limits(Application(), pace)(client.scope, slow, client.send)
+    assert client.status == 408
+
+
+async def test_a_body_is_not_slow_because_its_reader_is() -> None:
+    async def slow_reader(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:  # noqa: ASYNC110 (the sleep is what the test is about)
+            await asyncio.sleep(0.02)
+        await Response()(scope, receive, send)
+
+    client = Client(b"x", b"x", b"x")
+    pace = replace(PACE, grace_seconds=0.01, min_bytes_per_second=1e9)
+    await limits(slow_reader, pace)(client.scope, client.receive, client.send)
+    assert client.status == 200
+
+
+async def test_requests_whose_bodies_are_not_there_yet_keep_none_from_running() -> None:
+    app = Application()
+    app.go_on.set()
+    middleware = limits(app, running=Places(1, 1, "run"), arriving=Places(9, 9, "arrive"))
+    waiting = [Client() for _ in range(3)]
+    tasks = [asyncio.create_task(middleware(each.scope, each.receive, each.send)) for each in waiting]
+    await asyncio.sleep(0)
+    whole = Client(b"x")
+    await middleware(whole.scope, whole.receive, whole.send)
+    assert whole.status == 200
+    for task in tasks:
+        task.cancel()
+
+
+@pytest.mark.parametrize("held", ["running", "arriving"])
+async def test_one_tenant_takes_its_share_and_leaves_the_rest_to_others(held: str) -> None:
+    app = Application()
+    few: dict[str, Any] = {held: Places(4, share(4, 0), "are there")}
+    middleware = limits(app, **few)
+    pieces = (b"x",) if held == "running" else ()
+    first = [Client(*pieces) for _ in range(3)]
+    tasks = [asyncio.create_task(middleware(each.scope, each.receive, each.send)) for each in first]
+    await asyncio.sleep(0.01)
+    refused = Client(b"x")
+    await middleware(refused.scope, refused.receive, refused.send)
+    assert refused.status == 429
+    assert (b"retry-after", b"1") in refused.sent[0]["headers"]
+    app.go_on.set()
+    other = Client(b"x", tenant="globex")
+    await middleware(other.scope, other.receive, other.send)
+    assert other.status == 200
+    for task in tasks:
+        task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("limit", "given", "least", "expected"), [(64, 0, 1, 48), (1, 0, 1, 1), (8, 2, 1, 2), (8, 99, 1, 8), (10, 0, 9, 9)]
+)
+def test_a_share_is_three_quarters_or_what_is_given(limit: int, given: int, least: int, expected: int) -> None:
+    assert share(limit, given, least=least) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "status"),
+    [
+        ([(b"x-a", b"b")] * 101, "1.1", 431),
+        ([(b"content-length", b"1"), (b"transfer-encoding", b"chunked")], "1.1", 400),
+        ([(b"transfer-encoding", b"chunked")], "1.0", 400),
+    ],
+)
+async def test_a_head_that_is_large_or_ambiguous_ends_the_connection(
+    headers: list[tuple[bytes, bytes]], version: str, status: int
+) -> None:
+    client = Client(b"")
+    client.scope |= {"headers": headers, "http_version": version}
+    await PlainHeads(Application())(client.scope, client.receive, client.send)
+    assert client.status == status
+    assert (b"connection", b"close") in client.sent[0]["headers"]
