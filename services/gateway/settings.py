@@ -1,8 +1,9 @@
 """Settings of the gateway: `LYRA_...` variables or flags, see `python -m services.gateway --help`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from services.common.channels import ServiceAddress
 from services.common.settings import ProcessSettings, ServiceAccessSettings
@@ -136,9 +137,65 @@ class GatewaySettings(
         default=30.0, gt=0, description="Seconds between two pieces of a file that is uploaded."
     )
 
+    max_connections: int = Field(
+        default=2000,
+        ge=1,
+        description="Connections of clients at the same time. One more takes the place of the one that is idle for "
+        "longest; where none is idle it gets 503.",
+    )
+    max_connections_per_address: int = Field(
+        default=1000,
+        ge=0,
+        description="Connections from one address at the same time; more get 429. Behind a proxy or load balancer that "
+        "is the proxy's own address, for all of its clients. 0 for no limit.",
+    )
+    max_idle_connections: int = Field(
+        default=500,
+        ge=1,
+        description="Connections without a request at the same time; one more ends the one that is idle for longest.",
+    )
+    header_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds that the TLS handshake may take, and then the headers of a request, from the connection's "
+        "first moment or the first byte of a later request.",
+    )
+    idle_seconds: float = Field(
+        default=75.0,
+        gt=0,
+        description="Seconds after which a connection that waits for its next request is closed; longer than a proxy "
+        "in front keeps its own.",
+    )
+    write_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds after which a client that does not read its answer is cut off, and the answer given up: "
+        "it has taken nothing for so long, or not the 48 KiB that wait for it.",
+    )
+
+    gateway_tls_cert_file: Path | None = Field(
+        default=None,
+        description="PEM file with the gateway's certificate and those between it and the root. With it and its key "
+        "the gateway speaks HTTPS alone, TLS 1.2 or later. Both files are read anew when they change.",
+    )
+    gateway_tls_key_file: Path | None = Field(
+        default=None, description="PEM file with the private key of that certificate, not encrypted."
+    )
+
     job_event_seconds: float = Field(
         default=1.0, gt=0, description="Seconds between two looks at a job whose events somebody watches."
     )
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.gateway_tls_cert_file is None) != (self.gateway_tls_key_file is None):
+            raise ValueError("LYRA_GATEWAY_TLS_CERT_FILE and LYRA_GATEWAY_TLS_KEY_FILE go together")
+        return self
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        """Of the gateway's URL."""
+        return "http" if self.gateway_tls_cert_file is None else "https"
 
     @property
     def dispensable(self) -> frozenset[str]:

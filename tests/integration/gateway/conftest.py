@@ -18,6 +18,7 @@ import uvicorn
 from PIL import Image
 
 from services.gateway.app import create_app
+from services.gateway.http_server import make_config
 from services.gateway.keys import Key, KeyStore
 from services.gateway.settings import GatewaySettings
 from services.local.stack import SERVICES, Stack
@@ -67,12 +68,9 @@ async def start_gateway(tmp_path: Path) -> AsyncIterator[StartGateway]:
         async def start(addresses: dict[str, str], **settings: Any) -> Gateway:
             values = {"preset": "tiny", "home": tmp_path, **settings}
             values |= {f"{name}_address": address for name, address in addresses.items()}
-            app = create_app(GatewaySettings(**values))
+            gateway_settings = GatewaySettings(**{"grace_seconds": 5, **values})
             listener = socket.create_server(("127.0.0.1", 0))
-            config = uvicorn.Config(
-                app, http="h11", ws="none", log_config=None, proxy_headers=False, timeout_graceful_shutdown=5
-            )
-            server = _Server(config)
+            server = _Server(make_config(create_app(gateway_settings), gateway_settings))
             serving = asyncio.create_task(server.serve([listener]))
             await until(server.has_started)
 
