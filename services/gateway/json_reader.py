@@ -17,11 +17,11 @@ from services.gateway.errors import ApiError
 RUN_BYTES = 1024  # of base64 without a break, from which on it is set aside
 _ALPHABET = rb"A-Za-z0-9+/=\\"  # the backslash, as many clients write / as \/
 _RUN = re.compile(rb"[%s]*+" % _ALPHABET)
-# Tried only where a run begins, and given up in one go: linear in the bytes, whatever they are.
-_LONG_RUN = re.compile(rb"(?<![%s])[%s]{%d,}+" % (_ALPHABET, _ALPHABET, RUN_BYTES))
+_LETTERS = bytes(code for code in range(256) if _RUN.fullmatch(bytes([code])))
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SUSPECT_ESCAPES = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _BOM = b"\xef\xbb\xbf"
-MAX_DEPTH = 64
+MAX_VALUES = 100_000  # more than 256 messages of 32 parts each
 MAX_KEYS = 256  # of one object: each that is not known is an error of its own, and costs as such
 _BLOCK_BYTES = 64 * 2**10
 
@@ -42,19 +42,18 @@ class JsonReader:
 
     def feed(self, piece: bytes) -> None:
         """Takes the next piece of the body. Raises ApiError 413 where there is too much beside the media."""
-        matched = _RUN.match(piece)
-        end = matched.end() if matched else 0
-        if end:
-            self._extend(piece[:end])
-        if end < len(piece):
+        done = _run_end(piece, 0)
+        if done:
+            self._extend(piece[:done])
+        if done < len(piece):
             self._close_run()
-            done = end
-            for run in _LONG_RUN.finditer(piece, end):
-                if run.end() == len(piece):
-                    break  # it may go on
-                self._plain += piece[done : run.start()]
-                self._set_aside([bytearray(run[0])])
-                done = run.end()
+            for start, end in _long_runs(piece, done):
+                self._plain += piece[done:start]
+                self._extend(piece[start:end])
+                if end < len(piece):
+                    self._close_run()
+                done = end
+            # What is left may end in letters that become a run with the next piece.
             rest = piece[done:]
             whole = len(rest) - len(rest.rstrip(_LETTERS))
             self._plain += rest[: len(rest) - whole]
@@ -79,20 +78,21 @@ class JsonReader:
 
         Raises:
             ApiError: 400 where the body is no JSON as RFC 8259 has it, in UTF-8, with each key once in an object, with
-                numbers that there are, text that can be written, and no more than MAX_DEPTH levels.
+                numbers that there are, text that can be written, and fewer levels than Python can recurse (some
+                hundred); 413 where it has more than MAX_VALUES values.
         """
         self._close_run()
         data, self._plain = bytes(self._plain), bytearray()
+        _check_values(data)
         text = _text(data)
         try:
             value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
         except RecursionError:
-            raise _too_deep() from None
+            raise _invalid("The body is nested too deeply.") from None
         except json.JSONDecodeError:
             raise _invalid("The body is not valid JSON.") from None
         except ValueError:  # of int(), for more digits than there is sense in
             raise _invalid("The body has a number that is too large.") from None
-        _check_depth(value)
         if _SUSPECT_ESCAPES.search(text):
             _check_texts(value)
         return self._filled_in(value) if self._runs else value
@@ -145,7 +145,26 @@ class JsonReader:
         return kept[0] if len(kept) == 1 else "".join(kept)
 
 
-_LETTERS = bytes(code for code in range(256) if _RUN.fullmatch(bytes([code])))
+def _run_end(piece: bytes, start: int) -> int:
+    return matched.end() if (matched := _RUN.match(piece, start)) else start
+
+
+def _long_runs(piece: bytes, start: int) -> Iterator[tuple[int, int]]:
+    """Where runs of RUN_BYTES at least begin and end, from `start` on.
+
+    A run covers one whole step of half its least length wherever it begins, so most bytes need not be looked at.
+    """
+    step, low = RUN_BYTES // 2, start
+    while start + step <= len(piece):
+        end = _run_end(piece, start)
+        if end - start < step:
+            start += step
+            continue
+        before = piece[max(low, start - step) : start]
+        begin = start - (len(before) - len(before.rstrip(_LETTERS)))
+        if end - begin >= RUN_BYTES:
+            yield begin, end
+        start = low = end
 
 
 def _run_text(pieces: list[bytearray]) -> str:
@@ -160,6 +179,18 @@ def _run_text(pieces: list[bytearray]) -> str:
         raise _invalid("The body is not valid JSON.") from None
     _check_texts(text)
     return str(text)
+
+
+def _check_values(data: bytes) -> None:
+    if _values(data) <= MAX_VALUES or _values(_STRING.sub(b"", data)) <= MAX_VALUES:
+        return
+    text = f"The body is over the limit of {MAX_VALUES:,} values."
+    raise ApiError(413, text, param="body", code="body_too_large")
+
+
+def _values(data: bytes) -> int:
+    """Of JSON, at most: one begins a list or an object, or follows a comma."""
+    return sum(map(data.count, (b",", b"[", b"{")))
 
 
 def _text(data: bytes) -> str:
@@ -202,15 +233,6 @@ def _containers(value: Any) -> Iterator[Any]:
         waiting.extend(each for each in _inside(container) if isinstance(each, list | dict))
 
 
-def _check_depth(value: Any) -> None:
-    level, depth = [value] if isinstance(value, list | dict) else [], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise _too_deep()
-        level = [inner for each in level for inner in _inside(each) if isinstance(inner, list | dict)]
-
-
 def _inside(container: Any) -> Any:
     return container.values() if isinstance(container, dict) else container
 
@@ -228,10 +250,6 @@ def _check_texts(value: Any) -> None:
             text.encode()
         except UnicodeEncodeError:
             raise _invalid("The body has a text with half of a surrogate pair (\\ud800 to \\udfff).") from None
-
-
-def _too_deep() -> ApiError:
-    return _invalid(f"The body is nested more than {MAX_DEPTH} levels deep.")
 
 
 def _invalid(message: str) -> ApiError:

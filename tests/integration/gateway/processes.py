@@ -1,0 +1,49 @@
+"""The gateway as a process of its own, in front of scripted services."""
+
+import asyncio
+import json
+import resource
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.gateway.keys import KeyStore
+from services.pipeline.services import NAMES
+from tests.integration.gateway.conftest import until
+from tests.unit.pipeline.scripted import Script, scripted_services
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayProcess:
+    """A running one; `secret` is a key for it."""
+
+    pid: int
+    port: int
+    secret: str
+
+
+@asynccontextmanager
+async def gateway_process(home: Path, *arguments: str, max_memory_bytes: int = 0) -> AsyncIterator[GatewayProcess]:
+    """With preset tiny. `max_memory_bytes` of address space protect the machine from what the test is about."""
+    port_file = home / "port"
+
+    async def listens() -> bool:
+        assert process.returncode is None
+        return await asyncio.to_thread(port_file.exists)
+
+    async with scripted_services(Script()) as address:
+        given = ["--preset", "tiny", "--port", "0", "--home", str(home), "--port-file", str(port_file), *arguments]
+        for name in NAMES:
+            given += [f"--{name.replace('_', '-')}-address", address]
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.gateway", *given)
+        try:
+            if max_memory_bytes:
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+            await until(listens)
+            _, secret = KeyStore(home).create("acme")
+            yield GatewayProcess(process.pid, json.loads(port_file.read_text())["port"], secret)
+        finally:
+            process.terminate()
+            await process.wait()
