@@ -218,6 +218,15 @@ def http_is_ready(host: str, port: int) -> bool:
         return False
 
 
+def answers_https(host: str, port: int, path: str = "/readyz") -> bool:
+    """As `http_is_ready`. The certificate is for the names that clients use, not for this address: it is not checked."""
+    try:
+        url = f"https://{host}:{port}{path}"
+        return httpx.get(url, timeout=2.0, trust_env=False, verify=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
 def answers_http(host: str, port: int) -> bool:
     """Whether the process answers HTTP requests, for metrics."""
     try:

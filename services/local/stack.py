@@ -20,7 +20,15 @@ from services.common.settings import default_home
 from services.common.tokens import make_token_file
 from services.local import stores
 from services.local.keys import development_key
-from services.local.process import LocalProcess, ProcessSpec, StackError, answers_http, grpc_is_serving, http_is_ready
+from services.local.process import (
+    LocalProcess,
+    ProcessSpec,
+    StackError,
+    answers_http,
+    answers_https,
+    grpc_is_serving,
+    http_is_ready,
+)
 from services.local.store_watch import StoreWatch
 from services.storage.settings import StoreSettings
 
@@ -114,7 +122,12 @@ class Stack:
     def url(self) -> str:
         """Of the gateway."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{host}:{self.processes[GATEWAY].port}"
+        return f"{self._scheme}://{host}:{self.processes[GATEWAY].port}"
+
+    @property
+    def _scheme(self) -> str:
+        """As the gateway takes it from the environment, which is this process's."""
+        return "https" if os.environ.get("LYRA_GATEWAY_TLS_CERT_FILE") else "http"
 
     @property
     def stack_file(self) -> Path:
@@ -307,7 +320,8 @@ class Stack:
         for name in SERVICES:
             arguments += [f"--{name.replace('_', '-')}-address", self.processes[name].address]
         arguments += self._arguments.get(GATEWAY, ())
-        return ProcessSpec(GATEWAY, "services.gateway", arguments, http_is_ready, environment=self.environment)
+        is_ready = answers_https if self._scheme == "https" else http_is_ready
+        return ProcessSpec(GATEWAY, "services.gateway", arguments, is_ready, environment=self.environment)
 
     def _refuse_second_stack(self) -> None:
         try:

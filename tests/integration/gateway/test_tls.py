@@ -1,0 +1,144 @@
+"""The gateway speaks HTTPS itself: real handshakes with certificates of a test authority."""
+
+import asyncio
+import contextlib
+import functools
+import ssl
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from services.gateway.certificates import Certificates
+from services.gateway.settings import GatewaySettings
+from services.local.process import answers_https
+from tests.integration.gateway.conftest import until
+from tests.integration.gateway.processes import GatewayProcess, gateway_process
+
+HOST = "127.0.0.1"
+
+
+class Pair:
+    """The gateway's certificate and key, which can be replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cert, self.key = folder / "tls.crt", folder / "tls.key"
+
+    def issue(self, authority: trustme.CA, *, key_of: trustme.CA | None = None) -> None:
+        """Writes a new pair; with `key_of`, a key that is another certificate's."""
+        issued = authority.issue_cert(HOST)
+        self.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        other = issued if key_of is None else key_of.issue_cert(HOST)
+        self.key.write_bytes(other.private_key_pem.bytes())
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--gateway-tls-cert-file", str(self.cert), "--gateway-tls-key-file", str(self.key)]
+
+
+def trusting(*authorities: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    for authority in authorities:
+        authority.configure_trust(context)
+    return context
+
+
+async def serial(gateway: GatewayProcess, context: ssl.SSLContext) -> str:
+    """Of the certificate that a new connection gets."""
+    _, writer = await asyncio.open_connection(HOST, gateway.port, ssl=context)
+    certificate = writer.get_extra_info("peercert")
+    writer.transport.abort()
+    return str(certificate["serialNumber"])
+
+
+async def test_https_serves_what_http_did_and_nothing_else_gets_in(tmp_path: Path) -> None:
+    authority, pair = trustme.CA(), Pair(tmp_path)
+    pair.issue(authority)
+    async with gateway_process(tmp_path, *pair.arguments) as gateway:
+        url, context = f"https://{HOST}:{gateway.port}", trusting(authority)
+        headers = {"Authorization": f"Bearer {gateway.secret}"}
+        async with httpx.AsyncClient(base_url=url, verify=context, headers=headers, timeout=60) as client:
+            assert (await client.get("/healthz")).json() == {"status": "ok"}
+            question = {"model": "lyra-tiny", "messages": [{"role": "user", "content": "Hi"}]}
+            assert (await client.post("/v1/chat/completions", json=question)).status_code == 200
+            large = await client.post("/v1/chat/completions", content=b"0," * 5_000_000)
+            assert large.status_code in (400, 413)
+        answers = functools.partial(answers_https, path="/healthz")
+        assert await asyncio.to_thread(answers, HOST, gateway.port)
+
+        async with httpx.AsyncClient() as plain:
+            with pytest.raises(httpx.TransportError):
+                await plain.get(f"http://{HOST}:{gateway.port}/healthz")
+        old = trusting(authority)
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
+            old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await serial(gateway, old)
+
+
+async def test_a_new_certificate_counts_without_a_restart_and_a_bad_one_does_not(tmp_path: Path) -> None:
+    authority, pair = trustme.CA(), Pair(tmp_path)
+    pair.issue(authority)
+    context = trusting(authority)
+    async with gateway_process(tmp_path, *pair.arguments) as gateway:
+        first = await serial(gateway, context)
+        reader, writer = await asyncio.open_connection(HOST, gateway.port, ssl=context)
+
+        async def renewed() -> bool:
+            return await serial(gateway, context) != first
+
+        pair.issue(authority)
+        await until(renewed)
+        second = await serial(gateway, context)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")  # a connection from before goes on
+
+        pair.issue(authority, key_of=trustme.CA())  # the key is another's
+        await asyncio.sleep(1.5)
+        assert await serial(gateway, context) == second
+        pair.cert.unlink()
+        await asyncio.sleep(1.5)
+        assert await serial(gateway, context) == second
+
+        async def mended() -> bool:
+            return await serial(gateway, context) != second
+
+        pair.issue(authority)
+        await until(mended)
+
+
+async def test_handshakes_that_stop_are_ended_and_count_as_connections(tmp_path: Path) -> None:
+    authority, pair = trustme.CA(), Pair(tmp_path)
+    pair.issue(authority)
+    limits = ["--header-seconds", "1", "--max-connections", "3", "--max-idle-connections", "3"]
+    async with gateway_process(tmp_path, *pair.arguments, *limits) as gateway, contextlib.AsyncExitStack() as stack:
+        silent = []
+        for _ in range(6):
+            reader, writer = await asyncio.open_connection(HOST, gateway.port)
+            stack.callback(writer.transport.abort)
+            silent.append(reader)
+        # The fourth and later ones took the places of the first three; these three are ended when their time is over.
+        for reader in silent:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        async with httpx.AsyncClient(verify=trusting(authority)) as client:
+            metrics = (await client.get(f"https://{HOST}:{gateway.port}/metrics")).text
+        assert 'lyra_connections_cut_total{reason="idle"} 3.0' in metrics
+        assert "lyra_connections_open 1.0" in metrics
+
+
+@pytest.mark.parametrize("broken", ["no files", "no key in it", "another key"])
+def test_a_gateway_does_not_begin_with_a_certificate_that_it_cannot_use(tmp_path: Path, broken: str) -> None:
+    pair = Pair(tmp_path)
+    if broken != "no files":
+        pair.issue(trustme.CA(), key_of=trustme.CA())
+    if broken == "no key in it":
+        pair.key.write_text("")
+    with pytest.raises((FileNotFoundError, ssl.SSLError)):
+        Certificates(pair.cert, pair.key)
+
+
+def test_a_certificate_needs_its_key() -> None:
+    with pytest.raises(ValueError, match="LYRA_GATEWAY_TLS_KEY_FILE"):
+        GatewaySettings.model_validate({"gateway_tls_cert_file": "tls.crt"})
