@@ -33,7 +33,8 @@ README, SCHEMA, VALUES = CHART / "README.md", CHART / "values.schema.json", CHAR
 SET_BY_CHART = {
     *ProcessSettings.model_fields,
     *("preset", "checkpoint", "device", "metrics_port", "threads", "adapters", "adapters_dir", "queues", "concurrency"),
-    *("ready_without", "redis_url", "trusted_proxies", "webhook_secrets_file"),
+    *("ready_without", "gateway_tls_cert_file", "gateway_tls_key_file", "redis_url", "trusted_proxies"),
+    *("webhook_secrets_file",),
     *("speech_encoder_address", "vision_encoder_address", "language_model_address", "speech_synthesizer_address"),
     *("store_endpoint", "store_public_endpoint", "store_secure", "store_public_secure", "store_region"),
     *("store_bucket", "store_access_key", "store_secret_key"),

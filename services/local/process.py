@@ -219,7 +219,7 @@ def http_is_ready(host: str, port: int) -> bool:
 
 
 def answers_https(host: str, port: int, path: str = "/readyz") -> bool:
-    """As `http_is_ready`. The certificate is for the names that clients use, not for this address: it is not checked."""
+    """As `http_is_ready`. The certificate is for the names of clients, not for this address: it is not checked."""
     try:
         url = f"https://{host}:{port}{path}"
         return httpx.get(url, timeout=2.0, trust_env=False, verify=False).status_code == httpx.codes.OK

@@ -73,6 +73,7 @@ SWITCHES: dict[str, dict[str, Values]] = {
     "gateway": {
         "one": {"gateway": {"service": {"type": "LoadBalancer", "annotations": {"tier": "public"}}}},
         "hpa": {"gateway": _scaled("hpa")},
+        "tls": {"gateway": {"tls": {"existingSecret": "certificate"}}},
     },
     "redis": {
         "bundled": {},

@@ -147,21 +147,27 @@ topologySpreadConstraints:
 dns:///{{ include "lyra.name" . }}.{{ .root.Release.Namespace }}.svc:{{ int $facts.port }}
 {{- end -}}
 
-{{/* A probe over HTTP of health and metrics. `.`: port, values (with probes). */}}
+{{/* What clients inside the cluster speak to the gateway: http or https. `.`: the root. */}}
+{{- define "lyra.gatewayScheme" -}}
+{{- ternary "https" "http" (ne .Values.gateway.tls.existingSecret "") -}}
+{{- end -}}
+
+{{/* A probe over HTTP of health and metrics. `.`: path, port, scheme (http where there is none), values (with probes). */}}
 {{- define "lyra.httpProbes" -}}
 {{- $probes := .values.probes -}}
+{{- $scheme := ternary ", scheme: HTTPS" "" (eq (.scheme | default "http") "https") -}}
 startupProbe:
-  httpGet: {path: {{ .path }}, port: {{ .port }}}
+  httpGet: {path: {{ .path }}, port: {{ .port }}{{ $scheme }}}
   periodSeconds: 3
   timeoutSeconds: 3
   failureThreshold: {{ divf (float64 $probes.startupSeconds) 3 | ceil | int }}
 readinessProbe:
-  httpGet: {path: {{ .path }}, port: {{ .port }}}
+  httpGet: {path: {{ .path }}, port: {{ .port }}{{ $scheme }}}
   periodSeconds: {{ int $probes.readinessPeriodSeconds }}
   timeoutSeconds: 3
   failureThreshold: 2
 livenessProbe:
-  httpGet: {path: {{ .path }}, port: {{ .port }}}
+  httpGet: {path: {{ .path }}, port: {{ .port }}{{ $scheme }}}
   periodSeconds: {{ int $probes.livenessPeriodSeconds }}
   timeoutSeconds: 5
   failureThreshold: 3
