@@ -104,6 +104,23 @@ def test_keys_are_mounted_whole_so_that_changes_count_without_a_restart() -> Non
     assert mount == {"name": "keys", "mountPath": "/var/lib/lyra", "readOnly": True}
 
 
+def test_a_certificate_makes_everybody_speak_https_to_the_gateway() -> None:
+    monitoring = {"serviceMonitor": {"enabled": True}}
+    rendering = render({"gateway": {"tls": {"existingSecret": "certificate"}}, "monitoring": monitoring})
+    pod = rendering.get("Deployment", "-gateway")["spec"]["template"]["spec"]
+    gateway = pod["containers"][0]
+    monitor = next(each for each in rendering.objects if each["kind"] == "ServiceMonitor")
+    test = next(each for each in rendering.objects if each["kind"] == "Pod")
+
+    assert environment(gateway)["LYRA_GATEWAY_TLS_KEY_FILE"] == "/etc/lyra/tls/tls.key"
+    assert {"name": "tls", "mountPath": "/etc/lyra/tls", "readOnly": True} in gateway["volumeMounts"]
+    assert [each["secret"]["secretName"] for each in pod["volumes"] if each["name"] == "tls"] == ["certificate"]
+    probes = [gateway[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert {probe["scheme"] for probe in probes} == {"HTTPS"}
+    assert [each.get("scheme") for each in monitor["spec"]["endpoints"]] == [None, "https"]
+    assert environment(test["spec"]["containers"][0])["LYRA_URL"].startswith("https://")
+
+
 def test_notes_say_what_to_do_next() -> None:
     done = helm("install", "demo", CHART, "--dry-run=client", "--namespace", "speech")
 
