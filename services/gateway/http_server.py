@@ -69,6 +69,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         raise_file_limit(self._settings.max_connections + _OTHER_FILES)
         # What is there from the start stays; walking through it again and again would slow down every large request.
+        gc.collect()
         gc.freeze()
         await super().startup(sockets)
         if not self.started:

@@ -31,6 +31,7 @@ class JsonReader:
 
     def __init__(self, max_plain_bytes: int) -> None:
         """`max_plain_bytes`: of everything that is no long run of base64."""
+        self.taken = 0  # bytes
         self._max_plain_bytes = max_plain_bytes
         self._plain = bytearray()
         self._runs: list[list[bytearray]] = []
@@ -42,6 +43,7 @@ class JsonReader:
 
     def feed(self, piece: bytes) -> None:
         """Takes the next piece of the body. Raises ApiError 413 where there is too much beside the media."""
+        self.taken += len(piece)
         done = _run_end(piece, 0)
         if done:
             self._extend(piece[:done])
@@ -63,15 +65,6 @@ class JsonReader:
         if len(self._plain) + short > self._max_plain_bytes:
             text = f"The body is over the limit of {self._max_plain_bytes:,} bytes beside its media."
             raise ApiError(413, text, param="body", code="body_too_large")
-
-    @property
-    def is_small(self) -> bool:
-        """Whether parsing takes no time to speak of."""
-        return not self._runs and self._open_bytes < RUN_BYTES and len(self._plain) < 32 * 2**10
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._plain and not self._runs and not self._open
 
     def parse(self) -> Any:
         """The value that the body is; can be called once, after the last piece.

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 # One at a time: Python parses in one thread at a time anyway, and each holds memory.
 _AT_ONCE = 1
+_SMALL_BYTES = 32 * 2**10
 _limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, CapacityLimiter] = weakref.WeakKeyDictionary()
 
 
@@ -66,15 +67,15 @@ async def read_json(request: Request, shape: TypeAdapter[T], *, any_type: bool =
     reader = JsonReader(settings.max_json_bytes)
     async for piece in request.stream():
         reader.feed(piece)
-    if reader.is_empty:
+    if not reader.taken:
         raise _no_object()
-    if reader.is_small:
-        return _checked(reader.parse(), shape, settings)
-    return await aside(lambda: _checked(reader.parse(), shape, settings))
+    return await aside(lambda: _checked(reader.parse(), shape, settings), reader.taken)
 
 
-async def aside(work: Callable[[], T]) -> T:
-    """Does what takes time in a thread, after all that came before."""
+async def aside(work: Callable[[], T], size: int) -> T:
+    """Does work on `size` bytes: in a thread, after all that came before, where that takes time worth mentioning."""
+    if size < _SMALL_BYTES:
+        return work()
     loop = asyncio.get_running_loop()
     limiter = _limiters.setdefault(loop, CapacityLimiter(_AT_ONCE))
     return await to_thread.run_sync(work, limiter=limiter)

@@ -25,7 +25,9 @@ async def create_chat_completion(
     """Answers a conversation; with `stream`, piece by piece as server-sent events."""
     completion = Completion(body, request.state.started)
     stored = await load_named(body, key.tenant, media, settings, request.state.body)
-    asked = await aside(lambda: to_answer_request(body, key.tenant, settings, stored))  # decodes the media
+    size = request.state.body.taken  # its media have to be decoded
+    asked = await aside(lambda: to_answer_request(body, key.tenant, settings, stored), size)
+    body.messages = []  # which hold them in base64, and would do so until the answer has ended
     events = answer(services, asked)
     if body.stream:
         chunks = with_errors_in_band(completion.chunks(events))

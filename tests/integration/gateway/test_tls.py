@@ -13,6 +13,7 @@ import trustme
 from services.gateway.certificates import Certificates
 from services.gateway.settings import GatewaySettings
 from services.local.process import answers_https
+from services.local.stack import Stack
 from tests.integration.gateway.conftest import until
 from tests.integration.gateway.processes import GatewayProcess, gateway_process
 
@@ -142,3 +143,16 @@ def test_a_gateway_does_not_begin_with_a_certificate_that_it_cannot_use(tmp_path
 def test_a_certificate_needs_its_key() -> None:
     with pytest.raises(ValueError, match="LYRA_GATEWAY_TLS_KEY_FILE"):
         GatewaySettings.model_validate({"gateway_tls_cert_file": "tls.crt"})
+
+
+@pytest.mark.full
+def test_the_local_stack_speaks_https_where_there_is_a_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, pair = trustme.CA(), Pair(tmp_path)
+    pair.issue(authority)
+    monkeypatch.setenv("LYRA_GATEWAY_TLS_CERT_FILE", str(pair.cert))
+    monkeypatch.setenv("LYRA_GATEWAY_TLS_KEY_FILE", str(pair.key))
+    with Stack(preset="tiny", home=tmp_path / "home", threads=1, announce=False, jobs=False) as stack:
+        assert stack.url.startswith("https://")
+        assert httpx.get(f"{stack.url}/readyz", verify=trusting(authority)).status_code == 200
