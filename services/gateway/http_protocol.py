@@ -18,7 +18,7 @@ MAX_HEAD_BYTES = 16 * 2**10
 _READ_BYTES = 64 * 2**10
 _LINGER_SECONDS = 1.0
 # Each chunk of a body costs as much as some hundred bytes.
-_MANY_CHUNKS = 256
+_MANY_CHUNKS = 128
 _LEAST_MEAN_CHUNK_BYTES = 256
 
 Late = Literal["", "head", "body", "reader", "closing"]

@@ -21,7 +21,7 @@ _LETTERS = bytes(code for code in range(256) if _RUN.fullmatch(bytes([code])))
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SUSPECT_ESCAPES = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _BOM = b"\xef\xbb\xbf"
-MAX_VALUES = 100_000  # more than 256 messages of 32 parts each
+MAX_VALUES = 50_000  # more than 256 messages of 32 parts have, or an upload of 10,000 parts
 MAX_KEYS = 256  # of one object: each that is not known is an error of its own, and costs as such
 _BLOCK_BYTES = 64 * 2**10
 
