@@ -156,6 +156,7 @@ async def test_a_request_whose_client_hangs_up_before_it_is_whole_is_told_as_abo
         "Host: gateway",
         f"Authorization: Bearer {gateway.secret}",
         "X-Request-Id: half-a-request",
+        "Content-Type: application/json",
         "Content-Length: 100",
     ]
     await gateway.raw("\r\n".join([*head, "", "half"]).encode())
