@@ -23,9 +23,9 @@ from torch import Tensor
 
 from bench.machine import describe
 from bench.report import command_line, write
+from model_core.kernels import fast_dtype
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import Extraction, ExtractionConfig
-from model_core.presets.building import fast_dtype
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

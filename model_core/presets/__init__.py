@@ -62,8 +62,9 @@ def build_speech_encoder(
         return published.speech_encoder()
     import torch
 
+    from model_core.kernels import fast_dtype
     from model_core.presets import nano, tiny
-    from model_core.presets.building import below, chosen_device, fast_dtype, load, on_meta, read, seeded, trained
+    from model_core.presets.building import below, chosen_device, load, on_meta, read, seeded, trained
     from model_core.speech.encoder import SPEECH, SpeechEncoder
     from model_core.speech.quick_decoder import QuickDecoder
     from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
@@ -86,7 +87,8 @@ def build_speech_encoder(
     if fast and device.type == "cpu":
         # Words are written while the next clips are encoded: both with all threads would stand in each other's way.
         threads = max(1, torch.get_num_threads() // 2)
-        quick = QuickDecoder(part_folder(home or lyra_home(), preset, "transcriber"), threads)
+        words_folder = part_folder(home or lyra_home(), preset, "transcriber")
+        quick = QuickDecoder(words_folder, threads, encoder.whisper.config.width)
     encoder.transcriber = load_transcriber(folder, encoder.frames_with_tail, quick, device)
     if fast:
         encoder.multiply_in(fast_dtype(device))
@@ -143,9 +145,10 @@ def build_language_model(
     from tokenizers import Tokenizer
 
     from model_core.checkpoints.adapters import load_adapter
+    from model_core.kernels import fast_dtype
     from model_core.language.engine import LanguageModel
     from model_core.presets import nano, tiny
-    from model_core.presets.building import below, chosen_device, fast_dtype, load, on_meta, read, seeded
+    from model_core.presets.building import below, chosen_device, load, on_meta, read, seeded
 
     device = chosen_device(device)
     if preset == "tiny":

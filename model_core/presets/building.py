@@ -66,9 +66,3 @@ def trained(path: Path) -> dict[str, Tensor]:
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those tensors whose names start with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def fast_dtype(device: torch.device | str = "cpu") -> torch.dtype:
-    """bfloat16 on GPUs and where this processor has instructions for it, else float32."""
-    on_gpu = torch.device(device).type != "cpu"
-    return torch.bfloat16 if on_gpu or torch.cpu._is_avx512_bf16_supported() else torch.float32

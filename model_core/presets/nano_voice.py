@@ -10,8 +10,9 @@ from torch import Tensor
 from model_core.checkpoints.piper import read_hifigan
 from model_core.checkpoints.store import part_folder
 from model_core.errors import CheckpointError
+from model_core.kernels import fast_dtype
 from model_core.presets import nano
-from model_core.presets.building import fast_dtype, trained
+from model_core.presets.building import trained
 from model_core.speech.spelled_generator import SpelledGenerator
 from model_core.speech.unit_voice import UnitVoice
 from model_core.speech.vocoder import UnitVocoder

@@ -17,11 +17,12 @@ from model_core.checkpoints.published import (
 )
 from model_core.checkpoints.published_config import published_fields
 from model_core.errors import CheckpointError
+from model_core.kernels import fast_dtype
 from model_core.language.decoder import DecoderStack
 from model_core.language.engine import LanguageModel
 from model_core.language.extractor import ExtractionConfig
 from model_core.presets import tiny_qwen2_vl
-from model_core.presets.building import fast_dtype, on_meta, seeded
+from model_core.presets.building import on_meta, seeded
 from model_core.presets.method import PublishedPreset
 from model_core.speech.encoder import SPEECH, SpeechEncoder
 from model_core.speech.transcriber_loading import load_transcriber, random_transcriber

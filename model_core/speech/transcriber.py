@@ -65,6 +65,8 @@ class DecodingOptions:
 
     Attributes:
         batch: Clips decoded together; work is given up only between batches.
+        together: Whether our own decoder works on a batch as one; None where an accelerator does. A processor's kernels
+            add up in an order that depends on how many rows they get, and words would come to depend on it.
         temperatures: Tried in turn until a transcript is neither repetitive nor improbable.
         max_compression: A text that zlib makes smaller than this factor repeats itself.
         min_log_probability: Mean over a clip's tokens; below it another temperature is tried.
@@ -74,6 +76,7 @@ class DecodingOptions:
     """
 
     batch: int = 4
+    together: bool | None = None
     temperatures: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9)
     max_compression: float = 2.4
     min_log_probability: float = -1.0
@@ -132,6 +135,13 @@ class Transcriber:
     def languages(self) -> tuple[str, ...]:
         """Codes of the languages that it knows."""
         return tuple(self._tokens.languages) or (ENGLISH,)
+
+    @property
+    def number_format(self) -> str:
+        """In which numbers words are written down at the first try, and whether a batch as one."""
+        if self._quick is not None:
+            return "int8, " + ("in batches" if self._quick.together else "one by one")
+        return str(self._decoder.embed_tokens.weight.dtype).removeprefix("torch.")
 
     def transcribe(self, clips: list[Clip], language: str = "") -> Iterator[Segment]:
         """Segments of all clips in order, as soon as a batch of clips is written. Silent clips have none.
@@ -259,8 +269,22 @@ class Transcriber:
             drafts.append(draft)
         return drafts
 
-    @torch.inference_mode()
     def _decode(
+        self, clips: list[Clip], frames: list[Tensor], language: str, temperature: float
+    ) -> Turns[list[_Draft]]:
+        """Writes clips at one temperature, together or one after the other."""
+        together = self._options.together
+        if together is None:
+            together = frames[0].device.type != "cpu"
+        if together:
+            return (yield from self._decode_batch(clips, frames, language, temperature))
+        drafts: list[_Draft] = []
+        for clip, frames_TD in zip(clips, frames, strict=True):
+            drafts += yield from self._decode_batch([clip], [frames_TD], language, temperature)
+        return drafts
+
+    @torch.inference_mode()
+    def _decode_batch(
         self, clips: list[Clip], frames: list[Tensor], language: str, temperature: float
     ) -> Turns[list[_Draft]]:
         """Writes one batch at one temperature. Rows that ended leave it as soon as enough have for that to pay."""

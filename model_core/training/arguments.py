@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from model_core.errors import InvalidInput
-from model_core.presets.building import fast_dtype
+from model_core.kernels import fast_dtype
 from model_core.training.options import StageOptions
 
 CHECKPOINTS = "checkpoints"

@@ -2,8 +2,11 @@
 
 import os
 
+from services.common import telemetry
 from services.common.errors import InvalidInput, ServiceError, Unavailable
 from services.common.settings import ServiceSettings
+
+log = telemetry.get_logger(__name__)
 
 
 def prepare_process(settings: ServiceSettings) -> None:
@@ -18,6 +21,13 @@ def prepare_process(settings: ServiceSettings) -> None:
     os.environ["MKL_NUM_THREADS"] = count
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
+
+
+def log_number_formats(**of_parts: str) -> None:
+    """Tells in which numbers a service's parts multiply: that follows from the processor, and so do last digits."""
+    from model_core.kernels import instructions
+
+    log.info("number formats", instructions=instructions(), **of_parts)
 
 
 def translate(error: Exception) -> ServiceError | None:

@@ -164,6 +164,10 @@ def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:
 
 def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
     model = build_language_model(settings.preset, settings.home, checkpoint=settings.checkpoint, device=settings.device)
+    dtype = str(model.decoder.embed_tokens.weight.dtype).removeprefix("torch.")
+    model_service.log_number_formats(
+        decoder=dtype, layers=dtype if settings.quantization == "none" else settings.quantization
+    )
     if settings.quantization != "none":
         quantize(model.decoder, settings.quantization)
     model.prefixes = PrefixStore(settings.prefix_cache_mib * 2**20)

@@ -187,6 +187,10 @@ def _build(settings: SpeechEncoderSettings) -> SpeechEncoderServicer:
     encoder = build_speech_encoder(
         settings.preset, settings.home, checkpoint=settings.checkpoint, device=settings.device, fast=True
     )
+    formats = {"encoder": encoder.number_format}
+    if encoder.can_transcribe:
+        formats["words"] = encoder.transcriber.number_format
+    model_service.log_number_formats(**formats)
     servicer = SpeechEncoderServicer(encoder, settings)
     servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
     return servicer

@@ -84,4 +84,4 @@ def test_weights_that_cannot_be_read_are_refused(damage: str, tmp_path: Path) ->
     if damage == "torn":
         (tmp_path / "model.bin").write_bytes(b"no model")
     with pytest.raises(CheckpointError, match=r"model\.bin"):
-        QuickDecoder(tmp_path, 1)
+        QuickDecoder(tmp_path, 1, 8)
