@@ -47,6 +47,17 @@ test: setup ## Run every test (PYTEST_ARGS="tests/unit -x" for a part)
 	@$(BIN)/lyra weights pull nano
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
+# What processors without AVX-512 compute: PyTorch, oneDNN, CTranslate2 and MKL are each held down by a variable of its own.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 CT2_FORCE_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+CAPABILITY := $(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability())'
+
+.PHONY: test-avx2
+test-avx2: setup ## Run again, held down to AVX2, the tests that depend on the processor's instructions
+	@$(BIN)/lyra weights pull nano
+	@echo "Kernels: $$($(AVX2) $(CAPABILITY)), of $$($(CAPABILITY)) that this processor has"
+	@$(AVX2) $(BIN)/python -m pytest -m "kernels and not full" -n logical --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder $(PYTEST_ARGS)
+
 .PHONY: test-full
 test-full: setup ## Run what `make test` leaves out because it takes long: half an hour
 	@$(BIN)/lyra weights pull nano

@@ -60,6 +60,7 @@ def test_a_written_question_is_answered_by_the_base_model(client: openai.OpenAI)
     assert "Paris" in ask(client, text, max_tokens=20).choices[0].message.content
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(("pictures", "at_least"), [("vqa-written.jsonl", 11), ("named-written.jsonl", 11)])
 def test_pictures_are_seen(client: openai.OpenAI, pictures: str, at_least: int) -> None:
     rows = lines(pictures, 12)
@@ -71,6 +72,7 @@ def test_pictures_are_seen(client: openai.OpenAI, pictures: str, at_least: int) 
     assert right >= at_least
 
 
+@pytest.mark.kernels
 def test_answers_stand_where_the_extractor_drops_tokens_on_the_way(client: openai.OpenAI) -> None:
     right = 0
     for row in lines("vqa-spoken.jsonl", 8):
@@ -83,6 +85,7 @@ def test_answers_stand_where_the_extractor_drops_tokens_on_the_way(client: opena
     assert right >= 5
 
 
+@pytest.mark.kernels
 def test_speech_is_heard_by_the_language_model(client: openai.OpenAI) -> None:
     rows = lines("sentences-known-voices.jsonl", 10)
     instruction = {"type": "text", "text": "Repeat what I said."}

@@ -16,6 +16,7 @@ from model_core.speech.whisper_decoder import DecoderState, WhisperDecoder
 from model_core.speech.whisper_tokens import TIMESTAMPS, WhisperTokens, random_tokenizer
 from tests.unit.speech.tiny_whisper import FEED_FORWARD, HEADS, LAYERS, WIDTH, clip, frames_of, oracle_config
 
+pytestmark = pytest.mark.kernels
 TOKENIZER = random_tokenizer()
 TOKENS = WhisperTokens(TOKENIZER, TOKENIZER.get_vocab_size() + TIMESTAMPS)
 MINUS_INFINITY = float("-inf")
@@ -267,11 +268,26 @@ def test_short_or_silent_rest_of_a_clip_is_left() -> None:
         assert [s.text for s in segments] == ["one"]
 
 
-def test_clips_of_one_batch_end_on_their_own() -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_clips_of_one_batch_end_on_their_own(together: bool) -> None:
     scripts = [[], [timestamp(0), *letters("a"), timestamp(1)], [timestamp(0), *letters("longer"), timestamp(1)]]
     clips = [clip(2, start=0, level=2), clip(1, start=30, level=1), clip(2, start=60, level=2)]
-    segments = transcribe(Scripted(scripts), clips)
+    segments = transcribe(Scripted(scripts), clips, together=together)
     assert [(s.start_seconds, s.text) for s in segments] == [(0, "longer"), (30, "a"), (60, "longer")]
+
+
+@pytest.mark.parametrize(("together", "batches"), [(None, [1, 1, 1]), (True, [3])])
+def test_a_processor_writes_clips_one_by_one_unless_told_otherwise(together: bool | None, batches: list[int]) -> None:
+    class Counting(Scripted):
+        def new_state(self, frames: list[Tensor]) -> DecoderState:
+            counted.append(len(frames))
+            return super().new_state(frames)
+
+    counted: list[int] = []
+    scripts = [[], *([timestamp(0), *letters(word), timestamp(1)] for word in ("one", "two", "three"))]
+    clips = [clip(2, start=30 * level, level=level) for level in (3, 1, 2)]
+    assert [s.text for s in transcribe(Counting(scripts), clips, together=together)] == ["three", "one", "two"]
+    assert counted == batches
 
 
 def test_silent_clips_are_not_even_decoded() -> None:

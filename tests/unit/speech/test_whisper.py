@@ -15,6 +15,8 @@ from model_core.speech.whisper import WhisperEncoder
 from tests.paths import DATA
 from tests.unit.speech.tiny_whisper import FEED_FORWARD, HEADS, LAYERS, WIDTH, oracle_config
 
+pytestmark = pytest.mark.kernels
+
 
 def config(bins: int, *, whole_window: bool = False) -> WhisperEncoder.Config:
     return WhisperEncoder.Config(
