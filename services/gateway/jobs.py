@@ -8,7 +8,7 @@ from services.common.errors import InvalidInput, NotFound
 from services.gateway import job_views
 from services.gateway.errors import ApiError
 from services.gateway.schemas import jobs as shapes
-from services.jobs.book import JobBook, JobEnded, KeyReused, UnknownJob
+from services.jobs.book import JobBook, JobEnded, KeyReused, UnknownJob, is_job_id
 from services.jobs.desk import JobDesk, Order
 from services.jobs.kinds import State
 from services.jobs.layout import JobId
@@ -171,6 +171,14 @@ class JobsApi:
             text = f"{error}; `lyra webhooks secrets create NAME --tenant {tenant}` makes one"
             raise InvalidInput("webhook.secret_id", text) from error
         return Webhook(url=webhook.url, secret_id=webhook.secret_id)
+
+
+def job_named(tenant: str, name: str) -> JobId:
+    """The tenant's job of this name. What is no job's name never becomes part of a key in the store: NotFound."""
+    job = JobId(tenant, name)
+    if not is_job_id(name):
+        raise unknown(job)
+    return job
 
 
 def unknown(job: JobId) -> NotFound:

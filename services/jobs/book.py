@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from services.storage.errors import ObjectMissing
 from services.storage.records import Stored
 
 _INDEX = "jobs-by-time/"
+_JOB_ID = re.compile(r"job-[0-9a-f]{32}")
 _LATEST_MILLISECONDS = 10**13 - 1
 # Jobs whose manifest, or plan and list of clips, a process keeps at hand; the latter are the larger by far.
 _MANIFESTS_KEPT = 1024
@@ -296,6 +298,11 @@ def new_job_id(tenant: str, idempotency_key: str = "") -> str:
     if not idempotency_key:
         return f"job-{secrets.token_hex(16)}"
     return "job-" + hashlib.sha256(f"{tenant}\0{idempotency_key}".encode()).hexdigest()[:32]
+
+
+def is_job_id(text: str) -> bool:
+    """Whether `new_job_id` could have made it."""
+    return _JOB_ID.fullmatch(text) is not None
 
 
 def fingerprint(request: object) -> str:

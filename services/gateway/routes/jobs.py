@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from services.gateway.dependencies import Caller, Jobs, Media, Settings
 from services.gateway.errors import bad_request
 from services.gateway.job_events import job_events
+from services.gateway.jobs import job_named
 from services.gateway.json_route import JsonRoute, parse_field, read_json
 from services.gateway.keys import Key
 from services.gateway.schemas import jobs as shapes
@@ -17,7 +18,6 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.streaming import StreamedBody
 from services.gateway.uploads import receive_form
 from services.jobs.kinds import State
-from services.jobs.layout import JobId
 from services.media.library import MediaLibrary
 from services.media.records import MediaRecord
 
@@ -81,7 +81,7 @@ async def list_jobs(
 @router.get("/{job_id}")
 async def retrieve_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.JobObject:
     """What a job is at."""
-    return await jobs.retrieve(JobId(key.tenant, job_id))
+    return await jobs.retrieve(job_named(key.tenant, job_id))
 
 
 @router.get("/{job_id}/events", response_class=Response, responses=_EVENTS)
@@ -94,7 +94,7 @@ async def watch_job(
     last_event_id: Annotated[str, Header(max_length=64, description="Goes on behind this event.")] = "",
 ) -> Response:
     """Its words as they are heard, its progress, and how it ended."""
-    events = job_events(jobs, JobId(key.tenant, job_id), last_event_id, settings.job_event_seconds)
+    events = job_events(jobs, job_named(key.tenant, job_id), last_event_id, settings.job_event_seconds)
     return await StreamedBody.begin(request, events, "text/event-stream")
 
 
@@ -103,33 +103,33 @@ async def job_result(
     job_id: JobName, key: Caller, jobs: Jobs, format: Literal["json", "text", "srt", "vtt"] = "json"
 ) -> Response:
     """What came of a job; of one that failed, what is there of it."""
-    result = await jobs.result(JobId(key.tenant, job_id))
+    result = await jobs.result(job_named(key.tenant, job_id))
     if format == "json":
         return JSONResponse(result.model_dump(mode="json"))
     if result.text is None:
         raise bad_request("format", "is json alone for a job without the task 'transcript'")
     if format == "text":
         return PlainTextResponse(f"{result.text}\n")
-    kept = await run_in_threadpool(jobs.book.store.get, JobId(key.tenant, job_id).subtitles(format))
+    kept = await run_in_threadpool(jobs.book.store.get, job_named(key.tenant, job_id).subtitles(format))
     return Response(kept, media_type={"srt": "application/x-subrip", "vtt": "text/vtt"}[format])
 
 
 @router.post("/{job_id}/cancel")
 async def cancel_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.JobObject:
     """Ends a job; what it has heard is not kept. One that has ended stays as it is."""
-    return await jobs.cancel(JobId(key.tenant, job_id))
+    return await jobs.cancel(job_named(key.tenant, job_id))
 
 
 @router.post("/{job_id}/questions", status_code=202)
 async def ask_job(job_id: JobName, body: shapes.QuestionsRequest, key: Caller, jobs: Jobs) -> shapes.QuestionList:
     """Asks more about a recording that was heard; nothing is encoded again. Answers come with the job's result."""
-    return await jobs.ask(JobId(key.tenant, job_id), body.questions)
+    return await jobs.ask(job_named(key.tenant, job_id), body.questions)
 
 
 @router.delete("/{job_id}")
 async def delete_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.DeletedJob:
     """Deletes a job that has ended, with all that came of it."""
-    await jobs.delete(JobId(key.tenant, job_id))
+    await jobs.delete(job_named(key.tenant, job_id))
     return shapes.DeletedJob(id=job_id)
 
 

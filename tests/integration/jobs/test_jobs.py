@@ -188,6 +188,15 @@ def test_another_tenants_jobs_and_media_are_unknown(jobs: JobStack, stranger: ht
     assert stranger.post("/v1/jobs", json={"media_id": job["media_id"]}).status_code == 404
 
 
+@pytest.mark.parametrize("name", ["job-1%00", "job-1%0A", "..%2F..%2Facme%2Fjob-1", "%F0%9F%94%A5", "job-" + "0" * 31])
+def test_what_is_no_jobs_name_is_unknown_on_every_route(jobs: JobStack, name: str) -> None:
+    assert jobs.http.post(f"/v1/jobs/{name}/cancel").status_code == 404
+    assert jobs.http.post(f"/v1/jobs/{name}/questions", json={"questions": ["Why?"]}).status_code == 404
+    for path in ("", "/events", "/result"):
+        assert jobs.http.get(f"/v1/jobs/{name}{path}").status_code == 404
+    assert jobs.http.delete(f"/v1/jobs/{name}").status_code == 404
+
+
 def test_results_come_as_text_and_as_subtitles(jobs: JobStack) -> None:
     name = jobs.submit(SOUND)
     assert jobs.http.get(f"/v1/jobs/{name}/result").status_code in (200, 409)

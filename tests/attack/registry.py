@@ -1,0 +1,103 @@
+"""What an attack is: a function that tries one thing many times and tells what came back."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.attack.target import Target
+
+_SHOWN = 5  # of what was wrong; the rest is counted
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How hard to try.
+
+    Attributes:
+        quick: What `make test` does: the same attacks, with fewer of everything.
+        seed: Of all randomness.
+        minutes: Of mixed load.
+    """
+
+    quick: bool = False
+    seed: int = 0
+    minutes: float = 10.0
+
+    def count(self, full: int, quick: int) -> int:
+        """How many times to try something."""
+        return quick if self.quick else full
+
+    def random(self, name: str) -> random.Random:
+        """Randomness of an attack's own, so that it does the same whatever else runs."""
+        return random.Random(f"{self.seed}:{name}")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came back, by kind ("400", "refused", "INVALID_ARGUMENT"), and what of it should not have."""
+
+    expected: str
+    answers: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def tried(self) -> int:
+        return self.answers.total()
+
+    @property
+    def came_back(self) -> str:
+        return ", ".join(f"{answer} x{count}" if count > 1 else answer for answer, count in self.answers.most_common(8))
+
+    def add(self, answer: str, allowed: Collection[str], about: object = "") -> None:
+        """Counts an answer; one that is not `allowed` is kept with what it was the answer to."""
+        self.answers[answer] += 1
+        if answer not in allowed:
+            self.wrong.append(f"{answer}: {about}" if about else answer)
+
+    def require(self, holds: bool, otherwise: str) -> None:
+        """Something that has to hold beside the single answers."""
+        if not holds:
+            self.wrong.append(otherwise)
+
+    def what_was_wrong(self) -> list[str]:
+        """The first of it, and how much more there was."""
+        more = len(self.wrong) - _SHOWN
+        return [each[:600] for each in self.wrong[:_SHOWN]] + ([f"... and {more} more"] if more > 0 else [])
+
+
+Run = Callable[["Target", Plan], Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """A line of the table.
+
+    Attributes:
+        kind: Name of its file.
+        what: What is tried, in words.
+        quick: Whether `make test` runs it too.
+        max_gateway_mib: Most memory that the gateway may take meanwhile.
+    """
+
+    kind: str
+    what: str
+    run: Run
+    quick: bool
+    max_gateway_mib: float
+
+
+ATTACKS: list[Attack] = []
+
+
+def attack(what: str, *, quick: bool = True, max_gateway_mib: float = 1024.0) -> Callable[[Run], Run]:
+    """Registers a function as an attack."""
+
+    def register(run: Run) -> Run:
+        ATTACKS.append(Attack(run.__module__.rpartition(".")[2], what, run, quick, max_gateway_mib))
+        return run
+
+    return register

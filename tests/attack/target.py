@@ -1,0 +1,102 @@
+"""What is attacked: a local stack of preset tiny in a home of its own, with three tenants."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from services.gateway.keys import KeyStore
+from services.local.process import LocalProcess, ProcessSpec, grpc_is_serving
+from services.local.stack import GATEWAY, SERVICES, Stack
+from services.webhooks.secrets import FILE_NAME, SecretStore
+from tests.attack.loopback import check_loopback
+
+ATTACKER, VICTIM, BYSTANDER = "mallory", "alice", "bob"
+MODEL = "lyra-tiny"
+CLIENT_SECONDS = 120.0  # for a machine that is busy with other things
+# Speaks from hidden states, which the voice of preset tiny does not.
+SPEAKER = "hidden_state_synthesizer"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running stack.
+
+    Attributes:
+        keys: API key of each tenant.
+        secret_ids: Of a webhook secret of each tenant.
+        speaker: A speech synthesizer that speaks from hidden states, beside the stack.
+    """
+
+    stack: Stack
+    home: Path
+    keys: Mapping[str, str]
+    secret_ids: Mapping[str, str]
+    speaker: LocalProcess
+
+    @property
+    def url(self) -> str:
+        return self.stack.url
+
+    @property
+    def port(self) -> int:
+        """Of the gateway."""
+        return self.stack.processes[GATEWAY].port
+
+    def headers(self, tenant: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.keys[tenant]}"}
+
+    def client(self, tenant: str, *, connections: int = 100) -> httpx.Client:
+        """A client with the tenant's key; close it."""
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        return httpx.Client(
+            base_url=self.url, headers=self.headers(tenant), timeout=CLIENT_SECONDS, trust_env=False, limits=limits
+        )
+
+    def services(self) -> dict[str, str]:
+        """host:port of the model services, by name."""
+        addresses = {name: self.stack.processes[name].address for name in SERVICES} | {SPEAKER: self.speaker.address}
+        for address in addresses.values():
+            check_loopback(address.rpartition(":")[0])
+        return addresses
+
+
+def chat(text: str = "Hello", **options: object) -> dict[str, object]:
+    """Body of a small chat request."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 1, **options}
+
+
+@contextmanager
+def running_target() -> Iterator[Target]:
+    """Starts it in a temporary folder, and stops it."""
+    with ExitStack() as cleanup:
+        home = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lyra-attack-")))
+        keys, secrets = KeyStore(home), SecretStore(home / FILE_NAME)
+        tenants = (ATTACKER, VICTIM, BYSTANDER)
+        made = {tenant: keys.create(tenant)[1] for tenant in tenants}
+        secret_ids = {tenant: secrets.create(tenant).id for tenant in tenants}
+        arguments = {GATEWAY: ("--job-event-seconds", "0.5")}
+        stack = cleanup.enter_context(
+            Stack(preset="tiny", home=home, threads=1, jobs=True, announce=False, arguments=arguments)
+        )
+        speaker = cleanup.enter_context(_speaker(home))
+        target = Target(stack, home, made, secret_ids, speaker)
+        check_loopback(stack.processes[GATEWAY].host)
+        target.services()
+        yield target
+
+
+@contextmanager
+def _speaker(home: Path) -> Iterator[LocalProcess]:
+    flags = ("--preset", "tiny-qwen2-vl", "--home", str(home), "--threads", "1", "--metrics-port", "0")
+    spec = ProcessSpec(SPEAKER, "services.speech_synthesizer", flags, grpc_is_serving)
+    process = LocalProcess(spec, host="127.0.0.1", port=0, run_dir=home / "run", log_dir=home / "logs")
+    process.start()
+    try:
+        process.wait_ready(CLIENT_SECONDS)
+        yield process
+    finally:
+        process.stop(10.0)
