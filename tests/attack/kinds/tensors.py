@@ -1,6 +1,5 @@
 """Forged tensors, sent to the services themselves: shapes that lie, numbers that are none, rows that never come."""
 
-import asyncio
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -26,14 +25,14 @@ _EXTREME = (0x7F7FFFFF, 0xFF7FFFFF, 0x00000001, 0x80000000)
 
 @attack("tensors whose shape, type or bytes lie, at the speech synthesizer")
 def synthesizer_shapes(target: Target, plan: Plan) -> Outcome:
-    return asyncio.run(_synthesizer(target, [(what, [each]) for what, each in _liars(_width(target))], _REFUSED))
+    return _synthesizer(target, [(what, [each]) for what, each in _liars(_width(target))], _REFUSED)
 
 
 @attack("hidden states that are no numbers, at the speech synthesizer", quick=False)
 def synthesizer_numbers(target: Target, plan: Plan) -> Outcome:
     width = _width(target)
     tries = [(f"0x{bits:08x} at {place}", [_with(bits, place, 3, width)]) for bits in _NOT_FINITE for place in (0, -1)]
-    return asyncio.run(_synthesizer(target, tries, _REFUSED))
+    return _synthesizer(target, tries, _REFUSED)
 
 
 @attack("hidden states at the ends of their range, and as many as it takes, at the speech synthesizer")
@@ -41,37 +40,30 @@ def synthesizer_extremes(target: Target, plan: Plan) -> Outcome:
     width = _width(target)
     tries = [(f"0x{bits:08x}", [_with(bits, place, 3, width)]) for bits in _EXTREME for place in (0, -1)]
     tries += [("empty, many times", [_tensor([0, width], b"")] * 1000)]
-    tries += [("100,000 tokens", [_tensor([1000, width], bytes(4000 * width))] * 100)]
-    return asyncio.run(_synthesizer(target, tries, ("OK", *_REFUSED)))
+    tries += [("300 tokens, one by one", [_tensor([1, width], bytes(4 * width))] * 300)]
+    return _synthesizer(target, tries, ("OK", *_REFUSED))
 
 
 @attack("speech and vision tokens whose shape, order, grid or total lie, at the language model")
 def language_model_tokens(target: Target, plan: Plan) -> Outcome:
-    async def work() -> Outcome:
-        outcome = Outcome("INVALID_ARGUMENT for each")
-        async with open_channels(target) as channels:
-            width = await _token_width(channels["language_model"])
-            for what, parts in _prompts(width):
-                answer = await _generate(channels["language_model"], parts)
-                outcome.add(answer, _REFUSED, what)
-        return outcome
-
-    return asyncio.run(work())
+    outcome = Outcome("INVALID_ARGUMENT for each")
+    with open_channels(target) as channels:
+        width = _token_width(channels["language_model"])
+        for what, parts in _prompts(width):
+            outcome.add(_generate(channels["language_model"], parts), _REFUSED, what)
+    return outcome
 
 
 @attack("speech and vision tokens that are no numbers, at the language model", quick=False)
 def language_model_numbers(target: Target, plan: Plan) -> Outcome:
-    async def work() -> Outcome:
-        outcome = Outcome("INVALID_ARGUMENT for each")
-        async with open_channels(target) as channels:
-            width = await _token_width(channels["language_model"])
-            for bits in _NOT_FINITE:
-                chunk = common_pb2.TensorChunk(rows=_with(bits, 0, 4, width), rows_total=4)
-                for part in (_speech(chunk), _vision(chunk, (1, 2, 2))):
-                    outcome.add(await _generate(channels["language_model"], [part]), _REFUSED, f"0x{bits:08x}")
-        return outcome
-
-    return asyncio.run(work())
+    outcome = Outcome("INVALID_ARGUMENT for each")
+    with open_channels(target) as channels:
+        width = _token_width(channels["language_model"])
+        for bits in _NOT_FINITE:
+            chunk = common_pb2.TensorChunk(rows=_with(bits, 0, 4, width), rows_total=4)
+            for part in (_speech(chunk), _vision(chunk, (1, 2, 2))):
+                outcome.add(_generate(channels["language_model"], [part]), _REFUSED, f"0x{bits:08x}")
+    return outcome
 
 
 def _liars(width: int) -> Iterator[tuple[str, common_pb2.Tensor]]:
@@ -151,7 +143,7 @@ def _vision(chunk: common_pb2.TensorChunk, grid: tuple[int, int, int]) -> langua
     return language_model_pb2.GenerateRequest(vision_tokens=tokens)
 
 
-async def _generate(channel: grpc.aio.Channel, parts: list[language_model_pb2.GenerateRequest]) -> str:
+def _generate(channel: grpc.Channel, parts: list[language_model_pb2.GenerateRequest]) -> str:
     start = language_model_pb2.MessageStart(role=language_model_pb2.ROLE_USER)
     requests = [
         language_model_pb2.GenerateRequest(header=language_model_pb2.GenerateHeader(max_tokens=2)),
@@ -159,19 +151,19 @@ async def _generate(channel: grpc.aio.Channel, parts: list[language_model_pb2.Ge
         *parts,
         language_model_pb2.GenerateRequest(text="What is this?"),
     ]
-    return await call(channel, "/lyra.v1.LanguageModel/Generate", [each.SerializeToString() for each in requests])
+    return call(channel, "/lyra.v1.LanguageModel/Generate", [each.SerializeToString() for each in requests])
 
 
-async def _synthesizer(target: Target, tries: list[tuple[str, list[common_pb2.Tensor]]], allowed: tuple[str, ...]) -> Outcome:
+def _synthesizer(target: Target, tries: list[tuple[str, list[common_pb2.Tensor]]], allowed: tuple[str, ...]) -> Outcome:
     """Sends the tensors to a voice that speaks from hidden states, and to one that speaks from texts."""
     outcome = Outcome(f"{' or '.join(allowed)} for each")
-    async with open_channels(target) as channels:
+    with open_channels(target) as channels:
         for service in (SPEAKER, "speech_synthesizer"):
             for what, tensors in tries:
                 requests: list[Any] = [speech_synthesizer_pb2.SynthesizeRequest(header={})]  # type: ignore[arg-type]
                 requests += [speech_synthesizer_pb2.SynthesizeRequest(hidden_states=each) for each in tensors]
                 sent = [each.SerializeToString() for each in requests]
-                answer = await call(channels[service], "/lyra.v1.SpeechSynthesizer/Synthesize", sent)
+                answer = call(channels[service], "/lyra.v1.SpeechSynthesizer/Synthesize", sent)
                 outcome.add(answer, allowed, f"{service}: {what}")
     return outcome
 
@@ -179,22 +171,19 @@ async def _synthesizer(target: Target, tries: list[tuple[str, list[common_pb2.Te
 def _width(target: Target) -> int:
     """Of the hidden states that the synthesizer beside the stack takes."""
 
-    async def ask() -> int:
-        async with open_channels(target) as channels:
-            describe = channels[SPEAKER].unary_unary(
-                "/lyra.v1.SpeechSynthesizer/Describe",
-                response_deserializer=speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse.FromString,
-            )
-            return int((await describe(b"")).hidden_width)
-
-    width = asyncio.run(ask())
+    with open_channels(target) as channels:
+        describe = channels[SPEAKER].unary_unary(
+            "/lyra.v1.SpeechSynthesizer/Describe",
+            response_deserializer=speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse.FromString,
+        )
+        width = int(describe(b"").hidden_width)
     assert width > 0
     return width
 
 
-async def _token_width(channel: grpc.aio.Channel) -> int:
+def _token_width(channel: grpc.Channel) -> int:
     describe = channel.unary_unary(
         "/lyra.v1.LanguageModel/Describe",
         response_deserializer=language_model_pb2.LanguageModelDescribeResponse.FromString,
     )
-    return int((await describe(b"")).model.token_width)
+    return int(describe(b"").model.token_width)

@@ -1,0 +1,128 @@
+"""Fuzzed protobuf messages, over real gRPC, to every method of every service."""
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from lyra.v1 import adapters_pb2, common_pb2, speech_encoder_pb2, speech_synthesizer_pb2, vision_encoder_pb2
+from lyra.v1 import language_model_pb2 as language
+from tests.attack.calls import call, open_channels
+from tests.attack.kinds.media import silence
+from tests.attack.mutations import changed_bytes
+from tests.attack.registry import Outcome, Plan, attack
+from tests.attack.target import SPEAKER, Target
+
+_THREADS = 12
+# UNAUTHENTICATED and PERMISSION_DENIED where services ask for a token; RESOURCE_EXHAUSTED where too much is asked at once.
+_ALLOWED = (
+    *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "FAILED_PRECONDITION"),
+    *("UNAUTHENTICATED", "PERMISSION_DENIED", "OUT_OF_RANGE"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method, and messages that it takes, in the order in which a client would send them."""
+
+    service: str
+    path: str
+    messages: tuple[bytes, ...]
+    streams: bool = True
+
+
+@attack("fuzzed messages: changed, cut off, swapped, doubled, in the wrong order, or noise", quick=False)
+def fuzzed(target: Target, plan: Plan) -> Outcome:
+    outcome = Outcome("OK or a status that blames the sender")
+    wanted, sent, lock = plan.count(50_000, 600), 0, threading.Lock()
+    methods = list(_methods())
+    everything = [message for method in methods for message in method.messages]
+
+    def work(seed: int, channels: dict[str, grpc.Channel]) -> None:
+        nonlocal sent
+        draw = random.Random(f"{plan.seed}:messages:{seed}")
+        while sent < wanted:
+            method = draw.choice(methods)
+            messages = _fuzzed(draw, method, everything)
+            answer = call(channels[method.service], method.path, messages, streams=method.streams)
+            with lock:
+                sent += len(messages)
+                outcome.add(answer, _ALLOWED, f"{method.path} {[each[:60].hex() for each in messages][:3]}")
+
+    with open_channels(target) as channels, ThreadPoolExecutor(_THREADS) as pool:
+        for each in [pool.submit(work, seed, channels) for seed in range(_THREADS)]:
+            each.result()
+    outcome.note = f"{sent:,} messages in {outcome.tried:,} calls"
+    return outcome
+
+
+def _fuzzed(draw: random.Random, method: Method, everything: Sequence[bytes]) -> list[bytes]:
+    """The method's messages, some of them changed."""
+    messages = list(method.messages)
+    if method.streams:
+        match draw.randrange(6):
+            case 0:
+                draw.shuffle(messages)
+            case 1:
+                messages.insert(draw.randrange(len(messages) + 1), draw.choice(everything))
+            case 2:
+                del messages[draw.randrange(len(messages))]
+    for row in range(len(messages)):
+        if draw.random() < 0.6:
+            messages[row] = changed_bytes(draw, messages[row], everything)
+    return messages
+
+
+def _methods() -> Iterator[Method]:
+    sound, picture = silence("flac", "flac", 1 / 3600), b"\x89PNG\r\n\x1a\n" + bytes(64)
+    audio = speech_encoder_pb2.AudioHeader(encoded=speech_encoder_pb2.EncodedAudio())
+    pcm = speech_encoder_pb2.AudioHeader(pcm=speech_encoder_pb2.PcmAudio(sample_rate=16_000, channels=1))
+    for name, kind, more in (
+        ("Encode", speech_encoder_pb2.SpeechEncoderEncodeRequest, {"adapter": "speech"}),
+        ("Transcribe", speech_encoder_pb2.TranscribeRequest, {"language": "en"}),
+        ("Hear", speech_encoder_pb2.HearRequest, {"adapter": "speech", "language": "en"}),
+    ):
+        for header, data in ((audio, sound), (pcm, bytes(8000))):
+            messages = (kind(header=kind.Header(audio=header, **more)), kind(data=data))
+            yield _method("speech_encoder", f"SpeechEncoder/{name}", *messages)
+    vision = vision_encoder_pb2.VisionEncoderEncodeRequest
+    header = vision.Header(media_type="image/png")
+    yield _method("vision_encoder", "VisionEncoder/Encode", vision(header=header), vision(data=picture))
+    yield _method("language_model", "LanguageModel/Generate", *_prompt())
+    voice = speech_synthesizer_pb2.SynthesizeRequest
+    start = voice(header=voice.Header(speed=1.0))
+    tensor = common_pb2.Tensor(dtype=common_pb2.ELEMENT_TYPE_FLOAT32, shape=[2, 16], data=bytes(128))
+    yield _method("speech_synthesizer", "SpeechSynthesizer/Synthesize", start, voice(text_delta="Hello, world."))
+    yield _method(SPEAKER, "SpeechSynthesizer/Synthesize", start, voice(hidden_states=tensor))
+    count = language.CountTokensRequest(text="Hello")
+    yield _method("language_model", "LanguageModel/CountTokens", count, streams=False)
+    for service in ("language_model", "speech_encoder"):
+        load = adapters_pb2.LoadAdapterRequest(name="acme-legal")
+        yield _method(service, "Adapters/LoadAdapter", load, streams=False)
+        yield _method(service, "Adapters/ListAdapters", adapters_pb2.ListAdaptersRequest(), streams=False)
+    for service in ("SpeechEncoder", "VisionEncoder", "LanguageModel", "SpeechSynthesizer"):
+        name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in service)[1:]
+        yield _method(name, f"{service}/Describe", adapters_pb2.ListAdaptersRequest(), streams=False)
+
+
+def _prompt() -> Iterator[Message]:
+    header = language.GenerateHeader(
+        max_tokens=4, temperature=0.5, top_p=0.9, seed=1, stop=["x"], tenant="mallory", keep_rate=0.5, blocks=1
+    )
+    rows = common_pb2.Tensor(dtype=common_pb2.ELEMENT_TYPE_FLOAT32, shape=[4, 64], data=bytes(1024))
+    chunk = common_pb2.TensorChunk(rows=rows, rows_total=4)
+    yield language.GenerateRequest(header=header)
+    yield language.GenerateRequest(message_start=language.MessageStart(role=language.ROLE_USER))
+    yield language.GenerateRequest(text="What is this?")
+    yield language.GenerateRequest(speech_tokens=common_pb2.SpeechTokens(end_seconds=1.0, tokens=chunk))
+    grid: dict[str, Any] = {"grid_time": 1, "grid_height": 2, "grid_width": 2}
+    yield language.GenerateRequest(vision_tokens=common_pb2.VisionTokens(tokens=chunk, **grid))
+
+
+def _method(service: str, path: str, *messages: Message, streams: bool = True) -> Method:
+    return Method(service, f"/lyra.v1.{path}", tuple(each.SerializeToString() for each in messages), streams)
