@@ -3,9 +3,10 @@
 import logging
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
@@ -17,6 +18,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 TENANT_METADATA = "lyra-tenant"
 
+_TRACEBACK_FRAMES = 30  # of an error, the last ones
 _POLL_SECONDS = 0.1  # how soon the metrics server notices that it is to stop
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 _FACTOR_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -95,9 +97,11 @@ def configure_logging(level: str, style: str, service: str) -> None:
     ]
     final: list[structlog.typing.Processor]
     if style == "json":
-        final = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=_TRACEBACK_FRAMES)
+        final = [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer()]
     else:
-        final = [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_traceback)
+        final = [_escape, console]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -116,6 +120,14 @@ def configure_logging(level: str, style: str, service: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def _write_traceback(file: TextIO, error: structlog.typing.ExcInfo) -> None:
+    """Where an error came from, without the values of variables: requests and keys are among them.
+
+    Bounded and plain: rich ones take seconds for an error as deep as a document that was nested on purpose.
+    """
+    file.write("\n" + "".join(traceback.format_exception(*error, limit=-_TRACEBACK_FRAMES)).rstrip())
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

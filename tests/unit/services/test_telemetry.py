@@ -34,3 +34,24 @@ def test_json_log_line_names_service_event_and_trace(capsys: pytest.CaptureFixtu
         "OK",
         TRACE,
     )
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_traceback_is_short_and_shows_no_values(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    def deeper(depth: int, key: str) -> int:
+        return deeper(depth - 1, key) if depth else 1 // depth
+
+    telemetry.configure_logging("info", style, "gateway")
+    try:
+        try:
+            deeper(800, "lyra_" + "secret")
+        except ZeroDivisionError as error:
+            telemetry.get_logger("test").error("request failed", exc_info=error)
+        logged = capsys.readouterr().err
+    finally:
+        structlog.contextvars.clear_contextvars()
+        structlog.reset_defaults()
+    assert "ZeroDivisionError" in logged
+    assert "deeper" in logged
+    assert "lyra_secret" not in logged
+    assert len(logged) < 10_000
