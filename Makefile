@@ -13,6 +13,7 @@ PROTOS := $(wildcard protos/lyra/v1/*.proto)
 SOURCES := model_core services cli bench docs requirements tests
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+ATTACK_ARGS ?=
 
 export PYTHONUNBUFFERED := 1
 
@@ -80,6 +81,10 @@ test-rolling-restart: setup ## Restart two of every process one by one under str
 test-quantized: setup ## Test weights of 8 and 4 bits, which want the optional package torchao
 	@$(BIN)/pip install --quiet "torchao==0.18.0"
 	@$(BIN)/python -m pytest tests/unit/checkpoints/test_quantized.py
+
+.PHONY: attack
+attack: setup ## Attack a local stack in every way that is known (half an hour); ATTACK_ARGS="--only media" for a part
+	@$(BIN)/python -m tests.attack $(ATTACK_ARGS)
 
 .PHONY: check
 check: setup ## Lint, format check, types, layers, contracts

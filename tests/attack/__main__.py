@@ -30,7 +30,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "attack.json", help="file for the table")
     options = parser.parse_args()
     plan = Plan(quick=options.quick, seed=options.seed, minutes=options.minutes)
-    attacks = [each for each in ATTACKS if (each.quick or not plan.quick) and _wanted(options.only, each.kind, each.what)]
+    attacks = [
+        each for each in ATTACKS if (each.quick or not plan.quick) and _wanted(options.only, each.kind, each.what)
+    ]
     if not attacks:
         parser.error(f"no attack is named {' or '.join(options.only)}")
     machine, rows, console = describe(), list[Row](), Console(stderr=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,10 +49,12 @@ async def _connection(port: int, requests: Iterator[bytes], on_answer: Callable[
                     streams = await asyncio.open_connection("127.0.0.1", port)
                 answer, stays = await asyncio.wait_for(_exchange(*streams, request), _ANSWER_SECONDS)
                 if not stays:
-                    streams = _close(streams)
+                    _close(streams)
+                    streams = None
                 break
             except (OSError, asyncio.IncompleteReadError, TimeoutError):
-                streams = _close(streams)
+                _close(streams)
+                streams = None
                 if fresh:
                     break
         on_answer(request, answer)
@@ -81,8 +82,3 @@ async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     else:
         body += await reader.readexactly(int(headers.get("content-length", "0")))
     return Answer(first.split()[1], bytes(body[:500])), headers.get("connection") != "close"
-
-
-def statuses(answers: Iterable[Answer]) -> Counter[str]:
-    """How often each came."""
-    return Counter(answer.status for answer in answers)

@@ -1,4 +1,4 @@
-"""Servers of an attacker: one that counts who comes by, one that answers with whatever bytes it likes, and a resolver."""
+"""Servers of an attacker, which count who comes by and answer with any bytes; and a resolver with a name server."""
 
 import socket
 import struct

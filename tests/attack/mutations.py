@@ -1,4 +1,4 @@
-"""Changes to bytes and to JSON that a fuzzer makes: a valid input with something wrong in it, or nothing valid at all."""
+"""Changes to bytes and to JSON that a fuzzer makes: a valid input with something wrong in it, or noise."""
 
 import json
 import random
@@ -9,7 +9,19 @@ from typing import Any
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**40, 1e308, -0.0, 0.1, float("nan")),
-    *(float("inf"), float("-inf"), "", " ", "\0", "a" * 5000, "\ud800", "\u202e", "é" * 100, "../../etc/passwd", "%s%n"),
+    *(
+        float("inf"),
+        float("-inf"),
+        "",
+        " ",
+        "\0",
+        "a" * 5000,
+        "\ud800",
+        "\u202e",
+        "é" * 100,
+        "../../etc/passwd",
+        "%s%n",
+    ),
     *("data:image/png;base64,AAAA", "media:media-" + "0" * 32, "https://127.0.0.1/", "base", "1e999", "[]", "null"),
     *([], {}, [[]], [None], {"": ""}, {"__proto__": {}}, {"type": "text"}, [1] * 500, {"a": {"a": {"a": {}}}}),
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tests.attack.target import Target
+    from tests.attack.watcher import Window
 
 _SHOWN = 5  # of what was wrong; the rest is counted
 
@@ -70,6 +71,12 @@ class Outcome:
 
 
 Run = Callable[["Target", Plan], Outcome]
+# Looks at what was seen meanwhile, and adds to the outcome what should not have been.
+Judge = Callable[[Outcome, "Window"], None]
+
+
+def no_more(outcome: Outcome, window: "Window") -> None:
+    """For attacks that are judged like all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class Attack:
         what: What is tried, in words.
         quick: Whether `make test` runs it too.
         max_gateway_mib: Most memory that the gateway may take meanwhile.
+        judge: What else has to hold.
     """
 
     kind: str
@@ -88,16 +96,19 @@ class Attack:
     run: Run
     quick: bool
     max_gateway_mib: float
+    judge: Judge = no_more
 
 
 ATTACKS: list[Attack] = []
 
 
-def attack(what: str, *, quick: bool = True, max_gateway_mib: float = 1024.0) -> Callable[[Run], Run]:
+def attack(
+    what: str, *, quick: bool = True, max_gateway_mib: float = 1024.0, judge: Judge = no_more
+) -> Callable[[Run], Run]:
     """Registers a function as an attack."""
 
     def register(run: Run) -> Run:
-        ATTACKS.append(Attack(run.__module__.rpartition(".")[2], what, run, quick, max_gateway_mib))
+        ATTACKS.append(Attack(run.__module__.rpartition(".")[2], what, run, quick, max_gateway_mib, judge))
         return run
 
     return register

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from services.local.stack import GATEWAY
 from tests.attack.registry import Attack, Outcome, Plan
 from tests.attack.target import Target
-from tests.attack.watcher import Watcher, Window
+from tests.attack.watcher import Sample, Watcher, Window
 
 # The bystander's share of good answers, and the longest that /healthz may take. Wide, for a machine that is busy.
 MIN_ANSWERED = 0.9
 MAX_HEALTH_SECONDS = 5.0
+SAMPLED_SECONDS = 60.0  # of an attack this long, memory over time is kept
 MAX_GROWTH_MIB = 3 * 1024.0
 
 
@@ -34,6 +35,7 @@ class Row:
     died: list[str]
     wrong: list[str] = field(default_factory=list)
     note: str = ""
+    samples: list[Sample] = field(default_factory=list)
 
 
 def run(target: Target, attacks: Sequence[Attack], plan: Plan) -> Iterator[Row]:
@@ -47,7 +49,9 @@ def run(target: Target, attacks: Sequence[Attack], plan: Plan) -> Iterator[Row]:
             yield run_one(target, watcher, each, plan)
 
 
-def run_one(target: Target, watcher: Watcher, each: Attack, plan: Plan) -> Row:
+def run_one(
+    target: Target, watcher: Watcher, each: Attack, plan: Plan, max_health_seconds: float = MAX_HEALTH_SECONDS
+) -> Row:
     """Raises TooMuchMemory."""
     watcher.begin()
     began = time.monotonic()
@@ -58,17 +62,18 @@ def run_one(target: Target, watcher: Watcher, each: Attack, plan: Plan) -> Row:
     seconds = time.monotonic() - began
     window = watcher.end()
     watcher.mend()
-    return _judged(each, outcome, window, seconds)
+    return _judged(each, outcome, window, seconds, max_health_seconds)
 
 
-def _judged(each: Attack, outcome: Outcome, window: Window, seconds: float) -> Row:
+def _judged(each: Attack, outcome: Outcome, window: Window, seconds: float, max_health_seconds: float) -> Row:
     good, asked = window.answered
     gateway_mib = window.peak_mib(GATEWAY)
+    each.judge(outcome, window)
     outcome.require(outcome.tried > 0, "nothing was tried")
     outcome.require(not window.died, f"died: {', '.join(window.died)}")
     outcome.require(asked == 0 or good / asked >= MIN_ANSWERED, f"the bystander was answered {window.bystander}")
     outcome.require(
-        window.worst_health_seconds <= MAX_HEALTH_SECONDS, f"/healthz took {window.worst_health_seconds:.1f} s"
+        window.worst_health_seconds <= max_health_seconds, f"/healthz took {window.worst_health_seconds:.1f} s"
     )
     outcome.require(
         gateway_mib <= each.max_gateway_mib, f"the gateway took {gateway_mib:g} MiB of {each.max_gateway_mib:g}"
@@ -90,4 +95,5 @@ def _judged(each: Attack, outcome: Outcome, window: Window, seconds: float) -> R
         died=window.died,
         wrong=outcome.what_was_wrong(),
         note=outcome.note,
+        samples=window.samples if window.samples[-1].seconds > SAMPLED_SECONDS else [],
     )

@@ -1,5 +1,21 @@
 """Kinds of attacks, in the order in which they run; importing this registers all of them."""
 
-from tests.attack.kinds import bodies, fetcher, media, messages, streams, tenants, tensors, webhooks  # noqa: F401
+from tests.attack.kinds import (  # noqa: F401, I001
+    fetcher,
+    webhooks,
+    tenants,
+    keys,
+    stores,
+    tensors,
+    connections,
+    streams,
+    media,
+    bodies,
+    messages,
+    load,
+)
 
-NAMES = ("fetcher", "webhooks", "tenants", "tensors", "media", "streams", "bodies", "messages")
+NAMES = (
+    *("fetcher", "webhooks", "tenants", "keys", "stores", "tensors", "connections", "streams", "media", "bodies"),
+    *("messages", "load"),
+)

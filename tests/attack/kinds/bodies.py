@@ -41,7 +41,10 @@ def form_headers(target: Target, plan: Plan) -> Outcome:
         "header's value": open_part + b"X-Long: " + b"a" * size,
         "header's name": open_part + b"a" * size,
         "many headers": open_part + b"X-More: 1\r\n" * (size // 11),
-        "file's name": open_part + b'Content-Disposition: form-data; name="file"; filename="' + b"a" * size + b'"\r\n\r\nx',
+        "file's name": open_part
+        + b'Content-Disposition: form-data; name="file"; filename="'
+        + b"a" * size
+        + b'"\r\n\r\nx',
         "no boundary": b"a" * size,
         "many parts": (open_part + b'Content-Disposition: form-data; name="a"\r\n\r\nb\r\n') * (size // 80),
         "boundaries that nearly are": b"\r\n--boundary-of-the-attacke" * (size // 27),
@@ -66,7 +69,8 @@ def smuggled(target: Target, plan: Plan) -> Outcome:
     inner = "GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
     tries = {
         "two lengths": head + f"Content-Length: 0\r\nContent-Length: {len(inner)}\r\n\r\n{inner}",
-        "length and chunks": head + f"Content-Length: {len(inner)}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}",
+        "length and chunks": head
+        + f"Content-Length: {len(inner)}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}",
         "a negative length": head + "Content-Length: -1\r\n\r\n",
         "a signed length": head + "Content-Length: +5\r\n\r\nabcde",
         "a length of 2**64": head + "Content-Length: 18446744073709551616\r\n\r\n",
@@ -84,7 +88,7 @@ def smuggled(target: Target, plan: Plan) -> Outcome:
         "a method of 64 KiB": "A" * 65536 + " / HTTP/1.1\r\n\r\n",
         "a path of 128 KiB": "GET /" + "a" * 131072 + " HTTP/1.1\r\nHost: x\r\n\r\n",
         "10,000 headers": "GET /healthz HTTP/1.1\r\nHost: x\r\n" + "X-A: b\r\n" * 10_000 + "\r\n",
-        "an upgrade": "GET /v1/chat/completions HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        "an upgrade": "GET /v1/models HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         "CONNECT": "CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: x\r\n\r\n",
         "a whole URL": "GET http://127.0.0.1:22/ HTTP/1.1\r\nHost: x\r\n\r\n",
     }
@@ -92,7 +96,9 @@ def smuggled(target: Target, plan: Plan) -> Outcome:
         answer = asyncio.run(_raw(target.port, request.encode("latin-1")))
         statuses = answer.count(b"HTTP/1.1 ")
         status = answer.split()[1].decode() if statuses else "closed"
-        outcome.add(status, ("400", "401", "404", "405", "411", "413", "415", "426", "431", "501", "closed", "200"), what)
+        outcome.add(
+            status, ("400", "401", "404", "405", "411", "413", "415", "426", "431", "501", "closed", "200"), what
+        )
         outcome.require(b"lyra-tiny" not in answer, f"{what}: the request within was answered")
     return outcome
 
@@ -126,7 +132,9 @@ def _requests(draw: random.Random, headers: dict[str, str], count: int) -> Itera
             path, body = draw.choice(forms)
             kind = f"multipart/form-data; boundary={_BOUNDARY}"
             if draw.random() < 0.05:
-                kind = draw.choice(("multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=a"))
+                kind = draw.choice(
+                    ("multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=a")
+                )
             yield request_bytes("POST", path, {**headers, "Content-Type": kind}, changed_bytes(draw, body, everything))
         else:
             method, path = draw.choice(reads)
@@ -188,7 +196,12 @@ def _reads() -> Iterator[tuple[str, str]]:
     yield "GET", f"/v1/models/{MODEL}"
     yield "GET", "/v1/jobs?limit=20&after=a&state=running&created_after=2026-01-01T00:00:00Z"
     yield "GET", "/v1/media?limit=20&after=a"
-    for path in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/events", f"/v1/jobs/{job}/result?format=srt", f"/v1/media/{media}"):
+    for path in (
+        f"/v1/jobs/{job}",
+        f"/v1/jobs/{job}/events",
+        f"/v1/jobs/{job}/result?format=srt",
+        f"/v1/media/{media}",
+    ):
         yield "GET", path
     yield "POST", f"/v1/jobs/{job}/cancel"
     yield "DELETE", f"/v1/jobs/{job}"
@@ -198,7 +211,21 @@ def _reads() -> Iterator[tuple[str, str]]:
 
 def _changed_path(draw: random.Random, path: str) -> str:
     """The path with something else in it, still without spaces or line ends."""
-    pieces = ("%00", "%0a", "%2f", "%25", "..", "//", "%ff", "%c3%28", "?", "&limit=-1", "&limit=1e9", "#", "%F0%9F%94%A5")
+    pieces = (
+        "%00",
+        "%0a",
+        "%2f",
+        "%25",
+        "..",
+        "//",
+        "%ff",
+        "%c3%28",
+        "?",
+        "&limit=-1",
+        "&limit=1e9",
+        "#",
+        "%F0%9F%94%A5",
+    )
     at = draw.randrange(4, len(path) + 1)
     cut = draw.randrange(0, 8)
     return path[:at] + draw.choice((*pieces, "9" * 300, "a" * 300)) + path[at + cut :]

@@ -1,11 +1,13 @@
-"""The fetcher: made to call what is inside, by spelling, redirect or a name that turns, or to swallow what has no end."""
+"""The fetcher, made to call what is inside by spelling, redirects or names that turn, or to swallow what never ends."""
 
 import asyncio
 import gzip
-import json
+import socket
 import time
+from collections.abc import Callable
 from itertools import cycle
 
+import httpx
 import psutil
 
 from services.outbound.fetcher import Fetched, Fetcher, FetchError
@@ -14,6 +16,7 @@ from tests.attack.listeners import Listener, ask_name_server, endless, said
 from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import ATTACKER, Target
 from tests.dns import NameServer
+from tests.job_stack import speech
 
 _SECONDS = 2.0
 _MAX_BYTES = 64 * 2**10
@@ -28,7 +31,14 @@ _SPELLINGS = (
     *("[fe80::1%25lo]", "[::1%25lo]", "[ff02::1]", "[fd00:ec2::254]", "169.254.169.254", "2852039166", "0xa9fea9fe"),
     *("10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
     *("224.0.0.1", "255.255.255.255", "240.0.0.1", "198.18.0.1", "192.88.99.1", "233.252.0.1"),
-    *("①②⑦.⓪.⓪.①", "１２７.０.０.１", "127。0。0。1", "127.0.0.1%00.example", "127.0.0.1\t", "user@127.0.0.1"),
+    *(
+        "①②⑦.⓪.⓪.①",
+        "\uff11\uff12\uff17.\uff10.\uff10.\uff11",
+        "127。0。0。1",
+        "127.0.0.1%00.example",
+        "127.0.0.1\t",
+        "user@127.0.0.1",
+    ),
     *("example.com@127.0.0.1", "example.com:80@127.0.0.1", "127.0.0.1#@example.com", "127.0.0.1\\@example.com"),
     *("example.com%40127.0.0.1", "[127.0.0.1]", "", ".", "..", "%31%32%37.0.0.1", "127.0.0.1:25", "127.0.0.1:6379"),
 )
@@ -49,7 +59,9 @@ def spelled(target: Target, plan: Plan) -> Outcome:
             webhook = {"url": url, "secret_id": target.secret_ids[ATTACKER]}
             response = client.post("/v1/jobs", json={"media_id": media, "webhook": webhook})
             outcome.add(str(response.status_code), ("400",), f"{url!r} {response.text[:200]}")
-            outcome.require(response.status_code != 400 or "webhook" in response.text, f"{url!r}: {response.text[:200]}")
+            outcome.require(
+                response.status_code != 400 or "webhook" in response.text, f"{url!r}: {response.text[:200]}"
+            )
         outcome.require(canary.connections == 0, f"{canary.connections} connections came")
     return outcome
 
@@ -58,11 +70,15 @@ def spelled(target: Target, plan: Plan) -> Outcome:
 def redirected(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("handed back, never followed")
     with Listener() as canary:
-        targets = [f"http://127.0.0.1:{canary.port}/", f"//127.0.0.1:{canary.port}/", f"http://2130706433:{canary.port}/"]
+        targets = [
+            f"http://127.0.0.1:{canary.port}/",
+            f"//127.0.0.1:{canary.port}/",
+            f"http://2130706433:{canary.port}/",
+        ]
         for status in (300, 301, 302, 303, 305, 307, 308):
             for location in targets:
-                head = f"HTTP/1.1 {status} Go\r\nLocation: {location}\r\nRefresh: 0;url={location}\r\nContent-Length: 0\r\n\r\n"
-                with Listener(said(head.encode()), host=_PUBLIC) as server:
+                head = f"HTTP/1.1 {status} Go\r\nLocation: {location}\r\nRefresh: 0;url={location}\r\n"
+                with Listener(said(head.encode() + b"Content-Length: 0\r\n\r\n"), host=_PUBLIC) as server:
                     answer = _fetch(_fetcher(), f"http://{_PUBLIC}:{server.port}/")
                     outcome.add(answer, (str(status),), location)
         outcome.require(canary.connections == 0, f"{canary.connections} connections came")
@@ -74,18 +90,21 @@ def rebound(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("204 of the address that was checked, or refused")
     faces = (["127.0.0.1"], [_PUBLIC], [_PUBLIC, "127.0.0.1"], ["127.0.0.1", _PUBLIC])
     answer = said(b"HTTP/1.1 204 No Content\r\n\r\n")
-    with Listener(host="127.0.0.1") as canary, NameServer("hooks.test", []) as names:
-        with Listener(answer, host=_PUBLIC, port=canary.port) as public:
-            url = f"http://hooks.test:{public.port}/"
-            fetcher = _fetcher(names)
-            turns = cycle(faces)
-            for _ in range(plan.count(400, 40)):
-                names.addresses = [_PUBLIC]
-                asyncio.run(fetcher.check(url, "webhook.url"))
-                names.addresses = next(turns)
-                inner = "127.0.0.1" in names.addresses
-                outcome.add(_fetch(fetcher, url), ("refused",) if inner else ("204",), names.addresses)
-            outcome.require(canary.connections == 0, f"{canary.connections} connections came")
+    with (
+        Listener(host="127.0.0.1") as canary,
+        NameServer("hooks.test", []) as names,
+        Listener(answer, host=_PUBLIC, port=canary.port) as public,
+    ):
+        url = f"http://hooks.test:{public.port}/"
+        fetcher = _fetcher(names)
+        turns = cycle(faces)
+        for _ in range(plan.count(400, 40)):
+            names.addresses = [_PUBLIC]
+            asyncio.run(fetcher.check(url, "webhook.url"))
+            names.addresses = next(turns)
+            inner = "127.0.0.1" in names.addresses
+            outcome.add(_fetch(fetcher, url), ("refused",) if inner else ("204",), names.addresses)
+        outcome.require(canary.connections == 0, f"{canary.connections} connections came")
     return outcome
 
 
@@ -125,8 +144,8 @@ def endless_answers(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-def _slowly(first: bytes):  # type: ignore[no-untyped-def]
-    def answer(connection):  # type: ignore[no-untyped-def]
+def _slowly(first: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
         connection.sendall(first)
         for _ in range(int(5 * _SECONDS)):
             time.sleep(1.0)
@@ -150,9 +169,8 @@ def _fetch(fetcher: Fetcher, url: str) -> str:
     return str(answer.status)
 
 
-def _recording(client):  # type: ignore[no-untyped-def]
-    from tests.job_stack import speech
-
+def _recording(client: httpx.Client) -> str:
+    """The id of a small one that the attacker has."""
     response = client.post("/v1/media", files={"file": ("a.flac", speech(1))})
-    assert response.status_code in (200, 201), response.text
-    return json.loads(response.text)["id"]
+    response.raise_for_status()
+    return str(response.json()["id"])

@@ -34,8 +34,18 @@ def malformed(target: Target, plan: Plan) -> Outcome:
         *("Bearer *", "Bearer %", "Bearer ' OR 1=1 --", "Bearer ${jndi:ldap://127.0.0.1/}", "Bearer ../keys.json"),
     )
     requests = [request_bytes("GET", "/v1/models", {"Authorization": form}) for form in forms]
-    requests += [request_bytes("GET", f"/v1/models?api_key={key}", {}), request_bytes("GET", "/v1/models", {"api-key": key})]
-    paths = ("/V1/models", "//v1/models", "/healthz/../v1/models", "/./v1/models", "/metrics/v1/models", "/v1/models/..;/")
+    requests += [
+        request_bytes("GET", f"/v1/models?api_key={key}", {}),
+        request_bytes("GET", "/v1/models", {"api-key": key}),
+    ]
+    paths = (
+        "/V1/models",
+        "//v1/models",
+        "/healthz/../v1/models",
+        "/./v1/models",
+        "/metrics/v1/models",
+        "/v1/models/..;/",
+    )
     requests += [request_bytes("GET", path, {}) for path in paths]
 
     def count(request: bytes, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""Media: small files that decode to hours or gigabytes, layouts and kinds that nobody expects, files that are damaged."""
+"""Media: small files that decode to hours or gigabytes, unexpected layouts and kinds, damaged files."""
 
 import io
 import random
@@ -12,6 +12,7 @@ from itertools import chain, cycle
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from PIL import Image
 
 from tests.attack.registry import Outcome, Plan, attack
@@ -93,7 +94,21 @@ def archives(target: Target, plan: Plan) -> Outcome:
 @attack("recordings of every layout of channels that FFmpeg names, in every codec that is taken", quick=False)
 def layouts(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("heard, or 400")
-    layouts = ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "6.1", "7.0", "7.1", "7.1(wide)", "octagonal")
+    layouts = (
+        "mono",
+        "stereo",
+        "2.1",
+        "3.0",
+        "4.0",
+        "quad",
+        "5.0",
+        "5.1",
+        "6.1",
+        "7.0",
+        "7.1",
+        "7.1(wide)",
+        "octagonal",
+    )
     with target.client(ATTACKER) as client:
         for codec, container in (*_CODECS.items(), ("pcm_s16le", "wav"), ("pcm_f32le", "wav")):
             for layout in layouts:
@@ -120,7 +135,9 @@ def damaged(target: Target, plan: Plan) -> Outcome:
             if name.endswith((".ogg", ".flac", ".wav", ".mp3", ".mp4")) and number % 3 == 0:
                 form = {"file": (name, broken)}
                 response = client.post("/v1/audio/transcriptions", files=form, data={"model": MODEL})
-                outcome.add(str(response.status_code), _ANSWERED, f"{name} of try {number}, heard: {response.text[:200]}")
+                outcome.add(
+                    str(response.status_code), _ANSWERED, f"{name} of try {number}, heard: {response.text[:200]}"
+                )
     return outcome
 
 
@@ -131,7 +148,9 @@ def silence(codec: str, container: str, hours: float, layout: str = "") -> bytes
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
         # FFmpeg's own Vorbis encoder knows stereo alone.
-        stream = output.add_stream(codec, rate=rate, layout=layout or ("stereo" if codec == "vorbis" else "mono"))
+        stream: AudioStream = output.add_stream(
+            codec, rate=rate, layout=layout or ("stereo" if codec == "vorbis" else "mono")
+        )  # type: ignore[assignment]
         stream.options = {"strict": "-2"}
         packets = [(bytes(packet), packet.duration or 0) for packet in _second(stream, rate)]
         at, end = 0, int(hours * 3600 * rate)
@@ -147,7 +166,7 @@ def silence(codec: str, container: str, hours: float, layout: str = "") -> bytes
     return file.getvalue()
 
 
-def _second(stream: av.AudioStream, rate: int) -> Iterator[av.Packet]:
+def _second(stream: AudioStream, rate: int) -> "Iterator[av.Packet[AudioStream]]":
     context = stream.codec_context
     context.open()
     name, kind = context.format.name, context.format.name.rstrip("p")
@@ -163,7 +182,14 @@ def _second(stream: av.AudioStream, rate: int) -> Iterator[av.Packet]:
 
 
 def _pictures() -> Iterator[tuple[str, bytes]]:
-    for width, height in ((1, 1), (65535, 65535), (2**31 - 1, 2**31 - 1), (20_000, 20_000), (12_000, 12_000), (2**31 - 1, 1)):
+    for width, height in (
+        (1, 1),
+        (65535, 65535),
+        (2**31 - 1, 2**31 - 1),
+        (20_000, 20_000),
+        (12_000, 12_000),
+        (2**31 - 1, 1),
+    ):
         yield f"PNG of {width} x {height} in a header alone", _png(width, height, b"")
     yield "PNG of 12,000 x 12,000 black pixels", _png(12_000, 12_000, zlib.compress(bytes(12_000 * 12_001), 9))
     yield "PNG of 5,000 x 5,000 black pixels", _png(5_000, 5_000, zlib.compress(bytes(5_000 * 5_001), 9))
@@ -171,10 +197,16 @@ def _pictures() -> Iterator[tuple[str, bytes]]:
     for kind, head in ((b"zTXt", b"Comment\0\0"), (b"iCCP", b"icc\0\0"), (b"iTXt", b"Comment\0\1\0\0\0")):
         chunk = (kind, head + zlib.compress(bytes(2**28), 9))
         yield f"PNG with 256 MiB of {kind.decode()}", _png(8, 8, good, chunk)
-        yield f"PNG with {kind.decode()} a thousand times", _png(8, 8, good, *[(kind, head + zlib.compress(bytes(2**20)))] * 1000)
+        yield (
+            f"PNG with {kind.decode()} a thousand times",
+            _png(8, 8, good, *[(kind, head + zlib.compress(bytes(2**20)))] * 1000),
+        )
     yield "PNG of 100,000 chunks", _png(8, 8, good, *[(b"tEXt", b"a\0b")] * 100_000)
     yield "WebP of 16,383 x 16,383", b"RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0\x2f" + struct.pack("<I", 0x0FFFFFFF) + bytes(9)
-    yield "JPEG of 65,535 x 65,535", _saved(noise(8, 8), "JPEG").replace(b"\x00\x08\x00\x08\x03", b"\xff\xff\xff\xff\x03", 1)
+    yield (
+        "JPEG of 65,535 x 65,535",
+        _saved(noise(8, 8), "JPEG").replace(b"\x00\x08\x00\x08\x03", b"\xff\xff\xff\xff\x03", 1),
+    )
     yield "animated WebP of 500 frames", _animated("WEBP", 500)
     yield "animated PNG of 500 frames", _animated("PNG", 500)
 

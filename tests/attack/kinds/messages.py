@@ -19,7 +19,7 @@ from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import SPEAKER, Target
 
 _THREADS = 12
-# UNAUTHENTICATED and PERMISSION_DENIED where services ask for a token; RESOURCE_EXHAUSTED where too much is asked at once.
+# UNAUTHENTICATED and PERMISSION_DENIED where services ask for a token; RESOURCE_EXHAUSTED where too much is asked.
 _ALLOWED = (
     *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "FAILED_PRECONDITION"),
     *("UNAUTHENTICATED", "PERMISSION_DENIED", "OUT_OF_RANGE"),
@@ -82,17 +82,22 @@ def _methods() -> Iterator[Method]:
     sound, picture = silence("flac", "flac", 1 / 3600), b"\x89PNG\r\n\x1a\n" + bytes(64)
     audio = speech_encoder_pb2.AudioHeader(encoded=speech_encoder_pb2.EncodedAudio())
     pcm = speech_encoder_pb2.AudioHeader(pcm=speech_encoder_pb2.PcmAudio(sample_rate=16_000, channels=1))
-    for name, kind, more in (
+    kinds: tuple[tuple[str, Any, dict[str, str]], ...] = (
         ("Encode", speech_encoder_pb2.SpeechEncoderEncodeRequest, {"adapter": "speech"}),
         ("Transcribe", speech_encoder_pb2.TranscribeRequest, {"language": "en"}),
         ("Hear", speech_encoder_pb2.HearRequest, {"adapter": "speech", "language": "en"}),
-    ):
+    )
+    for name, kind, more in kinds:
         for header, data in ((audio, sound), (pcm, bytes(8000))):
             messages = (kind(header=kind.Header(audio=header, **more)), kind(data=data))
             yield _method("speech_encoder", f"SpeechEncoder/{name}", *messages)
     vision = vision_encoder_pb2.VisionEncoderEncodeRequest
-    header = vision.Header(media_type="image/png")
-    yield _method("vision_encoder", "VisionEncoder/Encode", vision(header=header), vision(data=picture))
+    yield _method(
+        "vision_encoder",
+        "VisionEncoder/Encode",
+        vision(header=vision.Header(media_type="image/png")),
+        vision(data=picture),
+    )
     yield _method("language_model", "LanguageModel/Generate", *_prompt())
     voice = speech_synthesizer_pb2.SynthesizeRequest
     start = voice(header=voice.Header(speed=1.0))

@@ -10,13 +10,31 @@ from pathlib import Path
 import httpx
 import psutil
 
+from services.local.stack import STORES
 from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import Target
-from services.local.stack import STORES
 
 _PATHS = (
-    *("/", "/?pretty=y", "/buckets/", "/buckets/?pretty=y", "/lyra", "/lyra/?list-type=2", "/dir/status", "/cluster/status"),
-    *("/dir/assign", "/vol/status", "/status", "/ui/index.html", "/stats/disk", "/debug/pprof/", "/metrics", "/.system/"),
+    *(
+        "/",
+        "/?pretty=y",
+        "/buckets/",
+        "/buckets/?pretty=y",
+        "/lyra",
+        "/lyra/?list-type=2",
+        "/dir/status",
+        "/cluster/status",
+    ),
+    *(
+        "/dir/assign",
+        "/vol/status",
+        "/status",
+        "/ui/index.html",
+        "/stats/disk",
+        "/debug/pprof/",
+        "/metrics",
+        "/.system/",
+    ),
 )
 _SHOWS = ("media/", "jobs/", "Topology", "EntryName", "fullPath", "FullPath", '"fid"', "Volumes", "<Contents>")
 

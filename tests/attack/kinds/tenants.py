@@ -28,7 +28,7 @@ class Belongings:
 def belongings(target: Target, tenant: str) -> Belongings:
     """Gives the tenant a recording, an upload that is not complete, and a job."""
     with target.client(tenant) as client:
-        media = client.post("/v1/media", files={"file": (f"{_SECRET_NAME}.flac", speech(1))}).json()["id"]
+        media = client.post("/v1/media", files={"file": (f"{_SECRET_NAME}.flac", speech(2, first=5))}).json()["id"]
         upload = client.post("/v1/media/uploads", json={"filename": f"{_SECRET_NAME}.wav", "bytes": 100}).json()["id"]
         job = {"media_id": media, "metadata": {"name": _SECRET_NAME}}
         headers = {"Idempotency-Key": "the-same-key"}
@@ -62,7 +62,9 @@ def lists(target: Target, plan: Plan) -> Outcome:
                 response = client.get(path, params={"after": after})
                 outcome.add(str(response.status_code), ("200", "400", "404"), response.text[:200])
                 text = response.text
-                outcome.require(_SECRET_NAME not in text and owned.job not in text, f"{path} after {after!r}: {text[:300]}")
+                outcome.require(
+                    _SECRET_NAME not in text and owned.job not in text, f"{path} after {after!r}: {text[:300]}"
+                )
         response = client.post("/v1/jobs", json={"media_id": media}, headers={"Idempotency-Key": "the-same-key"})
         outcome.add(str(response.status_code), ("202",), response.text[:200])
         outcome.require(response.json().get("id") != owned.job, "an idempotency key gives another tenant's job")
@@ -90,12 +92,27 @@ def claims(target: Target, plan: Plan) -> Outcome:
 @attack("adapters that are not there, paths as adapters, adapters loaded over HTTP")
 def adapters(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("400 or 404, and none is loaded")
-    names = ("acme-legal", "../adapters/x", "/etc/passwd", "speech/../vision", "a" * 65, "", "Speech", "spe\x00ech", "..")
+    names = (
+        "acme-legal",
+        "../adapters/x",
+        "/etc/passwd",
+        "speech/../vision",
+        "a" * 65,
+        "",
+        "Speech",
+        "spe\x00ech",
+        "..",
+    )
     with target.client(ATTACKER) as client:
         for name in names:
             response = client.post("/v1/chat/completions", json=chat(lyra={"adapter": name}))
             outcome.add(str(response.status_code), ("400",), f"{name!r} {response.text[:200]}")
-        for path in ("/v1/adapters", "/v1/models/adapters", "/lyra.v1.Adapters/LoadAdapter", f"/v1/models/{MODEL}/adapters"):
+        for path in (
+            "/v1/adapters",
+            "/v1/models/adapters",
+            "/lyra.v1.Adapters/LoadAdapter",
+            f"/v1/models/{MODEL}/adapters",
+        ):
             response = client.post(path, json={"name": "acme-legal"})
             outcome.add(str(response.status_code), ("404", "405"), path)
     return outcome
@@ -135,12 +152,26 @@ def _parts(media: str) -> list[dict[str, Any]]:
 
 def _names(name: str, folder: str) -> Iterator[str]:
     """A name, and others that might come to the same object."""
-    climbing = (f"../{VICTIM}/{name}", f"../../{folder}/{VICTIM}/{name}", f"{VICTIM}/{name}", f"./{name}", f"..//{VICTIM}//{name}")
+    climbing = (
+        f"../{VICTIM}/{name}",
+        f"../../{folder}/{VICTIM}/{name}",
+        f"{VICTIM}/{name}",
+        f"./{name}",
+        f"..//{VICTIM}//{name}",
+    )
     yield name
     for each in climbing:
         yield quote(each, safe="")
         yield quote(quote(each, safe=""), safe="")
-    yield from (f"{name}%00", f"{name}.json", f"{name}%2f", name.upper(), f"%20{name}", f"{name}%0a", f"{name}?tenant={VICTIM}")
+    yield from (
+        f"{name}%00",
+        f"{name}.json",
+        f"{name}%2f",
+        name.upper(),
+        f"%20{name}",
+        f"{name}%0a",
+        f"{name}?tenant={VICTIM}",
+    )
 
 
 def _seen(target: Target, owned: Belongings) -> str:

@@ -174,6 +174,7 @@ def _width(target: Target) -> int:
     with open_channels(target) as channels:
         describe = channels[SPEAKER].unary_unary(
             "/lyra.v1.SpeechSynthesizer/Describe",
+            request_serializer=None,
             response_deserializer=speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse.FromString,
         )
         width = int(describe(b"").hidden_width)
@@ -184,6 +185,7 @@ def _width(target: Target) -> int:
 def _token_width(channel: grpc.Channel) -> int:
     describe = channel.unary_unary(
         "/lyra.v1.LanguageModel/Describe",
+        request_serializer=None,
         response_deserializer=language_model_pb2.LanguageModelDescribeResponse.FromString,
     )
     return int(describe(b"").model.token_width)

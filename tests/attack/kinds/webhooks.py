@@ -25,21 +25,20 @@ _TOLERANCE = timedelta(minutes=5)  # of Standard Webhooks
 def replayed(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("204 for a true one, once worked on; 401 for all others")
     secret, other = _secret(target, VICTIM), _secret(target, ATTACKER)
-    now, handled = datetime.now(UTC), []
-    delivery = Delivery(
-        id="msg_1", tenant=VICTIM, url="https://a.test/", secret_id="whk_1", body='{"type":"job.succeeded","data":{"id":"job-1"}}',
-        asked=now,
-    )  # fmt: skip
+    now = datetime.now(UTC)
+    handled: list[str] = []
+    body = '{"type":"job.succeeded","data":{"id":"job-1"}}'
+    delivery = Delivery(id="msg_1", tenant=VICTIM, url="https://a.test/", secret_id="whk_1", body=body, asked=now)
     true = signed_headers(delivery, (secret,), now)
-    with _receiver(secret, handled) as send:
-        outcome.add(send(true, delivery.body), ("204",), "a true one")
-        for _ in range(plan.count(100, 10)):
-            outcome.add(send(true, delivery.body), ("204", "401"), "the same again")
-        outcome.require(len(handled) == 1, f"a callback that came again was worked on {len(handled)} times")
-        for what, headers, body in _forgeries(delivery, true, secret, other, now):
-            before = len(handled)
-            outcome.add(send(headers, body), ("401",), what)
-            outcome.require(len(handled) == before, f"worked on: {what}")
+    send = _Receiver(secret, handled).send
+    outcome.add(send(true, delivery.body), ("204",), "a true one")
+    for _ in range(plan.count(100, 10)):
+        outcome.add(send(true, delivery.body), ("204", "401"), "the same again")
+    outcome.require(len(handled) == 1, f"a callback that came again was worked on {len(handled)} times")
+    for what, headers, body in _forgeries(delivery, true, secret, other, now):
+        before = len(handled)
+        outcome.add(send(headers, body), ("401",), what)
+        outcome.require(len(handled) == before, f"worked on: {what}")
     return outcome
 
 
@@ -69,7 +68,11 @@ def _forgeries(
     forged = [
         ("recorded six minutes ago", signed_headers(delivery, (secret,), late), body),
         ("of a clock six minutes ahead", signed_headers(delivery, (secret,), early), body),
-        ("recorded, with a fresh time", {**signed_headers(delivery, (secret,), late), "webhook-timestamp": stamp}, body),
+        (
+            "recorded, with a fresh time",
+            {**signed_headers(delivery, (secret,), late), "webhook-timestamp": stamp},
+            body,
+        ),
         ("signed by another tenant's secret", signed_headers(delivery, (other,), now), body),
         ("another id", {**true, "webhook-id": "msg_2"}, body),
         ("another body", true, changed),
@@ -88,7 +91,7 @@ def _forgeries(
     return forged
 
 
-class _receiver:
+class _Receiver:
     """The sample of the documentation, run as it stands there; what it works on is kept in `handled`."""
 
     def __init__(self, secret: str, handled: list[str]) -> None:
@@ -99,13 +102,7 @@ class _receiver:
         exec(compile(code, "docs/long-audio.md", "exec", dont_inherit=True), names)
         self._app = names["app"]
 
-    def __enter__(self):  # type: ignore[no-untyped-def]
-        return self._send
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def _send(self, headers: dict[str, str], body: str) -> str:
+    def send(self, headers: dict[str, str], body: str) -> str:
         async def post() -> int:
             transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://receiver.test") as client:
