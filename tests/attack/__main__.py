@@ -13,6 +13,7 @@ from bench.machine import describe
 from bench.report import RESULTS, write
 from tests.attack import kinds
 from tests.attack.loopback import loopback_only
+from tests.attack.plot import memory_plot
 from tests.attack.registry import ATTACKS, Plan
 from tests.attack.runner import Row, run
 from tests.attack.target import running_target
@@ -48,7 +49,8 @@ def main() -> int:
                 rows.append(_stopped(attacks[len(rows)].kind, attacks[len(rows)].what, str(error)))
     Console(width=None if sys.stdout.isatty() else 200).print(_table(rows))
     report = {"preset": "tiny", "machine": machine, "plan": asdict(plan), "rows": [asdict(row) for row in rows]}
-    write(report, options.out)
+    sampled = any(row.samples for row in rows)
+    write(report, options.out, memory_plot if sampled else None)
     broken = [row for row in rows if not row.held]
     print(f"{len(rows)} attacks, {sum(row.tried for row in rows):,} tries, {len(broken)} broke something")
     return 1 if broken else 0
