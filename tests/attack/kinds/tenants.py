@@ -82,10 +82,10 @@ def claims(target: Target, plan: Plan) -> Outcome:
             outcome.add(str(response.status_code), ("404",), name)
         for key in (target.keys[ATTACKER] + ", " + target.keys[VICTIM][:-1], "null", "lyra_", "*"):
             response = client.get(f"/v1/jobs/{owned.job}", headers={"Authorization": f"Bearer {key}"})
-            outcome.add(str(response.status_code), ("401",), repr(key[:20]))
+            outcome.add(str(response.status_code), ("401", "429"), repr(key[:20]))
         both = [("Authorization", f"Bearer {target.keys[ATTACKER]}"), ("Authorization", "Bearer lyra_x")]
         response = httpx.get(f"{target.url}/v1/jobs/{owned.job}", headers=both, trust_env=False, timeout=60)
-        outcome.add(str(response.status_code), ("401", "404", "400"), "two Authorization headers")
+        outcome.add(str(response.status_code), ("400", "401", "404", "429"), "two Authorization headers")
     return outcome
 
 
