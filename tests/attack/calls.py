@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import grpc
 
+from services.common.caller import SCHEME, TOKEN_METADATA
 from tests.attack.target import CLIENT_SECONDS, Target
 
 _OPTIONS = (
@@ -14,16 +16,33 @@ _OPTIONS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An open channel to a service, and what is shown with each call."""
+
+    channel: grpc.Channel
+    metadata: tuple[tuple[str, str], ...]
+
+
 @contextmanager
-def open_channels(target: Target) -> Iterator[dict[str, grpc.Channel]]:
-    """A channel to each model service, by its name."""
+def open_services(target: Target, token: str | None = None) -> Iterator[dict[str, Service]]:
+    """The model services, by name.
+
+    Args:
+        token: Shown with each call, empty for none; None for the stack's own, as an attacker within it has.
+    """
+    shown = target.stack.service_token_file.read_text().strip() if token is None else token
+    metadata = ((TOKEN_METADATA, SCHEME + shown),) if shown else ()
     with ExitStack() as cleanup:
-        services = target.services().items()
-        yield {name: cleanup.enter_context(grpc.insecure_channel(at, options=_OPTIONS)) for name, at in services}
+        opened = {
+            name: cleanup.enter_context(grpc.insecure_channel(at, options=_OPTIONS))
+            for name, at in target.services().items()
+        }
+        yield {name: Service(channel, metadata) for name, channel in opened.items()}
 
 
 def call(
-    channel: grpc.Channel,
+    service: Service,
     method: str,
     messages: Sequence[bytes],
     *,
@@ -38,10 +57,12 @@ def call(
     """
     try:
         if streams:
-            for _ in channel.stream_stream(method, None, None)(iter(messages), timeout=seconds):
+            for _ in service.channel.stream_stream(method, None, None)(
+                iter(messages), timeout=seconds, metadata=service.metadata
+            ):
                 pass
         else:
-            channel.unary_unary(method, None, None)(messages[0], timeout=seconds)
+            service.channel.unary_unary(method, None, None)(messages[0], timeout=seconds, metadata=service.metadata)
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code.name

@@ -75,7 +75,9 @@ def chat(text: str = "Hello", **options: object) -> dict[str, object]:
 def running_target() -> Iterator[Target]:
     """Starts it in a temporary folder, and stops it."""
     with ExitStack() as cleanup:
-        home = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lyra-attack-")))
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lyra-attack-")))
+        folder.chmod(0o711)  # what others can read is up to the stack
+        home = folder / "home"
         keys, secrets = KeyStore(home), SecretStore(home / FILE_NAME)
         tenants = (ATTACKER, VICTIM, BYSTANDER)
         made = {tenant: keys.create(tenant)[1] for tenant in tenants}
@@ -84,7 +86,7 @@ def running_target() -> Iterator[Target]:
         stack = cleanup.enter_context(
             Stack(preset="tiny", home=home, threads=1, jobs=True, announce=False, arguments=arguments)
         )
-        speaker = cleanup.enter_context(_speaker(home))
+        speaker = cleanup.enter_context(_speaker(home, stack.service_token_file))
         target = Target(stack, home, made, secret_ids, speaker)
         check_loopback(stack.processes[GATEWAY].host)
         target.services()
@@ -92,8 +94,9 @@ def running_target() -> Iterator[Target]:
 
 
 @contextmanager
-def _speaker(home: Path) -> Iterator[LocalProcess]:
+def _speaker(home: Path, token_file: Path) -> Iterator[LocalProcess]:
     flags = ("--preset", "tiny-qwen2-vl", "--home", str(home), "--threads", "1", "--metrics-port", "0")
+    flags += ("--service-token-file", str(token_file))
     spec = ProcessSpec(SPEAKER, "services.speech_synthesizer", flags, grpc_is_serving)
     process = LocalProcess(spec, host="127.0.0.1", port=0, run_dir=home / "run", log_dir=home / "logs")
     process.start()

@@ -91,7 +91,7 @@ def archives(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("recordings of every layout of channels that FFmpeg names, in every codec that is taken", quick=False)
+@attack("recordings of every layout of channels that FFmpeg names, in every codec that is taken")
 def layouts(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("heard, or 400")
     layouts = (

@@ -7,22 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
 from lyra.v1 import adapters_pb2, common_pb2, speech_encoder_pb2, speech_synthesizer_pb2, vision_encoder_pb2
 from lyra.v1 import language_model_pb2 as language
-from tests.attack.calls import call, open_channels
+from tests.attack.calls import Service, call, open_services
 from tests.attack.kinds.media import silence
 from tests.attack.mutations import changed_bytes
 from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import SPEAKER, Target
 
 _THREADS = 12
-# UNAUTHENTICATED and PERMISSION_DENIED where services ask for a token; RESOURCE_EXHAUSTED where too much is asked.
+# PERMISSION_DENIED where only operators may; RESOURCE_EXHAUSTED where too much is asked.
 _ALLOWED = (
     *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "FAILED_PRECONDITION"),
-    *("UNAUTHENTICATED", "PERMISSION_DENIED", "OUT_OF_RANGE"),
+    *("PERMISSION_DENIED", "OUT_OF_RANGE"),
 )
 
 
@@ -36,28 +35,45 @@ class Method:
     streams: bool = True
 
 
-@attack("fuzzed messages: changed, cut off, swapped, doubled, in the wrong order, or noise", quick=False)
+@attack("fuzzed messages: changed, cut off, swapped, doubled, in the wrong order, or noise")
 def fuzzed(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("OK or a status that blames the sender")
     wanted, sent, lock = plan.count(50_000, 600), 0, threading.Lock()
     methods = list(_methods())
     everything = [message for method in methods for message in method.messages]
 
-    def work(seed: int, channels: dict[str, grpc.Channel]) -> None:
+    def work(seed: int, services: dict[str, Service]) -> None:
         nonlocal sent
         draw = random.Random(f"{plan.seed}:messages:{seed}")
         while sent < wanted:
             method = draw.choice(methods)
             messages = _fuzzed(draw, method, everything)
-            answer = call(channels[method.service], method.path, messages, streams=method.streams)
+            answer = call(services[method.service], method.path, messages, streams=method.streams)
             with lock:
                 sent += len(messages)
                 outcome.add(answer, _ALLOWED, f"{method.path} {[each[:60].hex() for each in messages][:3]}")
 
-    with open_channels(target) as channels, ThreadPoolExecutor(_THREADS) as pool:
-        for each in [pool.submit(work, seed, channels) for seed in range(_THREADS)]:
+    with open_services(target) as services, ThreadPoolExecutor(_THREADS) as pool:
+        for each in [pool.submit(work, seed, services) for seed in range(_THREADS)]:
             each.result()
     outcome.note = f"{sent:,} messages in {outcome.tried:,} calls"
+    return outcome
+
+
+@attack("every method of every service, with no token, with a wrong one, and adapters with that of a gateway")
+def without_token(target: Target, plan: Plan) -> Outcome:
+    outcome = Outcome("UNAUTHENTICATED; PERMISSION_DENIED for adapters")
+    real = target.stack.service_token_file.read_text().strip()
+    for token in ("", "x", real[:-1], real + "x", real.swapcase(), "*"):
+        with open_services(target, token) as services:
+            for method in _methods():
+                answer = call(services[method.service], method.path, method.messages, streams=method.streams)
+                outcome.add(answer, ("UNAUTHENTICATED",), f"{method.path} with {len(token)} characters")
+    with open_services(target) as services:
+        for method in _methods():
+            if "LoadAdapter" in method.path:
+                answer = call(services[method.service], method.path, method.messages, streams=False)
+                outcome.add(answer, ("PERMISSION_DENIED",), method.path)
     return outcome
 
 

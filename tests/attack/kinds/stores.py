@@ -39,7 +39,7 @@ _PATHS = (
 _SHOWS = ("media/", "jobs/", "Topology", "EntryName", "fullPath", "FullPath", '"fid"', "Volumes", "<Contents>")
 
 
-@attack("every port of the stores, without credentials", quick=False)
+@attack("every port of the stores, without credentials")
 def ports(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("nothing is shown, nothing is taken")
     for port in _ports(target):
@@ -53,7 +53,7 @@ def ports(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("files of the home, read as another user", quick=False)
+@attack("files of the home, read as another user")
 def files(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("no file can be read by others")
     for path in _reachable(target.home):

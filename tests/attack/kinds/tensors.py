@@ -4,10 +4,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
-
 from lyra.v1 import common_pb2, language_model_pb2, speech_synthesizer_pb2
-from tests.attack.calls import call, open_channels
+from tests.attack.calls import Service, call, open_services
 from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import SPEAKER, Target
 
@@ -28,7 +26,7 @@ def synthesizer_shapes(target: Target, plan: Plan) -> Outcome:
     return _synthesizer(target, [(what, [each]) for what, each in _liars(_width(target))], _REFUSED)
 
 
-@attack("hidden states that are no numbers, at the speech synthesizer", quick=False)
+@attack("hidden states that are no numbers, at the speech synthesizer")
 def synthesizer_numbers(target: Target, plan: Plan) -> Outcome:
     width = _width(target)
     tries = [(f"0x{bits:08x} at {place}", [_with(bits, place, 3, width)]) for bits in _NOT_FINITE for place in (0, -1)]
@@ -47,22 +45,22 @@ def synthesizer_extremes(target: Target, plan: Plan) -> Outcome:
 @attack("speech and vision tokens whose shape, order, grid or total lie, at the language model")
 def language_model_tokens(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("INVALID_ARGUMENT for each")
-    with open_channels(target) as channels:
-        width = _token_width(channels["language_model"])
+    with open_services(target) as services:
+        width = _token_width(services["language_model"])
         for what, parts in _prompts(width):
-            outcome.add(_generate(channels["language_model"], parts), _REFUSED, what)
+            outcome.add(_generate(services["language_model"], parts), _REFUSED, what)
     return outcome
 
 
-@attack("speech and vision tokens that are no numbers, at the language model", quick=False)
+@attack("speech and vision tokens that are no numbers, at the language model")
 def language_model_numbers(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("INVALID_ARGUMENT for each")
-    with open_channels(target) as channels:
-        width = _token_width(channels["language_model"])
+    with open_services(target) as services:
+        width = _token_width(services["language_model"])
         for bits in _NOT_FINITE:
             chunk = common_pb2.TensorChunk(rows=_with(bits, 0, 4, width), rows_total=4)
             for part in (_speech(chunk), _vision(chunk, (1, 2, 2))):
-                outcome.add(_generate(channels["language_model"], [part]), _REFUSED, f"0x{bits:08x}")
+                outcome.add(_generate(services["language_model"], [part]), _REFUSED, f"0x{bits:08x}")
     return outcome
 
 
@@ -143,7 +141,7 @@ def _vision(chunk: common_pb2.TensorChunk, grid: tuple[int, int, int]) -> langua
     return language_model_pb2.GenerateRequest(vision_tokens=tokens)
 
 
-def _generate(channel: grpc.Channel, parts: list[language_model_pb2.GenerateRequest]) -> str:
+def _generate(service: Service, parts: list[language_model_pb2.GenerateRequest]) -> str:
     start = language_model_pb2.MessageStart(role=language_model_pb2.ROLE_USER)
     requests = [
         language_model_pb2.GenerateRequest(header=language_model_pb2.GenerateHeader(max_tokens=2)),
@@ -151,41 +149,41 @@ def _generate(channel: grpc.Channel, parts: list[language_model_pb2.GenerateRequ
         *parts,
         language_model_pb2.GenerateRequest(text="What is this?"),
     ]
-    return call(channel, "/lyra.v1.LanguageModel/Generate", [each.SerializeToString() for each in requests])
+    return call(service, "/lyra.v1.LanguageModel/Generate", [each.SerializeToString() for each in requests])
 
 
 def _synthesizer(target: Target, tries: list[tuple[str, list[common_pb2.Tensor]]], allowed: tuple[str, ...]) -> Outcome:
     """Sends the tensors to a voice that speaks from hidden states, and to one that speaks from texts."""
     outcome = Outcome(f"{' or '.join(allowed)} for each")
-    with open_channels(target) as channels:
-        for service in (SPEAKER, "speech_synthesizer"):
+    with open_services(target) as services:
+        for name in (SPEAKER, "speech_synthesizer"):
             for what, tensors in tries:
                 requests: list[Any] = [speech_synthesizer_pb2.SynthesizeRequest(header={})]  # type: ignore[arg-type]
                 requests += [speech_synthesizer_pb2.SynthesizeRequest(hidden_states=each) for each in tensors]
                 sent = [each.SerializeToString() for each in requests]
-                answer = call(channels[service], "/lyra.v1.SpeechSynthesizer/Synthesize", sent)
-                outcome.add(answer, allowed, f"{service}: {what}")
+                answer = call(services[name], "/lyra.v1.SpeechSynthesizer/Synthesize", sent)
+                outcome.add(answer, allowed, f"{name}: {what}")
     return outcome
 
 
 def _width(target: Target) -> int:
     """Of the hidden states that the synthesizer beside the stack takes."""
 
-    with open_channels(target) as channels:
-        describe = channels[SPEAKER].unary_unary(
+    with open_services(target) as services:
+        describe = services[SPEAKER].channel.unary_unary(
             "/lyra.v1.SpeechSynthesizer/Describe",
             request_serializer=None,
             response_deserializer=speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse.FromString,
         )
-        width = int(describe(b"").hidden_width)
+        width = int(describe(b"", metadata=services[SPEAKER].metadata).hidden_width)
     assert width > 0
     return width
 
 
-def _token_width(channel: grpc.Channel) -> int:
-    describe = channel.unary_unary(
+def _token_width(service: Service) -> int:
+    describe = service.channel.unary_unary(
         "/lyra.v1.LanguageModel/Describe",
         request_serializer=None,
         response_deserializer=language_model_pb2.LanguageModelDescribeResponse.FromString,
     )
-    return int(describe(b"").model.token_width)
+    return int(describe(b"", metadata=service.metadata).model.token_width)
