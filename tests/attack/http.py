@@ -31,14 +31,24 @@ def post(path: str, body: object, headers: Mapping[str, str]) -> bytes:
 
 
 async def send_all(
-    port: int, requests: Iterable[bytes], connections: int, on_answer: Callable[[bytes, Answer], None]
+    port: int,
+    requests: Iterable[bytes],
+    connections: int,
+    on_answer: Callable[[bytes, Answer], None],
+    source: str = "127.0.0.1",
 ) -> None:
-    """Sends each request over one of some connections that are kept open, and hands over each answer."""
+    """Sends each request over one of some connections that are kept open, and hands over each answer.
+
+    Args:
+        source: Address that they come from, in 127.0.0.0/8.
+    """
     waiting = iter(requests)
-    await asyncio.gather(*(_connection(port, waiting, on_answer) for _ in range(connections)))
+    await asyncio.gather(*(_connection(port, waiting, on_answer, source) for _ in range(connections)))
 
 
-async def _connection(port: int, requests: Iterator[bytes], on_answer: Callable[[bytes, Answer], None]) -> None:
+async def _connection(
+    port: int, requests: Iterator[bytes], on_answer: Callable[[bytes, Answer], None], source: str
+) -> None:
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     for request in requests:
         answer = Answer("closed")
@@ -46,7 +56,7 @@ async def _connection(port: int, requests: Iterator[bytes], on_answer: Callable[
             fresh = streams is None
             try:
                 if streams is None:
-                    streams = await asyncio.open_connection("127.0.0.1", port)
+                    streams = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
                 answer, stays = await asyncio.wait_for(_exchange(*streams, request), _ANSWER_SECONDS)
                 if not stays:
                     _close(streams)

@@ -94,8 +94,11 @@ def smuggled(target: Target, plan: Plan) -> Outcome:
         "CONNECT": "CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: x\r\n\r\n",
         "a whole URL": "GET http://127.0.0.1:22/ HTTP/1.1\r\nHost: x\r\n\r\n",
     }
-    for what, request in tries.items():
-        answer = asyncio.run(_raw(target.port, request.encode("latin-1")))
+
+    async def all_of_them() -> list[bytes]:
+        return await asyncio.gather(*(_raw(target.port, each.encode("latin-1")) for each in tries.values()))
+
+    for what, answer in zip(tries, asyncio.run(all_of_them()), strict=True):
         statuses = answer.count(b"HTTP/1.1 ")
         status = answer.split()[1].decode() if statuses else "closed"
         outcome.add(status, _RUDE, what)

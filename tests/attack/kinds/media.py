@@ -11,7 +11,6 @@ from functools import cache
 from itertools import chain, cycle
 
 import av
-import numpy as np
 from av.audio.stream import AudioStream
 from PIL import Image
 
@@ -169,12 +168,10 @@ def silence(codec: str, container: str, hours: float, layout: str = "") -> bytes
 def _second(stream: AudioStream, rate: int) -> "Iterator[av.Packet[AudioStream]]":
     context = stream.codec_context
     context.open()
-    name, kind = context.format.name, context.format.name.rstrip("p")
-    channels = context.layout.nb_channels
     size = context.frame_size or 1024
-    planes = (channels, size) if name.endswith("p") else (1, channels * size)
-    numbers = {"s16": np.int16, "s32": np.int32, "flt": np.float32}[kind]
-    frame = av.AudioFrame.from_ndarray(np.zeros(planes, numbers), format=name, layout=context.layout.name)
+    frame = av.AudioFrame(format=context.format.name, layout=context.layout.name, samples=size)
+    for plane in frame.planes[: context.layout.nb_channels]:  # PyAV tells of a ninth where there are eight
+        plane.update(bytes(plane.buffer_size))
     frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
     for number in range(rate // size):
         frame.pts = number * size

@@ -11,7 +11,6 @@ from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import ATTACKER, Target, chat
 from tests.job_stack import speech
 
-_WATCHED_SECONDS = 8.0
 # 503 is what a server says that has too many connections; the attacker's own streams may end as they like.
 _ALLOWED = ("200", "429", "503", "closed")
 
@@ -27,7 +26,7 @@ def event_streams(target: Target, plan: Plan) -> Outcome:
         try:
             job = client.post("/v1/jobs", files={"file": ("a.flac", speech(1))}).json()["id"]
             asked = request_bytes("GET", f"/v1/jobs/{job}/events", target.headers(ATTACKER))
-            answers = asyncio.run(_all_at_once(target.port, [asked] * plan.count(500, 100), _WATCHED_SECONDS))
+            answers = asyncio.run(_all_at_once(target.port, [asked] * plan.count(500, 100), plan.count(15, 4)))
         finally:
             for each in stopped:
                 with suppress(psutil.NoSuchProcess):
