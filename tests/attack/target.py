@@ -95,8 +95,8 @@ def running_target() -> Iterator[Target]:
 
 @contextmanager
 def _speaker(home: Path, token_file: Path) -> Iterator[LocalProcess]:
-    flags = ("--preset", "tiny-qwen2-vl", "--home", str(home), "--threads", "1", "--metrics-port", "0")
-    flags += ("--service-token-file", str(token_file))
+    flags: tuple[str, ...] = ("--preset", "tiny-qwen2-vl", "--home", str(home), "--threads", "1", "--metrics-port", "0")
+    flags = (*flags, "--service-token-file", str(token_file))
     spec = ProcessSpec(SPEAKER, "services.speech_synthesizer", flags, grpc_is_serving)
     process = LocalProcess(spec, host="127.0.0.1", port=0, run_dir=home / "run", log_dir=home / "logs")
     process.start()

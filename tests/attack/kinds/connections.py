@@ -9,7 +9,7 @@ from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import ATTACKER, Target, chat
 
 _HELD_SECONDS = 8.0
-_ANY = ("open", "closed", "400", "408", "413", "429", "503")
+_ENDED = ("200", "400", "408", "413", "429", "503", "closed")
 
 
 @attack("idle connections by the hundred, opened and never used")
@@ -44,6 +44,8 @@ def greedy(target: Target, plan: Plan) -> Outcome:
 
 def _held(target: Target, firsts: list[bytes], plan: Plan, drip: bool = True) -> Outcome:
     """Opens connections, says the first of each, then a byte a second; counts what becomes of them."""
+    # A quick run is over before the deadlines are: it shows that others are served, and no more.
+    allowed = (*_ENDED, "open") if plan.quick else _ENDED
     outcome = Outcome("closed or refused in time; everybody else is served")
     seconds = _HELD_SECONDS / 2 if plan.quick else 4 * _HELD_SECONDS
 
@@ -52,7 +54,7 @@ def _held(target: Target, firsts: list[bytes], plan: Plan, drip: bool = True) ->
         return await asyncio.gather(*(_one(target.port, first, until, drip) for first in firsts))
 
     for answer in asyncio.run(all_of_them()):
-        outcome.add(answer, (*_ANY, "200"))
+        outcome.add(answer, allowed)
     return outcome
 
 
