@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import time
+import traceback
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -187,7 +188,20 @@ def as_coroutine(behavior: Callable[[Any, Context], Any]) -> Behavior:
     return write_all
 
 
+def _let_go(error: BaseException) -> None:
+    """Frees what the functions held that an error came through, a whole recording say.
+
+    Some of them hold the error as well, and such a circle is freed by the garbage collector alone, which may not come
+    by for hundreds of calls.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
+
+
 async def _abort(context: Context, error: ServiceError) -> None:
+    _let_go(error)
     status = to_status(error)
     details = ((DETAILS_METADATA, status.SerializeToString()),)
     await context.abort(error.code, status.message, trailing_metadata=details)

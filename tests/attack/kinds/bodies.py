@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from services.local.stack import GATEWAY
+from tests.attack import bodies as shapes
 from tests.attack.http import Answer, request_bytes, send_all
 from tests.attack.kinds.media import silence
 from tests.attack.mutations import changed_bytes, changed_json
@@ -17,7 +19,7 @@ _CONNECTIONS = 16
 # All that blames the sender; 507 where the store is full.
 _ALLOWED = (*(str(status) for status in (200, 201, 202, 204, 307)), *(str(status) for status in range(400, 500)), "507")
 # What may come back where a request is no HTTP, or none that is taken; 200 where only its head is long.
-_RUDE = ("200", "400", "401", "404", "405", "411", "413", "415", "426", "429", "431", "501", "closed")
+_RUDE = ("200", "400", "401", "404", "405", "411", "413", "414", "415", "426", "429", "431", "501", "closed")
 _BOUNDARY = "boundary-of-the-attacker"
 
 
@@ -120,6 +122,20 @@ async def _raw(port: int, request: bytes) -> bytes:
     finally:
         writer.close()
     return bytes(answer)
+
+
+@attack("fifty bodies at once of every shape: long, deep, of many keys, of huge numbers, chunked", quick=False)
+def fifty_at_once(target: Target, plan: Plan) -> Outcome:
+    outcome = Outcome("4xx for each; 600 MiB and 0.3 s for /healthz at most")
+    pid = target.stack.processes[GATEWAY].pid
+    assert pid is not None
+    findings = asyncio.run(shapes.attack(target.url, target.keys[ATTACKER], pid))
+    for finding in findings:
+        outcome.add("4xx" if finding.refused else "something else", ("4xx",), f"{finding.attack}: {finding.detail}")
+        outcome.require(finding.held or not finding.refused, f"{finding.attack}: {finding.detail}")
+    mib, seconds = max(each.rss_bytes for each in findings) / 2**20, max(each.healthz_seconds for each in findings)
+    outcome.note = f"{len(findings)} shapes; gateway at most {mib:.0f} MiB, /healthz at most {seconds:.3f} s"
+    return outcome
 
 
 def _requests(draw: random.Random, headers: dict[str, str], count: int) -> Iterator[bytes]:

@@ -1,6 +1,8 @@
 """The speech encoder service over a real socket, preset tiny."""
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -280,3 +282,25 @@ async def test_service_describes_itself(client: Client) -> None:
     description = await client.stub.Describe(pb.SpeechEncoderDescribeRequest())
     assert description.model.token_width == 16
     assert description.max_audio_seconds == 1800
+
+
+async def test_a_recording_that_is_refused_does_not_stay_in_memory(start_service: StartService) -> None:
+    client = Client(await start_service("speech_encoder", max_audio_seconds=1.0))
+    recording, refused = wav(60.0), 10
+
+    async def refuse() -> None:
+        with pytest.raises(InvalidInput):
+            await client.transcribe(recording)
+
+    await refuse()
+    gc.collect()
+    gc.disable()  # it would come by some time, after hundreds of recordings
+    tracemalloc.start()
+    try:
+        for _ in range(refused):
+            await refuse()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert kept < 3 * len(recording)
