@@ -210,7 +210,7 @@ class SpeechEncoder(nn.Module):
         """All clips as one batch where an accelerator works; on a processor each alone.
 
         A processor's kernels add up in an order that depends on how many rows they get, and in bfloat16 that turns
-        frames far enough to change words. It is no slower: a single clip needs no padding and no mask.
+        frames far enough to change words. Sentences are even faster so, without padding and mask; a second is slower.
         """
         if self.whisper.conv1.weight.device.type == "cpu":
             return [[clip] for clip in clips]
