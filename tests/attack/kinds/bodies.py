@@ -29,7 +29,9 @@ def fuzzed(target: Target, plan: Plan) -> Outcome:
     headers = target.headers(ATTACKER)
 
     def count(request: bytes, answer: Answer) -> None:
-        outcome.add(answer.status, _ALLOWED, f"{request[:2000]!r} -> {answer.body[:200]!r}")
+        head, _, body = request.partition(b"\r\n\r\n")
+        line = head.split(b"\r\n", 1)[0]  # no more of it: a key is among the headers
+        outcome.add(answer.status, _ALLOWED, f"{line[:200]!r} {body[:1000]!r} -> {answer.body[:200]!r}")
 
     requests = _requests(plan.random("bodies"), headers, plan.count(50_000, 1500))
     asyncio.run(send_all(target.port, requests, _CONNECTIONS, count))

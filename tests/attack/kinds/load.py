@@ -19,7 +19,7 @@ from tests.job_stack import speech
 _THREADS = 6
 _QUICK_MINUTES = 0.2
 # What a process may keep of its first use: caches, arenas, threads. A leak of 1 KiB a request is more in ten minutes.
-_MAX_GROWTH_MIB, _MAX_GROWTH = 64.0, 0.15
+_MAX_GROWTH_MIB, _MAX_GROWTH = 48.0, 0.10
 _MAX_FILES = 50
 _ALLOWED = ("200", "201", "202", "204", "400", "404", "408", "409", "413", "415", "429", "left")
 
