@@ -104,8 +104,8 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("languageModel.terminationGracePeriodSeconds is 900", "set more than 1205"),
     ),
     "request over limit": (
-        {"worker": {"plan": {"resources": {"requests": {"memory": "3Gi"}}}}},
-        ("worker.plan.resources.requests.memory is 3Gi, over its limit 2Gi",),
+        {"worker": {"plan": {"resources": {"requests": {"memory": "5Gi"}}}}},
+        ("worker.plan.resources.requests.memory is 5Gi, over its limit 4Gi",),
     ),
     "no pod may go or come": (
         {"gateway": {"rollout": {"maxSurge": 0}}},

@@ -63,9 +63,10 @@ class Wire:
         with self._patient():
             if descriptor >= 0:
                 frame = frame[socket.send_fds(self._connection, [frame], [descriptor]) :]
-            self._connection.sendall(frame)
-            if len(more):
-                self._connection.sendall(more)
+            # Nothing is sent where nothing is left: the other side may have answered and gone by now.
+            for rest in (frame, more):
+                if len(rest):
+                    self._connection.sendall(rest)
 
     def receive(self, max_bytes: int = MAX_JSON_BYTES) -> tuple[Kind, bytes]:
         """The next frame. Raises Broken, also where it is longer than `max_bytes`, and Late."""

@@ -18,6 +18,7 @@ from lyra.v1 import (
 from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, GenerateResponse, MessageStart
 from lyra.v1.speech_encoder_pb2 import AudioHeader, EncodedAudio, SpeechEncoderEncodeRequest
 from model_core.checkpoints.adapters import CONFIG_FILE
+from services.common.channels import open_channel
 from services.common.errors import InvalidInput, Unavailable, from_rpc_error
 from services.pipeline.adapters import AdapterServices
 from tests.adapters import write_adapter
@@ -129,8 +130,12 @@ async def test_an_answer_that_has_begun_keeps_its_adapter_to_the_end(adapters: A
 async def test_a_recording_that_has_begun_keeps_its_projector_to_the_end(
     start_service: StartService, folder: Path
 ) -> None:
-    service = await start_service("speech_encoder", adapters_dir=folder, max_batch_clips=1)
-    adapters = adapters_pb2_grpc.AdaptersStub(service.channel)
+    operator = token(folder.parent)
+    service = await start_service(
+        "speech_encoder", adapters_dir=folder, max_batch_clips=1, operator_token_file=operator
+    )
+    channel = open_channel(service.address, shows(operator))
+    adapters = adapters_pb2_grpc.AdaptersStub(channel)
     await adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="meetings"))
 
     async def recording() -> AsyncIterator[SpeechEncoderEncodeRequest]:
@@ -148,6 +153,7 @@ async def test_a_recording_that_has_begun_keeps_its_projector_to_the_end(
     await unloading
     listed = await adapters.ListAdapters(adapters_pb2.ListAdaptersRequest())
     assert list(listed.resident) == ["speech"]
+    await channel.close(None)
 
 
 async def test_where_the_language_model_cannot_load_it_the_speech_encoder_forgets_it(
@@ -187,11 +193,12 @@ async def test_what_is_resident_is_not_loaded_twice(adapters: AdapterServices) -
 
 
 async def test_a_service_that_came_back_gets_what_it_lost(
-    adapters: AdapterServices, running: dict[str, RunningService]
+    adapters: AdapterServices, running: dict[str, RunningService], folder: Path
 ) -> None:
     await adapters.load("meetings")
-    alone = adapters_pb2_grpc.AdaptersStub(running["language_model"].channel)
-    await alone.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(name="meetings"))
+    async with open_channel(running["language_model"].address, shows(token(folder.parent))) as channel:
+        alone = adapters_pb2_grpc.AdaptersStub(channel)
+        await alone.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(name="meetings"))
     assert await adapters.load("meetings") == ("language_model",)
     assert (await resident(adapters))["meetings"] == BOTH
 

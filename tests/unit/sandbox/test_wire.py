@@ -1,0 +1,47 @@
+"""What parent and child say to each other."""
+
+import os
+import socket
+import threading
+
+from services.common.sandbox.wire import Kind, Wire
+
+
+class AnswersBeforeItsAskerIsBack(socket.socket):
+    """A parent's socket whose descriptors are taken, answered and forgotten before the call that sent them returns."""
+
+    def __init__(self, ours: socket.socket, child: socket.socket) -> None:
+        super().__init__(fileno=ours.detach())
+        self._child = child
+
+    def sendmsg(self, *arguments: object, **options: object) -> int:
+        sent: int = super().sendmsg(*arguments, **options)  # type: ignore[arg-type]
+        child = Wire(self._child)
+        _, descriptor = child.receive_job()
+        assert descriptor is not None
+        os.close(descriptor)
+        child.send(Kind.RESULT, b"{}")
+        self._child.close()
+        return sent
+
+
+def test_a_child_that_has_answered_and_gone_before_the_parent_is_back_is_heard() -> None:
+    ours, theirs = socket.socketpair()
+    with AnswersBeforeItsAskerIsBack(ours, theirs) as connection, open(os.devnull) as file:  # noqa: PTH123
+        wire = Wire(connection, 10.0)
+        wire.send(Kind.JOB, b"{}", descriptor=file.fileno())
+
+        assert wire.receive() == (Kind.RESULT, b"{}")
+
+
+def test_what_is_longer_than_a_buffer_arrives_whole() -> None:
+    ours, theirs = socket.socketpair()
+    data = os.urandom(2**22)
+    with ours, theirs:
+        sending = threading.Thread(target=Wire(ours).send, args=(Kind.ITEM, b"{}", data))
+        sending.start()
+        reader = Wire(theirs)
+
+        assert reader.receive() == (Kind.ITEM, b"{}")
+        assert reader.take(len(data)) == data
+        sending.join()
