@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import re
 import ssl
 from pathlib import Path
 
@@ -110,25 +109,31 @@ async def test_a_new_certificate_counts_without_a_restart_and_a_bad_one_does_not
         await until(mended)
 
 
-async def test_handshakes_that_stop_are_ended_and_count_as_connections(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("header_seconds", "ended"), [(1, 3), (60, 1)])
+async def test_handshakes_that_stop_count_as_connections_and_are_ended(
+    tmp_path: Path, header_seconds: int, ended: int
+) -> None:
+    """By time; and before that, the longest idle one as another connection needs its place."""
     authority, pair = trustme.CA(), Pair(tmp_path)
     pair.issue(authority)
-    limits = ["--header-seconds", "2", "--max-connections", "3", "--max-idle-connections", "3"]
+    limits = [f"--header-seconds={header_seconds}", "--max-connections=3", "--max-idle-connections=3"]
     async with gateway_process(tmp_path, *pair.arguments, *limits) as gateway, contextlib.AsyncExitStack() as stack:
-        silent = []
-        for _ in range(6):
-            reader, writer = await asyncio.open_connection(HOST, gateway.port)
+        silent = [await asyncio.open_connection(HOST, gateway.port) for _ in range(3)]
+        for _, writer in silent:
             stack.callback(writer.transport.abort)
-            silent.append(reader)
-        # The fourth and later ones took the places of the first three; these three are ended when their time is over.
-        for reader in silent:
-            with contextlib.suppress(ConnectionResetError):
-                assert await reader.read() == b""
+        if header_seconds == 1:
+            for reader, _ in silent:
+                await _ends(reader)
         async with httpx.AsyncClient(verify=trusting(authority)) as client:
             metrics = (await client.get(f"https://{HOST}:{gateway.port}/metrics")).text
-        made_room = float(re.findall(r'^lyra_connections_cut_total\{reason="idle"\} (\S+)$', metrics, re.MULTILINE)[0])
-        assert 1 <= made_room <= 3  # three, but for a busy machine, where time may end one first
-        assert "lyra_connections_open 1.0" in metrics
+        await _ends(silent[0][0])
+        assert f"lyra_connections_open {4 - ended}.0" in metrics
+        assert ('lyra_connections_cut_total{reason="idle"} 1.0' in metrics) is (header_seconds == 60)
+
+
+async def _ends(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
 
 
 @pytest.mark.parametrize("broken", ["no files", "no key in it", "another key"])

@@ -249,7 +249,7 @@ def test_jobs_are_listed_the_latest_first_a_page_at_a_time(jobs: JobStack, stran
 
 def test_a_clip_that_cannot_be_heard_is_named_and_the_rest_is_kept(jobs: JobStack, tmp_path: Path) -> None:
     for allow_gaps, state in ((False, "failed"), (True, "succeeded")):
-        with jobs.frozen("speech_encoder"):
+        with jobs.frozen("clip_worker"):
             name = jobs.submit(speech(16), allow_gaps=allow_gaps)
             planned = partial(_has, jobs, name, "plan.json")
             until(planned)
