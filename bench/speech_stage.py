@@ -29,11 +29,11 @@ from matplotlib.figure import Figure
 
 from bench.machine import describe
 from bench.report import command_line, write
+from model_core.audio.encoding import encode_flac
+from model_core.audio.tensors import CLIP_SECONDS, SAMPLE_RATE, decode_audio
 from model_core.checkpoints.packages import WHISPER_TINY_EN
 from model_core.evaluation.metrics import word_errors
 from model_core.presets import lyra_home
-from model_core.sound.encoding import encode_flac
-from model_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, decode_audio
 from services.local.process import LocalProcess, ProcessSpec, grpc_is_serving
 from services.pipeline.hear import hear
 from services.pipeline.messages import AudioPart

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from model_core.speech.audio import SAMPLE_RATE
+from model_core.audio.tensors import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 Spectrum = NDArray[np.complex128]

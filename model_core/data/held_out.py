@@ -19,6 +19,7 @@ from pathlib import Path
 import soundfile
 from PIL import Image
 
+from model_core.audio.tensors import SAMPLE_RATE
 from model_core.checkpoints.packages import NpmPackage
 from model_core.data.build.answers import written_answers
 from model_core.data.sources.chat import load_texts
@@ -31,7 +32,6 @@ from model_core.data.voices import FLITE_VOICES, HELD_OUT_VOICE, PIPER_VOICE, Sa
 from model_core.evaluation.factual import MAX_ANSWER_TOKENS
 from model_core.evaluation.short_answers import contains_answer
 from model_core.presets import build_language_model, lyra_home
-from model_core.speech.audio import SAMPLE_RATE
 
 SENTENCES = 100
 PICTURE_QUESTIONS = 200

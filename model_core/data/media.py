@@ -11,11 +11,11 @@ from types import FrameType
 
 from PIL import Image
 
+from model_core.audio.tensors import SAMPLE_RATE, decode_audio
 from model_core.data.conversation import Conversation
 from model_core.data.errors import Reason, SampleError
 from model_core.data.picture_size import holds_all_pixels
 from model_core.errors import InvalidInput
-from model_core.speech.audio import SAMPLE_RATE, decode_audio
 from model_core.vision.image import FORMATS, decode_image
 from model_core.vision.video import sample_frames
 

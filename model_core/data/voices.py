@@ -25,10 +25,10 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from model_core.audio.tensors import SAMPLE_RATE
 from model_core.checkpoints.store import part_folder
 from model_core.data import kokoro
 from model_core.errors import InvalidInput
-from model_core.speech.audio import SAMPLE_RATE
 from model_core.speech.voice import PiperVoice
 
 Samples = NDArray[np.float32]

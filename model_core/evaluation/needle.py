@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from model_core.audio.tensors import SAMPLE_RATE
 from model_core.data.sources.needles import Needle, needle
 from model_core.errors import InvalidInput
 from model_core.evaluation.aloud import DEFAULT_READER, reading
@@ -25,7 +26,6 @@ from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Draw, Report, Table, heat_map
 from model_core.evaluation.short_answers import contains_answer
 from model_core.evaluation.subject import Ask, MadeSound, Samples, Subject
-from model_core.speech.audio import SAMPLE_RATE
 
 MINUTES = (1.0, 2.0, 3.0, 5.0, 10.0)
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

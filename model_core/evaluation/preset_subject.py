@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model_core.audio.tensors import decode_audio_track, split_clips
 from model_core.errors import InvalidInput, UnknownPreset
 from model_core.evaluation.subject import MAX_AUDIO_SECONDS, Ask, Reply, Sound, SpokenAnswer, file_hash
 from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel, Usage
@@ -26,7 +27,6 @@ from model_core.presets import (
     build_voice,
     lyra_home,
 )
-from model_core.speech.audio import decode_audio_track, split_clips
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.voice import SpeechStream, Voice
 from model_core.speech.voices import voice_named

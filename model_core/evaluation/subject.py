@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from model_core.speech.audio import SAMPLE_RATE, decode_audio
+from model_core.audio.tensors import SAMPLE_RATE, decode_audio
 
 MAX_AUDIO_SECONDS = 2 * 60 * 60
 

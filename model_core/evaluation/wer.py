@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from model_core.audio.tensors import CLIP_SECONDS, SAMPLE_RATE, split_clips
 from model_core.errors import InvalidInput
 from model_core.evaluation.manifest import Progress, Result, prediction_writer, read_manifest
 from model_core.evaluation.metrics import WordErrors, normalize, word_errors
@@ -14,7 +15,6 @@ from model_core.evaluation.predictions import Predict, Row, Sample, one_by_one, 
 from model_core.evaluation.report import Report, Table
 from model_core.evaluation.subject import Ask, MadeSound, Sound, SoundFile, Subject
 from model_core.language.prompt import REPEAT_INSTRUCTION
-from model_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, split_clips
 
 # Fast speech is about five tokens a second: enough for any, and an answer that runs away ends.
 TOKENS_A_SECOND, SPARE_TOKENS = 10, 16

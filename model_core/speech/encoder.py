@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model_core.audio.tensors import Clip, is_silent
 from model_core.errors import CheckpointError, InvalidInput
-from model_core.speech.audio import Clip, is_silent
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.transcriber import Segment, Transcriber
 from model_core.speech.whisper import WhisperEncoder

@@ -15,8 +15,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from model_core.audio.tensors import CLIP_SECONDS, SAMPLE_RATE, Clip, is_silent
 from model_core.errors import InvalidInput
-from model_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, Clip, is_silent
 from model_core.speech.quick_decoder import QuickDecoder
 from model_core.speech.whisper_decoder import WhisperDecoder
 from model_core.speech.whisper_tokens import (

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from model_core.audio.tensors import CLIP_SECONDS
 from model_core.data.conversation import without_placeholders
 from model_core.data.errors import disk_failures
 from model_core.data.rows import LightSample
@@ -23,7 +24,6 @@ from model_core.language.decoder import Decoder
 from model_core.language.prompt import ChatTemplate
 from model_core.presets import PROJECTOR_FILE, VISION_PROJECTOR_FILE
 from model_core.presets.stages import TrainingStage
-from model_core.speech.audio import CLIP_SECONDS
 from model_core.speech.encoder import SPEECH, SpeechEncoder
 from model_core.training.adapters import add_adapter, write_adapter
 from model_core.training.align import Align, can_align, collate_alignment

@@ -23,12 +23,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model_core.audio.tensors import decode_audio, split_clips
 from model_core.data.conversation import Conversation
 from model_core.data.dataset import ConversationDataset
 from model_core.data.files import written_aside
 from model_core.data.shards import ShardEntry
 from model_core.errors import InvalidInput
-from model_core.speech.audio import decode_audio, split_clips
 from model_core.speech.encoder import SpeechEncoder
 from model_core.vision.encoder import ProjectedVisionEncoder, VisionEncoder
 from model_core.vision.image import decode_image

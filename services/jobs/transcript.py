@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from model_core.sound.cuts import Cut
-from model_core.sound.joining import Segment as Spoken
-from model_core.sound.joining import join_transcripts
+from model_core.audio.cuts import Cut
+from model_core.audio.joining import Segment as Spoken
+from model_core.audio.joining import join_transcripts
 from services.jobs.model import ClipResult, Plan, Segment
 
 

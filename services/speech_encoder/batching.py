@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from model_core.speech.audio import SAMPLE_RATE
+from model_core.audio.tensors import SAMPLE_RATE
 from services.common import telemetry
 from services.common.threads import ModelThread, WorkTime
 from services.speech_encoder.backlog import Backlog

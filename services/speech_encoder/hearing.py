@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from model_core.speech.audio import Clip
+from model_core.audio.tensors import Clip
 from model_core.speech.encoder import EncodedClip, HeardClip
 from services.common import telemetry
 from services.common.threads import ModelThread, WorkTime

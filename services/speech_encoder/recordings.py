@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lyra.v1 import speech_encoder_pb2
-from model_core.speech.audio import (
+from model_core.audio.tensors import (
     SAMPLE_RATE,
     Clip,
     decode_pcm16,

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import redis
 
-from model_core.sound.encoding import encode_flac
-from model_core.sound.planning import plan_sound
+from model_core.audio.encoding import encode_flac
+from model_core.audio.planning import plan_sound
 from services.common.errors import InvalidInput
 from services.jobs.book import now
 from services.jobs.kinds import State

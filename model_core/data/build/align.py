@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
+from model_core.audio.tensors import CLIP_SECONDS
 from model_core.data.build.pictures import PICTURES, PictureNames
 from model_core.data.build.reading import NOT_SPEAKABLE, ReadingRoom, Style
 from model_core.data.build.recorded import RecordedFiles
@@ -16,7 +17,6 @@ from model_core.data.errors import SampleError
 from model_core.data.sources.texts import load_sentences
 from model_core.errors import InvalidInput
 from model_core.language.prompt import REPEAT_INSTRUCTION, Role
-from model_core.speech.audio import CLIP_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

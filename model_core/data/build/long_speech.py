@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from model_core.audio.tensors import SAMPLE_RATE, decode_audio
 from model_core.data.build import tasks
 from model_core.data.build.long_source import Asking, Hidden, Laid, LongSource
 from model_core.data.build.pool import Pool, PooledReading
@@ -21,7 +22,6 @@ from model_core.data.build.recorded import RecordedFiles
 from model_core.data.build.sources import Mixture, OpenSource, Source, sample_id, texts_sha256
 from model_core.data.build.work import Maker, Spec, Workplace, rng_of
 from model_core.errors import InvalidInput
-from model_core.speech.audio import SAMPLE_RATE, decode_audio
 
 JOINED = "joined"
 

@@ -12,13 +12,13 @@ from functools import cached_property
 import numpy as np
 import soundfile
 
+from model_core.audio.tensors import SAMPLE_RATE
 from model_core.data.build.align import AlignSpec
 from model_core.data.build.reading import Samples, Style
 from model_core.data.build.sources import Source
 from model_core.data.build.work import Workplace, build
 from model_core.data.dataset import ConversationDataset
 from model_core.data.files import written_aside
-from model_core.speech.audio import SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from model_core.audio.tensors import SAMPLE_RATE
 from model_core.data.augment import disturb
 from model_core.data.build.work import rng_of
 from model_core.data.conversation import Speech
 from model_core.data.voices import HELD_OUT_VOICE, Reader, readers
 from model_core.errors import InvalidInput
-from model_core.speech.audio import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 

@@ -18,8 +18,8 @@ def whisper_hearing(preset: str, home: Path | None = None) -> Hear:
         UnknownPreset, WeightsMissing: as when the preset is built.
         InvalidInput: the preset's Whisper has no decoder.
     """
+    from model_core.audio.tensors import split_clips
     from model_core.presets import build_speech_encoder
-    from model_core.speech.audio import split_clips
 
     transcriber = build_speech_encoder(preset, home).transcriber
     if transcriber is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model_core.audio.tensors import decode_audio
 from model_core.data.conversation import Conversation, Speech, without_placeholders
 from model_core.data.errors import SampleError
 from model_core.data.filters.hearing import Hear, round_trip_errors, whisper_hearing
@@ -15,7 +16,6 @@ from model_core.data.filters.sound import clipping_share, silence_share
 from model_core.data.filters.words import blocked_words, is_in_another_language, known_languages, repetition
 from model_core.data.media import Limits, check_media
 from model_core.errors import InvalidInput
-from model_core.speech.audio import decode_audio
 
 
 class FilterReason(StrEnum):

@@ -121,7 +121,7 @@ class Decoders:
         of_video: bool = False,
         check_first: bool = False,
     ) -> "DecodedSound":
-        """A recording in blocks: to be used and read as `model_core.sound.decoding.open_sound` is, whose arguments
+        """A recording in blocks: to be used and read as `model_core.audio.decoding.open_sound` is, whose arguments
         these are, but that all errors come while it is read. For the others see `tasks.run_sound`.
         """
         arguments = {

@@ -5,9 +5,9 @@ from typing import Any, BinaryIO
 import av
 from av.error import FFmpegError
 
+from model_core.audio.containers import size_of
+from model_core.audio.probe import probe
 from model_core.errors import InvalidInput
-from model_core.sound.containers import size_of
-from model_core.sound.probe import probe
 from model_core.vision.image import decode_image
 from model_core.vision.video import probe_video
 

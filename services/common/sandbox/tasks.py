@@ -6,8 +6,8 @@ The decoders are model_core's, which knows nothing of processes. Shapes: S sampl
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, BinaryIO
 
-from model_core.sound.decoding import check_duration, open_sound
-from model_core.sound.opening import has_sound
+from model_core.audio.decoding import check_duration, open_sound
+from model_core.audio.opening import has_sound
 from model_core.vision.image import decode_image
 from model_core.vision.video import iterate_frames
 from services.common.sandbox.inspecting import inspect

@@ -18,7 +18,7 @@ from tests.integration.gateway.conftest import Gateway, StartGateway, picture, w
 from tests.integration.gateway.test_media import error_of, upload
 from tests.integration.gateway.test_media_in_chat import chat, full_gateway, seen, sound
 from tests.paths import DATA
-from tests.unit.sound.test_layouts import encoded
+from tests.unit.audio.test_layouts import encoded
 
 __all__ = ["full_gateway"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from lyra.v1 import speech_encoder_pb2 as pb
 from lyra.v1 import speech_encoder_pb2_grpc
-from model_core.speech.audio import encode_wav
+from model_core.audio.tensors import encode_wav
 from services.common import telemetry, tensors
 from services.common.errors import InvalidInput, Overloaded, ServiceError, from_rpc_error
 from tests.conftest import RunningService, StartService, until

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from model_core.audio.tensors import SAMPLE_RATE
 from model_core.data.sources.needles import needle
 from model_core.errors import InvalidInput
 from model_core.evaluation.ablation import ablation_report
@@ -26,7 +27,6 @@ from model_core.evaluation.spoken_answer import spoken_answer_report
 from model_core.evaluation.subject import Ask, MadeSound, Reply, Sound
 from model_core.evaluation.text_quality import text_quality_report
 from model_core.evaluation.throughput import throughput_report
-from model_core.speech.audio import SAMPLE_RATE
 from model_core.speech.voices import voice_named
 from tests.evaluation_sets import ScriptedSubject, write_factual, write_lines, write_picture, write_tone
 

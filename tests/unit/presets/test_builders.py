@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from cli.serve import Preset
+from model_core.audio.tensors import SAMPLE_RATE, split_clips
 from model_core.checkpoints.exporting import export
 from model_core.checkpoints.published import read_tokenizer
 from model_core.errors import CheckpointError, InvalidInput, UnknownPreset, WeightsMissing
@@ -32,7 +33,6 @@ from model_core.presets import (
 from model_core.presets.building import seeded
 from model_core.presets.published import PublishedWeights
 from model_core.presets.tiny_qwen2_vl import PRESET, tokenizer
-from model_core.speech.audio import SAMPLE_RATE, split_clips
 from model_core.speech.unit_voice import UnitVoice
 from model_core.speech.whisper_tokens import TIMESTAMPS, random_tokenizer
 from model_core.vision.clip import ClipVisionEncoder

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.checkpoints.adapters import save_adapter
 from model_core.errors import InvalidInput
 from model_core.language.engine import Delta, GenerationOptions, LanguageModel
@@ -16,7 +17,6 @@ from model_core.language.prefix import PrefixStore
 from model_core.language.prompt import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
 from model_core.presets.building import chosen_device
-from model_core.speech.audio import SAMPLE_RATE, Clip
 from model_core.speech.encoder import SpeechEncoder
 
 RANDOM = ["tiny", "tiny-qwen2-vl"]

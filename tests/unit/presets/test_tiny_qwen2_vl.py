@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from model_core.audio.tensors import SAMPLE_RATE
 from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.language.prompt import Message, Part, Role, SpeechPart, SplicedPrompt, VisionPart, render, splice
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
 from model_core.presets.tiny_qwen2_vl import PRESET
-from model_core.speech.audio import SAMPLE_RATE
 
 TINY = "tiny-qwen2-vl"
 IMAGE = 319  # an id that the tokenizer never makes

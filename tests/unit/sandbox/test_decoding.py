@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from PIL import Image
 
+from model_core.audio.decoding import open_sound
+from model_core.audio.planning import plan_clips, plan_sound
 from model_core.errors import InvalidInput as Refused
-from model_core.sound.decoding import open_sound
-from model_core.sound.planning import plan_clips, plan_sound
 from model_core.vision.image import decode_image
 from model_core.vision.video import sample_frames
 from services.common.errors import InvalidInput
@@ -20,7 +20,7 @@ from services.common.sandbox.decoders import Decoders
 from services.common.sandbox.inspecting import inspect
 from services.common.sandbox.settings import VisionLimits
 from tests.paths import DATA
-from tests.unit.sound.test_layouts import CODECS, encoded
+from tests.unit.audio.test_layouts import CODECS, encoded
 from tests.videos import make_video
 
 LIMITS = VisionLimits()

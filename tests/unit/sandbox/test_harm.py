@@ -21,8 +21,8 @@ from services.common.errors import InvalidInput
 from services.common.sandbox.decoders import Decoders
 from services.common.sandbox.settings import DecoderSettings, VisionLimits
 from tests.paths import ROOT
+from tests.unit.audio.test_layouts import encoded
 from tests.unit.sandbox.processes import Trap, children, runs, until
-from tests.unit.sound.test_layouts import encoded
 
 LIMITS = VisionLimits()
 MIB = 2**20

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_core.audio.tensors import SAMPLE_RATE
 from model_core.errors import InvalidInput
 from model_core.presets import build_speech_encoder
-from model_core.speech.audio import SAMPLE_RATE
 from services.common.errors import Overloaded
 from services.common.threads import ModelThread
 from services.speech_encoder.batching import BatchingSpeechEncoder

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import pytest
 import torch
 
-from model_core.speech.audio import SAMPLE_RATE, Clip
+from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.speech.encoder import EncodedClip, HeardClip
 from services.common import telemetry
 from services.common.errors import Overloaded

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model_core.audio.tensors import SAMPLE_RATE, split_clips
 from model_core.errors import CheckpointError, InvalidInput
-from model_core.speech.audio import SAMPLE_RATE, split_clips
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.whisper import WhisperEncoder

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_core.audio.tensors import SAMPLE_RATE, Clip, decode_audio
 from model_core.checkpoints.store import part_folder
 from model_core.errors import InvalidInput, WeightsMissing
 from model_core.presets import build_speech_encoder, lyra_home
-from model_core.speech.audio import SAMPLE_RATE, Clip, decode_audio
 from model_core.speech.encoder import HeardClip, SpeechEncoder
 from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
 from model_core.speech.whisper_decoder import DecoderState

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.errors import CheckpointError
 from model_core.evaluation.metrics import WordErrors, word_errors
 from model_core.kernels import instructions
 from model_core.presets import build_speech_encoder
-from model_core.speech.audio import SAMPLE_RATE, Clip
 from model_core.speech.quick_decoder import QuickDecoder, QuickDraft
 from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
 from tests.unit.speech.test_hearing import encoder, held_out_sentences, recordings

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from model_core.speech.audio import SAMPLE_RATE, Clip
+from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
 from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
 from model_core.speech.whisper_decoder import DecoderState, WhisperDecoder

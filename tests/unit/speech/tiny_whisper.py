@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperConfig
 
-from model_core.speech.audio import SAMPLE_RATE, Clip
+from model_core.audio.tensors import SAMPLE_RATE, Clip
 
 WIDTH = 16
 HEADS = 2

@@ -5,12 +5,12 @@ import io
 import numpy as np
 import pytest
 
+from model_core.audio.cuts import Cut
+from model_core.audio.decoding import SAMPLE_RATE, Mono
+from model_core.audio.encoding import encode_flac, encode_wav
+from model_core.audio.planning import PlanSummary, plan_clips
 from model_core.errors import InvalidInput
-from model_core.sound.cuts import Cut
-from model_core.sound.decoding import SAMPLE_RATE, Mono
-from model_core.sound.encoding import encode_flac, encode_wav
-from model_core.sound.planning import PlanSummary, plan_clips
-from tests.unit.sound.recordings import encoded, read, sentences, silence, wav
+from tests.unit.audio.recordings import encoded, read, sentences, silence, wav
 
 
 def planned(data: bytes) -> tuple[list[Cut], list[np.ndarray], PlanSummary]:

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from model_core.sound.decoding import SAMPLE_RATE
+from model_core.audio.decoding import SAMPLE_RATE
 
 
 def encode_wav(samples: NDArray[np.int16], sample_rate: int) -> bytes:

@@ -10,9 +10,9 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from model_core.audio.containers import Window, close_quietly, lacks_index
 from model_core.errors import InvalidInput
 from model_core.ffmpeg import decoders
-from model_core.sound.containers import Window, close_quietly, lacks_index
 
 SHORTEST_SECONDS = 0.1
 LOWEST_RATE, HIGHEST_RATE = 4_000, 384_000

@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model_core.sound.cuts import Cut, CutOptions, Cutter
-from model_core.sound.decoding import SAMPLE_RATE, Mono, open_sound
-from model_core.sound.opening import Source
-from model_core.sound.voice_activity import VoiceActivity
+from model_core.audio.cuts import Cut, CutOptions, Cutter
+from model_core.audio.decoding import SAMPLE_RATE, Mono, open_sound
+from model_core.audio.opening import Source
+from model_core.audio.voice_activity import VoiceActivity
 
 _BYTES_A_SAMPLE = 2
 _FULL_SCALE = 32_768

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model_core.errors import InvalidInput
-from model_core.speech.audio import (
+from model_core.audio.tensors import (
     CLIP_SECONDS,
     SAMPLE_RATE,
     decode_audio,
@@ -22,6 +21,7 @@ from model_core.speech.audio import (
     is_silent,
     split_clips,
 )
+from model_core.errors import InvalidInput
 
 FORMATS = [
     ("wav", "pcm_s16le", 44_100),

@@ -7,9 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from model_core.audio.probe import SoundInfo, probe
 from model_core.errors import InvalidInput
-from model_core.sound.probe import SoundInfo, probe
-from tests.unit.sound.recordings import FORMATS, encoded, warble, wav
+from tests.unit.audio.recordings import FORMATS, encoded, warble, wav
 from tests.videos import make_video
 
 CODECS = {"libmp3lame": "mp3", "libopus": "opus"}

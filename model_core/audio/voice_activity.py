@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from model_core.sound.decoding import Mono
-from model_core.sound.frames import FRAME_SAMPLES, Heard
+from model_core.audio.decoding import Mono
+from model_core.audio.frames import FRAME_SAMPLES, Heard
 
 _CONTEXT_SAMPLES = 64
 _FRAMES_A_CALL = 128  # always so many, whatever the blocks that came: results must not depend on those

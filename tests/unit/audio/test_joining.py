@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.sound.cuts import Cut
-from model_core.sound.joining import Segment, join_transcripts
+from model_core.audio.cuts import Cut
+from model_core.audio.joining import Segment, join_transcripts
 
 WORDS = ["the", "and", "a", "no", "yes", "I", "it", "was", "Marianne's", "judgment;", "prevented,", "there", "is"]
 TIMES = st.floats(-5, 700, allow_nan=False)

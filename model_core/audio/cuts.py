@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_core.sound.decoding import SAMPLE_RATE
-from model_core.sound.frames import FRAME_SAMPLES, FRAME_SECONDS, Heard
+from model_core.audio.decoding import SAMPLE_RATE
+from model_core.audio.frames import FRAME_SAMPLES, FRAME_SECONDS, Heard
 
 _LEAST_SPEECH = 3  # frames in a row; a shorter sound is a click
 _SMOOTHED = 5  # frames over which loudness is averaged to find a quiet place

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from model_core.sound.decoding import open_sound
-from model_core.sound.opening import Source, stated_seconds
+from model_core.audio.decoding import open_sound
+from model_core.audio.opening import Source, stated_seconds
 
 _HEARD_SECONDS = 1.0
 _VIDEO_KINDS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")

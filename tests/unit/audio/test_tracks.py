@@ -1,7 +1,7 @@
 import pytest
 
+from model_core.audio.tensors import SAMPLE_RATE, decode_audio_track, is_silent
 from model_core.errors import InvalidInput
-from model_core.speech.audio import SAMPLE_RATE, decode_audio_track, is_silent
 from tests.videos import make_video
 
 KINDS = [("mp4", "libx264"), ("mov", "libx264"), ("webm", "libvpx")]

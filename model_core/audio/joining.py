@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from model_core.sound.cuts import Cut
+from model_core.audio.cuts import Cut
 
 _SLACK_SECONDS = 2.0  # times of words are estimates: so far apart the same word may seem to be said
 # What laying two words on top of each other is worth, and what it costs to lay words aside.

@@ -1,6 +1,6 @@
 """Recordings as tensors: encoded audio to 16 kHz mono samples, 30-second clips.
 
-Shapes: S samples. Decoding itself is `model_core.sound`'s, which knows no torch.
+Shapes: S samples. Decoding itself is `model_core.audio`'s, which knows no torch.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model_core.audio.decoding import SAMPLE_RATE, check_duration, open_sound, resample
+from model_core.audio.encoding import encode_wav
+from model_core.audio.opening import SHORTEST_SECONDS, check_format, has_sound, too_long, too_short
 from model_core.errors import InvalidInput
-from model_core.sound.decoding import SAMPLE_RATE, check_duration, open_sound, resample
-from model_core.sound.encoding import encode_wav
-from model_core.sound.opening import SHORTEST_SECONDS, check_format, has_sound, too_long, too_short
 
 __all__ = [
     "CLIP_SECONDS",

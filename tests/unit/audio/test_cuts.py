@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.sound.cuts import Cut, CutOptions, Cutter
-from model_core.sound.frames import FRAME_SECONDS, Heard
+from model_core.audio.cuts import Cut, CutOptions, Cutter
+from model_core.audio.frames import FRAME_SECONDS, Heard
 
 # Stretches of speech or silence, in frames.
 STRETCHES = st.lists(st.tuples(st.booleans(), st.integers(1, 1_200)), max_size=12)

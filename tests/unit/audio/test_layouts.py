@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from av.audio.layout import AudioLayout
 
+from model_core.audio.decoding import SAMPLE_RATE, Mono, open_sound
+from model_core.audio.opening import MOST_CHANNELS
 from model_core.errors import InvalidInput
-from model_core.sound.decoding import SAMPLE_RATE, Mono, open_sound
-from model_core.sound.opening import MOST_CHANNELS
 
 RATE = 48_000
 SECONDS = 0.5

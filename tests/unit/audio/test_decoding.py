@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
+from model_core.audio.decoding import SAMPLE_RATE, open_sound
 from model_core.errors import InvalidInput
-from model_core.sound.decoding import SAMPLE_RATE, open_sound
-from tests.unit.sound.recordings import FORMATS, encoded, read, vorbis, warble, wav
+from tests.unit.audio.recordings import FORMATS, encoded, read, vorbis, warble, wav
 
 SECONDS = 3.0
 

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from model_core.sound.decoding import SAMPLE_RATE, Mono, open_sound
+from model_core.audio.decoding import SAMPLE_RATE, Mono, open_sound
 from tests.paths import DATA
 
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_core.sound.decoding import SAMPLE_RATE, Mono
-from model_core.sound.frames import FRAME_SAMPLES
-from model_core.sound.voice_activity import VoiceActivity
-from tests.unit.sound.recordings import sentences, silence
+from model_core.audio.decoding import SAMPLE_RATE, Mono
+from model_core.audio.frames import FRAME_SAMPLES
+from model_core.audio.voice_activity import VoiceActivity
+from tests.unit.audio.recordings import sentences, silence
 
 
 def listen(samples_S: Mono, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -68,6 +68,6 @@ def test_nothing_under_sound_brings_torch() -> None:
         "probe",
         "voice_activity",
     )
-    imports = "; ".join(f"import model_core.sound.{module}" for module in modules)
-    check = f"{imports}; model_core.sound.voice_activity.VoiceActivity(); import sys; sys.exit('torch' in sys.modules)"
+    imports = "; ".join(f"import model_core.audio.{module}" for module in modules)
+    check = f"{imports}; model_core.audio.voice_activity.VoiceActivity(); import sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

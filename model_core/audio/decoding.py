@@ -14,8 +14,7 @@ import soxr
 from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
-from model_core.errors import InvalidInput
-from model_core.sound.containers import (
+from model_core.audio.containers import (
     Window,
     close_quietly,
     mp3_ends_early,
@@ -24,7 +23,7 @@ from model_core.sound.containers import (
     start_of_sound,
     wav_states_no_length,
 )
-from model_core.sound.opening import (
+from model_core.audio.opening import (
     KINDS,
     SHORTEST_SECONDS,
     Source,
@@ -35,6 +34,7 @@ from model_core.sound.opening import (
     too_long,
     too_short,
 )
+from model_core.errors import InvalidInput
 
 SAMPLE_RATE = 16_000
 DURATION_SLACK_SECONDS = 0.25  # encoders pad: a packet count may be that much over the sound it holds
