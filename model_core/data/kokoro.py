@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model_core.checkpoints.packages import NpmPackage, Wheel
 from model_core.data.sources.packages import package_folder
-from model_core.speech.phonemes import EnglishPhonemes
+from model_core.text.phonemes import EnglishPhonemes
 
 SAMPLE_RATE = 24_000
 _MODEL_PARTS = tuple(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model_core.repetition import loop_end
+from model_core.text.repetition import loop_end
 
 
 class Sampler:

@@ -12,10 +12,10 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from model_core.speech.clauses import ClauseSplitter
+from model_core.text.clauses import ClauseSplitter
 
 if TYPE_CHECKING:
-    from model_core.speech.phonemes import EnglishPhonemes
+    from model_core.text.phonemes import EnglishPhonemes
 
 _STRESSES = ("", "ˈ", "ˌ")
 _VOWELS = "aæɑɐeɛəɚɜiɪᵻoɔuʊʌ"

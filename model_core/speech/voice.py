@@ -17,8 +17,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model_core.errors import InvalidInput, WeightsMissing
-from model_core.speech.clauses import ClauseSplitter
-from model_core.speech.phonemes import EnglishPhonemes
+from model_core.text.clauses import ClauseSplitter
+from model_core.text.phonemes import EnglishPhonemes
 
 Samples = NDArray[np.int16]
 

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from lyra.v1.language_model_pb2 import LanguageModelDescribeResponse
-from model_core.repetition import without_loop
+from model_core.text.repetition import without_loop
 from services.common.errors import Failed
 from services.jobs.layout import SUMMARY
 from services.jobs.model import Answer, PlannedClip, WindowAnswer, Windows

@@ -23,8 +23,8 @@ from model_core.presets import nano
 from model_core.speech.codebook import write_codebook
 from model_core.speech.ctc import frames_needed
 from model_core.speech.latents import LatentReader, Reading
-from model_core.speech.phonemes import EnglishPhonemes
 from model_core.speech.sounds import phonemes_of_answer, units_of
+from model_core.text.phonemes import EnglishPhonemes
 
 CODEBOOK = "codebook.safetensors"
 FIGURES = "figures"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from model_core.errors import CheckpointError
 from model_core.speech.codebook import read_codebook, write_codebook
 from model_core.speech.latents import Reading
-from model_core.speech.phonemes import EnglishPhonemes
 from model_core.speech.sounds import SOUNDS, phonemes_of_answer, units_of, units_with_lengths, unstressed
+from model_core.text.phonemes import EnglishPhonemes
 
 
 def names(units: list[int]) -> list[str]:

@@ -15,7 +15,7 @@ import gruut_lang_en
 from gruut.g2p import GraphemesToPhonemes
 from gruut.pos import PartOfSpeechTagger
 
-from model_core.speech.spoken import spoken
+from model_core.text.normalisation import spoken
 
 _LETTERS = {
     "A": "eɪ", "B": "biː", "C": "siː", "D": "diː", "E": "iː", "F": "ɛf", "G": "dʒiː", "H": "eɪtʃ", "I": "aɪ",

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.speech.phonemes import EnglishPhonemes
-from model_core.speech.spoken import spoken
-from model_core.speech.spoken_numbers import spoken_numbers
+from model_core.text.normalisation import spoken
+from model_core.text.numbers import spoken_numbers
+from model_core.text.phonemes import EnglishPhonemes
 
 ENGLISH = EnglishPhonemes()
 

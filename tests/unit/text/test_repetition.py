@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from model_core.language.sampling import TextStream
 from model_core.presets import tiny
-from model_core.repetition import loop_end, without_loop
+from model_core.text.repetition import loop_end, without_loop
 
 SENTENCE = "The first series. The colour of the house. "
 

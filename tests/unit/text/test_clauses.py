@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.speech.clauses import ClauseSplitter
+from model_core.text.clauses import ClauseSplitter
 
 _FRAGMENTS = st.sampled_from(
     (

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from anyascii import anyascii
 
-from model_core.speech.spoken_numbers import spoken_numbers
+from model_core.text.numbers import spoken_numbers
 
 _SYMBOL_WORDS = {
     "&": "and", "+": "plus", "=": "equals", "<": "less than", ">": "greater than", "%": "percent", "@": "at",

@@ -1,0 +1,1 @@
+"""Text: normalisation for speech, numbers in words, phonemes, clauses, and repetition that generation should stop."""
