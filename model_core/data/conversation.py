@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model_core.data.errors import Reason, SampleError
-from model_core.language.prompt import Role
+from model_core.language.chat_template import Role
 
 IMAGE, SPEECH, VIDEO = "<image>", "<speech>", "<video>"
 PLACEHOLDERS = (IMAGE, SPEECH, VIDEO)

@@ -23,7 +23,7 @@ from model_core.errors import InvalidInput, UnknownPreset, WeightsMissing
 if TYPE_CHECKING:
     import torch
 
-    from model_core.language.engine import LanguageModel
+    from model_core.engine.engine import LanguageModel
     from model_core.presets.published import PublishedWeights
     from model_core.speech.encoder import SpeechEncoder
     from model_core.speech.voice import Voice
@@ -145,8 +145,8 @@ def build_language_model(
     from tokenizers import Tokenizer
 
     from model_core.checkpoints.adapters import load_adapter
+    from model_core.engine.engine import LanguageModel
     from model_core.kernels import fast_dtype
-    from model_core.language.engine import LanguageModel
     from model_core.presets import nano, tiny
     from model_core.presets.building import below, chosen_device, load, on_meta, read, seeded
 

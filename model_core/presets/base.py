@@ -1,6 +1,6 @@
 """Preset base: the published Lyra_Base_9B, on Qwen2-VL 7B."""
 
-from model_core.language.prompt import QWEN2_VL
+from model_core.language.chat_template import QWEN2_VL
 from model_core.presets.method import PublishedPreset, qwen2_vl_language, speech_encoder
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.vision.qwen import QwenVisionEncoder

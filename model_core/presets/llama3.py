@@ -1,7 +1,7 @@
 """Preset llama3: the method on LLaMA 3 8B with CLIP, for training of one's own."""
 
+from model_core.language.chat_template import LLAMA3
 from model_core.language.decoder import Decoder
-from model_core.language.prompt import LLAMA3
 from model_core.presets.method import PublishedPreset, speech_encoder
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.vision.clip import ClipVisionEncoder

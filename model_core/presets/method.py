@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from model_core.language.chat_template import ChatTemplate
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
-from model_core.language.prompt import ChatTemplate
 from model_core.presets.stages import ALIGN, INSTRUCT, SPEECH_GENERATOR, StageTable, TrainingStage
 from model_core.presets.stages import LONG_SPEECH as LONG_SPEECH_STAGE
 from model_core.speech.encoder import LONG_SPEECH, SPEECH, SpeechEncoder

@@ -16,10 +16,10 @@ from model_core.checkpoints.published import (
     read_vocoder,
 )
 from model_core.checkpoints.published_config import published_fields
+from model_core.engine.engine import LanguageModel
 from model_core.errors import CheckpointError
 from model_core.kernels import fast_dtype
 from model_core.language.decoder import DecoderStack
-from model_core.language.engine import LanguageModel
 from model_core.language.extractor import ExtractionConfig
 from model_core.presets import tiny_qwen2_vl
 from model_core.presets.building import on_meta, seeded

@@ -3,10 +3,10 @@
 import torch
 from tokenizers import Tokenizer
 
+from model_core.language.chat_template import QWEN2_VL
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import LoraConfig
-from model_core.language.prompt import QWEN2_VL
 from model_core.presets.method import ADAPTER_PROJECTIONS, EXTRACTION, PublishedPreset
 from model_core.presets.stages import ALIGN, INSTRUCT, SPEECH_GENERATOR, TrainingStage
 from model_core.presets.stages import LONG_SPEECH as LONG_SPEECH_STAGE

@@ -20,8 +20,8 @@ from model_core.data.conversation import without_placeholders
 from model_core.data.errors import disk_failures
 from model_core.data.rows import LightSample
 from model_core.errors import CheckpointError, InvalidInput
+from model_core.language.chat_template import ChatTemplate
 from model_core.language.decoder import Decoder
-from model_core.language.prompt import ChatTemplate
 from model_core.presets import PROJECTOR_FILE, VISION_PROJECTOR_FILE
 from model_core.presets.stages import TrainingStage
 from model_core.speech.encoder import SPEECH, SpeechEncoder

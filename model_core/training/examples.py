@@ -16,7 +16,15 @@ from torch.nn.utils.rnn import pad_sequence
 from model_core.data.conversation import IMAGE, SPEECH, VIDEO, split_placeholders
 from model_core.data.rows import LightSample
 from model_core.errors import InvalidInput
-from model_core.language.prompt import ChatTemplate, Message, Part, SpeechPart, VisionPart, lay_out, render_answered
+from model_core.language.chat_template import (
+    ChatTemplate,
+    Message,
+    Part,
+    SpeechPart,
+    VisionPart,
+    lay_out,
+    render_answered,
+)
 from model_core.training.features import Features
 
 IGNORED = -100

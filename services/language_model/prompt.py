@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import torch
 
 from lyra.v1 import common_pb2, language_model_pb2
-from model_core.language.prompt import Message, Role, SpeechPart, VisionPart
+from model_core.language.chat_template import Message, Role, SpeechPart, VisionPart
 from services.common.errors import InvalidInput
 from services.common.tensors import Array, TensorAssembler
 from services.common.uploads import megabytes

@@ -8,8 +8,8 @@ from typing import Any
 from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_model_pb2_grpc
 from model_core.checkpoints.adapters import CONFIG_FILE
 from model_core.checkpoints.quantized import quantize
-from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
-from model_core.language.prefix import PrefixStore
+from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
+from model_core.engine.prefix_cache import PrefixStore
 from model_core.presets import build_language_model
 from services.common import model_service, telemetry, tensors
 from services.common.adapters import BASE, FULL_NAME, AdapterModel, AdaptersServicer

@@ -20,8 +20,8 @@ from model_core.audio.tensors import SAMPLE_RATE, split_clips
 from model_core.checkpoints.exporting import export
 from model_core.checkpoints.published import read_tokenizer
 from model_core.errors import CheckpointError, InvalidInput, UnknownPreset, WeightsMissing
+from model_core.language.chat_template import LLAMA3
 from model_core.language.extractor import ExtractionConfig
-from model_core.language.prompt import LLAMA3
 from model_core.presets import (
     OF_A_CHECKPOINT,
     PRESETS,

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.checkpoints.adapters import save_adapter
+from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
+from model_core.engine.prefix_cache import PrefixStore
 from model_core.errors import InvalidInput
-from model_core.language.engine import Delta, GenerationOptions, LanguageModel
-from model_core.language.prefix import PrefixStore
-from model_core.language.prompt import Message, Part, Role, SpeechPart, VisionPart
+from model_core.language.chat_template import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
 from model_core.presets.building import chosen_device
 from model_core.speech.encoder import SpeechEncoder

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from model_core.audio.tensors import SAMPLE_RATE
-from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
-from model_core.language.prompt import Message, Part, Role, SpeechPart, SplicedPrompt, VisionPart, render, splice
+from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
+from model_core.language.chat_template import Message, Part, Role, SpeechPart, SplicedPrompt, VisionPart, render, splice
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
 from model_core.presets.tiny_qwen2_vl import PRESET
 

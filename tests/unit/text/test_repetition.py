@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.language.sampling import TextStream
+from model_core.engine.sampling import TextStream
 from model_core.presets import tiny
 from model_core.text.repetition import loop_end, without_loop
 

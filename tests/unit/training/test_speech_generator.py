@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from model_core.data.conversation import Conversation, Turn
 from model_core.data.shards import Manifest, write_manifest, write_shard
 from model_core.errors import InvalidInput
-from model_core.language.prompt import CHATML, Role
+from model_core.language.chat_template import CHATML, Role
 from model_core.presets import build_language_model, tiny
 from model_core.speech.codebook import Codebook, read_codebook, write_codebook
 from model_core.speech.latents import Reading

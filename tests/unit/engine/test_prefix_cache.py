@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_core.language import engine
-from model_core.language.engine import Delta, GenerationOptions, LanguageModel
-from model_core.language.prefix import Prefix, PrefixStore, key_of
-from model_core.language.prompt import Message, Part, Role, SpeechPart, VisionPart
+from model_core.engine import engine
+from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
+from model_core.engine.prefix_cache import Prefix, PrefixStore, key_of
+from model_core.language.chat_template import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model
 
 ROOM = 1 << 30

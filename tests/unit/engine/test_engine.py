@@ -6,9 +6,19 @@ import pytest
 import torch
 
 from model_core.checkpoints.adapters import save_adapter
+from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.errors import InvalidInput
-from model_core.language.engine import Delta, Finish, GenerationOptions, LanguageModel
-from model_core.language.prompt import LLAMA3, QWEN2_VL, Message, Part, Role, SpeechPart, VisionPart, render, splice
+from model_core.language.chat_template import (
+    LLAMA3,
+    QWEN2_VL,
+    Message,
+    Part,
+    Role,
+    SpeechPart,
+    VisionPart,
+    render,
+    splice,
+)
 from model_core.presets import build_language_model
 
 

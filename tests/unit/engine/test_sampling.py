@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.language.sampling import Sampler, TextStream
+from model_core.engine.sampling import Sampler, TextStream
 from model_core.presets import tiny
 
 TOKENIZER = tiny.tokenizer()

@@ -13,13 +13,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model_core.checkpoints.adapters import load_adapter
+from model_core.engine.prefix_cache import Prefix, PrefixStore, kept_in, key_of
+from model_core.engine.sampling import Sampler, TextStream
 from model_core.errors import InvalidInput
 from model_core.language.cache import KeyValueCache
+from model_core.language.chat_template import CHATML, ChatTemplate, Message, SplicedPrompt, render, splice
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import Extraction, ExtractionConfig
-from model_core.language.prefix import Prefix, PrefixStore, kept_in, key_of
-from model_core.language.prompt import CHATML, ChatTemplate, Message, SplicedPrompt, render, splice
-from model_core.language.sampling import Sampler, TextStream
 
 BASE = "base"
 # Positions that a cache has room for behind the prompt before it grows.
