@@ -112,7 +112,7 @@ def stats(
       lyra data stats lyra_longspeech.json --media-root media --kind long-speech --out stats
     """
     with model_failures():
-        from model_core.data.errors import SampleError
+        from model_core.data.data_errors import SampleError
         from model_core.data.shards import read_manifest
         from model_core.data.stats import light_samples, markdown, measure, write_stats
 

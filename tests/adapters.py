@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model_core.checkpoints.adapters import PROJECTOR_FILE, save_adapter
+from model_core.checkpoints.peft_adapters import PROJECTOR_FILE, save_adapter
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets import build_language_model, build_speech_encoder
 

@@ -11,7 +11,7 @@ from huggingface_hub import save_torch_state_dict
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from model_core.checkpoints.adapters import save_adapter, save_trainables
+from model_core.checkpoints.peft_adapters import save_adapter, save_trainables
 from model_core.checkpoints.published_config import CONFIG_FILE, published_fields
 from model_core.checkpoints.published_names import ADAPTER_FOLDERS, VOCODER_FILE, VOCODER_FOLDER, Part, published_name
 from model_core.errors import CheckpointError

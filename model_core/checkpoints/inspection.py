@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from model_core.checkpoints.adapters import index_projector, open_adapter
+from model_core.checkpoints.peft_adapters import index_projector, open_adapter
 from model_core.checkpoints.published import (
     PublishedCheckpoint,
     open_checkpoint,

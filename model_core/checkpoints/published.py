@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from model_core.checkpoints.adapters import CONFIG_FILE as ADAPTER_CONFIG_FILE
+from model_core.checkpoints.peft_adapters import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from model_core.checkpoints.published_config import PublishedConfig, parse_config, read_config
 from model_core.checkpoints.published_names import (
     ADAPTER_FOLDERS,

@@ -9,7 +9,7 @@ from math import isqrt
 
 from torch import nn
 
-from model_core.checkpoints.adapters import check_projector
+from model_core.checkpoints.peft_adapters import check_projector
 from model_core.checkpoints.published_config import PublishedConfig
 from model_core.checkpoints.published_names import Part
 from model_core.checkpoints.tensors import StoredTensor

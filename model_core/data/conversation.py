@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model_core.data.errors import Reason, SampleError
+from model_core.data.data_errors import Reason, SampleError
 from model_core.language.chat_template import Role
 
 IMAGE, SPEECH, VIDEO = "<image>", "<speech>", "<video>"

@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from model_core.data.conversation import Conversation
-from model_core.data.errors import DataError
+from model_core.data.data_errors import DataError
 from model_core.data.rows import LightSample
 from model_core.data.shards import Manifest, open_shard, read_group, read_light_group, read_manifest
 

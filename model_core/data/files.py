@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model_core.data.errors import disk_failures
+from model_core.data.data_errors import disk_failures
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from PIL import Image
 
 from model_core.audio.tensors import SAMPLE_RATE, decode_audio
 from model_core.data.conversation import Conversation
-from model_core.data.errors import Reason, SampleError
+from model_core.data.data_errors import Reason, SampleError
 from model_core.data.picture_size import holds_all_pixels
 from model_core.errors import InvalidInput
 from model_core.vision.image import FORMATS, decode_image

@@ -25,7 +25,7 @@ from model_core.data.conversation import (
     check_count,
     check_turns,
 )
-from model_core.data.errors import DataError, Reason, SampleError
+from model_core.data.data_errors import DataError, Reason, SampleError
 from model_core.data.media import Limits, audio_seconds, check_image, check_video, read_file
 from model_core.language.chat_template import Role
 

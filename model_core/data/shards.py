@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_core.data.conversation import Conversation, check
-from model_core.data.errors import DataError
+from model_core.data.data_errors import DataError
 from model_core.data.files import written_aside
 from model_core.data.rows import (
     LIGHT_COLUMNS,

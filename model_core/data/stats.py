@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from model_core.data.errors import DataError, disk_failures
+from model_core.data.data_errors import DataError, disk_failures
 from model_core.data.files import written_aside
 from model_core.data.published_json import OnError, read_published_json
 from model_core.data.published_shape import SHAPES, Comparison, compare

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model_core.data.conversation import check, check_units
-from model_core.data.errors import DataError, Reason, SampleError
+from model_core.data.data_errors import DataError, Reason, SampleError
 from model_core.data.files import written_aside
 from model_core.data.media import Limits, check_media
 from model_core.data.published_json import read_records, to_conversation

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model_core.data.errors import DataError, disk_failures
+from model_core.data.data_errors import DataError, disk_failures
 from model_core.data.files import written_aside
 from model_core.data.shards import MANIFEST, ShardEntry, read_shard_entry, shard_path
 

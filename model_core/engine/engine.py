@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model_core.checkpoints.adapters import load_adapter
+from model_core.checkpoints.peft_adapters import load_adapter
 from model_core.engine.prefix_cache import Prefix, PrefixStore, kept_in, key_of
 from model_core.engine.sampling import Sampler, TextStream
 from model_core.errors import InvalidInput

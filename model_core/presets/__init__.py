@@ -65,8 +65,8 @@ def build_speech_encoder(
     from model_core.kernels import fast_dtype
     from model_core.presets import nano, tiny
     from model_core.presets.building import below, chosen_device, load, on_meta, read, seeded, trained
+    from model_core.speech.ctranslate2_decoder import QuickDecoder
     from model_core.speech.encoder import SPEECH, SpeechEncoder
-    from model_core.speech.quick_decoder import QuickDecoder
     from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
 
     device = chosen_device(device)
@@ -144,7 +144,7 @@ def build_language_model(
     import torch
     from tokenizers import Tokenizer
 
-    from model_core.checkpoints.adapters import load_adapter
+    from model_core.checkpoints.peft_adapters import load_adapter
     from model_core.engine.engine import LanguageModel
     from model_core.kernels import fast_dtype
     from model_core.presets import nano, tiny

@@ -4,11 +4,11 @@ from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR, StageTable, TrainingStage
+from model_core.speech.character_unit_generator import SpelledGenerator
 from model_core.speech.encoder import LONG_SPEECH as LONG_SPEECH_ADAPTER
 from model_core.speech.encoder import SPEECH, SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.sounds import SOUNDS
-from model_core.speech.spelled_generator import SpelledGenerator
 from model_core.speech.streaming import Layer
 from model_core.speech.vocoder import DurationPredictor, FrameRenderer, UnitVocoder
 from model_core.speech.whisper import WhisperEncoder

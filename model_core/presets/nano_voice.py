@@ -13,7 +13,7 @@ from model_core.errors import CheckpointError
 from model_core.kernels import fast_dtype
 from model_core.presets import nano
 from model_core.presets.building import trained
-from model_core.speech.spelled_generator import SpelledGenerator
+from model_core.speech.character_unit_generator import SpelledGenerator
 from model_core.speech.unit_voice import UnitVoice
 from model_core.speech.vocoder import UnitVocoder
 from model_core.speech.voice import voice_model

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model_core.checkpoints.adapters import load_adapter, load_projector
+from model_core.checkpoints.peft_adapters import load_adapter, load_projector
 from model_core.checkpoints.published import (
     PublishedCheckpoint,
     open_checkpoint,

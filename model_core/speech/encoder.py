@@ -110,7 +110,7 @@ class SpeechEncoder(nn.Module):
     def load_projector(self, name: str, folder: Path) -> None:
         """Makes the speech projector of an adapter's folder resident; checks and errors as in `add_projector`."""
         # Imported here: it knows the language model, which a speech encoder at rest does not need.
-        from model_core.checkpoints.adapters import load_projector
+        from model_core.checkpoints.peft_adapters import load_projector
 
         self._check_free(name)
         tensors = load_projector(folder)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model_core.audio.tensors import CLIP_SECONDS, SAMPLE_RATE, Clip, is_silent
 from model_core.errors import InvalidInput
-from model_core.speech.quick_decoder import QuickDecoder
+from model_core.speech.ctranslate2_decoder import QuickDecoder
 from model_core.speech.whisper_decoder import WhisperDecoder
 from model_core.speech.whisper_tokens import (
     MAX_FIRST_TIMESTAMP,

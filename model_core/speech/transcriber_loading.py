@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from model_core.checkpoints.tensors import index_folder, read_json, stream
 from model_core.errors import CheckpointError
-from model_core.speech.quick_decoder import QuickDecoder
+from model_core.speech.ctranslate2_decoder import QuickDecoder
 from model_core.speech.transcriber import DecodingOptions, EncodeFrames, Transcriber
 from model_core.speech.whisper_decoder import WhisperDecoder
 from model_core.speech.whisper_tokens import TIMESTAMPS, random_tokenizer

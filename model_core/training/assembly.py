@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model_core.audio.tensors import CLIP_SECONDS
 from model_core.data.conversation import without_placeholders
-from model_core.data.errors import disk_failures
+from model_core.data.data_errors import disk_failures
 from model_core.data.rows import LightSample
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.language.chat_template import ChatTemplate
@@ -25,11 +25,11 @@ from model_core.language.decoder import Decoder
 from model_core.presets import PROJECTOR_FILE, VISION_PROJECTOR_FILE
 from model_core.presets.stages import TrainingStage
 from model_core.speech.encoder import SPEECH, SpeechEncoder
-from model_core.training.adapters import add_adapter, write_adapter
 from model_core.training.align import Align, can_align, collate_alignment
 from model_core.training.examples import Batch, Example, ExampleMaker, collate, pieces
 from model_core.training.features import Encoders
 from model_core.training.instruct import Instruct
+from model_core.training.lora_training import add_adapter, write_adapter
 from model_core.training.projectors import Projectors
 from model_core.training.stage_module import StageModule
 from model_core.vision.encoder import ProjectedVisionEncoder, VisionEncoder

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from model_core.data.errors import disk_failures
+from model_core.data.data_errors import disk_failures
 from model_core.data.files import written_aside
 
 LOSSES_FILE = "losses.jsonl"

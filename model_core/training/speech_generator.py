@@ -26,8 +26,8 @@ from model_core.data.files import written_aside
 from model_core.errors import InvalidInput
 from model_core.language.decoder import Decoder
 from model_core.presets.nano_voice import GENERATOR_FILE, TRAINED_HALF, VOCODER_FILE
+from model_core.speech.character_unit_generator import SpelledGenerator
 from model_core.speech.codebook import Codebook
-from model_core.speech.spelled_generator import SpelledGenerator
 from model_core.speech.streaming import Past, run
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.vocoder import UnitVocoder

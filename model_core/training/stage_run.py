@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, s
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
-from model_core.data.errors import disk_failures
+from model_core.data.data_errors import disk_failures
 from model_core.presets.stages import ALIGN, SPEECH_GENERATOR
 from model_core.training.arguments import CHECKPOINTS, training_arguments
 from model_core.training.assembly import Assembly, Start, align_assembly, instruct_assembly

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from model_core.data.errors import disk_failures
+from model_core.data.data_errors import disk_failures
 from model_core.errors import CheckpointError
 from model_core.training.dataset import MixtureSampler, StageDataset
 from model_core.training.sharding import fill, unshare, whole

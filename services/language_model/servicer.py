@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_model_pb2_grpc
-from model_core.checkpoints.adapters import CONFIG_FILE
+from model_core.checkpoints.peft_adapters import CONFIG_FILE
 from model_core.checkpoints.quantized import quantize
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.engine.prefix_cache import PrefixStore

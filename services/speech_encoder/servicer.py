@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lyra.v1 import adapters_pb2_grpc, common_pb2, speech_encoder_pb2, speech_encoder_pb2_grpc
 from model_core.audio.tensors import Clip
-from model_core.checkpoints.adapters import PROJECTOR_FILE, TRAINABLES_FILE
+from model_core.checkpoints.peft_adapters import PROJECTOR_FILE, TRAINABLES_FILE
 from model_core.presets import build_speech_encoder
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.transcriber import Segment

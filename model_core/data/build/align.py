@@ -13,7 +13,7 @@ from model_core.data.build.recorded import RecordedFiles
 from model_core.data.build.sources import Made, Mixture, OpenSource, Source, kept_texts, sample_id, texts_sha256
 from model_core.data.build.work import Dropped, Maker, Spec, Workplace
 from model_core.data.conversation import SPEECH, Conversation, Speech, Turn
-from model_core.data.errors import SampleError
+from model_core.data.data_errors import SampleError
 from model_core.data.sources.texts import load_sentences
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import REPEAT_INSTRUCTION, Role

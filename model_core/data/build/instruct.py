@@ -15,7 +15,7 @@ from model_core.data.build.sources import Made, Mixture, OpenSource, Source, sam
 from model_core.data.build.spoken import Speaking
 from model_core.data.build.work import Dropped, Maker, Spec, Workplace
 from model_core.data.conversation import IMAGE, Conversation, Turn
-from model_core.data.errors import Reason
+from model_core.data.data_errors import Reason
 from model_core.data.files import written_aside
 from model_core.data.sources.questions import Question, load_questions
 from model_core.errors import InvalidInput

@@ -14,7 +14,7 @@ from model_core.data.build.sources import Made, OpenSource, sample_id
 from model_core.data.build.tasks import Asked, Weights
 from model_core.data.build.work import Dropped, Workplace, rng_of
 from model_core.data.conversation import SPEECH, Conversation, Speech, Turn
-from model_core.data.errors import SampleError
+from model_core.data.data_errors import SampleError
 from model_core.data.files import written_aside
 from model_core.data.sources.needles import Needle, needle
 from model_core.errors import InvalidInput

@@ -11,7 +11,7 @@ import numpy as np
 from model_core.checkpoints.packages import file_sha256
 from model_core.data.build.sources import Made
 from model_core.data.build.work import Dropped
-from model_core.data.errors import SampleError
+from model_core.data.data_errors import SampleError
 from model_core.data.files import written_aside
 from model_core.data.media import Limits
 from model_core.data.published_json import name_of, read_records, to_conversation

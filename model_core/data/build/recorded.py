@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from model_core.data.conversation import Speech
-from model_core.data.errors import DataError
+from model_core.data.data_errors import DataError
 from model_core.data.media import Limits, audio_seconds, read_file
 
 

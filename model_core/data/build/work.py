@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from model_core.data.conversation import Conversation, check
-from model_core.data.errors import DataError, SampleError
+from model_core.data.data_errors import DataError, SampleError
 from model_core.data.files import remove_partial_files, written_aside
 from model_core.data.shards import (
     MANIFEST,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_core.data.conversation import Conversation
-from model_core.data.errors import DataError
+from model_core.data.data_errors import DataError
 from model_core.data.files import remove_partial_files, written_aside
 from model_core.data.filters.duplicates import Duplicates, Fingerprint, fingerprint
 from model_core.data.filters.rules import Filters, Rules

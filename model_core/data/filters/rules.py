@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model_core.audio.tensors import decode_audio
 from model_core.data.conversation import Conversation, Speech, without_placeholders
-from model_core.data.errors import SampleError
+from model_core.data.data_errors import SampleError
 from model_core.data.filters.hearing import Hear, round_trip_errors, whisper_hearing
 from model_core.data.filters.sound import clipping_share, silence_share
 from model_core.data.filters.words import blocked_words, is_in_another_language, known_languages, repetition

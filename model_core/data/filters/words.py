@@ -8,7 +8,7 @@ from pathlib import Path
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from model_core.data.errors import DataError
+from model_core.data.data_errors import DataError
 
 _LOOP = 4  # words of the n-grams whose repetition is counted
 _LEAST_WORDS = 12  # a shorter text is no loop

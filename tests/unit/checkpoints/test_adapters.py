@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model_core.checkpoints.adapters import load_adapter, load_projector, save_adapter, save_trainables
 from model_core.checkpoints.inspection import inspect
+from model_core.checkpoints.peft_adapters import load_adapter, load_projector, save_adapter, save_trainables
 from model_core.errors import CheckpointError
 from model_core.language.decoder import Decoder
 from model_core.language.lora import PROJECTIONS, LoraConfig

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from model_core.checkpoints.adapters import load_adapter, load_projector
+from model_core.checkpoints.peft_adapters import load_adapter, load_projector
 from model_core.checkpoints.published import open_checkpoint
 from model_core.language.decoder import Decoder
 from tests.unit.checkpoints.small import IDS, logits_of, on_meta, randomise

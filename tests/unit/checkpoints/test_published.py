@@ -10,7 +10,7 @@ from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import WhisperConfig, WhisperModel
 
-from model_core.checkpoints.adapters import load_adapter, load_projector
+from model_core.checkpoints.peft_adapters import load_adapter, load_projector
 from model_core.checkpoints.published import open_checkpoint, read_tokenizer, read_vocoder
 from model_core.checkpoints.tensors import index_folder, stream
 from model_core.errors import CheckpointError

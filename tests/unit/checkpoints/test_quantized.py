@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_core.checkpoints.adapters import load_adapter, save_adapter
 from model_core.checkpoints.exporting import export
+from model_core.checkpoints.peft_adapters import load_adapter, save_adapter
 from model_core.checkpoints.quantized import Precision, quantize
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.language.decoder import Decoder

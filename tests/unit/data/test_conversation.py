@@ -13,7 +13,7 @@ from model_core.data.conversation import (
     split_placeholders,
     without_placeholders,
 )
-from model_core.data.errors import Reason, SampleError
+from model_core.data.data_errors import Reason, SampleError
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.language.chat_template import Role
 from tests.unit.data.samples import dialogue, picture, seen, speech, spoken

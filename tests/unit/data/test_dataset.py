@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model_core.data.conversation import Conversation
+from model_core.data.data_errors import DataError
 from model_core.data.dataset import ConversationDataset, stream
-from model_core.data.errors import DataError
 from model_core.data.shards import shard_path
 from tests.unit.data.samples import seen, speech, spoken, write_folder
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from model_core.data.data_errors import DataError
 from model_core.data.dataset import ConversationDataset
-from model_core.data.errors import DataError
 from model_core.data.filters import Rules, filter_folder
 from model_core.data.shards import read_manifest, shard_path
 from model_core.data.validate import validate

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_core.data.conversation import Conversation, Speech
-from model_core.data.errors import DataError, Reason
+from model_core.data.data_errors import DataError, Reason
 from model_core.data.filters.duplicates import Duplicates, fingerprint, rows_of_a_band
 from model_core.data.filters.rules import FilterReason, Filters, Rules
 from model_core.data.filters.sound import clipping_share, silence_share

@@ -17,7 +17,7 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.unit.data.samples import seen, write_folder
-from model_core.data.errors import DataError
+from model_core.data.data_errors import DataError
 from model_core.data.filters import Rules, filter_folder
 from model_core.data.shards import write_manifest, write_shard, Manifest
 folder = Path(sys.argv[1])

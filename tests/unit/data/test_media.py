@@ -9,7 +9,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from model_core.data.errors import Reason, SampleError
+from model_core.data.data_errors import Reason, SampleError
 from model_core.data.media import Limits, TooSlow, audio_seconds, check_image, check_media, time_limit
 from model_core.data.picture_size import holds_all_pixels
 from tests.unit.data.samples import encoded, picture, speech, spoken, voice

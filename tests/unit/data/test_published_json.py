@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model_core.data.conversation import Speech, Turn
-from model_core.data.errors import DataError, Reason, SampleError
+from model_core.data.data_errors import DataError, Reason, SampleError
 from model_core.data.media import Limits
 from model_core.data.published_json import read_published_json
 from model_core.language.chat_template import Role

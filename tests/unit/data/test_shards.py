@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from model_core.data.conversation import Conversation
+from model_core.data.data_errors import DataError, SampleError
 from model_core.data.dataset import ConversationDataset
-from model_core.data.errors import DataError, SampleError
 from model_core.data.shards import (
     GROUP_SAMPLES,
     Manifest,

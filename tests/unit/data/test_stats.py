@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from model_core.data.errors import DataError
+from model_core.data.data_errors import DataError
 from model_core.data.published_shape import SHAPES, compare
 from model_core.data.stats import Spread, light_samples, markdown, measure, write_stats
 from tests.unit.data.samples import dialogue, encoded, picture, seen, speech, spoken, voice, write_folder

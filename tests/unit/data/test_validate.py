@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model_core.data.conversation import Speech
-from model_core.data.errors import DataError, Reason
+from model_core.data.data_errors import DataError, Reason
 from model_core.data.media import Limits
 from model_core.data.shards import read_manifest, read_shard_entry, shard_path, write_manifest
 from model_core.data.validate import BROKEN_SHARD, PARTIAL_FILE, UNKNOWN_FILE, validate

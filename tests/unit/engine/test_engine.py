@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_core.checkpoints.adapters import save_adapter
+from model_core.checkpoints.peft_adapters import save_adapter
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import (

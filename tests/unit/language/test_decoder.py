@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model_core.checkpoints.adapters import load_adapter, save_adapter
+from model_core.checkpoints.peft_adapters import load_adapter, save_adapter
 from model_core.errors import WeightsMissing
 from model_core.language.decoder import Decoder
 from model_core.language.lora import PROJECTIONS, AdaptedLinear, LoraConfig, rows_of

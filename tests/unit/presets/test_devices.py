@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model_core.audio.tensors import SAMPLE_RATE, Clip
-from model_core.checkpoints.adapters import save_adapter
+from model_core.checkpoints.peft_adapters import save_adapter
 from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
 from model_core.engine.prefix_cache import PrefixStore
 from model_core.errors import InvalidInput

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_core.checkpoints.adapters import load_adapter
+from model_core.checkpoints.peft_adapters import load_adapter
 from model_core.errors import CheckpointError
 from model_core.language.decoder import Decoder
 from model_core.language.lora import LoraConfig
 from model_core.presets import tiny
-from model_core.training.adapters import add_adapter, write_adapter
+from model_core.training.lora_training import add_adapter, write_adapter
 
 LORA = LoraConfig(rank=3, alpha=5)
 

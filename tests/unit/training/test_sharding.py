@@ -11,9 +11,9 @@ from torch.distributed.fsdp import fully_shard
 from model_core.language.decoder import DecoderLayer
 from model_core.language.lora import LoraConfig
 from model_core.presets import tiny
-from model_core.training.adapters import add_adapter, write_adapter
 from model_core.training.examples import Batch, collate
 from model_core.training.instruct import Instruct
+from model_core.training.lora_training import add_adapter, write_adapter
 from model_core.training.projectors import Projectors
 from model_core.training.sharding import fill, unshare, whole
 from tests.training_runs import Processes, laid_out, to_instruct

@@ -12,10 +12,10 @@ from model_core.data.shards import Manifest, write_manifest, write_shard
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import CHATML, Role
 from model_core.presets import build_language_model, tiny
+from model_core.speech.character_unit_generator import SpelledGenerator
 from model_core.speech.codebook import Codebook, read_codebook, write_codebook
 from model_core.speech.latents import Reading
 from model_core.speech.sounds import SOUNDS
-from model_core.speech.spelled_generator import SpelledGenerator
 from model_core.speech.streaming import Layer
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.vocoder import DurationPredictor, FrameRenderer, UnitVocoder

@@ -11,7 +11,7 @@ from model_core.data.build.recorded import RecordedFiles
 from model_core.data.build.sources import Made, Mixture, OpenSource, Source
 from model_core.data.build.tasks import Weights
 from model_core.data.build.work import Dropped
-from model_core.data.errors import DataError, Reason, SampleError
+from model_core.data.data_errors import DataError, Reason, SampleError
 from model_core.errors import InvalidInput
 from tests.unit.data.samples import encoded, voice
 

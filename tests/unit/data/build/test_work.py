@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from model_core.data.build.work import build, rng_of, shuffled_plan
+from model_core.data.data_errors import DataError
 from model_core.data.dataset import ConversationDataset
-from model_core.data.errors import DataError
 from model_core.data.shards import Manifest
 from model_core.errors import InvalidInput
 from tests.conftest import until

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model_core.errors import InvalidInput
 from model_core.presets import tiny
-from model_core.speech.spelled_generator import SpelledGenerator, letters_of, spread
+from model_core.speech.character_unit_generator import SpelledGenerator, letters_of, spread
 from model_core.speech.streaming import Layer
 
 WIDTH, VOCABULARY, FRAMES, UNITS = 6, 40, 4, 5

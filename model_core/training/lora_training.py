@@ -9,7 +9,7 @@ from peft import inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 
-from model_core.checkpoints.adapters import open_adapter
+from model_core.checkpoints.peft_adapters import open_adapter
 from model_core.checkpoints.published_names import peft_name
 from model_core.checkpoints.tensors import stream
 from model_core.errors import CheckpointError
