@@ -16,9 +16,9 @@ from PIL import Image
 
 from bench.machine import describe
 from bench.report import command_line, write
-from services.common.sandbox.decoders import Decoders
-from services.common.sandbox.settings import DecoderSettings, VisionLimits
-from services.common.sandbox.tasks import TASKS
+from services.shared.sandbox.decoders import Decoders
+from services.shared.sandbox.settings import DecoderSettings, VisionLimits
+from services.shared.sandbox.tasks import TASKS
 
 PAUSE_SECONDS = 0.02  # between two requests, in which the child to come is made
 TARGET_MS = 5.0

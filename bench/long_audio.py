@@ -29,7 +29,7 @@ from bench.machine import describe
 from bench.report import command_line, write
 from model_core.presets import lyra_home
 from services.gateway.keys import KeyStore
-from services.local.stack import GATEWAY, Stack
+from services.operations.local.stack import GATEWAY, Stack
 
 QUESTIONS = ("What is said first?", "Which numbers are named?", "What is asked about animals?")
 LATER = "What is said last?"

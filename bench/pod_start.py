@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bench.machine import describe
 from bench.report import command_line, write
-from services.common.settings import default_home
-from services.local.process import LocalProcess, ProcessSpec, grpc_is_serving
-from services.local.stack import SERVICES
+from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is_serving
+from services.operations.local.stack import SERVICES
+from services.shared.settings import default_home
 
 _LIMIT_SECONDS = 300.0
 

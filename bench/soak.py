@@ -19,7 +19,7 @@ from bench.report import command_line, write
 from cli.client import GatewayClient
 from cli.connection import Connection
 from cli.serve import Preset, running_stack
-from services.local.stack import GATEWAY, Stack
+from services.operations.local.stack import GATEWAY, Stack
 
 WARM_UP = 30
 GROWTH_MIB = 64  # what allocators may keep between requests; a leak of 1 MiB a request is several times this

@@ -34,10 +34,10 @@ from model_core.audio.tensors import CLIP_SECONDS, SAMPLE_RATE, decode_audio
 from model_core.checkpoints.packages import WHISPER_TINY_EN
 from model_core.evaluation.metrics import word_errors
 from model_core.presets import lyra_home
-from services.local.process import LocalProcess, ProcessSpec, grpc_is_serving
-from services.pipeline.hear import hear
-from services.pipeline.messages import AudioPart
-from services.pipeline.services import NAMES, Deadlines, Services
+from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is_serving
+from services.shared.pipeline.clients import NAMES, Deadlines, Services
+from services.shared.pipeline.hear import hear
+from services.shared.pipeline.messages import AudioPart
 
 TARGET = 1.0
 SENTENCES = Path(__file__).parent.parent / "tests" / "data" / "held_out"

@@ -15,8 +15,8 @@ from cli.console import note, out
 from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from services.common.caller import Caller
-    from services.pipeline.adapters import AdapterServices
+    from services.shared.pipeline.adapter_admin import AdapterServices
+    from services.shared.rpc.caller import Caller
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,9 +91,9 @@ def unload(
 def _ask(
     language_model: str | None, speech_encoder: str | None, work: Callable[["AdapterServices"], Awaitable[T]]
 ) -> T:
-    from services.common.errors import ServiceError, Unavailable
-    from services.common.tokens import SecretUnusable
-    from services.pipeline.adapters import AdapterServices
+    from services.shared.pipeline.adapter_admin import AdapterServices
+    from services.shared.rpc.tokens import SecretUnusable
+    from services.shared.service_errors import ServiceError, Unavailable
 
     addresses = local_services()
     addresses |= {"language_model": language_model} if language_model else {}
@@ -129,9 +129,9 @@ def _operator(*, local: bool) -> "Caller":
 
     The local stack's token is shown to nobody but the local stack.
     """
-    from services.common.caller import Caller
-    from services.common.settings import ServiceAccessSettings
-    from services.common.tokens import TokenFile
+    from services.shared.rpc.caller import Caller
+    from services.shared.rpc.tokens import TokenFile
+    from services.shared.settings import ServiceAccessSettings
 
     known = Caller.of(ServiceAccessSettings())
     path = os.environ.get("LYRA_OPERATOR_TOKEN_FILE") or (local_operator_token() if local else None)

@@ -30,7 +30,7 @@ from cli.console import err, note, out, write_text
 from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from services.cluster.status import Row
+    from services.operations.cluster.status import Row
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,7 +64,7 @@ def doctor(
       lyra cluster doctor --json | jq '.findings[] | select(.state == "missing")'
     """
     with connected(kubeconfig, context, namespace) as cluster:
-        from services.cluster.doctor import diagnose
+        from services.operations.cluster.doctor import diagnose
 
         with err.status("looking the cluster over"):
             found = diagnose(cluster, release, _manifest(manifest))
@@ -114,7 +114,7 @@ def status(
       lyra cluster status --json | jq '.[] | {component, ready, wanted}'
     """
     with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
-        from services.cluster.status import status as look
+        from services.operations.cluster.status import status as look
 
         def rows() -> list["Row"]:
             return look(cluster, found, with_metrics=metrics)
@@ -132,7 +132,7 @@ def status(
 
 def _again_and_again(look: Callable[[], list["Row"]], every: float) -> Iterator[list["Row"]]:
     """What each look sees. An API server that does not answer for a while, as in its upgrade, ends nothing."""
-    from services.cluster.errors import Unreachable
+    from services.operations.cluster.cluster_errors import Unreachable
 
     yield look()
     while True:
@@ -169,7 +169,7 @@ def scale(
       lyra cluster scale worker-clips 8 --yes
     """
     with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
-        from services.cluster import scaling
+        from services.operations.cluster import scaling
 
         plan = scaling.plan_scale(cluster, found, component, replicas)
         if plan.now == plan.wanted and plan.autoscaler is None:
@@ -209,7 +209,7 @@ def drain(
       lyra cluster drain lyra-language-model-7c9d8-x2x4k --undo
     """
     with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
-        from services.cluster import draining
+        from services.operations.cluster import draining
 
         plan = draining.plan_drain(cluster, found, pod)
         if undo:
@@ -255,7 +255,7 @@ def logs(
       lyra cluster logs speech-encoder --previous
     """
     with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
-        from services.cluster import logs as of_pods
+        from services.operations.cluster import logs as of_pods
 
         last = None if tail < 0 else tail
         options = of_pods.LogOptions(tail=last, since_seconds=since, previous=previous, container=container)

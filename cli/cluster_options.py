@@ -10,8 +10,8 @@ import typer
 from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from services.cluster.api import Cluster
-    from services.cluster.release import Release
+    from services.operations.cluster.api import Cluster
+    from services.operations.cluster.release import Release
 
 NamespaceOption = Annotated[
     str | None,
@@ -35,9 +35,9 @@ ComponentArgument = Annotated[
 
 @contextmanager
 def cluster_failures() -> Iterator[None]:
-    """Turns what services.cluster and the stores raise into CommandFailed."""
-    from services.cluster.errors import ClusterError
-    from services.storage.errors import StoreUnavailable
+    """Turns what services.operations.cluster and the stores raise into CommandFailed."""
+    from services.operations.cluster.cluster_errors import ClusterError
+    from services.shared.storage.store_errors import StoreUnavailable
 
     try:
         yield
@@ -55,7 +55,7 @@ def cluster_failures() -> Iterator[None]:
 def connected(kubeconfig: Path | None, context: str | None, namespace: str | None) -> Iterator["Cluster"]:
     """The cluster that is meant. Raises CommandFailed for whatever goes wrong with it."""
     with cluster_failures():
-        from services.cluster.api import Cluster
+        from services.operations.cluster.api import Cluster
 
         yield Cluster.connect(kubeconfig, context, namespace)
 
@@ -66,7 +66,7 @@ def connected_release(
 ) -> Iterator[tuple["Cluster", "Release"]]:
     """The cluster that is meant, and the release in it. Raises CommandFailed likewise."""
     with connected(kubeconfig, context, namespace) as cluster:
-        from services.cluster.release import find_release
+        from services.operations.cluster.release import find_release
 
         yield cluster, find_release(cluster, release)
 

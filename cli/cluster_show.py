@@ -11,10 +11,10 @@ from rich.text import Text
 from cli.console import out
 
 if TYPE_CHECKING:
-    from services.cluster.doctor import Diagnosis
-    from services.cluster.findings import Finding
-    from services.cluster.job_metrics import JobMetrics
-    from services.cluster.status import Row
+    from services.operations.cluster.doctor import Diagnosis
+    from services.operations.cluster.findings import Finding
+    from services.operations.cluster.job_metrics import JobMetrics
+    from services.operations.cluster.status import Row
 
 _MARKS = {
     "good": "[green]✓[/]",

@@ -14,7 +14,7 @@ from cli.failure import CommandFailed
 from cli.weights import pull_weights
 
 if TYPE_CHECKING:
-    from services.cluster.weights import SyncPlan
+    from services.operations.cluster.weights import SyncPlan
 
 weights = typer.Typer(no_args_is_help=True, help="Weights in the object store, for model services to fetch.")
 
@@ -44,10 +44,10 @@ def sync(
       lyra cluster weights sync ~/Lyra_Base_9B --name base
       lyra cluster weights sync runs/medical --adapter
     """
-    from services.cluster import weights as of_store
-    from services.common.settings import load
-    from services.storage.client import ObjectStore
-    from services.storage.settings import StoreSettings
+    from services.operations.cluster import weights as of_store
+    from services.shared.settings import load
+    from services.shared.storage.client import ObjectStore
+    from services.shared.storage.settings import StoreSettings
 
     folder = _folder(source)
     settings = load(StoreSettings, "lyra cluster weights sync", ())
@@ -97,9 +97,9 @@ def job_metrics(
       lyra cluster job-metrics
       lyra cluster job-metrics --hours 168 --json | jq .ended
     """
-    from services.cluster import job_metrics as of_jobs
-    from services.common.settings import load
-    from services.jobs.settings import JobSettings
+    from services.operations.cluster import job_metrics as of_jobs
+    from services.shared.jobs.settings import JobSettings
+    from services.shared.settings import load
 
     settings = load(JobSettings, "lyra cluster job-metrics", ())
     with cluster_failures():

@@ -20,7 +20,7 @@ from cli.failure import CommandFailed
 from cli.jobs_client import JobsClient
 from cli.jobs_show import answers_text, job_bar, job_page, result_text, share
 from cli.upload import upload_file
-from services.jobs.kinds import Priority, State, Task
+from services.shared.jobs.kinds import Priority, State, Task
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -16,7 +16,7 @@ from cli.failure import CommandFailed
 from cli.weights import pull_weights, weights_are_here
 
 if TYPE_CHECKING:
-    from services.local.stack import Stack
+    from services.operations.local.stack import Stack
 
 
 class Preset(StrEnum):
@@ -70,8 +70,8 @@ def running_stack(
     Raises:
         CommandFailed: it cannot start; the message has the end of the log that tells why.
     """
-    from services.local.process import StackError
-    from services.local.stack import CLOCK, GATEWAY, SERVICES, STORES, WORKERS, Stack, StackRunning
+    from services.operations.local.process import StackError
+    from services.operations.local.stack import CLOCK, GATEWAY, SERVICES, STORES, WORKERS, Stack, StackRunning
 
     if preset in _OF_A_CHECKPOINT and checkpoint is None:
         raise typer.BadParameter(

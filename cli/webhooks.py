@@ -14,7 +14,7 @@ from cli.console import note, out
 from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from services.webhooks.secrets import SecretStore, WebhookSecret
+    from services.shared.webhooks.secrets import SecretStore, WebhookSecret
 
 app = typer.Typer(no_args_is_help=True, help="Callbacks of jobs.")
 secrets = typer.Typer(no_args_is_help=True, help="Secrets that callbacks are signed with.")
@@ -77,7 +77,7 @@ def rotate(
     Example:
       lyra webhooks secrets rotate whk_3f9a1c0b7d52
     """
-    from services.webhooks.secrets import OVERLAP
+    from services.shared.webhooks.secrets import OVERLAP
 
     with _store() as store:
         _show(store.rotate(secret_id, timedelta() if at_once else OVERLAP), as_json)
@@ -99,9 +99,9 @@ def revoke(secret_id: SecretId) -> None:
 @contextmanager
 def _store() -> Iterator["SecretStore"]:
     """The secrets of this machine; what they raise becomes CommandFailed."""
-    from services.common.settings import load
-    from services.webhooks.secrets import SecretStore, SecretsUnreadable, UnknownSecret
-    from services.webhooks.settings import WebhookSettings
+    from services.shared.settings import load
+    from services.shared.webhooks.secrets import SecretStore, SecretsUnreadable, UnknownSecret
+    from services.shared.webhooks.settings import WebhookSettings
 
     store = SecretStore(load(WebhookSettings, "lyra webhooks", ()).secrets_path(lyra_home()))
     try:

@@ -81,7 +81,7 @@ EXPOSE 50051 50052 50053 50054 9151 9152 9153 9154
 STOPSIGNAL SIGTERM
 # Weights of a large preset take minutes to load; a service that ends before does so by itself.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=600s --retries=3 \
-    CMD ["python", "-m", "services.common.healthcheck"]
+    CMD ["python", "-m", "services.shared.rpc.healthcheck"]
 # Which of the services it is, who starts the container says.
 CMD ["python", "-m", "cli", "--help"]
 

@@ -61,7 +61,7 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-m", "services.common.healthcheck"]
+    CMD ["python", "-m", "services.shared.rpc.healthcheck"]
 CMD ["python", "-m", "services.gateway"]
 
 ARG BASE

@@ -14,16 +14,16 @@ from typing import Any
 import yaml
 from pydantic_settings import BaseSettings
 
-from services.common.settings import ProcessSettings
 from services.gateway.settings import GatewaySettings
-from services.jobs.settings import JobSettings
 from services.language_model.settings import LanguageModelSettings
-from services.media.settings import MediaSettings
-from services.outbound.settings import OutboundSettings
+from services.shared.jobs.settings import JobSettings
+from services.shared.media.settings import MediaSettings
+from services.shared.outbound.settings import OutboundSettings
+from services.shared.settings import ProcessSettings
+from services.shared.webhooks.settings import WebhookSettings
 from services.speech_encoder.settings import SpeechEncoderSettings
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
 from services.vision_encoder.settings import VisionEncoderSettings
-from services.webhooks.settings import WebhookSettings
 from services.worker.settings import WorkerSettings
 
 CHART = Path(__file__).parent.parent / "helm/lyra"

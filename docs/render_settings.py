@@ -7,18 +7,18 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from services.common.sandbox.settings import DecoderSettings, VisionLimits
-from services.common.settings import ProcessSettings, ServiceAccessSettings, ServiceSettings
 from services.gateway.settings import GatewaySettings
-from services.jobs.settings import JobSettings
 from services.language_model.settings import LanguageModelSettings
-from services.media.settings import MediaSettings
-from services.outbound.settings import OutboundSettings
+from services.shared.jobs.settings import JobSettings
+from services.shared.media.settings import MediaSettings
+from services.shared.outbound.settings import OutboundSettings
+from services.shared.sandbox.settings import DecoderSettings, VisionLimits
+from services.shared.settings import ProcessSettings, ServiceAccessSettings, ServiceSettings
+from services.shared.storage.settings import StoreSettings
+from services.shared.webhooks.settings import WebhookSettings
 from services.speech_encoder.settings import SpeechEncoderSettings
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
-from services.storage.settings import StoreSettings
 from services.vision_encoder.settings import VisionEncoderSettings
-from services.webhooks.settings import WebhookSettings
 from services.worker.settings import WorkerSettings
 
 TARGET = Path(__file__).parent / "settings.md"

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import trustme
 
-from services.common.caller import Caller
-from services.common.certificates import Certificates
-from services.common.tokens import TokenFile, make_token_file
+from services.shared.rpc.caller import Caller
+from services.shared.rpc.certificates import Certificates
+from services.shared.rpc.tokens import TokenFile, make_token_file
 
 
 def token(folder: Path, name: str = "service-token") -> Path:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from services.common.channels import open_channel
-from services.common.server import ModelServer
-from services.local.stack import SERVICES, Stack
+from services.operations.local.stack import SERVICES, Stack
+from services.shared.rpc.channels import open_channel
+from services.shared.rpc.server import ModelServer
 from tests.gpu import gpu
 from tests.servers import object_store, redis_server, start_redis, start_store, store_server, store_settings
 

@@ -17,10 +17,10 @@ import psutil
 import redis
 import soundfile
 
-from services.jobs.layout import JobId
-from services.local.stack import WORKERS, Stack
-from services.local.stores import store_settings
-from services.storage.client import ObjectStore
+from services.operations.local.stack import WORKERS, Stack
+from services.operations.local.stores import store_settings
+from services.shared.jobs.layout import JobId
+from services.shared.storage.client import ObjectStore
 from tests.paths import DATA
 
 RATE = 16_000

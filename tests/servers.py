@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from services.local import stores
-from services.local.process import LocalProcess, ProcessSpec
-from services.storage.client import ObjectStore
-from services.storage.settings import StoreSettings
+from services.operations.local import stores
+from services.operations.local.process import LocalProcess, ProcessSpec
+from services.shared.storage.client import ObjectStore
+from services.shared.storage.settings import StoreSettings
 
 # Each bucket takes volumes of its own, and by default there are only as many as would fill the disk.
 _MANY_BUCKETS = ("-volume.max=10000", "-master.volumeSizeLimitMB=128")

@@ -3,12 +3,12 @@
 import asyncio
 import sys
 
-from services.common import telemetry
-from services.common.settings import load
-from services.common.tokens import SecretUnusable
 from services.gateway.app import create_app
 from services.gateway.http_server import Server
 from services.gateway.settings import GatewaySettings
+from services.shared import telemetry
+from services.shared.rpc.tokens import SecretUnusable
+from services.shared.settings import load
 
 log = telemetry.get_logger(__name__)
 

@@ -7,8 +7,8 @@ from limits import RateLimitItem, parse_many
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
-from services.common.settings import CONFIG
 from services.gateway.addresses import trusted_networks
+from services.shared.settings import CONFIG
 
 
 def parse_rate(text: str) -> RateLimitItem | None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from services.common import telemetry
+from services.shared import telemetry
 
 log = telemetry.get_logger(__name__)
 

@@ -9,7 +9,6 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from services.common.caller import Caller
 from services.gateway.addresses import ClientAddress
 from services.gateway.auth import KeyRequired
 from services.gateway.errors import install_handlers
@@ -23,16 +22,17 @@ from services.gateway.schemas.errors import ErrorBody
 from services.gateway.settings import GatewaySettings
 from services.gateway.streaming import ClientGone
 from services.gateway.telemetry import Telemetry
-from services.jobs.book import JobBook
-from services.jobs.desk import JobDesk
-from services.jobs.tickets import Dispatcher, make_celery, open_redis
-from services.jobs.waits import Waits
-from services.media.library import MediaLibrary
-from services.outbound.fetcher import Fetcher
-from services.pipeline.services import Deadlines, Services
-from services.storage.client import ObjectStore
-from services.webhooks.deliveries import Webhooks
-from services.webhooks.secrets import SecretStore
+from services.shared.jobs.book import JobBook
+from services.shared.jobs.desk import JobDesk
+from services.shared.jobs.tickets import Dispatcher, make_celery, open_redis
+from services.shared.jobs.waits import Waits
+from services.shared.media.library import MediaLibrary
+from services.shared.outbound.fetcher import Fetcher
+from services.shared.pipeline.clients import Deadlines, Services
+from services.shared.rpc.caller import Caller
+from services.shared.storage.client import ObjectStore
+from services.shared.webhooks.deliveries import Webhooks
+from services.shared.webhooks.secrets import SecretStore
 
 _OPEN_PATHS = ("/healthz", "/readyz", "/metrics")
 _DOCS_PATHS = ("/docs", "/openapi.json")

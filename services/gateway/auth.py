@@ -9,12 +9,12 @@ from prometheus_client import Counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.common import telemetry
 from services.gateway import rate_limits
 from services.gateway.addresses import client_address, limited_as
 from services.gateway.errors import ApiError
 from services.gateway.keys import Key, KeyStore, KeysUnreadable, State
 from services.gateway.rate_limits import RateLimits
+from services.shared import telemetry
 
 log = telemetry.get_logger(__name__)
 

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from pathlib import Path
 
-from services.common import telemetry
+from services.shared import telemetry
 
 log = telemetry.get_logger(__name__)
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from services.common.errors import Failed
 from services.gateway.audio_output import PCM_RATE, AudioEncoder, AudioFormat, encode_file
 from services.gateway.schemas.chat import (
     AnswerAudio,
@@ -23,7 +22,8 @@ from services.gateway.schemas.chat import (
 )
 from services.gateway.streaming import DONE, event
 from services.gateway.telemetry import FIRST_AUDIO_SECONDS, FIRST_TOKEN_SECONDS
-from services.pipeline.messages import AnswerEvent, AudioChunk, Finished, TextDelta, Usage
+from services.shared.pipeline.messages import AnswerEvent, AudioChunk, Finished, TextDelta, Usage
+from services.shared.service_errors import Failed
 
 AUDIO_TOKENS_A_SECOND = 20
 BASE = "base"  # what requests and answers call the language model without an adapter

@@ -8,8 +8,8 @@ from services.gateway.auth import caller
 from services.gateway.jobs import JobsApi
 from services.gateway.keys import Key
 from services.gateway.settings import GatewaySettings
-from services.media.library import MediaLibrary
-from services.pipeline.services import Services
+from services.shared.media.library import MediaLibrary
+from services.shared.pipeline.clients import Services
 
 
 async def _settings(request: Request) -> GatewaySettings:

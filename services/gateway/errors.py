@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
-from services.common.errors import (
+from services.gateway.schemas.errors import ErrorBody, ErrorDetail
+from services.shared.service_errors import (
     DeadlineExceeded,
     Failed,
     InvalidInput,
@@ -20,9 +21,8 @@ from services.common.errors import (
     ServiceError,
     Unavailable,
 )
-from services.common.telemetry import get_logger
-from services.gateway.schemas.errors import ErrorBody, ErrorDetail
-from services.storage.errors import StoreFull
+from services.shared.storage.store_errors import StoreFull
+from services.shared.telemetry import get_logger
 
 log = get_logger(__name__)
 

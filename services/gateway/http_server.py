@@ -13,11 +13,11 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
-from services.common import telemetry
-from services.common.server import write_port_file
 from services.gateway.certificates import Certificates
 from services.gateway.connections import ConnectionLimits, Connections
 from services.gateway.settings import GatewaySettings
+from services.shared import telemetry
+from services.shared.rpc.server import write_port_file
 
 log = telemetry.get_logger(__name__)
 

@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from services.gateway import job_views
 from services.gateway.jobs import JobsApi
 from services.gateway.schemas.jobs import JobProgress, ended_event, progress_event, transcript_event
-from services.jobs.layout import JobId
-from services.jobs.state import Job
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.state import Job
 
 _ENDED = "end"
 _ALIVE_SECONDS = 15.0

@@ -13,14 +13,14 @@ from services.gateway.schemas.jobs import (
     JobResult,
     JobWebhook,
 )
-from services.jobs.book import JobBook
-from services.jobs.kinds import State
-from services.jobs.layout import WEBHOOK
-from services.jobs.model import Question, Segment
-from services.jobs.state import Job
-from services.jobs.transcript import joined
-from services.webhooks.deliveries import Webhooks
-from services.webhooks.records import Ended
+from services.shared.jobs.book import JobBook
+from services.shared.jobs.kinds import State
+from services.shared.jobs.layout import WEBHOOK
+from services.shared.jobs.model import Question, Segment
+from services.shared.jobs.state import Job
+from services.shared.jobs.transcript import joined
+from services.shared.webhooks.deliveries import Webhooks
+from services.shared.webhooks.records import Ended
 
 
 def show(book: JobBook, webhooks: Webhooks, job: Job, waits_for: str = "") -> JobObject:

@@ -4,22 +4,22 @@ from datetime import UTC, datetime
 
 from starlette.concurrency import run_in_threadpool
 
-from services.common.errors import InvalidInput, NotFound
 from services.gateway import job_views
 from services.gateway.errors import ApiError
 from services.gateway.schemas import jobs as shapes
-from services.jobs.book import JobBook, JobEnded, KeyReused, UnknownJob, is_job_id
-from services.jobs.desk import JobDesk, Order
-from services.jobs.kinds import State
-from services.jobs.layout import JobId
-from services.jobs.model import Recording, Webhook
-from services.jobs.state import Job
-from services.jobs.waits import Waits
-from services.media.records import MediaRecord
-from services.outbound.fetcher import Fetcher
-from services.storage.errors import StoreFull
-from services.webhooks.deliveries import Webhooks
-from services.webhooks.secrets import SecretStore, UnknownSecret
+from services.shared.jobs.book import JobBook, JobEnded, KeyReused, UnknownJob, is_job_id
+from services.shared.jobs.desk import JobDesk, Order
+from services.shared.jobs.kinds import State
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.model import Recording, Webhook
+from services.shared.jobs.state import Job
+from services.shared.jobs.waits import Waits
+from services.shared.media.records import MediaRecord
+from services.shared.outbound.fetcher import Fetcher
+from services.shared.service_errors import InvalidInput, NotFound
+from services.shared.storage.store_errors import StoreFull
+from services.shared.webhooks.deliveries import Webhooks
+from services.shared.webhooks.secrets import SecretStore, UnknownSecret
 
 _SCANNED = 500  # jobs that one page looks through, at most
 

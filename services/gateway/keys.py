@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from services.common.private_file import PrivateFile
-from services.common.tenants import check_tenant
+from services.shared.private_file import PrivateFile
+from services.shared.tenants import check_tenant
 
 PREFIX = "lyra_"
 FILE_NAME = "keys.json"

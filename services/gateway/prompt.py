@@ -22,7 +22,7 @@ from services.gateway.schemas.chat import (
 )
 from services.gateway.settings import GatewaySettings
 from services.gateway.stored_media import URL_SCHEME, StoredMedia
-from services.pipeline.messages import (
+from services.shared.pipeline.messages import (
     AnswerRequest,
     AudioPart,
     ImagePart,
@@ -32,7 +32,7 @@ from services.pipeline.messages import (
     TextPart,
     VideoPart,
 )
-from services.pipeline.messages import Message as PromptMessage
+from services.shared.pipeline.messages import Message as PromptMessage
 
 _ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")

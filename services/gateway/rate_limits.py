@@ -19,9 +19,9 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from services.common import telemetry
 from services.gateway.access_settings import AccessSettings, parse_rate
 from services.gateway.errors import ApiError
+from services.shared import telemetry
 
 log = telemetry.get_logger(__name__)
 

@@ -5,14 +5,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from services.common.channels import ServiceAddress
-from services.common.settings import ProcessSettings, ServiceAccessSettings
 from services.gateway.access_settings import AccessSettings
-from services.jobs.settings import JobSettings
-from services.media.settings import MediaSettings
-from services.outbound.settings import OutboundSettings
-from services.pipeline.services import LANGUAGE_MODEL, NAMES, SPEECH_ENCODER, SPEECH_SYNTHESIZER, VISION_ENCODER
-from services.webhooks.settings import WebhookSettings
+from services.shared.jobs.settings import JobSettings
+from services.shared.media.settings import MediaSettings
+from services.shared.outbound.settings import OutboundSettings
+from services.shared.pipeline.clients import LANGUAGE_MODEL, NAMES, SPEECH_ENCODER, SPEECH_SYNTHESIZER, VISION_ENCODER
+from services.shared.rpc.channels import ServiceAddress
+from services.shared.settings import ProcessSettings, ServiceAccessSettings
+from services.shared.webhooks.settings import WebhookSettings
 
 
 def _names(text: str) -> list[str]:

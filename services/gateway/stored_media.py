@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 
-from services.common.errors import NotFound
 from services.gateway.errors import ApiError, bad_request
 from services.gateway.places import Body
 from services.gateway.schemas.chat import (
@@ -18,8 +17,9 @@ from services.gateway.schemas.chat import (
     VideoContent,
 )
 from services.gateway.settings import GatewaySettings
-from services.media.library import MediaLibrary
-from services.media.records import Kind, MediaRecord
+from services.shared.media.library import MediaLibrary
+from services.shared.media.records import Kind, MediaRecord
+from services.shared.service_errors import NotFound
 
 URL_SCHEME = "media:"
 

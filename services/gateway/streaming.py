@@ -11,8 +11,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Send
 
-from services.common import telemetry
 from services.gateway.errors import to_api_error
+from services.shared import telemetry
 
 log = telemetry.get_logger(__name__)
 

@@ -13,10 +13,10 @@ from prometheus_client import Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.common import telemetry
 from services.gateway.addresses import client_address
 from services.gateway.errors import to_api_error
 from services.gateway.keys import PREFIX
+from services.shared import telemetry
 
 log = telemetry.get_logger(__name__)
 

@@ -9,9 +9,9 @@ from starlette.requests import Request
 
 from services.gateway.errors import bad_request
 from services.gateway.multipart import FileEnd, FileStart, FormEvent, FormField, form_events
-from services.media.library import FIELD, MediaLibrary
-from services.media.records import MediaRecord
-from services.media.uploads import STREAM_PART_BYTES, StreamedUpload
+from services.shared.media.library import FIELD, MediaLibrary
+from services.shared.media.records import MediaRecord
+from services.shared.media.uploads import STREAM_PART_BYTES, StreamedUpload
 
 _UNKNOWN = ("is not a known parameter", "unknown_parameter")
 _NO_FILE = ("has to be a file, with a filename", "invalid_value")

@@ -1,7 +1,8 @@
 """`python -m services.language_model`."""
 
-from services.common import model_service, server, settings
 from services.language_model.settings import LanguageModelSettings
+from services.shared import settings
+from services.shared.rpc import model_service, server
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ import torch
 
 from lyra.v1 import common_pb2, language_model_pb2
 from model_core.language.chat_template import Message, Role, SpeechPart, VisionPart
-from services.common.errors import InvalidInput
-from services.common.tensors import Array, TensorAssembler
-from services.common.uploads import megabytes
+from services.shared.rpc.tensors import Array, TensorAssembler
+from services.shared.rpc.uploads import megabytes
+from services.shared.service_errors import InvalidInput
 
 MAX_PARTS = 10_000
 

@@ -11,17 +11,18 @@ from model_core.checkpoints.quantized import quantize
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.engine.prefix_cache import PrefixStore
 from model_core.presets import build_language_model
-from services.common import model_service, telemetry, tensors
-from services.common.adapters import BASE, FULL_NAME, AdapterModel, AdaptersServicer
-from services.common.errors import InvalidInput
-from services.common.grpc_types import Context
-from services.common.interceptors import tenant_of
-from services.common.queueing import FairQueue
-from services.common.server import ServiceDefinition
-from services.common.threads import ModelThread
-from services.common.uploads import megabytes
 from services.language_model.prompt import PromptReader
 from services.language_model.settings import LanguageModelSettings
+from services.shared import telemetry
+from services.shared.rpc import model_service, tensors
+from services.shared.rpc.grpc_types import Context
+from services.shared.rpc.interceptors import tenant_of
+from services.shared.rpc.lora_registry import BASE, FULL_NAME, AdapterModel, AdaptersServicer
+from services.shared.rpc.queueing import FairQueue
+from services.shared.rpc.server import ServiceDefinition
+from services.shared.rpc.threads import ModelThread
+from services.shared.rpc.uploads import megabytes
+from services.shared.service_errors import InvalidInput
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256

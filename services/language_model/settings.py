@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.common.settings import AdapterServiceSettings
+from services.shared.settings import AdapterServiceSettings
 
 
 class LanguageModelSettings(AdapterServiceSettings):

@@ -1,6 +1,7 @@
 """`python -m services.speech_encoder`."""
 
-from services.common import model_service, server, settings
+from services.shared import settings
+from services.shared.rpc import model_service, server
 from services.speech_encoder.settings import SpeechEncoderSettings
 
 

@@ -2,8 +2,8 @@
 
 import math
 
-from services.common import telemetry
-from services.common.errors import Overloaded
+from services.shared import telemetry
+from services.shared.service_errors import Overloaded
 
 _SMOOTHING = 0.2  # weight of the latest batch in the mean time that a second of audio takes
 

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from model_core.audio.tensors import Clip
 from model_core.speech.encoder import EncodedClip, HeardClip
-from services.common import telemetry
-from services.common.threads import ModelThread, WorkTime
+from services.shared import telemetry
+from services.shared.rpc.threads import ModelThread, WorkTime
 from services.speech_encoder.backlog import Backlog
 
 

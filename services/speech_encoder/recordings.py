@@ -13,10 +13,10 @@ from model_core.audio.tensors import (
     is_silent,
     split_clips,
 )
-from services.common.errors import InvalidInput
-from services.common.sandbox.decoders import SHORTEST_SECONDS, Decoders
-from services.common.sandbox.turns import Cancellation
-from services.common.uploads import Upload
+from services.shared.rpc.uploads import Upload
+from services.shared.sandbox.decoders import SHORTEST_SECONDS, Decoders
+from services.shared.sandbox.turns import Cancellation
+from services.shared.service_errors import InvalidInput
 from services.speech_encoder.settings import SpeechEncoderSettings
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8_000, 48_000

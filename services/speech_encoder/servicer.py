@@ -13,16 +13,17 @@ from model_core.checkpoints.peft_adapters import PROJECTOR_FILE, TRAINABLES_FILE
 from model_core.presets import build_speech_encoder
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.transcriber import Segment
-from services.common import model_service, telemetry, tensors
-from services.common.adapters import FULL_NAME, AdapterModel, AdaptersServicer, AdapterUse
-from services.common.errors import InvalidInput
-from services.common.grpc_types import Context
-from services.common.interceptors import tenant_of
-from services.common.queueing import FairQueue
-from services.common.sandbox.decoders import Decoders
-from services.common.server import ServiceDefinition
-from services.common.threads import ModelThread, WorkTime
-from services.common.uploads import header_and_parts
+from services.shared import telemetry
+from services.shared.rpc import model_service, tensors
+from services.shared.rpc.grpc_types import Context
+from services.shared.rpc.interceptors import tenant_of
+from services.shared.rpc.lora_registry import FULL_NAME, AdapterModel, AdaptersServicer, AdapterUse
+from services.shared.rpc.queueing import FairQueue
+from services.shared.rpc.server import ServiceDefinition
+from services.shared.rpc.threads import ModelThread, WorkTime
+from services.shared.rpc.uploads import header_and_parts
+from services.shared.sandbox.decoders import Decoders
+from services.shared.service_errors import InvalidInput
 from services.speech_encoder.batching import BatchingSpeechEncoder
 from services.speech_encoder.hearing import BatchingHearer
 from services.speech_encoder.recordings import Recording, RecordingReader

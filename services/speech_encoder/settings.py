@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from services.common.sandbox.settings import DecoderSettings
-from services.common.settings import AdapterServiceSettings
+from services.shared.sandbox.settings import DecoderSettings
+from services.shared.settings import AdapterServiceSettings
 
 
 class SpeechEncoderSettings(AdapterServiceSettings, DecoderSettings):

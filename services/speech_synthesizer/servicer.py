@@ -14,14 +14,15 @@ from lyra.v1 import common_pb2, speech_synthesizer_pb2, speech_synthesizer_pb2_g
 from model_core.presets import build_voice
 from model_core.speech.voice import SpeechStream, Voice
 from model_core.speech.voices import voice_named
-from services.common import model_service, telemetry, tensors
-from services.common.errors import InvalidInput
-from services.common.grpc_types import Context
-from services.common.interceptors import tenant_of
-from services.common.queueing import FairQueue
-from services.common.server import ServiceDefinition
-from services.common.threads import ModelThread, WorkTime
-from services.common.uploads import header_and_parts
+from services.shared import telemetry
+from services.shared.rpc import model_service, tensors
+from services.shared.rpc.grpc_types import Context
+from services.shared.rpc.interceptors import tenant_of
+from services.shared.rpc.queueing import FairQueue
+from services.shared.rpc.server import ServiceDefinition
+from services.shared.rpc.threads import ModelThread, WorkTime
+from services.shared.rpc.uploads import header_and_parts
+from services.shared.service_errors import InvalidInput
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0

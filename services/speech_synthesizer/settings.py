@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from services.common.settings import ServiceSettings
+from services.shared.settings import ServiceSettings
 
 
 class SpeechSynthesizerSettings(ServiceSettings):

@@ -7,16 +7,17 @@ from PIL import Image
 from lyra.v1 import common_pb2, vision_encoder_pb2, vision_encoder_pb2_grpc
 from model_core.presets import build_vision_encoder
 from model_core.vision.encoder import VisionEncoder, VisionTokens
-from services.common import model_service, telemetry, tensors
-from services.common.errors import InvalidInput
-from services.common.grpc_types import Context
-from services.common.interceptors import tenant_of
-from services.common.queueing import FairQueue
-from services.common.sandbox.decoders import Decoders, Picture
-from services.common.sandbox.turns import Cancellation
-from services.common.server import ServiceDefinition
-from services.common.threads import ModelThread
-from services.common.uploads import Upload, header_and_parts
+from services.shared import telemetry
+from services.shared.rpc import model_service, tensors
+from services.shared.rpc.grpc_types import Context
+from services.shared.rpc.interceptors import tenant_of
+from services.shared.rpc.queueing import FairQueue
+from services.shared.rpc.server import ServiceDefinition
+from services.shared.rpc.threads import ModelThread
+from services.shared.rpc.uploads import Upload, header_and_parts
+from services.shared.sandbox.decoders import Decoders, Picture
+from services.shared.sandbox.turns import Cancellation
+from services.shared.service_errors import InvalidInput
 from services.vision_encoder.settings import VisionEncoderSettings
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from services.common.sandbox.settings import VisionLimits
-from services.common.settings import ServiceSettings
+from services.shared.sandbox.settings import VisionLimits
+from services.shared.settings import ServiceSettings
 
 
 class VisionEncoderSettings(ServiceSettings, VisionLimits):

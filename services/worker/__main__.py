@@ -8,13 +8,13 @@ from typing import Any
 from celery import signals
 from celery.worker import WorkController
 
-from services.common import telemetry
-from services.common.caller import Caller
-from services.common.parents import end_with_parent
-from services.common.server import write_port_file
-from services.common.settings import load
-from services.common.telemetry import MetricsServer
-from services.common.tokens import SecretUnusable
+from services.shared import telemetry
+from services.shared.parents import end_with_parent
+from services.shared.rpc.caller import Caller
+from services.shared.rpc.server import write_port_file
+from services.shared.rpc.tokens import SecretUnusable
+from services.shared.settings import load
+from services.shared.telemetry import MetricsServer
 from services.worker.app import keep_logging, make_app
 from services.worker.settings import WorkerSettings
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from lyra.v1.language_model_pb2 import LanguageModelDescribeResponse
 from model_core.text.repetition import without_loop
-from services.common.errors import Failed
-from services.jobs.layout import SUMMARY
-from services.jobs.model import Answer, PlannedClip, WindowAnswer, Windows
-from services.jobs.state import SUMMARY_PROMPT, Job, Unit
-from services.pipeline.answer import answer as ask
-from services.pipeline.describe import describe_language_model
-from services.pipeline.messages import (
+from services.shared.jobs.layout import SUMMARY
+from services.shared.jobs.model import Answer, PlannedClip, WindowAnswer, Windows
+from services.shared.jobs.state import SUMMARY_PROMPT, Job, Unit
+from services.shared.pipeline.answer import answer as ask
+from services.shared.pipeline.clients import Services
+from services.shared.pipeline.describe import describe_language_model
+from services.shared.pipeline.messages import (
     AnswerRequest,
     Finished,
     Message,
@@ -24,7 +24,7 @@ from services.pipeline.messages import (
     TextPart,
     Usage,
 )
-from services.pipeline.services import Services
+from services.shared.service_errors import Failed
 from services.worker.clips import read_tokens
 from services.worker.place import Place
 from services.worker.settings import WorkerSettings

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from celery import Celery
 from celery.app.task import Task
 
-from services.common import telemetry
-from services.common.errors import Unavailable
-from services.jobs.tickets import WORK_TASK, Queue, make_celery
+from services.shared import telemetry
+from services.shared.jobs.tickets import WORK_TASK, Queue, make_celery
+from services.shared.service_errors import Unavailable
 from services.worker import housekeeping
 from services.worker.place import Place
 from services.worker.settings import WorkerSettings

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import redis
 
-from services.jobs.layout import CALLED_BACK, WEBHOOK
-from services.jobs.state import Job, Unit
-from services.webhooks.records import Ended
+from services.shared.jobs.layout import CALLED_BACK, WEBHOOK
+from services.shared.jobs.state import Job, Unit
+from services.shared.webhooks.records import Ended
 from services.worker.place import Place
 
 # A callback that waits is looked at so often at least, for Redis to forget nothing that matters.

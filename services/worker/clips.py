@@ -11,15 +11,15 @@ from safetensors import deserialize
 from safetensors.numpy import save
 
 from lyra.v1.common_pb2 import ELEMENT_TYPE_BFLOAT16, SpeechTokens, Tensor, TensorChunk
-from services.common.tensors import MAX_CHUNK_BYTES, Array
-from services.jobs.model import ClipResult, ClipSegment, PlannedClip
-from services.jobs.state import Job, Unit
-from services.pipeline.describe import describe_speech_encoder
-from services.pipeline.encodings import LONG_SPEECH
-from services.pipeline.hear import Heard, hear
-from services.pipeline.messages import AudioPart
-from services.pipeline.messages import Segment as HeardSegment
-from services.pipeline.services import Services
+from services.shared.jobs.model import ClipResult, ClipSegment, PlannedClip
+from services.shared.jobs.state import Job, Unit
+from services.shared.pipeline.clients import Services
+from services.shared.pipeline.describe import describe_speech_encoder
+from services.shared.pipeline.encodings import LONG_SPEECH
+from services.shared.pipeline.hear import Heard, hear
+from services.shared.pipeline.messages import AudioPart
+from services.shared.pipeline.messages import Segment as HeardSegment
+from services.shared.rpc.tensors import MAX_CHUNK_BYTES, Array
 from services.worker.place import Place
 
 Bits = npt.NDArray[np.uint16]

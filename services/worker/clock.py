@@ -5,11 +5,11 @@ from typing import Any
 
 from celery import signals
 
-from services.common import telemetry
-from services.common.server import write_port_file
-from services.common.settings import load
-from services.common.telemetry import MetricsServer
-from services.jobs.tickets import Dispatcher, open_redis
+from services.shared import telemetry
+from services.shared.jobs.tickets import Dispatcher, open_redis
+from services.shared.rpc.server import write_port_file
+from services.shared.settings import load
+from services.shared.telemetry import MetricsServer
 from services.worker.app import keep_logging, make_app
 from services.worker.queue_metrics import QueueMetrics
 from services.worker.settings import WorkerSettings

@@ -1,11 +1,11 @@
 """The end of a job: what was heard and answered becomes its result, and whoever asked for it is called back."""
 
-from services.jobs.kinds import State, Task
-from services.jobs.layout import SUMMARY
-from services.jobs.model import Answer, Gap, Result
-from services.jobs.state import Job, Unit
-from services.jobs.transcript import joined
-from services.pipeline.transcripts import plain_text, to_srt, to_vtt
+from services.shared.jobs.kinds import State, Task
+from services.shared.jobs.layout import SUMMARY
+from services.shared.jobs.model import Answer, Gap, Result
+from services.shared.jobs.state import Job, Unit
+from services.shared.jobs.transcript import joined
+from services.shared.pipeline.transcripts import plain_text, to_srt, to_vtt
 from services.worker.place import Place
 
 

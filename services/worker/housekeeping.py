@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import redis
 
-from services.common import telemetry
-from services.common.errors import Unavailable
-from services.jobs.layout import JobId
-from services.jobs.tickets import QueueDown
-from services.media.library import MediaLibrary
-from services.media.sweeping import sweep as sweep_media
+from services.shared import telemetry
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.tickets import QueueDown
+from services.shared.media.library import MediaLibrary
+from services.shared.media.sweeping import sweep as sweep_media
+from services.shared.service_errors import Unavailable
 from services.worker.place import Place
 from services.worker.units import advance
 

@@ -13,7 +13,7 @@ from typing import cast
 
 import redis
 
-from services.jobs.queue import Waiting
+from services.shared.jobs.queue import Waiting
 
 _PREFIX = "lyra:lease:"
 _TRIES_PREFIX = "lyra:tries:"

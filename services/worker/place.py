@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 import redis
 from celery import Celery
 
-from services.common.caller import Caller
-from services.common.sandbox.decoders import Decoders
-from services.jobs.book import JobBook
-from services.jobs.layout import JobId
-from services.jobs.tickets import Dispatcher, open_redis
-from services.jobs.waits import Waits
-from services.outbound.fetcher import Fetcher
-from services.pipeline.services import Deadlines, Services
-from services.storage.client import ObjectStore
-from services.webhooks.deliveries import Webhooks
-from services.webhooks.secrets import SecretStore
+from services.shared.jobs.book import JobBook
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.tickets import Dispatcher, open_redis
+from services.shared.jobs.waits import Waits
+from services.shared.outbound.fetcher import Fetcher
+from services.shared.pipeline.clients import Deadlines, Services
+from services.shared.rpc.caller import Caller
+from services.shared.sandbox.decoders import Decoders
+from services.shared.storage.client import ObjectStore
+from services.shared.webhooks.deliveries import Webhooks
+from services.shared.webhooks.secrets import SecretStore
 from services.worker.lease import Leases
 from services.worker.settings import WorkerSettings
 

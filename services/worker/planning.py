@@ -10,12 +10,12 @@ import redis
 
 from model_core.audio.encoding import encode_flac
 from model_core.audio.planning import plan_sound
-from services.common.errors import InvalidInput
-from services.jobs.book import now
-from services.jobs.kinds import State
-from services.jobs.model import Plan, PlannedClip
-from services.jobs.state import Job, Unit
-from services.storage.errors import ObjectMissing
+from services.shared.jobs.book import now
+from services.shared.jobs.kinds import State
+from services.shared.jobs.model import Plan, PlannedClip
+from services.shared.jobs.state import Job, Unit
+from services.shared.service_errors import InvalidInput
+from services.shared.storage.store_errors import ObjectMissing
 from services.worker.place import Place
 from services.worker.queue_metrics import note_clips
 

@@ -8,8 +8,8 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from services.common import telemetry
-from services.jobs.tickets import Dispatcher, Queue
+from services.shared import telemetry
+from services.shared.jobs.tickets import Dispatcher, Queue
 
 log = telemetry.get_logger(__name__)
 

@@ -2,14 +2,14 @@
 
 from pydantic import Field
 
-from services.common.channels import ServiceAddress
-from services.common.settings import ProcessSettings, ServiceAccessSettings
-from services.jobs.settings import JobSettings
-from services.jobs.tickets import Queue
-from services.media.settings import MediaSettings
-from services.outbound.settings import OutboundSettings
-from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER
-from services.webhooks.settings import WebhookSettings
+from services.shared.jobs.settings import JobSettings
+from services.shared.jobs.tickets import Queue
+from services.shared.media.settings import MediaSettings
+from services.shared.outbound.settings import OutboundSettings
+from services.shared.pipeline.clients import LANGUAGE_MODEL, SPEECH_ENCODER
+from services.shared.rpc.channels import ServiceAddress
+from services.shared.settings import ProcessSettings, ServiceAccessSettings
+from services.shared.webhooks.settings import WebhookSettings
 
 
 class WorkerSettings(

@@ -8,16 +8,16 @@ from itertools import islice
 
 import redis
 
-from services.common import telemetry
-from services.common.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
-from services.jobs.book import UnknownJob, now
-from services.jobs.kinds import State
-from services.jobs.layout import JobId
-from services.jobs.model import Failure
-from services.jobs.queue import Waiting
-from services.jobs.state import Job, Unit, Work, next_units
-from services.jobs.tickets import QUEUE_OF, Queue, QueueDown
-from services.storage.errors import StoreFull
+from services.shared import telemetry
+from services.shared.jobs.book import UnknownJob, now
+from services.shared.jobs.kinds import State
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.model import Failure
+from services.shared.jobs.queue import Waiting
+from services.shared.jobs.state import Job, Unit, Work, next_units
+from services.shared.jobs.tickets import QUEUE_OF, Queue, QueueDown
+from services.shared.service_errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
+from services.shared.storage.store_errors import StoreFull
 from services.worker.answers import answer, answer_window, cut_windows
 from services.worker.callbacks import call_back
 from services.worker.clips import hear_clip

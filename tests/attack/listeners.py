@@ -83,7 +83,7 @@ def said(*pieces: bytes) -> Callable[[socket.socket], None]:
 
 
 def ask_name_server(server: NameServer) -> Callable[[str, int], list[str]]:
-    """Resolves by real questions to a name server on loopback, as `services.outbound.fetcher.Resolve` wants it."""
+    """Resolves by real questions to a name server on loopback, as the `Resolve` of our fetcher wants it."""
     port = int(server.target(0).split("//")[1].split("/")[0].rpartition(":")[2])
 
     def resolve(host: str, _: int) -> list[str]:

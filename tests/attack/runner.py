@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from services.local.stack import GATEWAY
+from services.operations.local.stack import GATEWAY
 from tests.attack.registry import Attack, Outcome, Plan
 from tests.attack.target import Target
 from tests.attack.watcher import Sample, Watcher, Window

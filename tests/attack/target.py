@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 
 from services.gateway.keys import KeyStore
-from services.local.process import LocalProcess, ProcessSpec, grpc_is_serving
-from services.local.stack import GATEWAY, SERVICES, Stack
-from services.webhooks.secrets import FILE_NAME, SecretStore
+from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is_serving
+from services.operations.local.stack import GATEWAY, SERVICES, Stack
+from services.shared.webhooks.secrets import FILE_NAME, SecretStore
 from tests.attack.loopback import check_loopback
 
 ATTACKER, VICTIM, BYSTANDER = "mallory", "alice", "bob"

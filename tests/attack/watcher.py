@@ -9,8 +9,8 @@ from typing import Self
 import httpx
 import psutil
 
-from services.local.process import LocalProcess
-from services.local.stack import GATEWAY
+from services.operations.local.process import LocalProcess
+from services.operations.local.stack import GATEWAY
 from tests.attack.target import BYSTANDER, CLIENT_SECONDS, Target, chat
 
 SAMPLE_SECONDS = 0.5

@@ -11,13 +11,13 @@ import pytest
 from prometheus_client import REGISTRY
 from pydantic_settings import BaseSettings
 
-from services.common.settings import ServiceSettings
 from services.gateway.settings import GatewaySettings
 from services.language_model.settings import LanguageModelSettings
-from services.local.stack import WORKERS
+from services.operations.local.stack import WORKERS
+from services.shared.settings import ServiceSettings
+from services.shared.storage.settings import StoreSettings
 from services.speech_encoder.settings import SpeechEncoderSettings
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
-from services.storage.settings import StoreSettings
 from services.vision_encoder.settings import VisionEncoderSettings
 from services.worker.settings import WorkerSettings
 from tests.chart.chart import CHART, ROOT, Rendering, containers, environment, render
@@ -30,7 +30,7 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "services.gateway": GatewaySettings,
     "services.worker": WorkerSettings,
     "services.worker.clock": WorkerSettings,
-    "services.storage.folders": StoreSettings,
+    "services.shared.storage.folders": StoreSettings,
 }
 # Told by others than this platform's processes: Prometheus, the kubelet, kube-state-metrics.
 OTHERS = re.compile(r"up|kube_\w+|kubelet_\w+|container_\w+")
@@ -66,7 +66,7 @@ def test_the_processes_accept_what_the_chart_sets(file: str, monkeypatch: pytest
                 for name, value in variables.items():
                     own.setenv(name, value)
                 settings = SETTINGS[module]()
-            if module != "services.storage.folders":
+            if module != "services.shared.storage.folders":
                 assert getattr(settings, "host", "") == "0.0.0.0"
 
 
@@ -103,7 +103,7 @@ def queries(rendering: Rendering) -> Iterator[str]:
 
 def known_metrics() -> set[str]:
     """Names that this platform's processes tell."""
-    for module in ("services.common.telemetry", "services.gateway.telemetry", "services.worker.queue_metrics"):
+    for module in ("services.shared.telemetry", "services.gateway.telemetry", "services.worker.queue_metrics"):
         importlib.import_module(module)
     # The last is counted by the clock from Redis; no registry knows it before.
     return {*REGISTRY._names_to_collectors, "lyra_units_waiting"}

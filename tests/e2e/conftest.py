@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from model_core.presets import lyra_home
-from services.local.stack import Stack
+from services.operations.local.stack import Stack
 
 
 @pytest.fixture(scope="session")

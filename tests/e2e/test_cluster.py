@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.local.stores import free_ports
+from services.operations.local.stores import free_ports
 from tests.chart.programs import program
 from tests.paths import EXAMPLES, ROOT
 

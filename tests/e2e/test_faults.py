@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from services.local.stack import SERVICES, Stack
+from services.operations.local.stack import SERVICES, Stack
 from tests.clients import Clients
 from tests.paths import EXAMPLES
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.long_recording import make, score
-from services.local.stack import Stack
+from services.operations.local.stack import Stack
 from tests.paths import ROOT
 
 TASKS = ("--task", "transcript", "--task", "summary", "--question", "What is said first?")

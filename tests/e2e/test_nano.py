@@ -15,7 +15,7 @@ import pytest
 
 from model_core.evaluation.metrics import normalize
 from model_core.language.extractor import ExtractionConfig
-from services.local.stack import Stack
+from services.operations.local.stack import Stack
 from tests.paths import DATA, EXAMPLES, ROOT
 
 HELD_OUT = DATA / "held_out"

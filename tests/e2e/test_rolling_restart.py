@@ -21,10 +21,10 @@ from typing import Any
 import httpx
 import pytest
 
-from services.local.keys import development_key
-from services.local.process import LocalProcess, ProcessSpec, answers_http, grpc_is_serving, http_is_ready
-from services.local.stack import CLOCK, GATEWAY, SERVICES, WORKERS
-from services.pipeline.services import LANGUAGE_MODEL, SPEECH_ENCODER
+from services.operations.local.keys import development_key
+from services.operations.local.process import LocalProcess, ProcessSpec, answers_http, grpc_is_serving, http_is_ready
+from services.operations.local.stack import CLOCK, GATEWAY, SERVICES, WORKERS
+from services.shared.pipeline.clients import LANGUAGE_MODEL, SPEECH_ENCODER
 from tests.clients import Clients
 from tests.job_stack import speech
 from tests.paths import EXAMPLES

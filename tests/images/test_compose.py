@@ -6,11 +6,11 @@ from importlib.util import find_spec
 import pytest
 import yaml
 
-from services.common.settings import ProcessSettings
 from services.gateway.settings import GatewaySettings
-from services.jobs.tickets import Queue
 from services.language_model.settings import LanguageModelSettings
-from services.local.stack import SERVICES, WORKERS
+from services.operations.local.stack import SERVICES, WORKERS
+from services.shared.jobs.tickets import Queue
+from services.shared.settings import ProcessSettings
 from services.speech_encoder.settings import SpeechEncoderSettings
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
 from services.vision_encoder.settings import VisionEncoderSettings
@@ -83,7 +83,7 @@ def test_example_says_what_holds_without_it() -> None:
 @pytest.mark.parametrize("profiles", PROFILES)
 def test_settings_exist_in_what_runs_with_them(profiles: str) -> None:
     for name, service in compose.ours(profiles).items():
-        if (module := compose.module(service)) in ("cli", "services.common.tokens"):
+        if (module := compose.module(service)) in ("cli", "services.shared.rpc.tokens"):
             continue
         assert find_spec(module) is not None
         given = {key: value for key, value in service["environment"].items() if key.startswith("LYRA_")}
@@ -135,7 +135,7 @@ def test_tokens_are_where_services_look_for_them_and_nowhere_else(profiles: str)
     adapted = {"speech-encoder", "language-model"}
     for volume, variable in zip(TOKENS, ("LYRA_SERVICE_TOKEN_FILE", "LYRA_OPERATOR_TOKEN_FILE"), strict=True):
         (made,) = services[volume]["volumes"]
-        assert services[volume]["command"] == ["python", "-m", "services.common.tokens", f"{made['target']}/token"]
+        assert services[volume]["command"] == ["python", "-m", "services.shared.rpc.tokens", f"{made['target']}/token"]
         assert made["source"] == volume
         readers = set()
         for name, service in services.items():

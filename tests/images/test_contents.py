@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from services.local.stack import SERVICES
+from services.operations.local.stack import SERVICES
 from tests.images.image_tree import ImageTree
 from tests.servers import READY_SECONDS, RedisServer
 
-CHECK = ("-m", "services.common.healthcheck")
+CHECK = ("-m", "services.shared.rpc.healthcheck")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.settings import ProcessSettings
+from services.shared.settings import ProcessSettings
 from tests.images.dockerfiles import DOCKERFILES, Stage, arguments, lines, stages
 from tests.images.image_tree import PROJECT
 from tests.paths import ROOT
@@ -56,7 +56,7 @@ def test_image_runs_as_a_user_without_rights_by_number(final: Stage) -> None:
 def test_image_checks_its_health(final: Stage) -> None:
     command = re.search(r"CMD \[(.+)\]", final.last("HEALTHCHECK"))
     assert command is not None
-    assert command[1] == '"python", "-m", "services.common.healthcheck"'
+    assert command[1] == '"python", "-m", "services.shared.rpc.healthcheck"'
     assert "LYRA_PORT_FILE" in final.environment()
 
 

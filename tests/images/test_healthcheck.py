@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from services.common import healthcheck
-from services.common.healthcheck import Unwell, check
-from services.common.server import write_port_file
-from services.common.telemetry import MetricsServer
-from services.local.stores import free_ports
+from services.operations.local.stores import free_ports
+from services.shared.rpc import healthcheck
+from services.shared.rpc.healthcheck import Unwell, check
+from services.shared.rpc.server import write_port_file
+from services.shared.telemetry import MetricsServer
 
 
 @contextmanager

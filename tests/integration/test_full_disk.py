@@ -18,9 +18,9 @@ import httpx
 import psutil
 import pytest
 
-from services.local.stores import store_settings
-from services.storage.client import ObjectStore
-from services.storage.errors import StoreUnavailable
+from services.operations.local.stores import store_settings
+from services.shared.storage.client import ObjectStore
+from services.shared.storage.store_errors import StoreUnavailable
 from tests.job_stack import speech, until
 
 SIZE_MIB = 320
@@ -63,7 +63,12 @@ class SmallDisk:
         for child in self.server.children():
             command = child.cmdline()
             name = next(
-                (word for word in command if word.startswith("services.") and word != "services.local.child"), ""
+                (
+                    word
+                    for word in command
+                    if word.startswith("services.") and word != "services.operations.local.child"
+                ),
+                "",
             )
             queues = command[command.index("--queues") + 1] if "--queues" in command else ""
             found[f"{name or Path(command[0]).name} {queues}".strip()] = child

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.webhooks.secrets import SecretStore
+from services.shared.webhooks.secrets import SecretStore
 from tests.job_stack import JobStack, kill, speech, until
 
 SENTENCES = 16  # about a minute: three clips or so

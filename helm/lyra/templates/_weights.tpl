@@ -55,11 +55,11 @@
 {{- if and $folders (eq $weights.source "volume") $weights.verify }}
 - name: verify-files
   {{- include "lyra.initCommon" . | nindent 2 }}
-  command: [python, -m, services.storage.folders, verify, --home, /var/lib/lyra, {{ join ", " $folders }}]
+  command: [python, -m, services.shared.storage.folders, verify, --home, /var/lib/lyra, {{ join ", " $folders }}]
 {{- else if and $folders (ne $weights.source "volume") }}
 - name: fetch-files
   {{- include "lyra.initCommon" . | nindent 2 }}
-  command: [python, -m, services.storage.folders, fetch, --home, /var/lib/lyra, {{ join ", " $folders }}]
+  command: [python, -m, services.shared.storage.folders, fetch, --home, /var/lib/lyra, {{ join ", " $folders }}]
   env: {{- include "lyra.storeEnv" . | nindent 4 }}
 {{- end }}
 {{- end -}}

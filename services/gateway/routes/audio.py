@@ -24,10 +24,17 @@ from services.gateway.schemas.audio import (
     transcript_done,
 )
 from services.gateway.streaming import StreamedBody, event, while_connected, with_errors_in_band
-from services.pipeline.messages import AudioChunk, AudioPart, Segment, SpeechOptions, TranscriptEnd, TranscriptEvent
-from services.pipeline.speak import speak
-from services.pipeline.transcribe import transcribe
-from services.pipeline.transcripts import plain_text, to_srt, to_vtt
+from services.shared.pipeline.messages import (
+    AudioChunk,
+    AudioPart,
+    Segment,
+    SpeechOptions,
+    TranscriptEnd,
+    TranscriptEvent,
+)
+from services.shared.pipeline.speak import speak
+from services.shared.pipeline.transcribe import transcribe
+from services.shared.pipeline.transcripts import plain_text, to_srt, to_vtt
 
 router = APIRouter(prefix="/v1/audio", tags=["audio"], route_class=JsonRoute)
 

@@ -11,7 +11,7 @@ from services.gateway.prompt import to_answer_request
 from services.gateway.schemas.chat import ChatCompletion, ChatRequest
 from services.gateway.stored_media import load_named
 from services.gateway.streaming import StreamedBody, while_connected, with_errors_in_band
-from services.pipeline.answer import answer
+from services.shared.pipeline.answer import answer
 
 router = APIRouter(prefix="/v1", tags=["chat"], route_class=JsonRoute)
 

@@ -17,9 +17,9 @@ from services.gateway.schemas import jobs as shapes
 from services.gateway.settings import GatewaySettings
 from services.gateway.streaming import StreamedBody
 from services.gateway.uploads import receive_form
-from services.jobs.kinds import State
-from services.media.library import MediaLibrary
-from services.media.records import MediaRecord
+from services.shared.jobs.kinds import State
+from services.shared.media.library import MediaLibrary
+from services.shared.media.records import MediaRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 

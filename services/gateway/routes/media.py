@@ -10,8 +10,8 @@ from services.gateway.errors import bad_request
 from services.gateway.json_route import JsonRoute
 from services.gateway.schemas import media as shapes
 from services.gateway.uploads import receive_form
-from services.media.library import FIELD
-from services.media.uploads import complete, give_up, offer_parts
+from services.shared.media.library import FIELD
+from services.shared.media.uploads import complete, give_up, offer_parts
 
 router = APIRouter(prefix="/v1/media", tags=["media"], route_class=JsonRoute)
 

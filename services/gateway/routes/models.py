@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request
 from services.gateway.dependencies import Caller, ModelServices, Settings
 from services.gateway.prompt import check_model
 from services.gateway.schemas.models import LyraDetails, Model, ModelDetails, ModelList
-from services.pipeline.describe import describe_language_model
+from services.shared.pipeline.describe import describe_language_model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from services.jobs.kinds import Priority, State, Task
-from services.jobs.model import Answer, Gap, Segment
+from services.shared.jobs.kinds import Priority, State, Task
+from services.shared.jobs.model import Answer, Gap, Segment
 
 _Metadata = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.media.records import Kind, MediaRecord, UploadRecord
+from services.shared.media.records import Kind, MediaRecord, UploadRecord
 
 
 class Media(BaseModel):

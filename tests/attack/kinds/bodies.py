@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from services.local.stack import GATEWAY
+from services.operations.local.stack import GATEWAY
 from tests.attack import bodies as shapes
 from tests.attack.http import Answer, request_bytes, send_all
 from tests.attack.kinds.media import silence

@@ -11,8 +11,8 @@ from itertools import cycle
 import httpx
 import psutil
 
-from services.outbound.fetcher import Fetched, Fetcher, FetchError
-from services.outbound.settings import OutboundSettings
+from services.shared.outbound.fetcher import Fetched, Fetcher, FetchError
+from services.shared.outbound.settings import OutboundSettings
 from tests.attack.listeners import Listener, ask_name_server, endless, said
 from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import ATTACKER, Target

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from services.local.stack import STORES
+from services.operations.local.stack import STORES
 from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import Target
 

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 from standardwebhooks import Webhook
 
-from services.webhooks.deliveries import signed_headers
-from services.webhooks.records import Delivery
-from services.webhooks.secrets import SecretStore
+from services.shared.webhooks.deliveries import signed_headers
+from services.shared.webhooks.records import Delivery
+from services.shared.webhooks.secrets import SecretStore
 from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import ATTACKER, VICTIM, Target
 from tests.job_stack import speech

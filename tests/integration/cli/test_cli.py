@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from services.local.stack import Stack
+from services.operations.local.stack import Stack
 from tests.adapters import write_adapter
 from tests.integration.gateway.conftest import wav
 from tests.videos import make_video

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from services.local.stack import Stack
+from services.operations.local.stack import Stack
 from tests.evaluation_sets import (
     write_chartqa,
     write_docvqa,

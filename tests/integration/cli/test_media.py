@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from services.gateway.keys import KeyStore
-from services.local.process import ProcessSpec, answers_http
-from services.storage.settings import StoreSettings
+from services.operations.local.process import ProcessSpec, answers_http
+from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import wav
 from tests.servers import start_process, store_environment
 

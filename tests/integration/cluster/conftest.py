@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from services.cluster.api import Cluster
+from services.operations.cluster.api import Cluster
 from tests.chart.programs import helm
 from tests.integration.cluster.kube_api import KEDA, PROMETHEUS, KubeApi, Object
 from tests.paths import ROOT

@@ -2,11 +2,11 @@
 
 import pytest
 
-from services.cluster.api import Cluster
-from services.cluster.draining import SERVING_LABEL, StillBusy, drain, plan_drain
-from services.cluster.errors import Refused
-from services.cluster.release import find_release
-from services.cluster.scaling import plan_scale
+from services.operations.cluster.api import Cluster
+from services.operations.cluster.cluster_errors import Refused
+from services.operations.cluster.draining import SERVING_LABEL, StillBusy, drain, plan_drain
+from services.operations.cluster.release import find_release
+from services.operations.cluster.scaling import plan_scale
 from tests.integration.cluster.conftest import Lyra, Measure, pod_of
 from tests.integration.cluster.kube_api import KubeApi, Object
 

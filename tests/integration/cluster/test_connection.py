@@ -9,9 +9,9 @@ import pytest
 import trustme
 import yaml
 
-from services.cluster.api import NODES, PODS, Cluster
-from services.cluster.errors import Forbidden, NoKubeconfig, NotFound, Unauthorized, Unreachable
-from services.local.stores import free_ports
+from services.operations.cluster.api import NODES, PODS, Cluster
+from services.operations.cluster.cluster_errors import Forbidden, NoKubeconfig, NotFound, Unauthorized, Unreachable
+from services.operations.local.stores import free_ports
 from tests.integration.cluster.conftest import Lyra
 from tests.integration.cluster.kube_api import KubeApi, _handler
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from services.cluster.api import Cluster
-from services.cluster.doctor import diagnose
-from services.cluster.findings import Finding, State
+from services.operations.cluster.api import Cluster
+from services.operations.cluster.doctor import diagnose
+from services.operations.cluster.findings import Finding, State
 from tests.integration.cluster.conftest import Lyra, manifest, pod_of
 from tests.integration.cluster.kube_api import KubeApi, Object
 

@@ -5,17 +5,17 @@ from datetime import timedelta
 
 import pytest
 
-from services.cluster.errors import Unreachable
-from services.cluster.job_metrics import job_metrics
-from services.jobs.book import JobBook, now
-from services.jobs.kinds import Priority, State, Task
-from services.jobs.layout import JobId
-from services.jobs.model import Manifest, Plan, PlannedClip, Recording
-from services.jobs.settings import JobSettings
-from services.jobs.state import next_units
-from services.jobs.tickets import Dispatcher, make_celery, open_redis
-from services.storage.client import ObjectStore
-from services.storage.settings import StoreSettings
+from services.operations.cluster.cluster_errors import Unreachable
+from services.operations.cluster.job_metrics import job_metrics
+from services.shared.jobs.book import JobBook, now
+from services.shared.jobs.kinds import Priority, State, Task
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.model import Manifest, Plan, PlannedClip, Recording
+from services.shared.jobs.settings import JobSettings
+from services.shared.jobs.state import next_units
+from services.shared.jobs.tickets import Dispatcher, make_celery, open_redis
+from services.shared.storage.client import ObjectStore
+from services.shared.storage.settings import StoreSettings
 from tests.integration.cluster.conftest import Lyra
 from tests.servers import RedisServer, StartRedis, store_environment
 

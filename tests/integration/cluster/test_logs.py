@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.cluster import logs
-from services.cluster.api import Cluster
-from services.cluster.logs import Line, LogOptions
-from services.cluster.release import find_release
+from services.operations.cluster import logs
+from services.operations.cluster.api import Cluster
+from services.operations.cluster.logs import Line, LogOptions
+from services.operations.cluster.release import find_release
 from tests.integration.cluster.conftest import Lyra, pod_of
 from tests.integration.cluster.kube_api import KubeApi
 

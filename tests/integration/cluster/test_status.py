@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from services.cluster.api import Cluster
-from services.cluster.release import find_release
-from services.cluster.status import Row, status
+from services.operations.cluster.api import Cluster
+from services.operations.cluster.release import find_release
+from services.operations.cluster.status import Row, status
 from tests.integration.cluster.conftest import Lyra, Measure
 from tests.integration.cluster.kube_api import KubeApi
 

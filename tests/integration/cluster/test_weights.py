@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from services.cluster import weights
-from services.cluster.errors import ClusterError
-from services.cluster.weights import Shelf, folder_files, plan_sync, sync
-from services.storage.client import ObjectStore
-from services.storage.folders import FolderBroken, fetch
-from services.storage.settings import StoreSettings
+from services.operations.cluster import weights
+from services.operations.cluster.cluster_errors import ClusterError
+from services.operations.cluster.weights import Shelf, folder_files, plan_sync, sync
+from services.shared.storage.client import ObjectStore
+from services.shared.storage.folders import FolderBroken, fetch
+from services.shared.storage.settings import StoreSettings
 from tests.integration.cluster.conftest import Lyra
 from tests.servers import store_environment
 

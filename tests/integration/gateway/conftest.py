@@ -21,7 +21,7 @@ from services.gateway.app import create_app
 from services.gateway.http_server import make_config
 from services.gateway.keys import Key, KeyStore
 from services.gateway.settings import GatewaySettings
-from services.local.stack import SERVICES, Stack
+from services.operations.local.stack import SERVICES, Stack
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.gateway.keys import KeyStore
-from services.pipeline.services import NAMES
+from services.shared.pipeline.clients import NAMES
 from tests.integration.gateway.conftest import until
 from tests.unit.pipeline.scripted import Script, scripted_services
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.pipeline.services import NAMES
+from services.shared.pipeline.clients import NAMES
 from tests.integration.gateway.conftest import Gateway, StartGateway, until
 from tests.integration.gateway.raw import RawClient, connected, post
 from tests.unit.pipeline.scripted import Script, scripted_services

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from services.local.stack import Stack
-from services.storage.settings import StoreSettings
+from services.operations.local.stack import Stack
+from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, wav
 from tests.integration.gateway.test_media import error_of, upload
 from tests.integration.gateway.test_media_in_chat import chat, full_gateway, seen, sound
@@ -82,7 +82,7 @@ async def crash_the_largest(parent: int | None, done: asyncio.Event) -> None:
     while not done.is_set():
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             for zygote in psutil.Process(parent).children():
-                if "services.common.sandbox.zygote" not in zygote.cmdline():
+                if "services.shared.sandbox.zygote" not in zygote.cmdline():
                     continue
                 for child in zygote.children():
                     if child.memory_info().rss > LARGE_RSS:

@@ -11,8 +11,8 @@ import av
 import openai
 import pytest
 
-from services.local.stack import SERVICES
-from services.pipeline.adapters import AdapterServices
+from services.operations.local.stack import SERVICES
+from services.shared.pipeline.adapter_admin import AdapterServices
 from tests.adapters import write_adapter
 from tests.callers import shows, token
 from tests.conftest import StartService

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from services.media.library import MediaLibrary
-from services.media.settings import MediaSettings
-from services.media.sweeping import Swept, sweep
-from services.storage.client import ObjectStore
-from services.storage.settings import StoreSettings
+from services.shared.media.library import MediaLibrary
+from services.shared.media.settings import MediaSettings
+from services.shared.media.sweeping import Swept, sweep
+from services.shared.storage.client import ObjectStore
+from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, until, wav
 from tests.integration.gateway.test_bad_input import png_bomb
 from tests.servers import StartStore

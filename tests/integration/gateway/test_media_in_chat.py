@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.storage.settings import StoreSettings
+from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, wav
 from tests.integration.gateway.test_chat import image_part, sound_part
 from tests.integration.gateway.test_media import error_of, upload

@@ -3,7 +3,7 @@ from typing import Any
 import openai
 import pytest
 
-from services.pipeline.services import NAMES
+from services.shared.pipeline.clients import NAMES
 from tests.conftest import StartService
 from tests.integration.gateway.conftest import StartGateway, until, wav
 from tests.integration.gateway.test_chat import image_part, sound_part

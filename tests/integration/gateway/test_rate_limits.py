@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from services.gateway import rate_limits
-from services.local.process import LocalProcess
+from services.operations.local.process import LocalProcess
 from tests.integration.gateway.conftest import Gateway, StartGateway, until
 from tests.servers import RedisServer, StartRedis
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from services.gateway.keys import Key, KeyStore
-from services.pipeline.services import NAMES
+from services.shared.pipeline.clients import NAMES
 from tests.integration.gateway.conftest import until
 from tests.unit.pipeline.scripted import Script, scripted_services
 

@@ -8,8 +8,8 @@ from typing import Any
 import openai
 import pytest
 
-from services.common.errors import Overloaded, Unavailable
-from services.pipeline.services import NAMES
+from services.shared.pipeline.clients import NAMES
+from services.shared.service_errors import Overloaded, Unavailable
 from tests.integration.gateway.conftest import Gateway, StartGateway, until
 from tests.unit.pipeline.scripted import Script, scripted_services
 

@@ -12,8 +12,8 @@ import trustme
 
 from services.gateway.certificates import Certificates
 from services.gateway.settings import GatewaySettings
-from services.local.process import answers_https
-from services.local.stack import Stack
+from services.operations.local.process import answers_https
+from services.operations.local.stack import Stack
 from tests.integration.gateway.conftest import until
 from tests.integration.gateway.processes import GatewayProcess, gateway_process
 

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from services.gateway.keys import KeyStore
-from services.local.process import LocalProcess, ProcessSpec, answers_http
-from services.media.library import MediaLibrary
-from services.media.settings import MediaSettings
-from services.media.sweeping import Swept, sweep
-from services.storage.client import ObjectStore
-from services.storage.settings import StoreSettings
+from services.operations.local.process import LocalProcess, ProcessSpec, answers_http
+from services.shared.media.library import MediaLibrary
+from services.shared.media.settings import MediaSettings
+from services.shared.media.sweeping import Swept, sweep
+from services.shared.storage.client import ObjectStore
+from services.shared.storage.settings import StoreSettings
 from tests.servers import READY_SECONDS, start_process, store_environment
 
 MIB = 2**20

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.local.stack import SERVICES
+from services.operations.local.stack import SERVICES
 from tests.conftest import StartService
 from tests.integration.gateway.conftest import Gateway, StartGateway, wav
 from tests.integration.gateway.test_chat import image_part, sound_part

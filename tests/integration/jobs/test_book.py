@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.jobs.book import JobBook, UnknownJob, now
-from services.jobs.kinds import State, Task
-from services.jobs.layout import JobId
-from services.jobs.model import Manifest, Plan, PlannedClip, Question, Recording, Windows
-from services.storage.client import ObjectStore
+from services.shared.jobs.book import JobBook, UnknownJob, now
+from services.shared.jobs.kinds import State, Task
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.model import Manifest, Plan, PlannedClip, Question, Recording, Windows
+from services.shared.storage.client import ObjectStore
 
 RECORDING = Recording(media_id="media-1", content_key="c", filename="a.mp3", sha256="0", bytes=1, seconds=60.0)
 CLIPS = 30

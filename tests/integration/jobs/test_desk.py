@@ -6,17 +6,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 
-from services.common.errors import InvalidInput
-from services.jobs.book import JobBook, JobEnded, UnknownJob, now
-from services.jobs.desk import JobDesk, Order
-from services.jobs.kinds import State, Task
-from services.jobs.layout import JobId
-from services.jobs.model import Recording
-from services.jobs.queue import Waiting
-from services.jobs.settings import JobSettings
-from services.jobs.state import Unit, Work
-from services.jobs.tickets import Dispatcher, Queue, make_celery, open_redis
-from services.storage.client import ObjectStore
+from services.shared.jobs.book import JobBook, JobEnded, UnknownJob, now
+from services.shared.jobs.desk import JobDesk, Order
+from services.shared.jobs.kinds import State, Task
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.model import Recording
+from services.shared.jobs.queue import Waiting
+from services.shared.jobs.settings import JobSettings
+from services.shared.jobs.state import Unit, Work
+from services.shared.jobs.tickets import Dispatcher, Queue, make_celery, open_redis
+from services.shared.service_errors import InvalidInput
+from services.shared.storage.client import ObjectStore
 from services.worker.lease import Leases
 from tests.servers import RedisServer
 

@@ -6,10 +6,10 @@ from itertools import islice
 import pytest
 import redis
 
-from services.jobs.kinds import Priority
-from services.jobs.layout import JobId
-from services.jobs.queue import UnitQueue
-from services.jobs.state import Unit, Work
+from services.shared.jobs.kinds import Priority
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.queue import UnitQueue
+from services.shared.jobs.state import Unit, Work
 from tests.servers import RedisServer
 
 

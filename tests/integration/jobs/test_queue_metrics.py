@@ -3,11 +3,11 @@
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.jobs.kinds import Priority
-from services.jobs.layout import JobId
-from services.jobs.settings import JobSettings
-from services.jobs.state import Unit, Work
-from services.jobs.tickets import Dispatcher, make_celery
+from services.shared.jobs.kinds import Priority
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.settings import JobSettings
+from services.shared.jobs.state import Unit, Work
+from services.shared.jobs.tickets import Dispatcher, make_celery
 from services.worker.queue_metrics import QueueMetrics, note_clips
 from tests.servers import RedisServer, StartRedis
 
@@ -48,7 +48,7 @@ def test_where_redis_is_away_there_is_no_number_and_the_rest_is_told(start_redis
 
 
 def test_the_gauge_of_model_services_makes_way_for_it() -> None:
-    from services.common import telemetry
+    from services.shared import telemetry
 
     registry = CollectorRegistry()
     registry.register(telemetry.AUDIO_SECONDS_WAITING)

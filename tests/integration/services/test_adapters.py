@@ -18,9 +18,9 @@ from lyra.v1 import (
 from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, GenerateResponse, MessageStart
 from lyra.v1.speech_encoder_pb2 import AudioHeader, EncodedAudio, SpeechEncoderEncodeRequest
 from model_core.checkpoints.peft_adapters import CONFIG_FILE
-from services.common.channels import open_channel
-from services.common.errors import InvalidInput, Unavailable, from_rpc_error
-from services.pipeline.adapters import AdapterServices
+from services.shared.pipeline.adapter_admin import AdapterServices
+from services.shared.rpc.channels import open_channel
+from services.shared.service_errors import InvalidInput, Unavailable, from_rpc_error
 from tests.adapters import write_adapter
 from tests.callers import shows, token
 from tests.conftest import RunningService, StartService

@@ -14,13 +14,14 @@ from lyra.v1.adapters_pb2 import ListAdaptersRequest, LoadAdapterRequest, Unload
 from lyra.v1.adapters_pb2_grpc import AdaptersStub
 from lyra.v1.language_model_pb2 import CountTokensRequest
 from lyra.v1.language_model_pb2_grpc import LanguageModelStub
-from services.common import authentication, telemetry
-from services.common.caller import Caller
-from services.common.channels import NOBODY, open_channel
-from services.common.errors import Forbidden, InvalidInput, Unauthenticated, from_rpc_error
-from services.common.private_file import PrivateFile
-from services.common.tokens import SecretUnusable
-from services.pipeline.services import NAMES, Services
+from services.shared import telemetry
+from services.shared.pipeline.clients import NAMES, Services
+from services.shared.private_file import PrivateFile
+from services.shared.rpc import authentication
+from services.shared.rpc.caller import Caller
+from services.shared.rpc.channels import NOBODY, open_channel
+from services.shared.rpc.tokens import SecretUnusable
+from services.shared.service_errors import Forbidden, InvalidInput, Unauthenticated, from_rpc_error
 from tests.adapters import write_adapter
 from tests.callers import raw_call, shows, token
 from tests.conftest import RunningService, StartService

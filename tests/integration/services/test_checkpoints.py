@@ -13,7 +13,7 @@ from model_core.errors import CheckpointError, WeightsMissing
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, tiny_qwen2_vl
 from model_core.speech.projector import SpeechProjector
 from model_core.vision.qwen import QwenVisionEncoder
-from services.local.stack import SERVICES
+from services.operations.local.stack import SERVICES
 from tests.conftest import RunningService, StartService
 
 PRESET = "tiny-qwen2-vl"

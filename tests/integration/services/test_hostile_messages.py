@@ -16,9 +16,9 @@ from lyra.v1.language_model_pb2 import CountTokensRequest, GenerateHeader, Gener
 from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from lyra.v1.speech_synthesizer_pb2 import SpeechSynthesizerDescribeRequest, SynthesizeRequest
 from lyra.v1.speech_synthesizer_pb2_grpc import SpeechSynthesizerStub
-from services.common import interceptors, tensors
-from services.common.errors import InvalidInput, from_rpc_error
-from services.local.stack import SERVICES
+from services.operations.local.stack import SERVICES
+from services.shared.rpc import interceptors, tensors
+from services.shared.service_errors import InvalidInput, from_rpc_error
 from tests.attack.messages import HARMLESS, fuzz_channel
 from tests.callers import raw_call
 from tests.conftest import RunningService, StartService, until

@@ -10,8 +10,9 @@ import pytest
 
 from lyra.v1 import common_pb2, language_model_pb2, language_model_pb2_grpc
 from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, GenerateResponse, MessageStart
-from services.common import telemetry, tensors
-from services.common.errors import DeadlineExceeded, InvalidInput, Overloaded, ServiceError, from_rpc_error
+from services.shared import telemetry
+from services.shared.rpc import tensors
+from services.shared.service_errors import DeadlineExceeded, InvalidInput, Overloaded, ServiceError, from_rpc_error
 from tests.conftest import RunningService, StartService, until
 
 METHOD = "/lyra.v1.LanguageModel/Generate"

@@ -12,11 +12,11 @@ from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, MessageS
 from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from lyra.v1.vision_encoder_pb2 import VisionEncoderDescribeRequest
 from lyra.v1.vision_encoder_pb2_grpc import VisionEncoderStub
-from services.common import balancing, telemetry
-from services.common.channels import check_address, open_channel
-from services.local.stack import SERVICES
-from services.pipeline.answer import answer
-from services.pipeline.messages import (
+from services.operations.local.stack import SERVICES
+from services.shared import telemetry
+from services.shared.pipeline.answer import answer
+from services.shared.pipeline.clients import NAMES, Services
+from services.shared.pipeline.messages import (
     AnswerRequest,
     AudioChunk,
     AudioPart,
@@ -27,7 +27,8 @@ from services.pipeline.messages import (
     SpeechOptions,
     TextPart,
 )
-from services.pipeline.services import NAMES, Services
+from services.shared.rpc import balancing
+from services.shared.rpc.channels import check_address, open_channel
 from tests.conftest import StartService, until
 from tests.dns import NameServer
 from tests.paths import EXAMPLES

@@ -9,11 +9,11 @@ import trustme
 
 from lyra.v1.language_model_pb2 import CountTokensRequest
 from lyra.v1.language_model_pb2_grpc import LanguageModelStub
-from services.common.caller import Caller
-from services.common.channels import NOBODY, open_channel
-from services.common.errors import Unavailable, from_rpc_error
-from services.common.tokens import SecretUnusable
-from services.local.process import grpc_is_serving
+from services.operations.local.process import grpc_is_serving
+from services.shared.rpc.caller import Caller
+from services.shared.rpc.channels import NOBODY, open_channel
+from services.shared.rpc.tokens import SecretUnusable
+from services.shared.service_errors import Unavailable, from_rpc_error
 from tests.callers import Identity, identity
 from tests.conftest import RunningService, StartService
 
@@ -146,7 +146,7 @@ async def test_probe_over_http_needs_no_certificate(service: RunningService) -> 
 def test_local_stack_finds_services_with_certificates_ready(
     tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.local.process import LocalProcess, ProcessSpec
+    from services.operations.local.process import LocalProcess, ProcessSpec
 
     files = identity(tmp_path / "service", authority, LOCAL)
     for name, path in files.settings.items():

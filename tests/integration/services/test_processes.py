@@ -19,10 +19,10 @@ import torch
 
 from lyra.v1 import language_model_pb2, language_model_pb2_grpc
 from lyra.v1.language_model_pb2 import CountTokensRequest, GenerateHeader, GenerateRequest, MessageStart
-from services.common.channels import open_channel
-from services.common.errors import Unavailable, from_rpc_error
-from services.local.process import LocalProcess, ProcessSpec, StackError, grpc_is_serving
-from services.local.stack import CLOCK, GATEWAY, SERVICES, STORES, WORKERS, Stack, StackRunning
+from services.operations.local.process import LocalProcess, ProcessSpec, StackError, grpc_is_serving
+from services.operations.local.stack import CLOCK, GATEWAY, SERVICES, STORES, WORKERS, Stack, StackRunning
+from services.shared.rpc.channels import open_channel
+from services.shared.service_errors import Unavailable, from_rpc_error
 from tests.callers import shows
 from tests.conftest import StartStack
 
@@ -164,7 +164,7 @@ async def test_killed_service_is_noticed_and_comes_back_on_its_port(start_stack:
 
 
 def _serve(home: Path, tmp_path: Path) -> "tuple[subprocess.Popen[bytes], Path]":
-    command = [sys.executable, "-m", "services.local", "--preset", "tiny", "--port", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "services.operations.local", "--preset", "tiny", "--port", "0", "--threads", "1"]
     with (tmp_path / "serve.log").open("wb") as log:
         process = subprocess.Popen([*command, "--home", str(home)], stdout=log, stderr=log)
     stack_file = home / "run" / "stack.json"

@@ -15,11 +15,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from lyra.v1 import language_model_pb2, language_model_pb2_grpc
 from lyra.v1.language_model_pb2 import CountTokensRequest, GenerateHeader, GenerateRequest, MessageStart
-from services.common.channels import open_channel
-from services.common.errors import Overloaded, Unavailable, from_rpc_error
-from services.common.server import ModelServer
 from services.language_model.servicer import DEFINITION
 from services.language_model.settings import LanguageModelSettings
+from services.shared.rpc.channels import open_channel
+from services.shared.rpc.server import ModelServer
+from services.shared.service_errors import Overloaded, Unavailable, from_rpc_error
 from tests.conftest import StartService
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

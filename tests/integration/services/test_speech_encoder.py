@@ -13,8 +13,9 @@ import pytest
 from lyra.v1 import speech_encoder_pb2 as pb
 from lyra.v1 import speech_encoder_pb2_grpc
 from model_core.audio.tensors import encode_wav
-from services.common import telemetry, tensors
-from services.common.errors import InvalidInput, Overloaded, ServiceError, from_rpc_error
+from services.shared import telemetry
+from services.shared.rpc import tensors
+from services.shared.service_errors import InvalidInput, Overloaded, ServiceError, from_rpc_error
 from tests.conftest import RunningService, StartService, until
 
 RATE = 16_000

@@ -9,9 +9,10 @@ import pytest
 
 from lyra.v1 import speech_synthesizer_pb2 as pb
 from lyra.v1 import speech_synthesizer_pb2_grpc
-from services.common import telemetry, tensors
-from services.common.errors import InvalidInput, Overloaded, from_rpc_error
-from services.common.tensors import Array
+from services.shared import telemetry
+from services.shared.rpc import tensors
+from services.shared.rpc.tensors import Array
+from services.shared.service_errors import InvalidInput, Overloaded, from_rpc_error
 from tests.conftest import RunningService, StartService, until
 
 TEXT = ["The sky is blue, ", "and the sea", " is green. ", "The end."]

@@ -9,8 +9,8 @@ from PIL import Image
 
 from lyra.v1 import vision_encoder_pb2 as pb
 from lyra.v1 import vision_encoder_pb2_grpc
-from services.common import tensors
-from services.common.errors import InvalidInput, from_rpc_error
+from services.shared.rpc import tensors
+from services.shared.service_errors import InvalidInput, from_rpc_error
 from tests.conftest import RunningService, StartService
 from tests.videos import make_video
 

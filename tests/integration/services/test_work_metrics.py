@@ -4,12 +4,12 @@ from prometheus_client import REGISTRY
 
 from lyra.v1.speech_synthesizer_pb2 import SynthesizeRequest
 from lyra.v1.speech_synthesizer_pb2_grpc import SpeechSynthesizerStub
-from services.common.threads import WorkTime
-from services.pipeline.encode import encode_image, encode_speech
-from services.pipeline.hear import hear
-from services.pipeline.messages import AudioPart, ImagePart
-from services.pipeline.services import Services
-from services.pipeline.transcribe import transcribe
+from services.shared.pipeline.clients import Services
+from services.shared.pipeline.encode import encode_image, encode_speech
+from services.shared.pipeline.hear import hear
+from services.shared.pipeline.messages import AudioPart, ImagePart
+from services.shared.pipeline.transcribe import transcribe
+from services.shared.rpc.threads import WorkTime
 from tests.conftest import StartService, until
 from tests.paths import EXAMPLES
 

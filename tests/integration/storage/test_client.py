@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.storage.client import ObjectStore
-from services.storage.errors import ObjectMissing, PartsRefused, StoreFull, StoreUnavailable
-from services.storage.room import failure_mark
-from services.storage.settings import StoreSettings
+from services.shared.storage.client import ObjectStore
+from services.shared.storage.room import failure_mark
+from services.shared.storage.settings import StoreSettings
+from services.shared.storage.store_errors import ObjectMissing, PartsRefused, StoreFull, StoreUnavailable
 from tests.servers import StartStore, StoreServer
 
 MIB = 2**20

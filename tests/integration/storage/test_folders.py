@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from services.common import telemetry
-from services.storage import folders
-from services.storage.client import ObjectStore
-from services.storage.folders import FolderBroken, fetch, read_sums, verify
-from services.storage.settings import StoreSettings
+from services.shared import telemetry
+from services.shared.storage import folders
+from services.shared.storage.client import ObjectStore
+from services.shared.storage.folders import FolderBroken, fetch, read_sums, verify
+from services.shared.storage.settings import StoreSettings
 from tests.servers import store_environment
 
 FILES = {"config.json": b"{}", "speech_lora/adapter.bin": bytes(range(256)) * 40_000, "empty": b""}

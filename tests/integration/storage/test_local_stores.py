@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from services.local import stores
-from services.storage.client import ObjectStore
-from services.storage.errors import StoreFull
+from services.operations.local import stores
+from services.shared.storage.client import ObjectStore
+from services.shared.storage.store_errors import StoreFull
 from tests.servers import READY_SECONDS, StartRedis, StartStore, start_process
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from services.common.private_folder import FolderNotPrivate, make_private
-from services.local.certificates import AUTHORITY, CERTIFICATE, KEY
+from services.operations.local.certificates import AUTHORITY, CERTIFICATE, KEY
+from services.shared.private_folder import FolderNotPrivate, make_private
 from tests.intruder import NOBODY, over_grpc, over_http
 from tests.job_stack import JobStack, speech
 

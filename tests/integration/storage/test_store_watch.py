@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from services.local import store_watch
-from services.local.store_watch import StoreWatch
-from services.storage.room import failure_mark
+from services.operations.local import store_watch
+from services.operations.local.store_watch import StoreWatch
+from services.shared.storage.room import failure_mark
 
 RESERVE = 1000
 

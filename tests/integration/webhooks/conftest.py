@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.outbound.fetcher import Fetcher, resolve_name
-from services.outbound.settings import OutboundSettings
+from services.shared.outbound.fetcher import Fetcher, resolve_name
+from services.shared.outbound.settings import OutboundSettings
 from tests.integration.webhooks.receiver import Receiver
 
 StartReceiver = Callable[..., Receiver]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from services.storage.client import ObjectStore
-from services.webhooks.deliveries import DeliveryLog, Webhooks
-from services.webhooks.records import Begun, Delivery, Ended, Outcome
-from services.webhooks.secrets import SecretStore, SecretsUnreadable
-from services.webhooks.settings import WebhookSettings
+from services.shared.storage.client import ObjectStore
+from services.shared.webhooks.deliveries import DeliveryLog, Webhooks
+from services.shared.webhooks.records import Begun, Delivery, Ended, Outcome
+from services.shared.webhooks.secrets import SecretStore, SecretsUnreadable
+from services.shared.webhooks.settings import WebhookSettings
 from tests.integration.webhooks.conftest import StartReceiver, fetcher
 from tests.integration.webhooks.receiver import Receiver, Reply
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from services.outbound.fetcher import Fetched, Fetcher, Refused, Unreachable
+from services.shared.outbound.fetcher import Fetched, Fetcher, Refused, Unreachable
 from tests.integration.webhooks.conftest import StartReceiver, fetcher
 from tests.integration.webhooks.receiver import Reply
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.webhooks.secrets import RevokedSecret, SecretStore
+from services.shared.webhooks.secrets import RevokedSecret, SecretStore
 from tests.unit.cli.conftest import Lyra
 
 

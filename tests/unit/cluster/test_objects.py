@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import yaml
 
-from services.cluster.errors import ClusterError
-from services.cluster.metrics import is_call, parse
-from services.cluster.release import component_name, read_manifest
-from services.cluster.scaling import values_section
-from services.cluster.status import rollout
-from services.cluster.versions import CHART_RANGE, in_range, parse_version
-from services.cluster.wish import wish_of
+from services.operations.cluster.cluster_errors import ClusterError
+from services.operations.cluster.metrics import is_call, parse
+from services.operations.cluster.release import component_name, read_manifest
+from services.operations.cluster.scaling import values_section
+from services.operations.cluster.status import rollout
+from services.operations.cluster.versions import CHART_RANGE, in_range, parse_version
+from services.operations.cluster.wish import wish_of
 from tests.paths import ROOT
 
 

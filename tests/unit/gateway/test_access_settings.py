@@ -1,7 +1,7 @@
 import pytest
 
-from services.common.settings import load
 from services.gateway.settings import GatewaySettings
+from services.shared.settings import load
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ from services.gateway.errors import ApiError, validation_error
 from services.gateway.prompt import to_answer_request
 from services.gateway.schemas.chat import ChatRequest
 from services.gateway.settings import GatewaySettings
-from services.pipeline.messages import AnswerRequest, AudioPart, ImagePart, Message, Role, SpeechOptions, TextPart
+from services.shared.pipeline.messages import (
+    AnswerRequest,
+    AudioPart,
+    ImagePart,
+    Message,
+    Role,
+    SpeechOptions,
+    TextPart,
+)
 
 LIMITS: dict[str, Any] = {"max_messages": 3, "max_parts": 4, "max_media": 2, "max_text_characters": 50}
 SETTINGS = GatewaySettings(**{**LIMITS, "preset": "tiny"})

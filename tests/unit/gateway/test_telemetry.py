@@ -6,8 +6,8 @@ import structlog
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.common import telemetry as common_telemetry
 from services.gateway.telemetry import Telemetry
+from services.shared import telemetry as common_telemetry
 
 
 async def fails(scope: Scope, receive: Receive, send: Send) -> None:

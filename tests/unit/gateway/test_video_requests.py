@@ -3,7 +3,7 @@ import base64
 import pytest
 
 from services.gateway.errors import ApiError
-from services.pipeline.messages import Message, Role, VideoPart
+from services.shared.pipeline.messages import Message, Role, VideoPart
 from tests.unit.gateway.test_chat_requests import TEXT, understood, user
 
 PATH = "messages[0].content[0].video_url.url"

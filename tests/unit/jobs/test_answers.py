@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lyra.v1.language_model_pb2 import LanguageModelDescribeResponse
-from services.common.errors import Failed
+from services.shared.service_errors import Failed
 from services.worker.answers import group_clips, window_budget
 from services.worker.settings import WorkerSettings
 

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.jobs.kinds import State, Task
-from services.jobs.layout import Contents, JobId
-from services.jobs.model import End, Manifest, Plan, PlannedClip, Question, Recording, Windows
-from services.jobs.state import Job, Unit, Work, next_units
+from services.shared.jobs.kinds import State, Task
+from services.shared.jobs.layout import Contents, JobId
+from services.shared.jobs.model import End, Manifest, Plan, PlannedClip, Question, Recording, Windows
+from services.shared.jobs.state import Job, Unit, Work, next_units
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ID = JobId("acme", "job-1")

@@ -5,8 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.outbound.addresses import may_be_called, networks_from
-from services.outbound.settings import OutboundSettings
+from services.shared.outbound.addresses import may_be_called, networks_from
+from services.shared.outbound.settings import OutboundSettings
 
 INSIDE = (
     "0.0.0.0",

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.errors import InvalidInput
-from services.outbound.fetcher import Fetcher
-from services.outbound.settings import OutboundSettings
+from services.shared.outbound.fetcher import Fetcher
+from services.shared.outbound.settings import OutboundSettings
+from services.shared.service_errors import InvalidInput
 
 BOOK = {
     "hooks.example": ["93.184.215.14", "2606:2800:21f:cb07::1"],

@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.pipeline.services import NAMES, Services
+from services.shared.pipeline.clients import NAMES, Services
 from tests.unit.pipeline.scripted import Script, scripted_services
 
 

@@ -20,9 +20,9 @@ from lyra.v1 import (
     vision_encoder_pb2,
     vision_encoder_pb2_grpc,
 )
-from services.common import tensors
-from services.common.errors import InvalidInput, Unavailable
-from services.common.interceptors import ErrorInterceptor
+from services.shared.rpc import tensors
+from services.shared.rpc.interceptors import ErrorInterceptor
+from services.shared.service_errors import InvalidInput, Unavailable
 
 USAGE = language_model_pb2.Usage(
     prompt_tokens=9, speech_tokens=2, vision_tokens=3, completion_tokens=4, context_tokens=[5, 4]

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidInput, Unavailable
-from services.pipeline.answer import answer
-from services.pipeline.messages import (
+from services.shared.pipeline.answer import answer
+from services.shared.pipeline.clients import Services
+from services.shared.pipeline.messages import (
     AnswerEvent,
     AnswerRequest,
     AudioChunk,
@@ -21,7 +21,7 @@ from services.pipeline.messages import (
     TextPart,
     Usage,
 )
-from services.pipeline.services import Services
+from services.shared.service_errors import InvalidInput, Unavailable
 from tests.unit.pipeline.scripted import Script
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from services.pipeline.answer import answer
-from services.pipeline.messages import AnswerRequest, AudioPart, Message, Role
-from services.pipeline.services import Services
+from services.shared.pipeline.answer import answer
+from services.shared.pipeline.clients import Services
+from services.shared.pipeline.messages import AnswerRequest, AudioPart, Message, Role
 from tests.unit.pipeline.scripted import Script
 
 BOTH = ["speech", "long_speech"]

@@ -5,10 +5,10 @@ import pytest
 
 from lyra.v1.common_pb2 import ELEMENT_TYPE_FLOAT32, SpeechTokens, Tensor, TensorChunk
 from lyra.v1.speech_encoder_pb2 import HearResponse
-from services.common.errors import Failed, InvalidInput, Unavailable
-from services.pipeline.hear import hear
-from services.pipeline.messages import AudioPart
-from services.pipeline.services import Services
+from services.shared.pipeline.clients import Services
+from services.shared.pipeline.hear import hear
+from services.shared.pipeline.messages import AudioPart
+from services.shared.service_errors import Failed, InvalidInput, Unavailable
 from tests.unit.pipeline.scripted import Script
 
 CLIP = AudioPart(b"sound", "clip 3")

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from services.common.errors import Failed, InvalidInput
-from services.pipeline.answer import answer
-from services.pipeline.messages import (
+from services.shared.pipeline.answer import answer
+from services.shared.pipeline.clients import Services
+from services.shared.pipeline.messages import (
     AnswerEvent,
     AnswerRequest,
     AudioChunk,
@@ -17,8 +17,8 @@ from services.pipeline.messages import (
     TextDelta,
     TextPart,
 )
-from services.pipeline.services import Services
-from services.pipeline.speak import speak
+from services.shared.pipeline.speak import speak
+from services.shared.service_errors import Failed, InvalidInput
 from tests.unit.pipeline.scripted import Script
 
 

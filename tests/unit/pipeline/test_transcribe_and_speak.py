@@ -2,11 +2,11 @@ from contextlib import aclosing
 
 import pytest
 
-from services.common.errors import InvalidInput, Unavailable
-from services.pipeline.messages import AudioPart, Segment, SpeechOptions, TranscriptEnd
-from services.pipeline.services import NAMES, Services
-from services.pipeline.speak import speak
-from services.pipeline.transcribe import transcribe
+from services.shared.pipeline.clients import NAMES, Services
+from services.shared.pipeline.messages import AudioPart, Segment, SpeechOptions, TranscriptEnd
+from services.shared.pipeline.speak import speak
+from services.shared.pipeline.transcribe import transcribe
+from services.shared.service_errors import InvalidInput, Unavailable
 from tests.unit.pipeline.scripted import Script
 
 

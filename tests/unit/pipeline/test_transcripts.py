@@ -1,5 +1,5 @@
-from services.pipeline.messages import Segment
-from services.pipeline.transcripts import plain_text, to_srt, to_vtt
+from services.shared.pipeline.messages import Segment
+from services.shared.pipeline.transcripts import plain_text, to_srt, to_vtt
 
 SEGMENTS = [
     Segment(0.0, 1.5, " Hello there.", -0.1, 0.0),

@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from services.common.errors import InvalidInput
-from services.pipeline.answer import answer
-from services.pipeline.messages import (
+from services.shared.pipeline.answer import answer
+from services.shared.pipeline.clients import Services
+from services.shared.pipeline.messages import (
     AnswerRequest,
     AudioPart,
     Finished,
@@ -14,7 +14,7 @@ from services.pipeline.messages import (
     TextPart,
     VideoPart,
 )
-from services.pipeline.services import Services
+from services.shared.service_errors import InvalidInput
 from tests.unit.pipeline.scripted import Script
 
 PATH = "messages[0].content[1].video_url.url"

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.common.sandbox.decoders import Decoders
-from services.common.sandbox.settings import DecoderSettings
+from services.shared.sandbox.decoders import Decoders
+from services.shared.sandbox.settings import DecoderSettings
 
 
 @pytest.fixture(scope="package")

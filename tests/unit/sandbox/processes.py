@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import psutil
 
-from services.common.sandbox.decoders import Decoders
+from services.shared.sandbox.decoders import Decoders
 
 PATIENCE_SECONDS = 60.0  # for a machine that is busy with other things
 

@@ -15,10 +15,10 @@ from model_core.audio.planning import plan_clips, plan_sound
 from model_core.errors import InvalidInput as Refused
 from model_core.vision.image import decode_image
 from model_core.vision.video import sample_frames
-from services.common.errors import InvalidInput
-from services.common.sandbox.decoders import Decoders
-from services.common.sandbox.inspecting import inspect
-from services.common.sandbox.settings import VisionLimits
+from services.shared.sandbox.decoders import Decoders
+from services.shared.sandbox.inspecting import inspect
+from services.shared.sandbox.settings import VisionLimits
+from services.shared.service_errors import InvalidInput
 from tests.paths import DATA
 from tests.unit.audio.test_layouts import CODECS, encoded
 from tests.videos import make_video

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from services.common.sandbox.zygote import has_filter
+from services.shared.sandbox.zygote import has_filter
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.skipif(not has_filter(), reason="this system has no filter of system calls")
 
 _BEGIN = """
 import ctypes, errno, mmap, os, signal, socket, subprocess, sys, threading
-from services.common.sandbox.filter import forbid_system_calls
+from services.shared.sandbox.filter import forbid_system_calls
 ours, theirs = socket.socketpair()
 libc = ctypes.CDLL(None, use_errno=True)
 forbid_system_calls()

@@ -17,9 +17,9 @@ import pytest
 import soundfile
 from PIL import Image
 
-from services.common.errors import InvalidInput
-from services.common.sandbox.decoders import Decoders
-from services.common.sandbox.settings import DecoderSettings, VisionLimits
+from services.shared.sandbox.decoders import Decoders
+from services.shared.sandbox.settings import DecoderSettings, VisionLimits
+from services.shared.service_errors import InvalidInput
 from tests.paths import ROOT
 from tests.unit.audio.test_layouts import encoded
 from tests.unit.sandbox.processes import Trap, children, runs, until
@@ -135,7 +135,7 @@ def test_file_over_the_limit_of_time_is_refused_with_the_limit_named() -> None:
 
 
 def test_processor_time_over_the_limit_ends_a_process() -> None:
-    code = "from services.common.sandbox.limits import limit_seconds\nlimit_seconds(0.1)\nwhile True: pass"
+    code = "from services.shared.sandbox.limits import limit_seconds\nlimit_seconds(0.1)\nwhile True: pass"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60)
     assert ended.returncode == -signal.SIGXCPU
 
@@ -194,8 +194,8 @@ def test_closing_leaves_no_process_behind() -> None:
 def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
-        "from services.common.sandbox.decoders import Decoders\n"
-        "from services.common.sandbox.settings import DecoderSettings, VisionLimits\n"
+        "from services.shared.sandbox.decoders import Decoders\n"
+        "from services.shared.sandbox.settings import DecoderSettings, VisionLimits\n"
         "d = Decoders(DecoderSettings())\n"
         "d.inspect(open(sys.argv[1], 'rb').read(), field='f', limits=VisionLimits())\n"
         "print(d.pool.zygote_pid, *[child.pid for child in d.pool.idle], flush=True)\n"

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from services.common.errors import Overloaded
-from services.common.sandbox.turns import Cancellation, Cancelled, Turns
+from services.shared.sandbox.turns import Cancellation, Cancelled, Turns
+from services.shared.service_errors import Overloaded
 
 
 class Waiters:

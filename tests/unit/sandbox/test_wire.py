@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 
-from services.common.sandbox.wire import Kind, Wire
+from services.shared.sandbox.wire import Kind, Wire
 
 
 class AnswersBeforeItsAskerIsBack(socket.socket):

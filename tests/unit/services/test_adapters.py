@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from lyra.v1.adapters_pb2 import ListAdaptersRequest, LoadAdapterRequest, UnloadAdapterRequest
-from services.common.adapters import AdapterModel, AdaptersServicer, AdapterUse
-from services.common.errors import InvalidInput
-from services.common.threads import ModelThread
+from services.shared.rpc.lora_registry import AdapterModel, AdaptersServicer, AdapterUse
+from services.shared.rpc.threads import ModelThread
+from services.shared.service_errors import InvalidInput
 
 CONTEXT = cast(Any, None)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from model_core.audio.tensors import SAMPLE_RATE
 from model_core.errors import InvalidInput
 from model_core.presets import build_speech_encoder
-from services.common.errors import Overloaded
-from services.common.threads import ModelThread
+from services.shared.rpc.threads import ModelThread
+from services.shared.service_errors import Overloaded
 from services.speech_encoder.batching import BatchingSpeechEncoder
 
 

@@ -6,8 +6,8 @@ from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common import errors
-from services.common.errors import DETAILS_METADATA, ServiceError, from_rpc_error, to_status
+from services.shared import service_errors as errors
+from services.shared.service_errors import DETAILS_METADATA, ServiceError, from_rpc_error, to_status
 
 
 class Failure:

@@ -10,9 +10,9 @@ import torch
 
 from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.speech.encoder import EncodedClip, HeardClip
-from services.common import telemetry
-from services.common.errors import Overloaded
-from services.common.threads import ModelThread
+from services.shared import telemetry
+from services.shared.rpc.threads import ModelThread
+from services.shared.service_errors import Overloaded
 from services.speech_encoder.hearing import BatchingHearer
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.common.errors import Overloaded
-from services.common.queueing import FairQueue
+from services.shared.rpc.queueing import FairQueue
+from services.shared.service_errors import Overloaded
 
 
 @dataclass

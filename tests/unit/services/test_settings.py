@@ -2,9 +2,9 @@
 
 import pytest
 
-from services.common import settings
 from services.gateway.settings import GatewaySettings
 from services.language_model.settings import LanguageModelSettings
+from services.shared import settings
 from services.speech_encoder.settings import SpeechEncoderSettings
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
 from services.vision_encoder.settings import VisionEncoderSettings

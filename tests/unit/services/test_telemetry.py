@@ -5,7 +5,7 @@ import json
 import pytest
 import structlog
 
-from services.common import telemetry
+from services.shared import telemetry
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from lyra.v1 import common_pb2
-from services.common import tensors
-from services.common.errors import InvalidInput
-from services.common.tensors import TensorAssembler
+from services.shared.rpc import tensors
+from services.shared.rpc.tensors import TensorAssembler
+from services.shared.service_errors import InvalidInput
 
 matrices = arrays.arrays(
     st.sampled_from([np.float32, np.float16]),

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.common.threads import ModelThread
+from services.shared.rpc.threads import ModelThread
 
 
 @pytest.fixture

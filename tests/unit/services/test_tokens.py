@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.common import tokens
-from services.common.tokens import TokenFile, make_token_file
+from services.shared.rpc import tokens
+from services.shared.rpc.tokens import TokenFile, make_token_file
 
 
 def test_file_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:

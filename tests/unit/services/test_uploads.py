@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lyra.v1.vision_encoder_pb2 import VisionEncoderEncodeRequest
-from services.common import uploads
-from services.common.errors import InvalidInput
-from services.common.uploads import Upload, header_and_parts
+from services.shared.rpc import uploads
+from services.shared.rpc.uploads import Upload, header_and_parts
+from services.shared.service_errors import InvalidInput
 
 Request = VisionEncoderEncodeRequest
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.webhooks.records import Delivery, Ended, Outcome, Try
-from services.webhooks.schedule import Schedule, next_try, retry_after
-from services.webhooks.settings import WebhookSettings
+from services.shared.webhooks.records import Delivery, Ended, Outcome, Try
+from services.shared.webhooks.schedule import Schedule, next_try, retry_after
+from services.shared.webhooks.settings import WebhookSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DELIVERY = Delivery(id="msg_1", tenant="acme", url="https://x.example", secret_id="whk_1", body="{}", asked=NOW)

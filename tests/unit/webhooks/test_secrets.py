@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
-from services.webhooks.deliveries import signed_headers
-from services.webhooks.records import Delivery
-from services.webhooks.secrets import OVERLAP, RevokedSecret, SecretStore, SecretsUnreadable, UnknownSecret
+from services.shared.webhooks.deliveries import signed_headers
+from services.shared.webhooks.records import Delivery
+from services.shared.webhooks.secrets import OVERLAP, RevokedSecret, SecretStore, SecretsUnreadable, UnknownSecret
 
 BODY = '{"type":"job.succeeded","data":{"text":"Grüße"}}'
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.webhooks.settings import WebhookSettings
+from services.shared.webhooks.settings import WebhookSettings
 
 
 def test_secrets_lie_in_the_home_unless_a_file_is_named(tmp_path: Path) -> None:

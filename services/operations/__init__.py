@@ -1,0 +1,1 @@
+"""What runs the processes: all of them on this machine, or on a Kubernetes cluster."""

@@ -1,0 +1,121 @@
+"""How much there is to do for long-audio jobs: what waits in each queue, from Redis; jobs by state, from the store."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import redis
+
+from services.operations.cluster.cluster_errors import Unreachable
+from services.shared.jobs.book import JobBook, UnknownJob
+from services.shared.jobs.kinds import State
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.queue import UnitQueue
+from services.shared.jobs.settings import JobSettings
+from services.shared.jobs.tickets import KEY_PREFIX, Queue, open_redis
+from services.shared.storage.client import ObjectStore
+
+_READS_AT_ONCE = 8
+_TAKEN = KEY_PREFIX + "unacked"  # where Celery keeps tickets that workers have taken and not finished
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLength:
+    """What there is of a queue.
+
+    Attributes:
+        waiting: Units that no worker has begun.
+        taken: Tickets that workers hold: units in work, or about to be.
+    """
+
+    queue: str
+    waiting: int
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobMetrics:
+    """Jobs at a moment.
+
+    Attributes:
+        queues: In the order in which a job passes them.
+        open: Jobs that are not over, by state.
+        ended: Jobs that were submitted within the last `hours` and are over, by state.
+        tenants: Open jobs by tenant.
+        seconds_left: Of recordings of open jobs, not heard yet; those that are not planned do not count.
+    """
+
+    queues: tuple[QueueLength, ...]
+    open: dict[str, int]
+    ended: dict[str, int]
+    tenants: dict[str, int]
+    seconds_left: float
+    hours: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def job_metrics(settings: JobSettings, hours: float = 24.0) -> JobMetrics:
+    """Counts queues and jobs.
+
+    Args:
+        hours: How far back jobs that have ended are counted, by when they were submitted.
+
+    Raises:
+        Unreachable: Redis does not answer.
+        StoreUnavailable: the object store does not.
+    """
+    queues = queue_lengths(open_redis(settings))
+    book = JobBook(ObjectStore(settings))
+    active = set(book.active())
+    recent = set(book.since(datetime.now(UTC) - timedelta(hours=hours)))
+    opened, ended, tenants, left = Counter[str](), Counter[str](), Counter[str](), 0.0
+    for job, state, seconds in _states(book, active | recent):
+        if state in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED):
+            ended[state.value] += job in recent
+        else:
+            opened[state.value] += 1
+            tenants[job.tenant] += 1
+            left += seconds
+    return JobMetrics(queues, dict(opened), dict(+ended), dict(tenants), round(left, 1), hours)
+
+
+def queue_lengths(client: "redis.Redis") -> tuple[QueueLength, ...]:
+    """Of each queue. Raises Unreachable."""
+    try:
+        taken = Counter(_queues_of(cast("list[bytes]", client.hvals(_TAKEN))))
+        return tuple(QueueLength(queue.value, len(UnitQueue(client, queue)), taken[queue.value]) for queue in Queue)
+    except redis.RedisError as error:
+        raise Unreachable(
+            "Redis cannot be reached",
+            "LYRA_REDIS_URL names it; for the bundled one, in another terminal: "
+            "`kubectl port-forward service/RELEASE-redis 6379` (docs/deploy/cluster.md)",
+        ) from error
+
+
+def _queues_of(tickets: Iterable[bytes]) -> Iterable[str]:
+    """The queue of each ticket that Celery keeps: JSON of message, exchange and routing key."""
+    for ticket in tickets:
+        yield str(json.loads(ticket)[2])
+
+
+def _states(book: JobBook, jobs: Iterable[JobId]) -> Iterable[tuple[JobId, State, float]]:
+    """State and seconds to be heard of each job that is still there."""
+
+    def read(job: JobId) -> tuple[JobId, State, float] | None:
+        try:
+            end = book.end(job)
+            if end is not None:
+                return job, end.state, 0.0
+            view = book.read(job)
+            return job, view.state, sum(clip.seconds for clip in view.open_clips)
+        except UnknownJob:
+            return None
+
+    with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="jobs") as threads:
+        return [each for each in threads.map(read, sorted(jobs)) if each is not None]

@@ -1,0 +1,1 @@
+"""Libraries that the processes share; each subpackage is one of them."""

@@ -1,0 +1,76 @@
+"""A recording into speech tokens and words at once."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from lyra.v1.speech_encoder_pb2 import AudioHeader, EncodedAudio, HearRequest, HearResponse
+from services.shared.pipeline.calls import exchange, with_retries
+from services.shared.pipeline.clients import SPEECH_ENCODER, Services
+from services.shared.pipeline.encode import in_pieces
+from services.shared.pipeline.messages import AudioPart, Segment
+from services.shared.pipeline.transcribe import to_segment
+from services.shared.rpc.tensors import Array, TensorAssembler
+from services.shared.service_errors import Failed, InvalidInput
+
+# A clip lasts 30 s at most, and no encoder makes more than 50 tokens a second.
+_MOST_TOKENS = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a clip holds: speech tokens [N, E] of the projector of `adapter`, and what is said, by seconds of the clip.
+
+    `language` is the code of the one that was asked for or heard; empty where nothing was.
+    """
+
+    tokens_NE: Array
+    adapter: str
+    segments: tuple[Segment, ...]
+    language: str
+
+
+async def hear(services: Services, part: AudioPart, tenant: str, *, adapter: str = "", language: str = "") -> Heard:
+    """Hears a recording of one clip, 30 s at most.
+
+    Raises InvalidInput with the part's path, "adapter", "language" or "model", and other ServiceErrors.
+    """
+
+    def attempt() -> AsyncGenerator[HearResponse, None]:
+        method, seconds = services.speech_encoder.Hear, services.deadlines.transcribe
+        return exchange(SPEECH_ENCODER, method, _requests(part, adapter, language), seconds=seconds, tenant=tenant)
+
+    received: list[HearResponse] = []
+    try:
+        async with aclosing(with_retries(SPEECH_ENCODER, attempt)) as responses:
+            async for response in responses:
+                if response.speech_tokens.clip_index > 0:
+                    raise InvalidInput(part.path, "is longer than one clip")
+                received.append(response)
+    except InvalidInput as error:
+        field = error.field if error.field in ("adapter", "language", "model") else part.path
+        raise InvalidInput(field, error.message) from error
+    try:
+        return _put_together(received)
+    except InvalidInput as error:  # not the caller's
+        raise Failed(f"the {SPEECH_ENCODER} answered with {error}") from error
+
+
+def _put_together(received: list[HearResponse]) -> Heard:
+    """Raises InvalidInput where something is missing or malformed."""
+    tokens = [each.speech_tokens for each in received if each.WhichOneof("event") == "speech_tokens"]
+    if not tokens or received[-1].WhichOneof("event") != "summary":
+        raise InvalidInput("summary", "speech tokens or the summary are missing")
+    *_, width = (0, *tokens[0].tokens.rows.shape)
+    assembler = TensorAssembler(width=width, max_rows=_MOST_TOKENS, field="speech_tokens")
+    for message in tokens:
+        assembler.add(message.tokens)
+    segments = tuple(to_segment(each.segment) for each in received if each.WhichOneof("event") == "segment")
+    return Heard(assembler.result(), tokens[0].adapter, segments, received[-1].summary.language)
+
+
+async def _requests(part: AudioPart, adapter: str, language: str) -> AsyncIterator[HearRequest]:
+    audio = AudioHeader(encoded=EncodedAudio(of_video=part.of_video))
+    yield HearRequest(header=HearRequest.Header(audio=audio, adapter=adapter, language=language))
+    for piece in in_pieces(part.data):
+        yield HearRequest(data=piece)

@@ -1,0 +1,121 @@
+"""Files that arrive in pieces: counted while they arrive, in memory while small, on disk beyond that."""
+
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from services.shared.service_errors import InvalidInput
+
+MEMORY_BYTES = 8 * 1024 * 1024
+
+
+class Upload:
+    """Collects the bytes of one file, up to a limit. A context manager: leaving it deletes what lies on disk.
+
+    Args:
+        max_bytes: Limit.
+        field: Name of the file in errors.
+        limit: The limit in words, where bytes are not what the sender counts in.
+    """
+
+    def __init__(self, *, max_bytes: int, field: str, limit: str = "") -> None:
+        self._max_bytes = max_bytes
+        self._field = field
+        self._limit = limit or megabytes(max_bytes)
+        self._size = 0
+        self._memory = bytearray()
+        self._disk: tempfile._TemporaryFileWrapper[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drops what was received."""
+        self._memory.clear()
+        if self._disk is not None:
+            self._disk.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._size
+
+    def write(self, data: bytes) -> None:
+        """Adds the next bytes.
+
+        Raises:
+            InvalidInput: The file is larger than the limit; what came over it is not kept.
+        """
+        self._size += len(data)
+        if self._size > self._max_bytes:
+            raise InvalidInput(self._field, f"over the limit of {self._limit}")
+        if self._disk is None and self._size <= MEMORY_BYTES:
+            self._memory += data
+            return
+        if self._disk is None:
+            self._disk = tempfile.NamedTemporaryFile(prefix="lyra-upload-")  # noqa: SIM115 (closed in __exit__)
+            self._disk.write(self._memory)
+            self._memory.clear()
+        self._disk.write(data)
+
+    async def receive(self, pieces: AsyncIterator[bytes]) -> None:
+        """Takes all `pieces`.
+
+        Raises:
+            InvalidInput: As for `write`; or the file has no bytes at all.
+        """
+        async for piece in pieces:
+            self.write(piece)
+        if self._size == 0:
+            raise InvalidInput(self._field, "is empty (0 bytes)")
+
+    def source(self) -> bytes | Path:
+        """The whole file, or the path where it lies until the `with` ends."""
+        if self._disk is None:
+            return bytes(self._memory)
+        self._disk.flush()
+        return Path(self._disk.name)
+
+    def read(self) -> bytes:
+        """The whole file."""
+        source = self.source()
+        return source if isinstance(source, bytes) else source.read_bytes()
+
+
+async def header_and_parts(
+    requests: AsyncIterator[Any], part: str | Callable[[Any], str]
+) -> tuple[Any, AsyncIterator[Any]]:
+    """Splits a request stream of one `header` and then many `part`s into the two.
+
+    Args:
+        requests: The stream.
+        part: Name of the parts, or what tells it by the header.
+
+    Raises:
+        InvalidInput: The first message is no header; or, while the parts are read, a later one is no part.
+    """
+    first = await anext(requests, None)
+    if first is None or first.WhichOneof("part") != "header":
+        raise InvalidInput("header", "the first message has to carry the header")
+
+    wanted = part if isinstance(part, str) else part(first.header)
+
+    async def parts() -> AsyncIterator[Any]:
+        async for request in requests:
+            if (kind := request.WhichOneof("part")) != wanted:
+                raise InvalidInput(kind or "part", f"after the header, every message has to carry {wanted}")
+            yield getattr(request, wanted)
+
+    return first.header, parts()
+
+
+def megabytes(count: int) -> str:
+    """A byte count for people: "20 MiB"."""
+    return f"{count / 2**20:g} MiB"
