@@ -28,7 +28,7 @@ from bench.long_recording import Said, make, score
 from bench.machine import describe
 from bench.report import command_line, write
 from model_core.presets import lyra_home
-from services.gateway.keys import KeyStore
+from services.gateway.http.keys import KeyStore
 from services.operations.local.stack import GATEWAY, Stack
 
 QUESTIONS = ("What is said first?", "Which numbers are named?", "What is asked about animals?")

@@ -15,7 +15,7 @@ from cli.console import note, out
 from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from services.gateway.keys import Key
+    from services.gateway.http.keys import Key
 
 app = typer.Typer(no_args_is_help=True, help="API keys of the gateway. Only their hashes are kept.")
 
@@ -64,7 +64,7 @@ def create(
       lyra keys create "web shop" --expires-in 90d
       export LYRA_API_KEY=$(lyra keys create laptop)
     """
-    from services.gateway.keys import KeyStore
+    from services.gateway.http.keys import KeyStore
 
     if not tenant.strip():
         raise typer.BadParameter("must not be empty", param_hint="--tenant")
@@ -97,7 +97,7 @@ def list_keys() -> None:
     Example:
       lyra keys list
     """
-    from services.gateway.keys import KeyStore
+    from services.gateway.http.keys import KeyStore
 
     with _failures("the keys cannot be read"):
         keys = KeyStore(lyra_home()).list()
@@ -122,7 +122,7 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `lyra ke
     Example:
       lyra keys revoke key_3f9a1c0b7d52
     """
-    from services.gateway.keys import KeyStore, UnknownKey
+    from services.gateway.http.keys import KeyStore, UnknownKey
 
     with _failures(f"{key_id} could not be revoked, and is as good as before"):
         try:
@@ -135,7 +135,7 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `lyra ke
 @contextmanager
 def _failures(what: str) -> Iterator[None]:
     """Turns a full disk, a folder that may not be written and a damaged file into a line; `what` begins it."""
-    from services.gateway.keys import KeyStore, KeysUnreadable
+    from services.gateway.http.keys import KeyStore, KeysUnreadable
 
     try:
         yield
@@ -166,7 +166,7 @@ def _when(time: datetime) -> str:
 
 def _expire_soon(keys: "tuple[Key, ...]") -> str:
     """`2 keys expire`, or nothing."""
-    from services.gateway.keys import State
+    from services.gateway.http.keys import State
 
     now = datetime.now(UTC)
     ending = [key for key in keys if key.state(now) is State.GOOD and key.state(now + _SOON) is State.EXPIRED]

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from services.gateway.app import create_app
-from services.gateway.http_server import Server
+from services.gateway.http.server import Server
 from services.gateway.settings import GatewaySettings
 from services.shared import telemetry
 from services.shared.rpc.tokens import SecretUnusable

@@ -9,19 +9,24 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from services.gateway.addresses import ClientAddress
-from services.gateway.auth import KeyRequired
-from services.gateway.errors import install_handlers
-from services.gateway.jobs import JobsApi
-from services.gateway.keys import KeyStore
-from services.gateway.limits import DrainedRefusals, Limits, Pace, PlainHeads, UploadLimits
-from services.gateway.places import Places, share
-from services.gateway.rate_limits import RateLimits
-from services.gateway.routes import audio, chat, health, jobs, media, models
-from services.gateway.schemas.errors import ErrorBody
+from services.gateway import health
+from services.gateway.audio import routes as audio
+from services.gateway.chat import routes as chat
+from services.gateway.http.api_errors import install_handlers
+from services.gateway.http.auth import KeyRequired
+from services.gateway.http.client_addresses import ClientAddress
+from services.gateway.http.concurrency import Places, share
+from services.gateway.http.error_response import ErrorBody
+from services.gateway.http.keys import KeyStore
+from services.gateway.http.limits import DrainedRefusals, Limits, Pace, PlainHeads, UploadLimits
+from services.gateway.http.rate_limits import RateLimits
+from services.gateway.http.streaming import ClientGone
+from services.gateway.http.telemetry import Telemetry
+from services.gateway.jobs import routes as jobs
+from services.gateway.jobs.service import JobsApi
+from services.gateway.media import routes as media
+from services.gateway.models import routes as models
 from services.gateway.settings import GatewaySettings
-from services.gateway.streaming import ClientGone
-from services.gateway.telemetry import Telemetry
 from services.shared.jobs.book import JobBook
 from services.shared.jobs.desk import JobDesk
 from services.shared.jobs.tickets import Dispatcher, make_celery, open_redis

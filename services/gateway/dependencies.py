@@ -4,9 +4,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from services.gateway.auth import caller
-from services.gateway.jobs import JobsApi
-from services.gateway.keys import Key
+from services.gateway.http.auth import caller
+from services.gateway.http.keys import Key
+from services.gateway.jobs.service import JobsApi
 from services.gateway.settings import GatewaySettings
 from services.shared.media.library import MediaLibrary
 from services.shared.pipeline.clients import Services

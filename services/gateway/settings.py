@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from services.gateway.access_settings import AccessSettings
+from services.gateway.http.access_settings import AccessSettings
 from services.shared.jobs.settings import JobSettings
 from services.shared.media.settings import MediaSettings
 from services.shared.outbound.settings import OutboundSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from services.gateway.keys import KeyStore
+from services.gateway.http.keys import KeyStore
 from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is_serving
 from services.operations.local.stack import GATEWAY, SERVICES, Stack
 from services.shared.webhooks.secrets import FILE_NAME, SecretStore

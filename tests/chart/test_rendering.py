@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from docs import preset_memory, render_chart
-from services.gateway.keys import Key
+from services.gateway.http.keys import Key
 from tests.chart.chart import CHART, ROOT, VALUES_FILES, Rendering, containers, environment, fixed, of_file, render
 from tests.chart.examples import EXAMPLES, example, summary
 from tests.chart.programs import helm

@@ -103,7 +103,7 @@ def queries(rendering: Rendering) -> Iterator[str]:
 
 def known_metrics() -> set[str]:
     """Names that this platform's processes tell."""
-    for module in ("services.shared.telemetry", "services.gateway.telemetry", "services.worker.queue_metrics"):
+    for module in ("services.shared.telemetry", "services.gateway.http.telemetry", "services.worker.queue_metrics"):
         importlib.import_module(module)
     # The last is counted by the clock from Redis; no registry knows it before.
     return {*REGISTRY._names_to_collectors, "lyra_units_waiting"}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from services.gateway.keys import KeyStore
+from services.gateway.http.keys import KeyStore
 
 TENANT = "development"
 FILE_NAME = "development-key"
@@ -12,7 +12,7 @@ def development_key(home: Path) -> str:
     """The key in `<home>/run/development-key`; a new one where there is none or it was revoked.
 
     Raises:
-        services.gateway.keys.KeysUnreadable: The file of keys is damaged.
+        services.gateway.http.keys.KeysUnreadable: The file of keys is damaged.
     """
     path = home / "run" / FILE_NAME
     store = KeyStore(home)

@@ -1,4 +1,4 @@
-"""`python -m services.shared.rpc.healthcheck`: whether the process of this container is well, for an image's HEALTHCHECK.
+"""`python -m services.shared.rpc.healthcheck`: whether the process of this container is well; an image's HEALTHCHECK.
 
 It asks the process that wrote the file that LYRA_PORT_FILE names, so one check fits every service on any port: a model
 service for /healthz beside its metrics, which knows the gRPC health and needs no certificate; the gateway for

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from services.gateway.keys import KeyStore
+from services.gateway.http.keys import KeyStore
 from services.operations.local.process import ProcessSpec, answers_http
 from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import wav

@@ -18,8 +18,8 @@ import uvicorn
 from PIL import Image
 
 from services.gateway.app import create_app
-from services.gateway.http_server import make_config
-from services.gateway.keys import Key, KeyStore
+from services.gateway.http.keys import Key, KeyStore
+from services.gateway.http.server import make_config
 from services.gateway.settings import GatewaySettings
 from services.operations.local.stack import SERVICES, Stack
 

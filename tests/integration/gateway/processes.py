@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.gateway.keys import KeyStore
+from services.gateway.http.keys import KeyStore
 from services.shared.pipeline.clients import NAMES
 from tests.integration.gateway.conftest import until
 from tests.unit.pipeline.scripted import Script, scripted_services

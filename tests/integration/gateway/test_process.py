@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.gateway.keys import KeyStore
+from services.gateway.http.keys import KeyStore
 from services.shared.pipeline.clients import NAMES
 from tests.integration.gateway.conftest import until
 from tests.unit.pipeline.scripted import Script, scripted_services

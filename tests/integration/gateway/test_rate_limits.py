@@ -12,7 +12,7 @@ import psutil
 import pytest
 import structlog
 
-from services.gateway import rate_limits
+from services.gateway.http import rate_limits
 from services.operations.local.process import LocalProcess
 from tests.integration.gateway.conftest import Gateway, StartGateway, until
 from tests.servers import RedisServer, StartRedis

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.gateway.keys import Key, KeyStore
+from services.gateway.http.keys import Key, KeyStore
 from services.shared.pipeline.clients import NAMES
 from tests.integration.gateway.conftest import until
 from tests.unit.pipeline.scripted import Script, scripted_services

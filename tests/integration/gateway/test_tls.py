@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trustme
 
-from services.gateway.certificates import Certificates
+from services.gateway.http.certificates import Certificates
 from services.gateway.settings import GatewaySettings
 from services.operations.local.process import answers_https
 from services.operations.local.stack import Stack

@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from services.gateway.keys import KeyStore
+from services.gateway.http.keys import KeyStore
 from services.operations.local.process import LocalProcess, ProcessSpec, answers_http
 from services.shared.media.library import MediaLibrary
 from services.shared.media.settings import MediaSettings

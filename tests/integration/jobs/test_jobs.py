@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from services.gateway.keys import KeyStore
+from services.gateway.http.keys import KeyStore
 from tests.job_stack import RATE, JobStack, speech, until
 
 SOUND = speech(2)

@@ -2,7 +2,7 @@ import pytest
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from services.gateway.addresses import ClientAddress, client_address, limited_as, trusted_networks
+from services.gateway.http.client_addresses import ClientAddress, client_address, limited_as, trusted_networks
 
 
 async def seen(trusted: str, peer: str | None, *forwarded: str) -> str:

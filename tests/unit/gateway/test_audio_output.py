@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from services.gateway.audio_output import PCM_RATE, AudioEncoder, AudioFormat, encode_file
+from services.gateway.audio.encoding import PCM_RATE, AudioEncoder, AudioFormat, encode_file
 
 FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
 RATE = 22_050

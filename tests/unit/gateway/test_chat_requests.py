@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from services.gateway.errors import ApiError, validation_error
-from services.gateway.prompt import to_answer_request
-from services.gateway.schemas.chat import ChatRequest
+from services.gateway.chat.request_mapping import to_answer_request
+from services.gateway.chat.schemas import ChatRequest
+from services.gateway.http.api_errors import ApiError, validation_error
 from services.gateway.settings import GatewaySettings
 from services.shared.pipeline.messages import (
     AnswerRequest,

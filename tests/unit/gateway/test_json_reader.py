@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.errors import ApiError
-from services.gateway.json_reader import MAX_KEYS, MAX_VALUES, RUN_BYTES, JsonReader
+from services.gateway.http.api_errors import ApiError
+from services.gateway.http.json_reader import MAX_KEYS, MAX_VALUES, RUN_BYTES, JsonReader
 
 LIMIT = 100_000
 MEDIA = base64.b64encode(bytes(range(256)) * 40).decode()

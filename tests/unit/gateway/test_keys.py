@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.keys import KeyStore, KeysUnreadable, State, UnknownKey
+from services.gateway.http.keys import KeyStore, KeysUnreadable, State, UnknownKey
 
 
 def test_a_key_that_was_made_is_found_and_only_its_hash_is_kept(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_every_key_is_compared_in_constant_time_wherever_the_match_is(
         return compare_digest(kept, given)
 
     compare_digest = hmac.compare_digest
-    monkeypatch.setattr("services.gateway.keys.hmac.compare_digest", compare)
+    monkeypatch.setattr("services.gateway.http.keys.hmac.compare_digest", compare)
     for secret in (*secrets, gone, "lyra_wrong"):
         compared.clear()
         store.match(secret)

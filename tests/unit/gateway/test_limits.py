@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from services.gateway.errors import ApiError
-from services.gateway.limits import DrainedRefusals, Limits, Pace, PlainHeads
-from services.gateway.places import Places, share
+from services.gateway.http.api_errors import ApiError
+from services.gateway.http.concurrency import Places, share
+from services.gateway.http.limits import DrainedRefusals, Limits, Pace, PlainHeads
 
 
 class Client:

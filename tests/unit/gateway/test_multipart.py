@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
-from services.gateway.errors import ApiError
-from services.gateway.multipart import FileEnd, FileStart, FormEvent, FormField, form_events
+from services.gateway.http.api_errors import ApiError
+from services.gateway.http.multipart import FileEnd, FileStart, FormEvent, FormField, form_events
 
 CRLF = b"\r\n"
 

@@ -6,7 +6,7 @@ from limits import RateLimitItem, parse
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from services.gateway.rate_limits import ADDRESS, KEY, Standing, _Counts, headers
+from services.gateway.http.rate_limits import ADDRESS, KEY, Standing, _Counts, headers
 
 RATE = parse("1000/hour")
 

@@ -6,7 +6,7 @@ import structlog
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway.telemetry import Telemetry
+from services.gateway.http.telemetry import Telemetry
 from services.shared import telemetry as common_telemetry
 
 

@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from services.gateway.errors import ApiError
+from services.gateway.http.api_errors import ApiError
 from services.shared.pipeline.messages import Message, Role, VideoPart
 from tests.unit.gateway.test_chat_requests import TEXT, understood, user
 

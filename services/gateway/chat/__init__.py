@@ -1,0 +1,1 @@
+"""/v1/chat/completions: routes, schemas, and the mapping between them and the pipeline."""

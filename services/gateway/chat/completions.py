@@ -1,0 +1,165 @@
+"""From the pipeline's events to OpenAI's chat completions, whole or in chunks."""
+
+import base64
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from services.gateway.audio.encoding import PCM_RATE, AudioEncoder, AudioFormat, encode_file
+from services.gateway.chat.schemas import (
+    AnswerAudio,
+    AnswerMessage,
+    ChatCompletion,
+    ChatRequest,
+    Choice,
+    CompletionTokensDetails,
+    CompletionUsage,
+    LyraUsage,
+    PromptTokensDetails,
+)
+from services.gateway.http.streaming import DONE, event
+from services.gateway.http.telemetry import FIRST_AUDIO_SECONDS, FIRST_TOKEN_SECONDS
+from services.shared.pipeline.messages import AnswerEvent, AudioChunk, Finished, TextDelta, Usage
+from services.shared.service_errors import Failed
+
+AUDIO_TOKENS_A_SECOND = 20
+BASE = "base"  # what requests and answers call the language model without an adapter
+
+
+class Completion:
+    """One answer on its way out: its ids, its audio format, what has come so far. `started`: time.monotonic() then."""
+
+    def __init__(self, request: ChatRequest, started: float) -> None:
+        self._model = request.model
+        self._started = started
+        self._id = f"chatcmpl-{secrets.token_hex(16)}"
+        self._audio_id = f"audio_{secrets.token_hex(16)}"
+        self._created = int(time.time())
+        self._format = audio_format(request) if request.wants_audio else None
+        self._include_usage = bool(request.stream_options and request.stream_options.include_usage)
+        self._text: list[str] = []
+        self._audio_seconds = 0.0
+
+    async def whole(self, events: AsyncGenerator[AnswerEvent, None]) -> ChatCompletion:
+        """Waits for the whole answer."""
+        pcm, sample_rate, finished = bytearray(), PCM_RATE, None
+        async for each in self._observed(events):
+            match each:
+                case AudioChunk():
+                    pcm += each.pcm
+                    sample_rate = each.sample_rate
+                case Finished():
+                    finished = each
+        if finished is None:
+            raise Failed("the answer has no end")
+        text, audio = "".join(self._text), None
+        if self._format is not None:
+            data = base64.b64encode(encode_file(self._format, bytes(pcm), sample_rate)).decode()
+            audio = AnswerAudio(id=self._audio_id, data=data, transcript=text, expires_at=self._created)
+        return ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[
+                Choice(
+                    message=AnswerMessage(content=None if audio else text, audio=audio), finish_reason=finished.reason
+                )
+            ],
+            usage=self._usage(finished.usage),
+        )
+
+    async def chunks(self, events: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[bytes, None]:
+        """Server-sent events; the first one comes with the first thing that the answer has."""
+        encoder = AudioEncoder(self._format) if self._format is not None else None
+        role_sent = False
+        async with aclosing(self._observed(events)) as observed:
+            async for each in observed:
+                if not role_sent:
+                    yield self._chunk({"role": "assistant", **self._delta_of_text("")})
+                    role_sent = True
+                match each:
+                    case TextDelta():
+                        yield self._chunk(self._delta_of_text(each.text))
+                    case AudioChunk() if encoder is not None:
+                        for data in encoder.push(each.pcm, each.sample_rate):
+                            yield self._chunk(self._delta_of_audio(data))
+                    case Finished():
+                        for chunk in self._ending(each, encoder):
+                            yield chunk
+        yield DONE
+
+    def _ending(self, finished: Finished, encoder: AudioEncoder | None) -> list[bytes]:
+        chunks = []
+        if encoder is not None:
+            if data := encoder.finish():
+                chunks.append(self._chunk(self._delta_of_audio(data)))
+            chunks.append(self._chunk({"audio": {"id": self._audio_id, "expires_at": self._created}}))
+        chunks.append(self._chunk({}, finished.reason))
+        if self._include_usage:
+            chunks.append(event(self._frame() | {"choices": [], "usage": self._usage(finished.usage).model_dump()}))
+        return chunks
+
+    async def _observed(self, events: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[AnswerEvent, None]:
+        """Passes events on, keeps the text, and notes when the first of each kind came."""
+        async with aclosing(events):
+            async for each in events:
+                match each:
+                    case TextDelta():
+                        if not self._text:
+                            FIRST_TOKEN_SECONDS.observe(time.monotonic() - self._started)
+                        self._text.append(each.text)
+                    case AudioChunk():
+                        if not self._audio_seconds:
+                            FIRST_AUDIO_SECONDS.observe(time.monotonic() - self._started)
+                        self._audio_seconds += len(each.pcm) / 2 / each.sample_rate
+                yield each
+
+    def _delta_of_text(self, text: str) -> dict[str, Any]:
+        """With speech the text is the transcript of what is said, and content stays empty, as with OpenAI."""
+        if self._format is None:
+            return {"content": text}
+        return {"audio": {"id": self._audio_id, "transcript": text}}
+
+    def _delta_of_audio(self, data: bytes) -> dict[str, Any]:
+        return {"audio": {"id": self._audio_id, "data": base64.b64encode(data).decode()}}
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return event(self._frame() | {"choices": [choice]} | ({"usage": None} if self._include_usage else {}))
+
+    def _frame(self) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+            "service_tier": "default",
+            "system_fingerprint": None,
+        }
+
+    def _usage(self, usage: Usage) -> CompletionUsage:
+        audio_tokens = math.ceil(self._audio_seconds * AUDIO_TOKENS_A_SECOND)
+        completion_tokens = usage.completion_tokens + audio_tokens
+        return CompletionUsage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=usage.prompt_tokens + completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(
+                text_tokens=usage.prompt_tokens - usage.speech_tokens - usage.vision_tokens,
+                audio_tokens=usage.speech_tokens,
+                image_tokens=usage.vision_tokens,
+            ),
+            completion_tokens_details=CompletionTokensDetails(
+                text_tokens=usage.completion_tokens, audio_tokens=audio_tokens
+            ),
+            lyra=LyraUsage(adapter=usage.adapter or BASE, context_tokens=list(usage.context_tokens)),
+        )
+
+
+def audio_format(request: ChatRequest) -> AudioFormat:
+    """OpenAI calls bare samples pcm16 here and pcm elsewhere."""
+    wanted = request.audio.format if request.audio else "wav"
+    return "pcm" if wanted == "pcm16" else wanted

@@ -1,0 +1,35 @@
+"""Chat completions: a conversation with text, speech and pictures to an answer, in writing or aloud as well."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from services.gateway.chat.completions import Completion
+from services.gateway.chat.request_mapping import to_answer_request
+from services.gateway.chat.schemas import ChatCompletion, ChatRequest
+from services.gateway.dependencies import Caller, Media, ModelServices, Settings
+from services.gateway.http.json_route import JsonRoute, aside
+from services.gateway.http.streaming import StreamedBody, while_connected, with_errors_in_band
+from services.gateway.media.stored_media import load_named
+from services.shared.pipeline.answer import answer
+
+router = APIRouter(prefix="/v1", tags=["chat"], route_class=JsonRoute)
+
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+@router.post("/chat/completions", response_model=ChatCompletion, responses=_STREAM)
+async def create_chat_completion(
+    body: ChatRequest, request: Request, key: Caller, services: ModelServices, settings: Settings, media: Media
+) -> ChatCompletion | Response:
+    """Answers a conversation; with `stream`, piece by piece as server-sent events."""
+    completion = Completion(body, request.state.started)
+    stored = await load_named(body, key.tenant, media, settings, request.state.body)
+    size = request.state.body.taken  # its media have to be decoded
+    asked = await aside(lambda: to_answer_request(body, key.tenant, settings, stored), size)
+    body.messages = []  # which hold them in base64, and would do so until the answer has ended
+    events = answer(services, asked)
+    if body.stream:
+        chunks = with_errors_in_band(completion.chunks(events))
+        return await StreamedBody.begin(request, chunks, "text/event-stream")
+    return await while_connected(request, completion.whole(events))

@@ -1,0 +1,318 @@
+"""OpenAI's shapes of a chat completion, as far as Lyra can honour them.
+
+A field that OpenAI has and Lyra has not is declared with the only value that changes nothing, so that any other one is
+refused by name and never ignored in silence.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from services.gateway.http.api_errors import bad_request
+
+AudioFileFormat = Literal["wav", "mp3", "flac", "ogg", "opus", "webm", "m4a"]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TextContent(_Request):
+    type: Literal["text"]
+    text: str = Field(min_length=1)
+
+
+class InputAudio(_Request):
+    data: str = Field(description="The file in base64.")
+    format: AudioFileFormat
+
+
+class StoredAudio(_Request):
+    """A recording that was uploaded before, or the sound of a video."""
+
+    media_id: str = Field(description="media-... of /v1/media.")
+
+
+def _audio_source(value: Any) -> str:
+    return "stored" if isinstance(value, StoredAudio) or (isinstance(value, dict) and "media_id" in value) else "inline"
+
+
+class AudioContent(_Request):
+    type: Literal["input_audio"]
+    input_audio: Annotated[
+        Annotated[InputAudio, Tag("inline")] | Annotated[StoredAudio, Tag("stored")], Discriminator(_audio_source)
+    ]
+
+
+class ImageUrl(_Request):
+    url: str = Field(
+        description="A data URI with a JPEG, PNG or WebP picture in base64, or media: and the id of an uploaded one. "
+        "Web addresses are not fetched."
+    )
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImageContent(_Request):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class VideoUrl(_Request):
+    url: str = Field(
+        description="A data URI with an mp4, webm or mov video in base64, or media: and the id of an uploaded one; its "
+        "audio track counts as speech. Web addresses are not fetched."
+    )
+
+
+class VideoContent(_Request):
+    type: Literal["video_url"]
+    video_url: VideoUrl
+
+
+ContentPart = Annotated[TextContent | AudioContent | ImageContent | VideoContent, Discriminator("type")]
+
+
+def _content_kind(value: Any) -> str | None:
+    return "text" if isinstance(value, str) else "parts" if isinstance(value, list) else None
+
+
+_text_or_parts = Discriminator(
+    _content_kind, custom_error_type="content_type", custom_error_message="has to be a text or a list of parts"
+)
+AnyContent = Annotated[
+    Annotated[str, Field(min_length=1), Tag("text")]
+    | Annotated[list[ContentPart], Field(fail_fast=True, min_length=1), Tag("parts")],
+    _text_or_parts,
+]
+WrittenContent = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[TextContent], Field(fail_fast=True, min_length=1), Tag("parts")],
+    _text_or_parts,
+]
+
+
+class SystemMessage(_Request):
+    role: Literal["system", "developer"]
+    content: WrittenContent
+    name: str | None = None
+
+
+class UserMessage(_Request):
+    role: Literal["user"]
+    content: AnyContent
+    name: str | None = None
+
+
+class PastAudio(_Request):
+    """A spoken answer as it was sent to the client. Spoken answers are not kept here: only the transcript counts."""
+
+    id: str | None = None
+    transcript: str | None = None
+    data: str | None = None
+    expires_at: int | None = None
+
+
+class AssistantMessage(_Request):
+    role: Literal["assistant"]
+    content: WrittenContent | None = None
+    audio: PastAudio | None = None
+    name: str | None = None
+    refusal: None = None
+    annotations: list[Any] | None = Field(None, max_length=0)
+    function_call: None = None
+    tool_calls: None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and (self.audio is None or self.audio.transcript is None):
+            raise ValueError("content is required (or audio.transcript: spoken answers are not kept by their id)")
+        return self
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Discriminator("role")]
+
+
+class VoiceId(_Request):
+    id: str
+
+
+class AudioOutput(_Request):
+    voice: str | VoiceId = Field("", description="Empty for the first voice there is.")
+    format: Literal["wav", "mp3", "opus", "flac", "pcm16"] = Field(
+        "wav", description="pcm16 is 24 kHz, mono, little-endian, without a header."
+    )
+
+
+class StreamOptions(_Request):
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class TextFormat(_Request):
+    type: Literal["text"]
+
+
+class LyraOptions(_Request):
+    """What OpenAI's API has no word for. Their clients send it with `extra_body`."""
+
+    adapter: str | None = Field(
+        default=None,
+        max_length=64,
+        pattern="^[a-z0-9_-]+$",
+        description="Adapter to answer with; base for none. Without it, the one that fits the prompt.",
+    )
+    keep_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the speech and vision tokens kept after each block of layers; 1 keeps all.",
+    )
+    blocks: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="Blocks that the layers are cut into; 1 keeps all tokens."
+    )
+
+
+class ChatRequest(_Request):
+    """A conversation to be answered, in writing or aloud as well."""
+
+    model: str
+    messages: list[Message] = Field(fail_fast=True, min_length=1)
+    modalities: list[Literal["text", "audio"]] | None = Field(None, fail_fast=True, min_length=1, max_length=2)
+    audio: AudioOutput | None = Field(None, description="How to speak, where modalities has audio.")
+    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Most text tokens of the answer.")
+    max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="The newer name of max_tokens.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0, the default, takes the likeliest token.")
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(fail_fast=True, max_length=4)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    lyra: LyraOptions | None = None
+
+    # Taken, and without effect on the answer.
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    # Only the value that changes nothing.
+    n: Literal[1] | None = None
+    store: Literal[False] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: Literal[0] | None = None
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
+    presence_penalty: float | None = Field(None, ge=0, le=0)
+    logit_bias: dict[str, float] | None = Field(None, max_length=0)
+    response_format: TextFormat | None = None
+
+    tools: None = None
+    tool_choice: None = None
+    parallel_tool_calls: None = None
+    functions: None = None
+    function_call: None = None
+    moderation: None = None
+    prediction: None = None
+    prompt_cache_options: None = None
+    reasoning_effort: None = None
+    verbosity: None = None
+    web_search_options: None = None
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _within_limits(cls, messages: Any, info: ValidationInfo) -> Any:
+        """Counts before anything is looked at. The context is the gateway's settings; without one nothing counts."""
+        if info.context is not None and isinstance(messages, list):
+            _check_counts(messages, info.context.max_messages, info.context.max_parts)
+        return messages
+
+    @property
+    def wants_audio(self) -> bool:
+        return "audio" in (self.modalities or ())
+
+    @property
+    def stops(self) -> Sequence[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+def _check_counts(messages: list[Any], max_messages: int, max_parts: int) -> None:
+    if len(messages) > max_messages:
+        text = f"{len(messages)} messages are over the limit of {max_messages}"
+        raise bad_request("messages", text, "too_many_messages")
+    for row, message in enumerate(messages):
+        parts = message.get("content") if isinstance(message, dict) else None
+        if isinstance(parts, list) and len(parts) > max_parts:
+            text = f"{len(parts)} parts are over the limit of {max_parts} in one message"
+            raise bad_request(f"messages[{row}].content", text, "too_many_parts")
+
+
+class PromptTokensDetails(BaseModel):
+    text_tokens: int
+    audio_tokens: int = Field(description="Speech tokens in the prompt.")
+    image_tokens: int = Field(description="Vision tokens in the prompt.")
+    cached_tokens: int = 0
+
+
+class CompletionTokensDetails(BaseModel):
+    text_tokens: int = Field(description="Tokens that the language model wrote; max_tokens limits these.")
+    audio_tokens: int = Field(description="Begun twentieths of a second (50 ms) of the spoken answer.")
+    reasoning_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class LyraUsage(BaseModel):
+    adapter: str = Field(description="Adapter that answered; base for none.")
+    context_tokens: list[int] = Field(description="Speech and vision tokens that each block of layers saw, in order.")
+
+
+class CompletionUsage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int = Field(description="Text tokens and audio tokens together.")
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+    lyra: LyraUsage
+
+
+class AnswerAudio(BaseModel):
+    id: str
+    data: str = Field(description="The file in base64, in the format asked for.")
+    transcript: str
+    expires_at: int = Field(description="Unix time. The same as created: spoken answers are not kept.")
+
+
+class AnswerMessage(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    audio: AnswerAudio | None = None
+    annotations: list[Any] = Field(default_factory=list)
+
+
+class Choice(BaseModel):
+    index: Literal[0] = 0
+    message: AnswerMessage
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: CompletionUsage
+    service_tier: Literal["default"] = "default"
+    system_fingerprint: None = None

@@ -1,0 +1,147 @@
+"""Long-audio jobs: submitted, watched, asked, cancelled, deleted."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import AwareDatetime, TypeAdapter
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.dependencies import Caller, Jobs, Media, Settings
+from services.gateway.http.api_errors import bad_request
+from services.gateway.http.json_route import JsonRoute, parse_field, read_json
+from services.gateway.http.keys import Key
+from services.gateway.http.streaming import StreamedBody
+from services.gateway.jobs import schemas as shapes
+from services.gateway.jobs.events import job_events
+from services.gateway.jobs.service import job_named
+from services.gateway.media.uploads import receive_form
+from services.gateway.settings import GatewaySettings
+from services.shared.jobs.kinds import State
+from services.shared.media.library import MediaLibrary
+from services.shared.media.records import MediaRecord
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
+
+_OPTIONS = TypeAdapter(shapes.JobOptions)
+_REQUEST = TypeAdapter(shapes.JobRequest)
+
+JobName = Annotated[str, Path(max_length=200, description="job-...")]
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "request": {"$ref": "#/components/schemas/JobOptions"},
+                        "file": {"type": "string", "format": "binary"},
+                    },
+                }
+            },
+        },
+    }
+}
+_TEXTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {}, "application/x-subrip": {}, "text/vtt": {}}}
+}
+_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+@router.post("", status_code=202, openapi_extra=_FORM, response_model=shapes.JobObject)
+async def submit_job(
+    request: Request,
+    key: Caller,
+    jobs: Jobs,
+    media: Media,
+    settings: Settings,
+    idempotency_key: Annotated[str, Header(max_length=255, description="The same key again gives the same job.")] = "",
+) -> shapes.JobObject:
+    """Has a recording worked on: one that was uploaded before, or one that comes along in a form."""
+    recording, options = await _asked(request, key, media, settings)
+    return await jobs.submit(key.tenant, recording, options, idempotency_key)
+
+
+@router.get("")
+async def list_jobs(
+    key: Caller,
+    jobs: Jobs,
+    after: Annotated[str, Query(max_length=200, description="`next` of the page before.")] = "",
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    state: State | None = None,
+    created_after: AwareDatetime | None = None,
+) -> shapes.JobList:
+    """Your jobs, the latest first, a page at a time."""
+    return await jobs.page(key.tenant, after, limit, state, created_after)
+
+
+@router.get("/{job_id}")
+async def retrieve_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.JobObject:
+    """What a job is at."""
+    return await jobs.retrieve(job_named(key.tenant, job_id))
+
+
+@router.get("/{job_id}/events", response_class=Response, responses=_EVENTS)
+async def watch_job(
+    job_id: JobName,
+    request: Request,
+    key: Caller,
+    jobs: Jobs,
+    settings: Settings,
+    last_event_id: Annotated[str, Header(max_length=64, description="Goes on behind this event.")] = "",
+) -> Response:
+    """Its words as they are heard, its progress, and how it ended."""
+    events = job_events(jobs, job_named(key.tenant, job_id), last_event_id, settings.job_event_seconds)
+    return await StreamedBody.begin(request, events, "text/event-stream")
+
+
+@router.get("/{job_id}/result", response_model=shapes.JobResult, responses=_TEXTS)
+async def job_result(
+    job_id: JobName, key: Caller, jobs: Jobs, format: Literal["json", "text", "srt", "vtt"] = "json"
+) -> Response:
+    """What came of a job; of one that failed, what is there of it."""
+    result = await jobs.result(job_named(key.tenant, job_id))
+    if format == "json":
+        return JSONResponse(result.model_dump(mode="json"))
+    if result.text is None:
+        raise bad_request("format", "is json alone for a job without the task 'transcript'")
+    if format == "text":
+        return PlainTextResponse(f"{result.text}\n")
+    kept = await run_in_threadpool(jobs.book.store.get, job_named(key.tenant, job_id).subtitles(format))
+    return Response(kept, media_type={"srt": "application/x-subrip", "vtt": "text/vtt"}[format])
+
+
+@router.post("/{job_id}/cancel")
+async def cancel_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.JobObject:
+    """Ends a job; what it has heard is not kept. One that has ended stays as it is."""
+    return await jobs.cancel(job_named(key.tenant, job_id))
+
+
+@router.post("/{job_id}/questions", status_code=202)
+async def ask_job(job_id: JobName, body: shapes.QuestionsRequest, key: Caller, jobs: Jobs) -> shapes.QuestionList:
+    """Asks more about a recording that was heard; nothing is encoded again. Answers come with the job's result."""
+    return await jobs.ask(job_named(key.tenant, job_id), body.questions)
+
+
+@router.delete("/{job_id}")
+async def delete_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.DeletedJob:
+    """Deletes a job that has ended, with all that came of it."""
+    await jobs.delete(job_named(key.tenant, job_id))
+    return shapes.DeletedJob(id=job_id)
+
+
+async def _asked(
+    request: Request, key: Key, media: MediaLibrary, settings: GatewaySettings
+) -> tuple[MediaRecord, shapes.JobOptions]:
+    """The recording and what is to be done with it, from JSON or from a form."""
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        form = await receive_form(request, media, key.tenant, allowed=("request",))
+        if form.media is None:
+            raise bad_request("file", "is required", "missing_required_parameter")
+        return form.media, parse_field((form.fields.get("request") or ["{}"])[0], _OPTIONS, settings)
+    asked = await read_json(request, _REQUEST, any_type=True)
+    record = await run_in_threadpool(media.get, key.tenant, asked.media_id)
+    return record, asked

@@ -1,0 +1,1 @@
+"""/v1/media: uploads, and media that requests name by id."""

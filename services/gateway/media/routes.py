@@ -1,0 +1,94 @@
+"""Media: what is uploaded once, and named by its id in as many requests as one likes."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.dependencies import Caller, Media
+from services.gateway.http.api_errors import bad_request
+from services.gateway.http.json_route import JsonRoute
+from services.gateway.media import schemas as shapes
+from services.gateway.media.uploads import receive_form
+from services.shared.media.library import FIELD
+from services.shared.media.uploads import complete, give_up, offer_parts
+
+router = APIRouter(prefix="/v1/media", tags=["media"], route_class=JsonRoute)
+
+MediaId = Annotated[str, Path(max_length=200, description="media-...")]
+UploadId = Annotated[str, Path(max_length=200, description="upload-...")]
+
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {FIELD: {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", openapi_extra=_FORM)
+async def upload_media(request: Request, key: Caller, media: Media) -> shapes.Media:
+    """Keeps a file: a recording, a video or a picture. The same file again has the same id, and is kept once."""
+    form = await receive_form(request, media, key.tenant)
+    if form.media is None:
+        raise bad_request(FIELD, "is required", "missing_required_parameter")
+    return shapes.Media.of(form.media)
+
+
+@router.get("")
+async def list_media(
+    key: Caller,
+    media: Media,
+    after: Annotated[str, Query(max_length=200, description="The id that ended the page before.")] = "",
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> shapes.MediaList:
+    """What is kept, a page at a time, in the order of the ids."""
+    records, more = await run_in_threadpool(media.page, key.tenant, after, limit)
+    first, last = (records[0].id, records[-1].id) if records else (None, None)
+    data = [shapes.Media.of(record) for record in records]
+    return shapes.MediaList(data=data, first_id=first, last_id=last, has_more=more)
+
+
+@router.post("/uploads")
+async def create_upload(body: shapes.UploadRequest, key: Caller, media: Media) -> shapes.Upload:
+    """Begins an upload of a large file that goes straight to the object store, in parts."""
+    upload, urls = await run_in_threadpool(offer_parts, media, key.tenant, body.filename, body.bytes)
+    return shapes.Upload.of(upload, urls)
+
+
+@router.post("/uploads/{upload_id}/complete")
+async def complete_upload(upload_id: UploadId, body: shapes.CompleteRequest, key: Caller, media: Media) -> shapes.Media:
+    """Makes the parts one file and keeps it. It is read once for that, so a large one takes its time."""
+    numbers = [part.number for part in body.parts]
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise bad_request("parts", "have to be numbered 1, 2, 3 ... in this order, each once")
+    etags = [part.etag.strip('"') for part in body.parts]
+    return shapes.Media.of(await run_in_threadpool(complete, media, key.tenant, upload_id, etags))
+
+
+@router.delete("/uploads/{upload_id}")
+async def delete_upload(upload_id: UploadId, key: Caller, media: Media) -> shapes.MediaDeleted:
+    """Gives up an upload that is not complete."""
+    await run_in_threadpool(give_up, media, key.tenant, upload_id)
+    return shapes.MediaDeleted(id=upload_id, object="media.upload.deleted")
+
+
+@router.get("/{media_id}")
+async def retrieve_media(media_id: MediaId, key: Caller, media: Media) -> shapes.Media:
+    """What is known of a file."""
+    return shapes.Media.of(await run_in_threadpool(media.get, key.tenant, media_id))
+
+
+@router.delete("/{media_id}")
+async def delete_media(media_id: MediaId, key: Caller, media: Media) -> shapes.MediaDeleted:
+    """Deletes a file. Jobs that have read it keep their results."""
+    await run_in_threadpool(media.delete, key.tenant, media_id)
+    return shapes.MediaDeleted(id=media_id)

@@ -1,0 +1,99 @@
+"""Media that a chat request names by id: found, checked against what they stand for, and read before it is answered."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.chat.schemas import (
+    AudioContent,
+    ChatRequest,
+    ContentPart,
+    ImageContent,
+    StoredAudio,
+    TextContent,
+    VideoContent,
+)
+from services.gateway.http.api_errors import ApiError, bad_request
+from services.gateway.http.concurrency import Body
+from services.gateway.settings import GatewaySettings
+from services.shared.media.library import MediaLibrary
+from services.shared.media.records import Kind, MediaRecord
+from services.shared.service_errors import NotFound
+
+URL_SCHEME = "media:"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMedia:
+    """Media in memory."""
+
+    record: MediaRecord
+    data: bytes = field(repr=False)
+
+    @property
+    def media_type(self) -> str:
+        """Of a picture or video, as in "image/png"."""
+        return f"{self.record.kind}/{self.record.container}"
+
+
+async def load_named(
+    request: ChatRequest, tenant: str, media: MediaLibrary, settings: GatewaySettings, body: Body
+) -> Mapping[str, StoredMedia]:
+    """All media that a request names, by the id, each once.
+
+    Args:
+        body: Counts their bytes, as if the request had brought them.
+
+    Raises:
+        ApiError: 404 for what is not there, 400 for another kind than the part's, or for too many or too large ones;
+            429 where the gateway holds too many bytes.
+    """
+    named = list(_named(request))
+    if len(named) > settings.max_media:
+        text = f"{len(named)} recordings, pictures and videos are over the limit of {settings.max_media} in one request"
+        raise bad_request("messages", text, "too_many_media")
+    loaded: dict[str, StoredMedia] = {}
+    for path, media_id, kinds in named:
+        if media_id not in loaded:
+            try:
+                record = await run_in_threadpool(media.get, tenant, media_id)
+                _check(record, path, kinds)
+                if body.taken + record.bytes > settings.max_body_bytes:
+                    limit = settings.max_body_bytes
+                    raise bad_request(path, f"the request and what it names are over the limit of {limit:,} bytes")
+                body.take(record.bytes)
+                loaded[media_id] = StoredMedia(record, await run_in_threadpool(media.load, record))
+            except NotFound as error:
+                raise ApiError(404, f"{path}: {error.message}", param=path, code="media_not_found") from error
+        _check(loaded[media_id].record, path, kinds)
+    return loaded
+
+
+def _named(request: ChatRequest) -> Iterator[tuple[str, str, tuple[Kind, ...]]]:
+    """Where media is named, its id, and the kinds that may stand there."""
+    for row, message in enumerate(request.messages):
+        parts = message.content if isinstance(message.content, list) else []
+        for column, part in enumerate(parts):
+            if (found := _id_in(part)) is not None:
+                path, media_id, kinds = found
+                yield f"messages[{row}].content[{column}].{path}", media_id, kinds
+
+
+def _id_in(part: ContentPart | TextContent) -> tuple[str, str, tuple[Kind, ...]] | None:
+    match part:
+        case AudioContent(input_audio=StoredAudio(media_id=media_id)):
+            return "input_audio.media_id", media_id, ("audio", "video")
+        case ImageContent() if part.image_url.url.startswith(URL_SCHEME):
+            return "image_url.url", part.image_url.url.removeprefix(URL_SCHEME), ("image",)
+        case VideoContent() if part.video_url.url.startswith(URL_SCHEME):
+            return "video_url.url", part.video_url.url.removeprefix(URL_SCHEME), ("video",)
+        case _:
+            return None
+
+
+def _check(record: MediaRecord, path: str, kinds: tuple[Kind, ...]) -> None:
+    if record.kind not in kinds:
+        raise bad_request(path, f"{record.id} is of the kind {record.kind}, not {' or '.join(kinds)}")
+    if "audio" in kinds and not record.has_sound:
+        raise bad_request(path, f"{record.id} is a video without sound")

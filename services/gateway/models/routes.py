@@ -1,0 +1,36 @@
+"""The models there are: one, all three endpoints take it."""
+
+from fastapi import APIRouter, Request
+
+from services.gateway.chat.request_mapping import check_model
+from services.gateway.dependencies import Caller, ModelServices, Settings
+from services.gateway.models.schemas import LyraDetails, Model, ModelDetails, ModelList
+from services.shared.pipeline.describe import describe_language_model
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+async def list_models(request: Request, key: Caller, settings: Settings) -> ModelList:
+    """Lists the models."""
+    return ModelList(data=[Model(id=settings.model, created=request.app.state.created)])
+
+
+@router.get("/{model}")
+async def get_model(
+    model: str, request: Request, key: Caller, services: ModelServices, settings: Settings
+) -> ModelDetails:
+    """Tells about one model: what the options `lyra` of a request may be."""
+    check_model(model, settings)
+    description = await describe_language_model(services, key.tenant)
+    return ModelDetails(
+        id=settings.model,
+        created=request.app.state.created,
+        lyra=LyraDetails(
+            context_tokens=description.context_tokens,
+            adapters=list(description.model.adapters),
+            max_blocks=description.max_blocks,
+            keep_rate=round(description.keep_rate, 6),  # of the wire's 32 bits
+            blocks=description.blocks,
+        ),
+    )
