@@ -35,8 +35,8 @@ from model_core.checkpoints.packages import WHISPER_TINY_EN
 from model_core.evaluation.metrics import word_errors
 from model_core.presets import lyra_home
 from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is_serving
-from services.shared.pipeline.clients import NAMES, Deadlines, Services
-from services.shared.pipeline.hear import hear
+from services.shared.pipeline.clients import NAMES, Deadlines, ModelClients
+from services.shared.pipeline.encode_and_transcribe import hear
 from services.shared.pipeline.messages import AudioPart
 
 TARGET = 1.0
@@ -154,7 +154,7 @@ def service(threads: int) -> Iterator[Callable[[tuple[Samples, ...]], Run]]:
 
 
 async def _hear_all(address: str, files: list[bytes]) -> str:
-    services = Services.open(dict.fromkeys(NAMES, address), Deadlines(transcribe=3600.0))
+    services = ModelClients.open(dict.fromkeys(NAMES, address), Deadlines(transcribe=3600.0))
     open_calls = asyncio.Semaphore(CALLS)
 
     async def one(data: bytes) -> str:

@@ -65,7 +65,7 @@ QuestionsOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class QuestionOverrides:
     """How questions are to be answered, whatever they are."""
 
     limit: int | None = None

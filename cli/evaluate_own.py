@@ -16,8 +16,8 @@ from cli.evaluate_options import (
     KeyOption,
     LimitOption,
     PresetOption,
+    QuestionOverrides,
     QuestionsOption,
-    Wishes,
     measure,
     numbers,
     subject_of,
@@ -55,8 +55,8 @@ def factual(
     with model_failures():
         from model_core.evaluation.factual import factual_report, load_factual
 
-        wishes = Wishes(adapter=adapter, keep_rate=keep_rate, blocks=blocks)
-        samples = wishes.of(load_factual(written, spoken))
+        overrides = QuestionOverrides(adapter=adapter, keep_rate=keep_rate, blocks=blocks)
+        samples = overrides.of(load_factual(written, spoken))
         subject = subject_of(preset, checkpoint, gateway, key)
     measure("answered", out, lambda show: factual_report(samples, subject, out, judge=judge, progress=show))
 

@@ -17,7 +17,7 @@ from cli.evaluate_options import (
     KeyOption,
     LimitOption,
     PresetOption,
-    Wishes,
+    QuestionOverrides,
     measure,
     subject_of,
 )
@@ -99,8 +99,8 @@ def _picture_command(title: str, layout: str, metric: str) -> Callable[..., None
 
             chosen: pictures.PictureBenchmark = getattr(pictures, title.upper())
             questions = _questions(folder, written, voice, pictures.SHORT_ANSWER if prompt is None else prompt)
-            wishes = Wishes(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks)
-            samples = wishes.of(chosen.load(folder, questions))
+            overrides = QuestionOverrides(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks)
+            samples = overrides.of(chosen.load(folder, questions))
             subject = subject_of(preset, checkpoint, gateway, key)
         measure(
             "answered",
@@ -157,8 +157,8 @@ def mm_vet(
         from model_core.evaluation.mm_vet import load_mm_vet, mm_vet_report
 
         questions = _questions(folder, written, voice, prompt or NO_PROMPT)
-        wishes = Wishes(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks)
-        samples = wishes.of(load_mm_vet(folder, questions))
+        overrides = QuestionOverrides(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks)
+        samples = overrides.of(load_mm_vet(folder, questions))
         subject = subject_of(preset, checkpoint, gateway, key)
     measure(
         "answered",
@@ -205,7 +205,7 @@ def videomme(
         loaded = load_videomme(
             folder, durations=[each.strip() for each in duration.split(",")], video_sound=video_sound
         )
-        samples = Wishes(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks).of(loaded)
+        samples = QuestionOverrides(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks).of(loaded)
         subject = subject_of(preset, checkpoint, gateway, key)
     measure("answered", out, lambda show: videomme_report(samples, subject, out, progress=show))
 

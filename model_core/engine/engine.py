@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model_core.checkpoints.peft_adapters import load_adapter
-from model_core.engine.prefix_cache import Prefix, PrefixStore, kept_in, key_of
+from model_core.engine.prefix_cache import Prefix, PrefixCache, kept_in, key_of
 from model_core.engine.sampling import Sampler, TextStream
 from model_core.errors import InvalidInput
 from model_core.language.cache import KeyValueCache
@@ -130,7 +130,7 @@ class LanguageModel:
         self.width = decoder.config.width
         self.context_tokens = decoder.config.context
         self.max_blocks = decoder.config.layers
-        self.prefixes = PrefixStore(0)
+        self.prefixes = PrefixCache(0)
         self._stop_ids = {tokenizer.token_to_id(token) for token in template.stop_tokens} - {None}
 
     @property

@@ -31,7 +31,7 @@ class Prefix:
         return self.cache.bytes + self.hidden_1PE.nbytes
 
 
-class PrefixStore:
+class PrefixCache:
     """Beginnings that were read lately, as many as fit.
 
     Args:

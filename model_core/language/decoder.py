@@ -27,7 +27,7 @@ Cache = KeyValueCache | Sequence[KeyValueCache] | None
 Observer = Callable[[Tensor, Tensor], None]
 
 # Without gradients the wide feed-forward takes so many positions at a time: a long prompt then never holds it all.
-_FED_AT_ONCE = 2048
+_MLP_CHUNK = 2048
 _SHORT = 512  # positions
 
 
@@ -215,10 +215,10 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         mixed_BLE = self.self_attn(self.input_layernorm(hidden_BLE), rotary, caches, adapters, lengths, observer)
         hidden_BLE = hidden_BLE + mixed_BLE
-        if torch.is_grad_enabled() or hidden_BLE.shape[1] <= _FED_AT_ONCE:
+        if torch.is_grad_enabled() or hidden_BLE.shape[1] <= _MLP_CHUNK:
             return hidden_BLE + self._fed(hidden_BLE, adapters)
-        for start in range(0, hidden_BLE.shape[1], _FED_AT_ONCE):
-            some_BLE = hidden_BLE[:, start : start + _FED_AT_ONCE]
+        for start in range(0, hidden_BLE.shape[1], _MLP_CHUNK):
+            some_BLE = hidden_BLE[:, start : start + _MLP_CHUNK]
             some_BLE += self._fed(some_BLE, adapters)
         return hidden_BLE
 

@@ -4,7 +4,7 @@ from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR, StageTable, TrainingStage
-from model_core.speech.character_unit_generator import SpelledGenerator
+from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.encoder import LONG_SPEECH as LONG_SPEECH_ADAPTER
 from model_core.speech.encoder import SPEECH, SpeechEncoder
 from model_core.speech.projector import SpeechProjector
@@ -60,7 +60,7 @@ VISION_ENCODER = GridVisionEncoder.Config(
 )
 
 # 16 frames to a token for 3 units or so; letters of longer tokens than that are left out.
-UNIT_GENERATOR = SpelledGenerator.Config(hidden_width=576, vocabulary=49_152, units=len(SOUNDS))
+UNIT_GENERATOR = CharacterUnitGenerator.Config(hidden_width=576, vocabulary=49_152, units=len(SOUNDS))
 
 # Name of the voice that speaks from hidden states.
 GENERATED_VOICE = "nano"

@@ -13,7 +13,7 @@ from model_core.errors import CheckpointError
 from model_core.kernels import fast_dtype
 from model_core.presets import nano
 from model_core.presets.building import trained
-from model_core.speech.character_unit_generator import SpelledGenerator
+from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.unit_voice import UnitVoice
 from model_core.speech.vocoder import UnitVocoder
 from model_core.speech.voice import voice_model
@@ -25,7 +25,7 @@ TRAINED_HALF = ("dict.", "dur_predictor.", "renderer.")
 _TABLE = "model.embed_tokens.weight"
 
 
-def untrained_generator(home: Path) -> SpelledGenerator:
+def untrained_generator(home: Path) -> CharacterUnitGenerator:
     """A random generator that knows the letters of the language model's tokens. Raises WeightsMissing."""
     tokenizer = part_folder(home, "nano", "language") / "tokenizer.json"
     return nano.UNIT_GENERATOR.build().spell(Tokenizer.from_file(str(tokenizer)))
@@ -49,7 +49,7 @@ def generated_voice(home: Path, parts: Path, device: torch.device | str = "cpu")
     return UnitVoice(generator, vocoder.to(device), nano.GENERATED_VOICE)
 
 
-def _load(module: SpelledGenerator | UnitVocoder, tensors: dict[str, Tensor]) -> None:
+def _load(module: CharacterUnitGenerator | UnitVocoder, tensors: dict[str, Tensor]) -> None:
     """Gives a module some of its weights: all below the names that there are."""
     expected = module.state_dict()
     wanted = {name for name in expected if name.startswith(tuple({each.split(".")[0] for each in tensors}))}

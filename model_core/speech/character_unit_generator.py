@@ -44,7 +44,7 @@ class SpelledGeneratorState:
     past: Past = field(default_factory=Past)
 
 
-class SpelledGenerator(nn.Module):
+class CharacterUnitGenerator(nn.Module):
     """Hidden states to units by way of their tokens' letters; one object serves any number of streams.
 
     The frames of a hidden state are known when the next is there, or the answer has ended.
@@ -62,8 +62,8 @@ class SpelledGenerator(nn.Module):
         layers: tuple[Layer, ...] = LAYERS
         dropout: float = 0.1
 
-        def build(self) -> "SpelledGenerator":
-            return SpelledGenerator(self)
+        def build(self) -> "CharacterUnitGenerator":
+            return CharacterUnitGenerator(self)
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ _TOKENS_AT_ONCE = 16  # a long push is spoken in parts, so that its sound leaves
 
 
 class Generator(Protocol):
-    """Makes units of hidden states, over streams: `UnitGenerator`, or nano's `SpelledGenerator`."""
+    """Makes units of hidden states, over streams: `UnitGenerator`, or nano's `CharacterUnitGenerator`."""
 
     hidden_width: int
     units: int

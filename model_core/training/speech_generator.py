@@ -26,7 +26,7 @@ from model_core.data.files import written_aside
 from model_core.errors import InvalidInput
 from model_core.language.decoder import Decoder
 from model_core.presets.nano_voice import GENERATOR_FILE, TRAINED_HALF, VOCODER_FILE
-from model_core.speech.character_unit_generator import SpelledGenerator
+from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.codebook import Codebook
 from model_core.speech.streaming import Past, run
 from model_core.speech.unit_generator import UnitGenerator
@@ -137,7 +137,7 @@ class SpelledSpeech(StageModule):
 
     part_weights: Mapping[str, float] = {"ctc_loss": 1.0, "latent_loss": 1.0, "duration_loss": 1.0}
 
-    def __init__(self, generator: SpelledGenerator, vocoder: UnitVocoder, codebook: Codebook) -> None:
+    def __init__(self, generator: CharacterUnitGenerator, vocoder: UnitVocoder, codebook: Codebook) -> None:
         super().__init__()
         renderer = vocoder.renderer
         if renderer is None or vocoder.dur_predictor is None:

@@ -27,13 +27,13 @@ from services.gateway.jobs.service import JobsApi
 from services.gateway.media import routes as media
 from services.gateway.models import routes as models
 from services.gateway.settings import GatewaySettings
-from services.shared.jobs.book import JobBook
-from services.shared.jobs.desk import JobDesk
+from services.shared.jobs.service import JobService
+from services.shared.jobs.store import JobStore
 from services.shared.jobs.tickets import Dispatcher, make_celery, open_redis
 from services.shared.jobs.waits import Waits
 from services.shared.media.library import MediaLibrary
 from services.shared.outbound.fetcher import Fetcher
-from services.shared.pipeline.clients import Deadlines, Services
+from services.shared.pipeline.clients import Deadlines, ModelClients
 from services.shared.rpc.caller import Caller
 from services.shared.storage.client import ObjectStore
 from services.shared.webhooks.deliveries import Webhooks
@@ -85,7 +85,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             generate=settings.answer_seconds,
             synthesize=settings.answer_seconds,
         )
-        app.state.services = Services.open(settings.addresses(), deadlines, caller)
+        app.state.services = ModelClients.open(settings.addresses(), deadlines, caller)
         app.state.media.decoders.start()
         yield
         await rate_limits.close()
@@ -119,9 +119,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
 
 def _jobs(store: ObjectStore, settings: GatewaySettings) -> JobsApi:
-    book = JobBook(store, settings.job_retention)
+    book = JobStore(store, settings.job_retention)
     client = open_redis(settings)
-    desk = JobDesk(book, Dispatcher(client, make_celery(settings)), settings)
+    desk = JobService(book, Dispatcher(client, make_celery(settings)), settings)
     fetcher, secrets = Fetcher(settings), SecretStore(settings.secrets_path(settings.home))
     return JobsApi(book, desk, Waits(client), Webhooks(store, secrets, fetcher, settings), secrets, fetcher)
 

@@ -9,15 +9,15 @@ from services.gateway.http.keys import Key
 from services.gateway.jobs.service import JobsApi
 from services.gateway.settings import GatewaySettings
 from services.shared.media.library import MediaLibrary
-from services.shared.pipeline.clients import Services
+from services.shared.pipeline.clients import ModelClients
 
 
 async def _settings(request: Request) -> GatewaySettings:
     return cast(GatewaySettings, request.app.state.settings)
 
 
-async def _services(request: Request) -> Services:
-    return cast(Services, request.app.state.services)
+async def _services(request: Request) -> ModelClients:
+    return cast(ModelClients, request.app.state.services)
 
 
 async def _media(request: Request) -> MediaLibrary:
@@ -30,6 +30,6 @@ async def _jobs(request: Request) -> JobsApi:
 
 Caller = Annotated[Key, Depends(caller)]
 Settings = Annotated[GatewaySettings, Depends(_settings)]
-ModelServices = Annotated[Services, Depends(_services)]
+ModelServices = Annotated[ModelClients, Depends(_services)]
 Media = Annotated[MediaLibrary, Depends(_media)]
 Jobs = Annotated[JobsApi, Depends(_jobs)]

@@ -9,9 +9,9 @@ from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_
 from model_core.checkpoints.peft_adapters import CONFIG_FILE
 from model_core.checkpoints.quantized import quantize
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
-from model_core.engine.prefix_cache import PrefixStore
+from model_core.engine.prefix_cache import PrefixCache
 from model_core.presets import build_language_model
-from services.language_model.prompt import PromptReader
+from services.language_model.prompt_assembler import PromptAssembler
 from services.language_model.settings import LanguageModelSettings
 from services.shared import telemetry
 from services.shared.rpc import model_service, tensors
@@ -61,7 +61,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             raise InvalidInput("header", "the first message has to carry the header")
         tenant = first.header.tenant or tenant_of(context)
         options = replace(self._options(first.header), owner=tenant)
-        reader = PromptReader(
+        reader = PromptAssembler(
             width=self._model.width,
             context_tokens=self._model.context_tokens,
             max_text_bytes=self._settings.max_prompt_text_bytes,
@@ -171,7 +171,7 @@ def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
     )
     if settings.quantization != "none":
         quantize(model.decoder, settings.quantization)
-    model.prefixes = PrefixStore(settings.prefix_cache_mib * 2**20)
+    model.prefixes = PrefixCache(settings.prefix_cache_mib * 2**20)
     servicer = LanguageModelServicer(model, settings)
     servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
     return servicer

@@ -25,9 +25,9 @@ from services.shared.rpc.uploads import header_and_parts
 from services.shared.sandbox.decoders import Decoders
 from services.shared.service_errors import InvalidInput
 from services.speech_encoder.batching import BatchingSpeechEncoder
-from services.speech_encoder.hearing import BatchingHearer
 from services.speech_encoder.recordings import Recording, RecordingReader
 from services.speech_encoder.settings import SpeechEncoderSettings
+from services.speech_encoder.transcription import TranscriptionBatcher
 
 
 class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
@@ -46,7 +46,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
             max_batch_clips=settings.max_batch_clips,
             max_seconds_waiting=settings.max_audio_seconds_waiting,
         )
-        self._hearer = BatchingHearer(
+        self._hearer = TranscriptionBatcher(
             encoder,
             self._thread,
             self._writer,

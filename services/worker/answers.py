@@ -11,7 +11,7 @@ from services.shared.jobs.layout import SUMMARY
 from services.shared.jobs.model import Answer, PlannedClip, WindowAnswer, Windows
 from services.shared.jobs.state import SUMMARY_PROMPT, Job, Unit
 from services.shared.pipeline.answer import answer as ask
-from services.shared.pipeline.clients import Services
+from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.describe import describe_language_model
 from services.shared.pipeline.messages import (
     AnswerRequest,
@@ -26,7 +26,7 @@ from services.shared.pipeline.messages import (
 )
 from services.shared.service_errors import Failed
 from services.worker.clips import read_tokens
-from services.worker.place import Place
+from services.worker.context import WorkerContext
 from services.worker.settings import WorkerSettings
 
 # Tokens of a prompt beside speech and question: template, system message.
@@ -41,7 +41,7 @@ class _Said:
     usage: Usage
 
 
-def cut_windows(place: Place, job: Job, unit: Unit) -> None:
+def cut_windows(place: WorkerContext, job: Job, unit: Unit) -> None:
     """Settles which clips are answered from together, once for all questions of the job."""
     model = place.run(lambda services: describe_language_model(services, job.manifest.tenant))
     budget = window_budget(place.settings, model)
@@ -50,7 +50,7 @@ def cut_windows(place: Place, job: Job, unit: Unit) -> None:
     place.store.put_new(job.id.windows, windows.to_bytes())
 
 
-def answer_window(place: Place, job: Job, unit: Unit) -> None:
+def answer_window(place: WorkerContext, job: Job, unit: Unit) -> None:
     """What one window says to a question."""
     clips = _window(job, unit.index)
     question = question_text(place, job, unit.answer)
@@ -65,7 +65,7 @@ def answer_window(place: Place, job: Job, unit: Unit) -> None:
     place.store.put_new(job.id.window(unit.answer, unit.index), made.to_bytes())
 
 
-def answer(place: Place, job: Job, unit: Unit) -> None:
+def answer(place: WorkerContext, job: Job, unit: Unit) -> None:
     """The answer to a question: from all speech tokens, or from what its windows said."""
     question = question_text(place, job, unit.answer)
     assert job.windows is not None
@@ -91,7 +91,7 @@ def answer(place: Place, job: Job, unit: Unit) -> None:
     place.store.put_new(job.id.answer(unit.answer), made.to_bytes())
 
 
-def question_text(place: Place, job: Job, answer: str) -> str:
+def question_text(place: WorkerContext, job: Job, answer: str) -> str:
     """What is asked under this id."""
     if answer == SUMMARY:
         return SUMMARY_PROMPT
@@ -138,7 +138,7 @@ def _window(job: Job, index: int) -> tuple[PlannedClip, ...]:
     return tuple(clip for clip in _heard(job) if first <= clip.index <= last)
 
 
-def _speech(place: Place, job: Job, clips: Sequence[PlannedClip], question: str) -> list[Part]:
+def _speech(place: WorkerContext, job: Job, clips: Sequence[PlannedClip], question: str) -> list[Part]:
     return [SpeechTokensPart(tuple(read_tokens(place, job, clips))), TextPart(question)]
 
 
@@ -152,7 +152,7 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def _say(place: Place, job: Job, parts: Sequence[Part], max_tokens: int) -> _Said:
+def _say(place: WorkerContext, job: Job, parts: Sequence[Part], max_tokens: int) -> _Said:
     request = AnswerRequest(
         messages=(Message(Role.USER, tuple(parts)),),
         tenant=job.manifest.tenant,
@@ -163,7 +163,7 @@ def _say(place: Place, job: Job, parts: Sequence[Part], max_tokens: int) -> _Sai
     return place.run(lambda services: _collect(services, request))
 
 
-async def _collect(services: Services, request: AnswerRequest) -> _Said:
+async def _collect(services: ModelClients, request: AnswerRequest) -> _Said:
     text = ""
     async with aclosing(ask(services, request)) as events:
         async for event in events:

@@ -10,7 +10,7 @@ from services.shared import telemetry
 from services.shared.jobs.tickets import WORK_TASK, Queue, make_celery
 from services.shared.service_errors import Unavailable
 from services.worker import housekeeping
-from services.worker.place import Place
+from services.worker.context import WorkerContext
 from services.worker.settings import WorkerSettings
 from services.worker.units import use_ticket
 
@@ -22,7 +22,7 @@ RECONCILE, SWEEP = "lyra.reconcile", "lyra.sweep"
 def make_app(settings: WorkerSettings) -> Celery:
     """Celery with this platform's tasks and their clock."""
     app = make_celery(settings)
-    place = Place(settings, app)
+    place = WorkerContext(settings, app)
 
     def work(queue: str) -> None:
         use_ticket(place, Queue(queue))

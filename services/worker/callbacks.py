@@ -7,13 +7,13 @@ import redis
 from services.shared.jobs.layout import CALLED_BACK, WEBHOOK
 from services.shared.jobs.state import Job, Unit
 from services.shared.webhooks.records import Ended
-from services.worker.place import Place
+from services.worker.context import WorkerContext
 
 # A callback that waits is looked at so often at least, for Redis to forget nothing that matters.
 _LONGEST_REST_SECONDS = 60
 
 
-def call_back(place: Place, job: Job, unit: Unit) -> None:
+def call_back(place: WorkerContext, job: Job, unit: Unit) -> None:
     """Makes the next try where one is due."""
     webhook, end, at = job.manifest.webhook, job.end, datetime.now(UTC)
     assert webhook is not None
@@ -42,7 +42,7 @@ def call_back(place: Place, job: Job, unit: Unit) -> None:
         _rest_until(place, job, (due - at).total_seconds())
 
 
-def _rest_until(place: Place, job: Job, seconds: float) -> None:
+def _rest_until(place: WorkerContext, job: Job, seconds: float) -> None:
     """The reconciler passes this job over until then."""
     try:
         place.redis.set(place.seen_key(job.id), 1, ex=max(1, min(int(seconds), _LONGEST_REST_SECONDS)))

@@ -13,14 +13,14 @@ from safetensors.numpy import save
 from lyra.v1.common_pb2 import ELEMENT_TYPE_BFLOAT16, SpeechTokens, Tensor, TensorChunk
 from services.shared.jobs.model import ClipResult, ClipSegment, PlannedClip
 from services.shared.jobs.state import Job, Unit
-from services.shared.pipeline.clients import Services
+from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.describe import describe_speech_encoder
+from services.shared.pipeline.encode_and_transcribe import Heard, hear
 from services.shared.pipeline.encodings import LONG_SPEECH
-from services.shared.pipeline.hear import Heard, hear
 from services.shared.pipeline.messages import AudioPart
 from services.shared.pipeline.messages import Segment as HeardSegment
 from services.shared.rpc.tensors import MAX_CHUNK_BYTES, Array
-from services.worker.place import Place
+from services.worker.context import WorkerContext
 
 Bits = npt.NDArray[np.uint16]
 
@@ -28,7 +28,7 @@ _NAME = "speech_tokens"
 _READ_AT_ONCE = 8  # objects
 
 
-def hear_clip(place: Place, job: Job, unit: Unit) -> None:
+def hear_clip(place: WorkerContext, job: Job, unit: Unit) -> None:
     """Encodes and transcribes a clip. Its JSON is written last: where it is, the clip is done."""
     clip = job.clips[unit.index]
     part = AudioPart(place.store.get(job.id.sound(clip.index)), path=f"clip {clip.index}")
@@ -44,7 +44,7 @@ def hear_clip(place: Place, job: Job, unit: Unit) -> None:
     place.store.put_new(job.id.clip(clip.index), made.to_bytes())
 
 
-def read_tokens(place: Place, job: Job, clips: Sequence[PlannedClip]) -> list[SpeechTokens]:
+def read_tokens(place: WorkerContext, job: Job, clips: Sequence[PlannedClip]) -> list[SpeechTokens]:
     """The speech tokens of clips, in order, as messages for the language model."""
     messages = []
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="tokens") as threads:
@@ -87,12 +87,12 @@ def _segment(heard: HeardSegment) -> ClipSegment:
     )
 
 
-async def _hear(services: Services, job: Job, part: AudioPart) -> Heard:
+async def _hear(services: ModelClients, job: Job, part: AudioPart) -> Heard:
     adapter = await _adapter(services, job)
     return await hear(services, part, job.manifest.tenant, adapter=adapter, language=job.manifest.language)
 
 
-async def _adapter(services: Services, job: Job) -> str:
+async def _adapter(services: ModelClients, job: Job) -> str:
     """Whose projector: that of the adapter that answers from all clips of the recording."""
     if len(job.clips) == 1:
         return ""

@@ -6,10 +6,10 @@ from services.shared.jobs.model import Answer, Gap, Result
 from services.shared.jobs.state import Job, Unit
 from services.shared.jobs.transcript import joined
 from services.shared.pipeline.transcripts import plain_text, to_srt, to_vtt
-from services.worker.place import Place
+from services.worker.context import WorkerContext
 
 
-def finish(place: Place, job: Job, unit: Unit) -> None:
+def finish(place: WorkerContext, job: Job, unit: Unit) -> None:
     """Writes the result, then the end. All is made from kept objects, so that doing it twice gives the same."""
     assert job.plan is not None
     heard = {index: place.book.clip(job.id, index) for index in sorted(job.contents.clips)}
@@ -36,7 +36,7 @@ def finish(place: Place, job: Job, unit: Unit) -> None:
     place.book.finish(job.id, State.FAILED if reason else State.SUCCEEDED, reason)
 
 
-def _gaps(place: Place, job: Job) -> tuple[Gap, ...]:
+def _gaps(place: WorkerContext, job: Job) -> tuple[Gap, ...]:
     return tuple(
         Gap(
             start_seconds=clip.start_seconds,
@@ -48,7 +48,7 @@ def _gaps(place: Place, job: Job) -> tuple[Gap, ...]:
     )
 
 
-def _failure(place: Place, job: Job, answers: dict[str, Answer | None]) -> str:
+def _failure(place: WorkerContext, job: Job, answers: dict[str, Answer | None]) -> str:
     """Why the job has failed; empty where it has not."""
     if job.broken:
         failed = [job.clips[index] for index in sorted(job.contents.failed_clips)]

@@ -10,7 +10,7 @@ from services.shared.jobs.tickets import QueueDown
 from services.shared.media.library import MediaLibrary
 from services.shared.media.sweeping import sweep as sweep_media
 from services.shared.service_errors import Unavailable
-from services.worker.place import Place
+from services.worker.context import WorkerContext
 from services.worker.units import advance
 
 log = telemetry.get_logger(__name__)
@@ -21,7 +21,7 @@ _LOOK_AGAIN = 3
 _MOST_TICKETS = 64
 
 
-def reconcile(place: Place) -> int:
+def reconcile(place: WorkerContext) -> int:
     """Puts into the queues what the store says is not done and nobody works on; returns how many units that were.
 
     Nothing but the store is needed for it, so it mends a Redis that has lost everything.
@@ -48,7 +48,7 @@ def reconcile(place: Place) -> int:
     return found
 
 
-def sweep(place: Place) -> None:
+def sweep(place: WorkerContext) -> None:
     """Takes away what is past its retention, and uploads that were never completed."""
     jobs = place.book.expire(datetime.now(UTC))
     swept = sweep_media(MediaLibrary(place.store, place.settings))
@@ -56,7 +56,7 @@ def sweep(place: Place) -> None:
         log.info("swept", jobs=jobs, media=swept.media, uploads=swept.uploads)
 
 
-def _is_due(place: Place, job: JobId) -> bool:
+def _is_due(place: WorkerContext, job: JobId) -> bool:
     """Once in a few rounds for each job, so that many running jobs cost little; at once where Redis has forgotten."""
     seconds = int(_LOOK_AGAIN * place.settings.reconcile_seconds)
     try:

@@ -10,13 +10,13 @@ import redis
 
 from model_core.audio.encoding import encode_flac
 from model_core.audio.planning import plan_sound
-from services.shared.jobs.book import now
 from services.shared.jobs.kinds import State
 from services.shared.jobs.model import Plan, PlannedClip
 from services.shared.jobs.state import Job, Unit
+from services.shared.jobs.store import now
 from services.shared.service_errors import InvalidInput
 from services.shared.storage.store_errors import ObjectMissing
-from services.worker.place import Place
+from services.worker.context import WorkerContext
 from services.worker.queue_metrics import note_clips
 
 # Clips that are written to the store while the next are decoded; more would only take memory.
@@ -25,7 +25,7 @@ _WRITING = 4
 _LOOK_EVERY = 20
 
 
-def plan(place: Place, job: Job, unit: Unit) -> None:
+def plan(place: WorkerContext, job: Job, unit: Unit) -> None:
     """Cuts the job's recording. What is no recording ends the job, and so does one that was deleted."""
     place.store.put_new(job.id.started, b"{}")
     try:
@@ -40,13 +40,13 @@ def plan(place: Place, job: Job, unit: Unit) -> None:
             _tell_lengths(place, made)
 
 
-def _tell_lengths(place: Place, made: Plan) -> None:
+def _tell_lengths(place: WorkerContext, made: Plan) -> None:
     """For a metric alone: planning does not fail where Redis is away."""
     with suppress(redis.RedisError):
         note_clips(place.redis, len(made.clips), sum(clip.end_seconds - clip.start_seconds for clip in made.clips))
 
 
-def _cut(place: Place, job: Job) -> Plan | None:
+def _cut(place: WorkerContext, job: Job) -> Plan | None:
     """None where the job has ended meanwhile."""
     clips: list[PlannedClip] = []
     writing: list[Future[None]] = []

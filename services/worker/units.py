@@ -9,25 +9,25 @@ from itertools import islice
 import redis
 
 from services.shared import telemetry
-from services.shared.jobs.book import UnknownJob, now
 from services.shared.jobs.kinds import State
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import Failure
 from services.shared.jobs.queue import Waiting
 from services.shared.jobs.state import Job, Unit, Work, next_units
+from services.shared.jobs.store import UnknownJob, now
 from services.shared.jobs.tickets import QUEUE_OF, Queue, QueueDown
 from services.shared.service_errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from services.shared.storage.store_errors import StoreFull
 from services.worker.answers import answer, answer_window, cut_windows
 from services.worker.callbacks import call_back
 from services.worker.clips import hear_clip
+from services.worker.context import WorkerContext
 from services.worker.finish import finish
-from services.worker.place import Place
 from services.worker.planning import plan
 
 log = telemetry.get_logger(__name__)
 
-_DO: Mapping[Work, Callable[[Place, Job, Unit], None]] = {
+_DO: Mapping[Work, Callable[[WorkerContext, Job, Unit], None]] = {
     Work.PLAN: plan,
     Work.CLIP: hear_clip,
     Work.WINDOWS: cut_windows,
@@ -41,7 +41,7 @@ _OPEN_CLIPS_SECONDS = 86_400
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 2.0
 
 
-def use_ticket(place: Place, queue: Queue) -> None:
+def use_ticket(place: WorkerContext, queue: Queue) -> None:
     """Does the unit whose turn it is, if there is one; of clips so many that the speech encoder fills its batches.
 
     Raises QueueDown where Redis is gone before anything was begun.
@@ -57,7 +57,7 @@ def use_ticket(place: Place, queue: Queue) -> None:
                 done.result()
 
 
-def _hold_and_work(place: Place, unit: Waiting) -> None:
+def _hold_and_work(place: WorkerContext, unit: Waiting) -> None:
     try:
         with place.leases.hold(unit) as held:
             if held and (tries := place.leases.count_try(unit)) <= place.settings.max_tries:
@@ -70,7 +70,7 @@ def _hold_and_work(place: Place, unit: Waiting) -> None:
         raise QueueDown from error
 
 
-def advance(place: Place, job: JobId) -> int:
+def advance(place: WorkerContext, job: JobId) -> int:
     """Puts what can be done next for a job into the queues; returns how many units were not there before.
 
     Raises StoreUnavailable, QueueDown.
@@ -97,7 +97,7 @@ def advance(place: Place, job: JobId) -> int:
         raise QueueDown from error
 
 
-def _work(place: Place, waiting: Waiting, tries: int) -> None:
+def _work(place: WorkerContext, waiting: Waiting, tries: int) -> None:
     job, unit = waiting.job, waiting.unit
     bound = log.bind(tenant=job.tenant, job=job.job, unit=str(unit))
     try:
@@ -129,7 +129,7 @@ def _work(place: Place, waiting: Waiting, tries: int) -> None:
     _follow(place, waiting)
 
 
-def _follow(place: Place, waiting: Waiting) -> None:
+def _follow(place: WorkerContext, waiting: Waiting) -> None:
     """What comes after a unit. Between clips of a job nothing does, so only the last one looks."""
     if waiting.unit.work is Work.CALL_BACK:
         return  # the reconciler comes back to it when it is due
@@ -138,7 +138,7 @@ def _follow(place: Place, waiting: Waiting) -> None:
     _when_back(lambda: advance(place, waiting.job))
 
 
-def _count_clip(place: Place, job: JobId) -> int:
+def _count_clip(place: WorkerContext, job: JobId) -> int:
     """How many clips of the job are left, now that one more is done."""
     return int(place.redis.decr(_OPEN_CLIPS + job.prefix))
 
@@ -158,7 +158,7 @@ def _when_back(call: Callable[[], int]) -> int:
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def _again(place: Place, waiting: Waiting, after_seconds: float) -> None:
+def _again(place: WorkerContext, waiting: Waiting, after_seconds: float) -> None:
     queue = QUEUE_OF[waiting.unit.work]
 
     def put_back() -> int:
@@ -171,7 +171,7 @@ def _again(place: Place, waiting: Waiting, after_seconds: float) -> None:
         _when_back(put_back)
 
 
-def _give_up(place: Place, waiting: Waiting, reason: str, tries: int) -> None:
+def _give_up(place: WorkerContext, waiting: Waiting, reason: str, tries: int) -> None:
     """Keeps why a unit could not be done. A plan that cannot be made ends its job."""
     job, unit = waiting.job, waiting.unit
     failure = Failure(reason=reason, tries=tries, failed_at=now()).to_bytes()

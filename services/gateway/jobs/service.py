@@ -7,12 +7,12 @@ from starlette.concurrency import run_in_threadpool
 from services.gateway.http.api_errors import ApiError
 from services.gateway.jobs import schemas as shapes
 from services.gateway.jobs import views as job_views
-from services.shared.jobs.book import JobBook, JobEnded, KeyReused, UnknownJob, is_job_id
-from services.shared.jobs.desk import JobDesk, Order
 from services.shared.jobs.kinds import State
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import Recording, Webhook
+from services.shared.jobs.service import JobRequest, JobService
 from services.shared.jobs.state import Job
+from services.shared.jobs.store import JobEnded, JobStore, KeyReused, UnknownJob, is_job_id
 from services.shared.jobs.waits import Waits
 from services.shared.media.records import MediaRecord
 from services.shared.outbound.fetcher import Fetcher
@@ -29,8 +29,8 @@ class JobsApi:
 
     def __init__(
         self,
-        book: JobBook,
-        desk: JobDesk,
+        book: JobStore,
+        desk: JobService,
         waits: Waits,
         webhooks: Webhooks,
         secrets: SecretStore,
@@ -50,7 +50,7 @@ class JobsApi:
         if media.kind == "image" or not media.has_sound:
             raise InvalidInput("media_id", f"{media.id} is a {media.kind} without sound")
         webhook = await self._checked(tenant, options.webhook)
-        order = Order(
+        order = JobRequest(
             tenant=tenant,
             recording=Recording(
                 media_id=media.id,

@@ -13,17 +13,17 @@ from services.gateway.jobs.schemas import (
     JobResult,
     JobWebhook,
 )
-from services.shared.jobs.book import JobBook
 from services.shared.jobs.kinds import State
 from services.shared.jobs.layout import WEBHOOK
 from services.shared.jobs.model import Question, Segment
 from services.shared.jobs.state import Job
+from services.shared.jobs.store import JobStore
 from services.shared.jobs.transcript import joined
 from services.shared.webhooks.deliveries import Webhooks
 from services.shared.webhooks.records import Ended
 
 
-def show(book: JobBook, webhooks: Webhooks, job: Job, waits_for: str = "") -> JobObject:
+def show(book: JobStore, webhooks: Webhooks, job: Job, waits_for: str = "") -> JobObject:
     """A job, with all that is known of it."""
     manifest, end = job.manifest, job.end
     return JobObject(
@@ -76,7 +76,7 @@ def question(job: Job, asked: Question) -> JobQuestion:
     return JobQuestion(id=asked.id, text=asked.text, asked_at=asked.asked_at, state=state)
 
 
-def result(book: JobBook, job: Job) -> JobResult | None:
+def result(book: JobStore, job: Job) -> JobResult | None:
     """What came of a job that has ended; None where nothing did."""
     found = book.result(job.id)
     if found is None:
@@ -104,7 +104,7 @@ def stretches(job: Job) -> list[tuple[int, int]]:
     return [(start, end - 1) for start, end in pairwise([*starts, len(job.clips)])] if job.clips else []
 
 
-def heard_stretches(book: JobBook, job: Job, begin: int) -> Iterator[tuple[int, float, float, list[Segment]]]:
+def heard_stretches(book: JobStore, job: Job, begin: int) -> Iterator[tuple[int, float, float, list[Segment]]]:
     """From stretch `begin` on, those before which everything has been heard: number, start, end, what is said."""
     assert job.plan is not None
     closed = job.contents.clips | job.contents.failed_clips
@@ -115,7 +115,7 @@ def heard_stretches(book: JobBook, job: Job, begin: int) -> Iterator[tuple[int, 
         yield number, job.clips[first].start_seconds, job.clips[last].end_seconds, list(joined(job.plan, heard))
 
 
-def _failure(book: JobBook, job: Job, index: int) -> ClipFailure:
+def _failure(book: JobStore, job: Job, index: int) -> ClipFailure:
     clip = job.clips[index]
     return ClipFailure(
         clip=index,
@@ -125,7 +125,7 @@ def _failure(book: JobBook, job: Job, index: int) -> ClipFailure:
     )
 
 
-def _questions(book: JobBook, job: Job) -> list[Question]:
+def _questions(book: JobStore, job: Job) -> list[Question]:
     return [*job.manifest.questions, *(book.question(job.id, each) for each in job.contents.questions)]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from services.operations.cluster.api import AUTOSCALERS, SCALED_OBJECTS, Cluster
 from services.operations.cluster.cluster_errors import NotFound
 from services.operations.cluster.objects import annotations_of, name_of, pick
-from services.operations.cluster.wish import range_of, target_of
+from services.operations.cluster.release_requirements import range_of, target_of
 
 # https://keda.sh/docs/latest/concepts/scaling-deployments/#pause-autoscaling
 PAUSED_AT = "autoscaling.keda.sh/paused-replicas"

@@ -20,7 +20,7 @@ from services.operations.cluster.objects import (
     pick,
     requests_of,
 )
-from services.operations.cluster.wish import Workload
+from services.operations.cluster.release_requirements import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +114,13 @@ def room_for(workloads: Sequence[Workload], nodes: Sequence[Node], *, most: bool
         most: Whether to place as many pods as autoscalers may make, instead of as many as they keep.
     """
     free = {node.name: dict(node.free) for node in nodes}
-    wishes = []
+    wanted = []
     for each in workloads:
         for resource, value in requests_of(each.pod).items():
             if is_gpu(resource) and value > 0:
-                wishes.append((int(value), resource, each))
+                wanted.append((int(value), resource, each))
     rooms = []
-    for size, resource, workload in sorted(wishes, key=lambda wish: -wish[0]):
+    for size, resource, workload in sorted(wanted, key=lambda each: -each[0]):
         wanted = workload.most if most else workload.replicas
         allowed = [node for node in nodes if node.usable and _allows(node, workload.pod)]
         left = wanted

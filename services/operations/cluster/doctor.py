@@ -10,11 +10,11 @@ from services.operations.cluster.api import NAMESPACES, Cluster, Object
 from services.operations.cluster.checks import Subject
 from services.operations.cluster.checks import cluster as of_cluster
 from services.operations.cluster.checks import pods as of_pods
-from services.operations.cluster.checks import wishes as of_wishes
+from services.operations.cluster.checks import release_checks as of_requirements
 from services.operations.cluster.cluster_errors import Forbidden, NotFound
 from services.operations.cluster.findings import Finding, State, good, missing, unknown, warning
 from services.operations.cluster.release import HelmRecord, Release, find_release, helm_record, read_manifest, workloads
-from services.operations.cluster.wish import wish_of
+from services.operations.cluster.release_requirements import requirements_of
 
 Check = Callable[[Subject], Iterator[Finding]]
 
@@ -24,10 +24,10 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("kinds of objects", of_cluster.kinds),
     ("GPUs", of_cluster.gpus),
     ("storage class", of_cluster.storage),
-    ("Secrets", of_wishes.secrets),
-    ("ConfigMaps", of_wishes.config_maps),
-    ("quota", of_wishes.quotas),
-    ("limit ranges", of_wishes.limit_ranges),
+    ("Secrets", of_requirements.secrets),
+    ("ConfigMaps", of_requirements.config_maps),
+    ("quota", of_requirements.quotas),
+    ("limit ranges", of_requirements.limit_ranges),
     ("images", of_pods.images),
     ("pods", of_pods.pods),
 )
@@ -94,7 +94,7 @@ def _subject(cluster: Cluster, name: str | None, manifest: str | None) -> tuple[
         record, more = _record(cluster, release)
         findings += more
         objects = record.objects if record else workloads(cluster, release)
-    return Subject(cluster, release, record.kube_versions if record else "", wish_of(objects)), findings
+    return Subject(cluster, release, record.kube_versions if record else "", requirements_of(objects)), findings
 
 
 def _namespace(cluster: Cluster) -> Iterator[Finding]:

@@ -11,11 +11,11 @@ from typing import Any, cast
 import redis
 
 from services.operations.cluster.cluster_errors import Unreachable
-from services.shared.jobs.book import JobBook, UnknownJob
 from services.shared.jobs.kinds import State
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.queue import UnitQueue
 from services.shared.jobs.settings import JobSettings
+from services.shared.jobs.store import JobStore, UnknownJob
 from services.shared.jobs.tickets import KEY_PREFIX, Queue, open_redis
 from services.shared.storage.client import ObjectStore
 
@@ -71,7 +71,7 @@ def job_metrics(settings: JobSettings, hours: float = 24.0) -> JobMetrics:
         StoreUnavailable: the object store does not.
     """
     queues = queue_lengths(open_redis(settings))
-    book = JobBook(ObjectStore(settings))
+    book = JobStore(ObjectStore(settings))
     active = set(book.active())
     recent = set(book.since(datetime.now(UTC) - timedelta(hours=hours)))
     opened, ended, tenants, left = Counter[str](), Counter[str](), Counter[str](), 0.0
@@ -104,7 +104,7 @@ def _queues_of(tickets: Iterable[bytes]) -> Iterable[str]:
         yield str(json.loads(ticket)[2])
 
 
-def _states(book: JobBook, jobs: Iterable[JobId]) -> Iterable[tuple[JobId, State, float]]:
+def _states(book: JobStore, jobs: Iterable[JobId]) -> Iterable[tuple[JobId, State, float]]:
     """State and seconds to be heard of each job that is still there."""
 
     def read(job: JobId) -> tuple[JobId, State, float] | None:

@@ -20,7 +20,7 @@ from lyra.v1.language_model_pb2 import (
 from lyra.v1.language_model_pb2 import Role as RoleMessage
 from lyra.v1.language_model_pb2 import TextDelta as TextDeltaMessage
 from services.shared.pipeline.calls import exchange, with_retries
-from services.shared.pipeline.clients import LANGUAGE_MODEL, Services
+from services.shared.pipeline.clients import LANGUAGE_MODEL, ModelClients
 from services.shared.pipeline.encodings import Encodings
 from services.shared.pipeline.messages import (
     AnswerEvent,
@@ -47,7 +47,7 @@ _ROLES: Mapping[Role, RoleMessage.ValueType] = {
 }
 
 
-async def answer(services: Services, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+async def answer(services: ModelClients, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
     """Yields text deltas and, where speech is wanted, audio chunks between them; then one Finished.
 
     Leaving the iteration (aclose, cancellation) cancels the call to every service at once. Raises ServiceError;
@@ -73,7 +73,7 @@ class _Answer:
     """The calls of one answer, all in one task group: the first that fails ends the others."""
 
     def __init__(
-        self, services: Services, request: AnswerRequest, events: asyncio.Queue[AnswerEvent | Exception]
+        self, services: ModelClients, request: AnswerRequest, events: asyncio.Queue[AnswerEvent | Exception]
     ) -> None:
         self._services = services
         self._request = request

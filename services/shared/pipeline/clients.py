@@ -44,7 +44,7 @@ class Deadlines:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
+class ModelClients:
     """Open channels to the four services. Opening does not connect: a service may come later, or come back."""
 
     channels: Mapping[str, grpc.aio.Channel]

@@ -11,7 +11,7 @@ from lyra.v1.speech_encoder_pb2 import (
 )
 from lyra.v1.vision_encoder_pb2 import VisionEncoderEncodeRequest, VisionEncoderEncodeResponse
 from services.shared.pipeline.calls import exchange, with_retries
-from services.shared.pipeline.clients import SPEECH_ENCODER, VISION_ENCODER, Services
+from services.shared.pipeline.clients import SPEECH_ENCODER, VISION_ENCODER, ModelClients
 from services.shared.pipeline.messages import AudioPart, ImagePart
 from services.shared.service_errors import InvalidInput
 
@@ -21,7 +21,7 @@ _DATA_BYTES = 256 * 1024
 ENCODED_AUDIO = AudioHeader(encoded=EncodedAudio())
 
 
-async def encode_speech(services: Services, part: AudioPart, tenant: str, adapter: str = "") -> list[SpeechTokens]:
+async def encode_speech(services: ModelClients, part: AudioPart, tenant: str, adapter: str = "") -> list[SpeechTokens]:
     """Tokens of a recording, clip by clip, by the projector of `adapter`; empty: the one that fits its length.
 
     None of a video without sound.
@@ -41,7 +41,7 @@ async def encode_speech(services: Services, part: AudioPart, tenant: str, adapte
         raise InvalidInput(part.path, error.message) from error
 
 
-async def encode_image(services: Services, part: ImagePart, tenant: str) -> list[VisionTokens]:
+async def encode_image(services: ModelClients, part: ImagePart, tenant: str) -> list[VisionTokens]:
     """Tokens of a picture, or of the frames of a video.
 
     Raises InvalidInput with the part's own path, and other ServiceErrors.

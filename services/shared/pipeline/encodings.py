@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from lyra.v1.common_pb2 import SpeechTokens, VisionTokens
-from services.shared.pipeline.clients import Services
+from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.describe import describe_language_model, describe_speech_encoder
 from services.shared.pipeline.encode import encode_image, encode_speech
 from services.shared.pipeline.messages import AnswerRequest, AudioPart, ImagePart
@@ -26,7 +26,7 @@ class Encodings:
     has a projector of its own. What was encoded by another one than the language model will use is encoded again.
     """
 
-    def __init__(self, services: Services, request: AnswerRequest, group: asyncio.TaskGroup) -> None:
+    def __init__(self, services: ModelClients, request: AnswerRequest, group: asyncio.TaskGroup) -> None:
         self._services = services
         self._request = request
         self._slots = asyncio.Semaphore(_ENCODING_AT_ONCE)

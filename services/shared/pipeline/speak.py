@@ -12,7 +12,7 @@ from lyra.v1.speech_synthesizer_pb2 import (
     VoiceDescription,
 )
 from services.shared.pipeline.calls import Replayed, exchange, with_retries
-from services.shared.pipeline.clients import SPEECH_SYNTHESIZER, Services
+from services.shared.pipeline.clients import SPEECH_SYNTHESIZER, ModelClients
 from services.shared.pipeline.describe import describe_language_model, describe_speech_synthesizer
 from services.shared.pipeline.messages import AudioChunk, SpeechOptions
 from services.shared.service_errors import Failed, InvalidInput
@@ -21,7 +21,7 @@ from services.shared.service_errors import Failed, InvalidInput
 Spoken = str | Tensor
 
 
-async def check_voice(services: Services, voice: str, tenant: str) -> VoiceDescription:
+async def check_voice(services: ModelClients, voice: str, tenant: str) -> VoiceDescription:
     """Who speaks. Raises InvalidInput("voice", ...) for a voice that is not there, and Unavailable where nobody could.
 
     Asked before an answer begins, so that neither comes as a surprise in its middle.
@@ -33,7 +33,7 @@ async def check_voice(services: Services, voice: str, tenant: str) -> VoiceDescr
     return next((each for each in voices if each.name == voice), voices[0])
 
 
-async def _reader(services: Services, voice: str, tenant: str) -> str:
+async def _reader(services: ModelClients, voice: str, tenant: str) -> str:
     """Name of the voice that reads a given text: the one asked for, else the first that speaks from text.
 
     Raises:
@@ -62,7 +62,7 @@ def _voices(description: SpeechSynthesizerDescribeResponse) -> Sequence[VoiceDes
     ]
 
 
-async def speaks_hidden_states(services: Services, voice: str, tenant: str) -> bool:
+async def speaks_hidden_states(services: ModelClients, voice: str, tenant: str) -> bool:
     """Whether the voice speaks an answer from its hidden states, rather than from its text.
 
     Raises:
@@ -77,7 +77,9 @@ async def speaks_hidden_states(services: Services, voice: str, tenant: str) -> b
     return True
 
 
-async def speak(services: Services, text: str, options: SpeechOptions, tenant: str) -> AsyncGenerator[AudioChunk, None]:
+async def speak(
+    services: ModelClients, text: str, options: SpeechOptions, tenant: str
+) -> AsyncGenerator[AudioChunk, None]:
     """Yields the sound of a whole text. Leaving the iteration cancels the call.
 
     Raises:
@@ -95,7 +97,7 @@ async def speak(services: Services, text: str, options: SpeechOptions, tenant: s
 
 
 async def speak_deltas(
-    services: Services, deltas: AsyncIterator[Spoken], options: SpeechOptions, tenant: str
+    services: ModelClients, deltas: AsyncIterator[Spoken], options: SpeechOptions, tenant: str
 ) -> AsyncGenerator[AudioChunk, None]:
     """Yields the sound of an answer that is still being written: its text, or its hidden states.
 
@@ -110,7 +112,7 @@ async def speak_deltas(
 
 
 def _attempt(
-    services: Services, deltas: Callable[[], AsyncIterator[Spoken]], options: SpeechOptions, tenant: str
+    services: ModelClients, deltas: Callable[[], AsyncIterator[Spoken]], options: SpeechOptions, tenant: str
 ) -> Callable[[], AsyncGenerator[SynthesizeResponse, None]]:
     async def requests() -> AsyncIterator[SynthesizeRequest]:
         yield SynthesizeRequest(header=SynthesizeRequest.Header(voice=options.voice, speed=options.speed))

@@ -5,14 +5,14 @@ from contextlib import aclosing
 
 from lyra.v1.speech_encoder_pb2 import TranscribeRequest, TranscribeResponse, TranscriptSegment
 from services.shared.pipeline.calls import exchange, with_retries
-from services.shared.pipeline.clients import SPEECH_ENCODER, Services
+from services.shared.pipeline.clients import SPEECH_ENCODER, ModelClients
 from services.shared.pipeline.encode import ENCODED_AUDIO, in_pieces
 from services.shared.pipeline.messages import AudioPart, Segment, TranscriptEnd, TranscriptEvent
 from services.shared.service_errors import InvalidInput
 
 
 async def transcribe(
-    services: Services, part: AudioPart, tenant: str, language: str = ""
+    services: ModelClients, part: AudioPart, tenant: str, language: str = ""
 ) -> AsyncGenerator[TranscriptEvent, None]:
     """Yields segments as they are understood, then one TranscriptEnd.
 

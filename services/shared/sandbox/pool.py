@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from services.shared import telemetry
-from services.shared.sandbox.wire import CHILD, FORK, KILL, NOTICE, ORDER, READY
+from services.shared.sandbox.wire import CHILD, FORK, KILL, NOTICE, READY, REQUEST
 from services.shared.service_errors import Unavailable
 
 log = telemetry.get_logger(__name__)
@@ -76,7 +76,7 @@ class _Zygote:
     def order(self, kind: bytes, pid: int = 0) -> None:
         """Tells the zygote; one that is gone hears nothing."""
         with self._lock, suppress(OSError):
-            self._control.sendall(ORDER.pack(kind, pid))
+            self._control.sendall(REQUEST.pack(kind, pid))
 
     def notices(self) -> Iterator[tuple[bytes, int, int, int | None]]:
         """What it tells, until it is gone: kind, process id, status, and a descriptor where one came along."""

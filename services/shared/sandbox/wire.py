@@ -31,7 +31,7 @@ READ_REQUEST = struct.Struct("<QI")  # offset, bytes
 
 # What the zygote is told: to FORK a child, or to KILL one. What it tells: that it is READY; a CHILD, with its socket;
 # that a child is GONE.
-ORDER = struct.Struct("<cI")  # kind, process id
+REQUEST = struct.Struct("<cI")  # kind, process id
 NOTICE = struct.Struct("<cIi")  # kind, process id, exit status as the system has it; of READY whether there is a filter
 FORK, KILL = b"F", b"K"
 READY, CHILD, GONE = b"R", b"C", b"G"

@@ -16,7 +16,7 @@ from services.shared.sandbox.child import serve
 from services.shared.sandbox.filter import NoFilter, forbid_system_calls
 from services.shared.sandbox.limits import limit_for_good
 from services.shared.sandbox.warming import warm_up
-from services.shared.sandbox.wire import CHILD, FORK, GONE, NOTICE, ORDER, READY
+from services.shared.sandbox.wire import CHILD, FORK, GONE, NOTICE, READY, REQUEST
 
 _MOST_DESCRIPTORS = 256
 _SEND_BYTES = 2**20  # what a child may be ahead of its reader, as far as the system allows
@@ -56,10 +56,10 @@ class Zygote:
 
     def _obey(self) -> bool:
         """Does what the parent asks for; False where it is gone."""
-        order = self._control.recv(ORDER.size, socket.MSG_WAITALL)
-        if len(order) < ORDER.size:
+        order = self._control.recv(REQUEST.size, socket.MSG_WAITALL)
+        if len(order) < REQUEST.size:
             return False
-        kind, pid = ORDER.unpack(order)
+        kind, pid = REQUEST.unpack(order)
         if kind == FORK:
             self._fork()
         elif pid in self._children:

@@ -7,12 +7,12 @@ import pytest
 
 from services.operations.cluster.cluster_errors import Unreachable
 from services.operations.cluster.job_metrics import job_metrics
-from services.shared.jobs.book import JobBook, now
 from services.shared.jobs.kinds import Priority, State, Task
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import Manifest, Plan, PlannedClip, Recording
 from services.shared.jobs.settings import JobSettings
 from services.shared.jobs.state import next_units
+from services.shared.jobs.store import JobStore, now
 from services.shared.jobs.tickets import Dispatcher, make_celery, open_redis
 from services.shared.storage.client import ObjectStore
 from services.shared.storage.settings import StoreSettings
@@ -31,14 +31,14 @@ def settings(store_settings: StoreSettings, redis_url: str) -> JobSettings:
     return JobSettings(**store_settings.model_dump(), redis_url=redis_url)
 
 
-def submit(book: JobBook, name: str, tenant: str = "shop", days_ago: float = 0) -> JobId:
+def submit(book: JobStore, name: str, tenant: str = "shop", days_ago: float = 0) -> JobId:
     at = now() - timedelta(days=days_ago)
     recording = Recording(media_id="m", content_key="k", filename="a.mp3", sha256="0" * 64, bytes=1, seconds=90.0)
     book.create(Manifest(id=name, tenant=tenant, created_at=at, recording=recording, tasks=(Task.TRANSCRIPT,)))
     return JobId(tenant, name)
 
 
-def planned(book: JobBook, job: JobId) -> None:
+def planned(book: JobStore, job: JobId) -> None:
     clips = tuple(PlannedClip(index=n, start_seconds=30.0 * n, end_seconds=30.0 * n + 30) for n in range(3))
     plan = Plan(planned_at=now(), seconds=90.0, speech_seconds=80.0, truncated=False, clips=clips)
     book.store.put(job.plan, plan.to_bytes())
@@ -46,7 +46,7 @@ def planned(book: JobBook, job: JobId) -> None:
 
 def test_queues_and_jobs_are_counted(settings: JobSettings) -> None:
     client = open_redis(settings)
-    book, dispatcher = JobBook(ObjectStore(settings)), Dispatcher(client, make_celery(settings))
+    book, dispatcher = JobStore(ObjectStore(settings)), Dispatcher(client, make_celery(settings))
     waiting, running = submit(book, "job-1"), submit(book, "job-2", "bank")
     planned(book, running)
     for job in (waiting, running):
@@ -67,8 +67,8 @@ def test_queues_and_jobs_are_counted(settings: JobSettings) -> None:
 def test_tickets_that_workers_hold_are_counted_by_their_queue(settings: JobSettings) -> None:
     client = open_redis(settings)
     dispatcher = Dispatcher(client, make_celery(settings))
-    job = submit(JobBook(ObjectStore(settings)), "job-1")
-    dispatcher.push(job, next_units(JobBook(ObjectStore(settings)).read(job)), Priority.NORMAL)
+    job = submit(JobStore(ObjectStore(settings)), "job-1")
+    dispatcher.push(job, next_units(JobStore(ObjectStore(settings)).read(job)), Priority.NORMAL)
     celery = make_celery(settings)
     with celery.connection_for_read() as connection, connection.SimpleQueue("plans") as queue:
         queue.get(timeout=10)  # as a worker takes it, and does not say that it is done
@@ -86,7 +86,7 @@ def test_the_command_shows_them(settings: JobSettings, lyra: Lyra, monkeypatch: 
     for name, value in store_environment(settings).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LYRA_REDIS_URL", settings.redis_url)
-    submit(JobBook(ObjectStore(settings)), "job-1")
+    submit(JobStore(ObjectStore(settings)), "job-1")
     page = json.loads(lyra("job-metrics", "--json").stdout)
     assert page["open"] == {"queued": 1}
     text = lyra("job-metrics").stdout

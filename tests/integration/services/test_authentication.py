@@ -15,7 +15,7 @@ from lyra.v1.adapters_pb2_grpc import AdaptersStub
 from lyra.v1.language_model_pb2 import CountTokensRequest
 from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from services.shared import telemetry
-from services.shared.pipeline.clients import NAMES, Services
+from services.shared.pipeline.clients import NAMES, ModelClients
 from services.shared.private_file import PrivateFile
 from services.shared.rpc import authentication
 from services.shared.rpc.caller import Caller
@@ -162,7 +162,7 @@ async def test_service_does_not_start_with_a_file_that_holds_no_token(
 
 
 async def test_channels_of_the_pipeline_show_the_token(guarded: RunningService, tmp_path: Path) -> None:
-    services = Services.open(dict.fromkeys(NAMES, guarded.address), caller=shows(token(tmp_path)))
+    services = ModelClients.open(dict.fromkeys(NAMES, guarded.address), caller=shows(token(tmp_path)))
     assert (await services.language_model.CountTokens(CountTokensRequest(text="a"), timeout=60)).tokens == 1
     await services.close()
 

@@ -15,7 +15,7 @@ from lyra.v1.vision_encoder_pb2_grpc import VisionEncoderStub
 from services.operations.local.stack import SERVICES
 from services.shared import telemetry
 from services.shared.pipeline.answer import answer
-from services.shared.pipeline.clients import NAMES, Services
+from services.shared.pipeline.clients import NAMES, ModelClients
 from services.shared.pipeline.messages import (
     AnswerRequest,
     AudioChunk,
@@ -153,7 +153,7 @@ async def test_calls_that_nobody_serves_are_counted_for_the_autoscaler() -> None
     def unserved() -> float:
         return float(telemetry.UNSERVED.labels("vision_encoder")._value.get())
 
-    services = Services.open(dict.fromkeys(NAMES, "127.0.0.1:9,127.0.0.1:10"))
+    services = ModelClients.open(dict.fromkeys(NAMES, "127.0.0.1:9,127.0.0.1:10"))
     before = unserved()
     request = AnswerRequest(messages=(Message(Role.USER, (ImagePart(b"x"),)),), tenant="acme")
     with pytest.raises(Exception, match="cannot be reached"):
@@ -190,7 +190,7 @@ def test_every_form_of_an_address_is_taken(address: str) -> None:
 class Answers:
     """Clients that ask a spoken question about a picture again and again, and count what they get."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: ModelClients) -> None:
         self.answered = 0
         self.errors: list[Exception] = []
         self._services = services
@@ -222,7 +222,7 @@ async def test_replacing_every_replica_of_every_service_under_eight_streams_cost
     """What `make test-rolling-restart` does with processes, and with a job besides."""
     replicas = {name: [await start_service(name, grace_seconds=60) for _ in range(2)] for name in SERVICES}
     addresses = {name: ",".join(each.address for each in some) for name, some in replicas.items()}
-    answers, over = Answers(services := Services.open(addresses)), asyncio.Event()
+    answers, over = Answers(services := ModelClients.open(addresses)), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for _ in range(STREAMS):
             group.create_task(answers.ask(over))

@@ -4,9 +4,9 @@ from prometheus_client import REGISTRY
 
 from lyra.v1.speech_synthesizer_pb2 import SynthesizeRequest
 from lyra.v1.speech_synthesizer_pb2_grpc import SpeechSynthesizerStub
-from services.shared.pipeline.clients import Services
+from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.encode import encode_image, encode_speech
-from services.shared.pipeline.hear import hear
+from services.shared.pipeline.encode_and_transcribe import hear
 from services.shared.pipeline.messages import AudioPart, ImagePart
 from services.shared.pipeline.transcribe import transcribe
 from services.shared.rpc.threads import WorkTime
@@ -21,7 +21,7 @@ def sample(name: str, service: str) -> float:
 async def test_each_way_of_hearing_a_recording_tells_its_real_time_factor(start_service: StartService) -> None:
     running = await start_service("speech_encoder", preset="tiny")
     services, part = (
-        Services.open({"speech_encoder": running.address}),
+        ModelClients.open({"speech_encoder": running.address}),
         AudioPart((EXAMPLES / "question.wav").read_bytes()),
     )
     factors, batches = "lyra_real_time_factor_count", "lyra_batch_size_count"
@@ -40,7 +40,7 @@ async def test_each_way_of_hearing_a_recording_tells_its_real_time_factor(start_
 async def test_a_picture_is_a_batch_of_one(start_service: StartService) -> None:
     running = await start_service("vision_encoder")
     services, before = (
-        Services.open({"vision_encoder": running.address}),
+        ModelClients.open({"vision_encoder": running.address}),
         sample("lyra_batch_size_sum", "vision_encoder"),
     )
     await encode_image(services, ImagePart((EXAMPLES / "picture.png").read_bytes()), "acme")

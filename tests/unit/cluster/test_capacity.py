@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from services.operations.cluster.capacity import gpu_nodes, room_for
 from services.operations.cluster.objects import requests_of
-from services.operations.cluster.wish import Workload
+from services.operations.cluster.release_requirements import Workload
 
 GPU, MIG = "nvidia.com/gpu", "nvidia.com/mig-1g.10gb"
 TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}

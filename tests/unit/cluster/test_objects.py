@@ -1,4 +1,4 @@
-"""What objects say: wishes of a manifest, versions, rollouts, metrics, names."""
+"""What objects say: what a manifest requires, versions, rollouts, metrics, names."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ import yaml
 from services.operations.cluster.cluster_errors import ClusterError
 from services.operations.cluster.metrics import is_call, parse
 from services.operations.cluster.release import component_name, read_manifest
+from services.operations.cluster.release_requirements import requirements_of
 from services.operations.cluster.scaling import values_section
 from services.operations.cluster.status import rollout
 from services.operations.cluster.versions import CHART_RANGE, in_range, parse_version
-from services.operations.cluster.wish import wish_of
 from tests.paths import ROOT
 
 
@@ -67,7 +67,7 @@ def test_secrets_are_named_with_the_keys_that_are_read() -> None:
         ],
     }
     own = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "own"}}
-    named = {(each.kind, each.name): set(each.keys) for each in wish_of([deployment(pod=pod), own]).named}
+    named = {(each.kind, each.name): set(each.keys) for each in requirements_of([deployment(pod=pod), own]).named}
     assert named == {
         ("Secret", "registry"): {".dockerconfigjson"},
         ("Secret", "redis"): {"password"},
@@ -84,9 +84,9 @@ def test_a_certificate_that_is_made_later_is_not_missed() -> None:
         "metadata": {"name": "lyra"},
         "spec": {"tls": [{"secretName": "tls"}]},
     }
-    assert wish_of([ingress]).named
+    assert requirements_of([ingress]).named
     ingress["metadata"]["annotations"] = {"cert-manager.io/cluster-issuer": "letsencrypt"}
-    assert not wish_of([ingress]).named
+    assert not requirements_of([ingress]).named
 
 
 def test_an_autoscaler_decides_how_many_pods_are_wanted() -> None:
@@ -96,13 +96,13 @@ def test_an_autoscaler_decides_how_many_pods_are_wanted() -> None:
         "metadata": {"name": "lyra-gateway"},
         "spec": {"scaleTargetRef": {"name": "lyra-gateway"}, "maxReplicaCount": 9},
     }
-    (workload,) = wish_of([deployment(replicas=3), scaled]).workloads
+    (workload,) = requirements_of([deployment(replicas=3), scaled]).workloads
     assert (workload.replicas, workload.most) == (0, 9)
 
 
 def test_pods_of_helm_test_ask_for_nothing() -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t", "annotations": {"helm.sh/hook": "test"}}}
-    assert not wish_of([pod]).apis
+    assert not requirements_of([pod]).apis
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "kind: Pod", "just words"])

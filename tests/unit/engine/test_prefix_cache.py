@@ -6,7 +6,7 @@ from torch import Tensor
 
 from model_core.engine import engine
 from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
-from model_core.engine.prefix_cache import Prefix, PrefixStore, key_of
+from model_core.engine.prefix_cache import Prefix, PrefixCache, key_of
 from model_core.language.chat_template import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model
 
@@ -40,9 +40,9 @@ def test_answers_are_those_of_reading_everything(model: LanguageModel, options: 
         [recording(model, 1), recording(model, 2), "and what else?"],
     ]
     for parts in prompts:
-        model.prefixes = PrefixStore(0)
+        model.prefixes = PrefixCache(0)
         expected = hidden_states(model, *parts, **options)
-        model.prefixes = PrefixStore(ROOM)
+        model.prefixes = PrefixCache(ROOM)
         for _ in ("read", "remembered"):
             torch.testing.assert_close(hidden_states(model, *parts, **options), expected)
 
@@ -50,7 +50,7 @@ def test_answers_are_those_of_reading_everything(model: LanguageModel, options: 
 def test_pictures_keep_their_places(model: LanguageModel) -> None:
     picture = VisionPart(torch.randn(60, model.width).double(), (1, 6, 10))
     expected = hidden_states(model, picture, "what is it?", **DROPPING)
-    model.prefixes = PrefixStore(ROOM)
+    model.prefixes = PrefixCache(ROOM)
     for _ in ("read", "remembered"):
         torch.testing.assert_close(hidden_states(model, picture, "what is it?", **DROPPING), expected)
     assert model.prefixes.memory > 0
@@ -59,7 +59,7 @@ def test_pictures_keep_their_places(model: LanguageModel) -> None:
 def test_every_question_about_a_recording_finds_it_and_nothing_else_does(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model.prefixes = PrefixStore(ROOM)
+    model.prefixes = PrefixCache(ROOM)
     read: list[int] = []
     ahead = model.decoder.read_ahead
 
@@ -86,14 +86,14 @@ def test_an_answer_in_32_bits_does_not_depend_on_what_is_kept(monkeypatch: pytes
     model = build_language_model("tiny")
     one = SpeechPart(torch.randn(60, model.width))
     exact = hidden_states(model, one, "who?", **DROPPING)
-    model.prefixes = PrefixStore(ROOM)
+    model.prefixes = PrefixCache(ROOM)
     read = hidden_states(model, one, "who?", **DROPPING)
     assert torch.equal(hidden_states(model, one, "who?", **DROPPING), read)
     assert torch.nn.functional.cosine_similarity(read[0], exact[0], dim=0) > 0.999
 
 
 def test_adapters_that_come_and_go_take_what_they_read_with_them(model: LanguageModel) -> None:
-    model.prefixes = PrefixStore(ROOM)
+    model.prefixes = PrefixCache(ROOM)
     hidden_states(model, recording(model), "who?", **DROPPING)
     assert model.prefixes.memory > 0
     model.unload_adapter("speech")
@@ -111,14 +111,14 @@ def test_what_was_not_asked_for_the_longest_makes_room() -> None:
         return Prefix(cache, hidden)
 
     size = prefix().memory
-    store = PrefixStore(2 * size)
+    store = PrefixCache(2 * size)
     for key in (b"one", b"two"):
         store.keep(key, prefix())
     assert store.find(b"one")
     store.keep(b"three", prefix())
     assert [bool(store.find(key)) for key in (b"one", b"two", b"three")] == [True, False, True]
     assert store.memory <= 2 * size
-    small = PrefixStore(size - 1)
+    small = PrefixCache(size - 1)
     small.keep(b"one", prefix())
     assert small.memory == 0
 

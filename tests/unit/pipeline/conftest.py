@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.shared.pipeline.clients import NAMES, Services
+from services.shared.pipeline.clients import NAMES, ModelClients
 from tests.unit.pipeline.scripted import Script, scripted_services
 
 
@@ -12,17 +12,17 @@ def script() -> Script:
 
 
 @pytest.fixture
-async def services(script: Script) -> AsyncIterator[Services]:
+async def services(script: Script) -> AsyncIterator[ModelClients]:
     """Channels to the scripted services."""
     async with scripted_services(script) as address:
-        opened = Services.open(dict.fromkeys(NAMES, address))
+        opened = ModelClients.open(dict.fromkeys(NAMES, address))
         yield opened
         await opened.close()
 
 
 @pytest.fixture
-async def nobody() -> AsyncIterator[Services]:
+async def nobody() -> AsyncIterator[ModelClients]:
     """Channels to services that are down: the discard port refuses."""
-    opened = Services.open(dict.fromkeys(NAMES, "127.0.0.1:9"))
+    opened = ModelClients.open(dict.fromkeys(NAMES, "127.0.0.1:9"))
     yield opened
     await opened.close()

@@ -3,14 +3,14 @@
 import pytest
 
 from services.shared.pipeline.answer import answer
-from services.shared.pipeline.clients import Services
+from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.messages import AnswerRequest, AudioPart, Message, Role
 from tests.unit.pipeline.scripted import Script
 
 BOTH = ["speech", "long_speech"]
 
 
-async def adapters_of(services: Services, script: Script, *recordings: bytes, adapter: str = "") -> set[str]:
+async def adapters_of(services: ModelClients, script: Script, *recordings: bytes, adapter: str = "") -> set[str]:
     """Answers a prompt with these recordings; returns whose projectors made its tokens."""
     parts = tuple(AudioPart(data) for data in recordings)
     request = AnswerRequest(messages=(Message(Role.USER, parts),), tenant="acme", adapter=adapter)
@@ -28,37 +28,37 @@ def _clips(script: Script) -> None:
 
 @pytest.mark.parametrize(("recording", "adapter"), [(b"short", "speech"), (b"long", "long_speech")])
 async def test_one_recording_is_encoded_once_by_the_adapter_of_its_length(
-    services: Services, script: Script, recording: bytes, adapter: str
+    services: ModelClients, script: Script, recording: bytes, adapter: str
 ) -> None:
     assert await adapters_of(services, script, recording) == {adapter}
     assert script.encoded == [(recording, adapter)]
 
 
-async def test_short_recordings_together_are_long_speech(services: Services, script: Script) -> None:
+async def test_short_recordings_together_are_long_speech(services: ModelClients, script: Script) -> None:
     assert await adapters_of(services, script, b"short", b"brief") == {"long_speech"}
     assert len(script.encoded) == 2
 
 
-async def test_a_short_recording_beside_a_long_one_is_long_speech(services: Services, script: Script) -> None:
+async def test_a_short_recording_beside_a_long_one_is_long_speech(services: ModelClients, script: Script) -> None:
     assert await adapters_of(services, script, b"short", b"long") == {"long_speech"}
 
 
 @pytest.mark.parametrize("lacking", ["projectors", "adapters"])
 async def test_where_one_service_lacks_long_speech_both_use_speech(
-    services: Services, script: Script, lacking: str
+    services: ModelClients, script: Script, lacking: str
 ) -> None:
     setattr(script, lacking, ["speech"])
     assert await adapters_of(services, script, b"short", b"long") == {"speech"}
     assert await adapters_of(services, script, b"long") == {"speech"}
 
 
-async def test_a_named_adapter_reads_with_its_own_projector(services: Services, script: Script) -> None:
+async def test_a_named_adapter_reads_with_its_own_projector(services: ModelClients, script: Script) -> None:
     assert await adapters_of(services, script, b"long", adapter="speech") == {"speech"}
     assert script.prompt[0].header.adapter == "speech"
 
 
 async def test_a_named_adapter_without_projector_leaves_the_choice_to_the_clips(
-    services: Services, script: Script
+    services: ModelClients, script: Script
 ) -> None:
     assert await adapters_of(services, script, b"short", b"long", adapter="base") == {"long_speech"}
     assert script.prompt[0].header.adapter == "base"

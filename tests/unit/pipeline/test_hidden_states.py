@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.shared.pipeline.answer import answer
-from services.shared.pipeline.clients import Services
+from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.messages import (
     AnswerEvent,
     AnswerRequest,
@@ -22,13 +22,13 @@ from services.shared.service_errors import Failed, InvalidInput
 from tests.unit.pipeline.scripted import Script
 
 
-async def spoken(services: Services, voice: str = "") -> list[AnswerEvent]:
+async def spoken(services: ModelClients, voice: str = "") -> list[AnswerEvent]:
     messages = (Message(Role.USER, (TextPart("Hello"),)),)
     request = AnswerRequest(messages=messages, tenant="acme", speech=SpeechOptions(voice), keep_rate=0.7)
     return [event async for event in answer(services, request)]
 
 
-async def test_hidden_states_go_to_the_voice_and_the_text_to_the_caller(services: Services, script: Script) -> None:
+async def test_hidden_states_go_to_the_voice_and_the_text_to_the_caller(services: ModelClients, script: Script) -> None:
     script.hidden_width = script.width = 3
     script.words = ["One ", "", "three."]
     events = await spoken(services)
@@ -38,13 +38,15 @@ async def test_hidden_states_go_to_the_voice_and_the_text_to_the_caller(services
     assert isinstance(events[-1], Finished)
 
 
-async def test_a_voice_that_reads_text_gets_no_hidden_states(services: Services, script: Script) -> None:
+async def test_a_voice_that_reads_text_gets_no_hidden_states(services: ModelClients, script: Script) -> None:
     await spoken(services)
     assert script.spoken == script.words
     assert not script.prompt[0].header.hidden_states
 
 
-async def test_an_answer_that_one_voice_refuses_is_spoken_whole_by_the_next(services: Services, script: Script) -> None:
+async def test_an_answer_that_one_voice_refuses_is_spoken_whole_by_the_next(
+    services: ModelClients, script: Script
+) -> None:
     script.unavailable["synthesize"] = 1
     script.before_last_word.clear()
     speaking = asyncio.create_task(spoken(services))
@@ -55,14 +57,14 @@ async def test_an_answer_that_one_voice_refuses_is_spoken_whole_by_the_next(serv
     assert script.spoken == script.words
 
 
-async def test_a_voice_for_another_model_is_told_before_any_text(services: Services, script: Script) -> None:
+async def test_a_voice_for_another_model_is_told_before_any_text(services: ModelClients, script: Script) -> None:
     script.hidden_width = 5
     with pytest.raises(Failed, match=r"5 wide.*2 wide"):
         await spoken(services)
     assert "generate" not in script.calls
 
 
-async def test_a_given_text_cannot_be_spoken_from_hidden_states(services: Services, script: Script) -> None:
+async def test_a_given_text_cannot_be_spoken_from_hidden_states(services: ModelClients, script: Script) -> None:
     script.hidden_width = script.width
     with pytest.raises(InvalidInput) as caught:
         [chunk async for chunk in speak(services, "Hello", SpeechOptions(), "acme")]
@@ -70,7 +72,7 @@ async def test_a_given_text_cannot_be_spoken_from_hidden_states(services: Servic
     assert "synthesize" not in script.calls
 
 
-async def test_the_voice_that_is_asked_for_decides_what_it_gets(services: Services, script: Script) -> None:
+async def test_the_voice_that_is_asked_for_decides_what_it_gets(services: ModelClients, script: Script) -> None:
     script.more_voices, script.width = {"nano": 3}, 3
     await spoken(services)
     assert script.spoken == script.words
@@ -79,7 +81,7 @@ async def test_the_voice_that_is_asked_for_decides_what_it_gets(services: Servic
     assert script.spoken == [[[number] * 3] for number in range(len(script.words))]
 
 
-async def test_a_given_text_is_read_by_the_first_voice_for_texts(services: Services, script: Script) -> None:
+async def test_a_given_text_is_read_by_the_first_voice_for_texts(services: ModelClients, script: Script) -> None:
     script.hidden_width = script.width = 3
     script.more_voices = {"reader": 0, "other": 0}
     assert [chunk async for chunk in speak(services, "Hello", SpeechOptions(), "acme")]
@@ -88,7 +90,7 @@ async def test_a_given_text_is_read_by_the_first_voice_for_texts(services: Servi
 
 
 async def test_a_voice_of_answers_asked_to_read_a_text_is_refused_with_those_that_can(
-    services: Services, script: Script
+    services: ModelClients, script: Script
 ) -> None:
     script.more_voices = {"nano": 3}
     with pytest.raises(InvalidInput, match="texts are read by: joe") as caught:

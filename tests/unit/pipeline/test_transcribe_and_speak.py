@@ -2,7 +2,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.shared.pipeline.clients import NAMES, Services
+from services.shared.pipeline.clients import NAMES, ModelClients
 from services.shared.pipeline.messages import AudioPart, Segment, SpeechOptions, TranscriptEnd
 from services.shared.pipeline.speak import speak
 from services.shared.pipeline.transcribe import transcribe
@@ -10,7 +10,7 @@ from services.shared.service_errors import InvalidInput, Unavailable
 from tests.unit.pipeline.scripted import Script
 
 
-async def test_a_transcript_has_its_segments_and_then_its_end(services: Services, script: Script) -> None:
+async def test_a_transcript_has_its_segments_and_then_its_end(services: ModelClients, script: Script) -> None:
     events = [event async for event in transcribe(services, AudioPart(b"sound", "file"), "acme")]
     assert [event.text for event in events[:-1] if isinstance(event, Segment)] == script.words
     assert events[-1] == TranscriptEnd(3.0, "en")
@@ -19,7 +19,7 @@ async def test_a_transcript_has_its_segments_and_then_its_end(services: Services
 
 @pytest.mark.parametrize(("theirs", "ours"), [("audio", "file"), ("language", "language")])
 async def test_what_is_wrong_with_a_transcript_is_named(
-    services: Services, script: Script, theirs: str, ours: str
+    services: ModelClients, script: Script, theirs: str, ours: str
 ) -> None:
     script.invalid["transcribe"] = InvalidInput(theirs, "is no good")
     with pytest.raises(InvalidInput) as caught:
@@ -27,7 +27,7 @@ async def test_what_is_wrong_with_a_transcript_is_named(
     assert caught.value.field == ours
 
 
-async def test_a_text_is_spoken_and_tried_again_before_its_first_sound(services: Services, script: Script) -> None:
+async def test_a_text_is_spoken_and_tried_again_before_its_first_sound(services: ModelClients, script: Script) -> None:
     script.unavailable["synthesize"] = 2
     chunks = [chunk async for chunk in speak(services, "Hello", SpeechOptions("joe", 1.5), "acme")]
     assert [chunk.pcm.rstrip(b"\0") for chunk in chunks] == [b"Hello"]
@@ -35,16 +35,16 @@ async def test_a_text_is_spoken_and_tried_again_before_its_first_sound(services:
     assert script.calls["synthesize"] == 3
 
 
-async def test_a_third_failure_is_the_last(services: Services, script: Script) -> None:
+async def test_a_third_failure_is_the_last(services: ModelClients, script: Script) -> None:
     script.unavailable["synthesize"] = 3
     with pytest.raises(Unavailable):
         [chunk async for chunk in speak(services, "Hello", SpeechOptions(), "acme")]
 
 
-async def test_leaving_a_transcript_ends_quietly(services: Services) -> None:
+async def test_leaving_a_transcript_ends_quietly(services: ModelClients) -> None:
     async with aclosing(transcribe(services, AudioPart(b"sound"), "acme")) as events:
         await anext(events)
 
 
-async def test_health_of_services_that_are_down_is_unreachable(nobody: Services) -> None:
+async def test_health_of_services_that_are_down_is_unreachable(nobody: ModelClients) -> None:
     assert await nobody.health() == dict.fromkeys(NAMES, "UNREACHABLE")

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from services.shared.pipeline.answer import answer
-from services.shared.pipeline.clients import Services
+from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.messages import (
     AnswerRequest,
     AudioPart,
@@ -32,7 +32,7 @@ def test_a_video_is_its_frames_and_its_sound() -> None:
     )
 
 
-async def test_frames_come_before_the_sound_in_the_prompt(services: Services, script: Script) -> None:
+async def test_frames_come_before_the_sound_in_the_prompt(services: ModelClients, script: Script) -> None:
     events = [event async for event in answer(services, REQUEST)]
     assert isinstance(events[-1], Finished)
     kinds = [request.WhichOneof("part") for request in script.prompt]
@@ -40,13 +40,13 @@ async def test_frames_come_before_the_sound_in_the_prompt(services: Services, sc
     assert script.uploads == [b"video", b"video"]
 
 
-async def test_frames_and_sound_are_encoded_at_the_same_time(services: Services, script: Script) -> None:
+async def test_frames_and_sound_are_encoded_at_the_same_time(services: ModelClients, script: Script) -> None:
     script.encoding_together = asyncio.Barrier(2)
     assert [event async for event in answer(services, REQUEST)]
 
 
 @pytest.mark.parametrize("call", ["encode_image", "encode_speech"])
-async def test_a_bad_video_is_named_by_the_callers_path(services: Services, script: Script, call: str) -> None:
+async def test_a_bad_video_is_named_by_the_callers_path(services: ModelClients, script: Script, call: str) -> None:
     script.invalid[call] = InvalidInput("video", "is truncated")
     with pytest.raises(InvalidInput) as caught:
         [event async for event in answer(services, REQUEST)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.checkpoints.peft_adapters import save_adapter
 from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
-from model_core.engine.prefix_cache import PrefixStore
+from model_core.engine.prefix_cache import PrefixCache
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
@@ -62,7 +62,7 @@ def lies_on(device: torch.device, *modules: nn.Module) -> bool:
 def test_answers_are_those_of_the_cpu(gpu: torch.device, preset: str) -> None:
     there, here = build_language_model(preset, device=gpu), build_language_model(preset)
     for model in (there, here):
-        model.prefixes = PrefixStore(2**20)
+        model.prefixes = PrefixCache(2**20)
     assert lies_on(gpu, there.decoder)
     for found, expected in zip(answers(there), answers(here), strict=True):
         assert [text for text, _ in found] == [text for text, _ in expected]

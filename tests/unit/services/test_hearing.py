@@ -13,7 +13,7 @@ from model_core.speech.encoder import EncodedClip, HeardClip
 from services.shared import telemetry
 from services.shared.rpc.threads import ModelThread
 from services.shared.service_errors import Overloaded
-from services.speech_encoder.hearing import BatchingHearer
+from services.speech_encoder.transcription import TranscriptionBatcher
 
 
 class Gate:
@@ -56,7 +56,7 @@ class Bench:
 
     def __init__(self, max_batch_clips: int = 4, max_seconds_waiting: float = 1000) -> None:
         self.gate = Gate()
-        self.hearer = BatchingHearer(
+        self.hearer = TranscriptionBatcher(
             self.gate,
             ModelThread("encoder"),
             ModelThread("writer"),

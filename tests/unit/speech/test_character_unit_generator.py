@@ -8,16 +8,16 @@ from torch import Tensor
 
 from model_core.errors import InvalidInput
 from model_core.presets import tiny
-from model_core.speech.character_unit_generator import SpelledGenerator, letters_of, spread
+from model_core.speech.character_unit_generator import CharacterUnitGenerator, letters_of, spread
 from model_core.speech.streaming import Layer
 
 WIDTH, VOCABULARY, FRAMES, UNITS = 6, 40, 4, 5
 LAYERS = (Layer(kernel=3, dilation=1, ahead=1), Layer(kernel=3, dilation=2, ahead=3), Layer(kernel=3, dilation=3))
 
 
-def random_generator() -> SpelledGenerator:
+def random_generator() -> CharacterUnitGenerator:
     torch.manual_seed(0)
-    config = SpelledGenerator.Config(
+    config = CharacterUnitGenerator.Config(
         hidden_width=WIDTH, vocabulary=VOCABULARY, units=UNITS, width=8, frames=FRAMES, layers=LAYERS
     )
     generator = config.build().eval()
@@ -97,7 +97,7 @@ def test_letters_lie_evenly_over_the_frames() -> None:
 def test_a_generator_knows_the_spelling_of_a_vocabulary() -> None:
     tokenizer = tiny.tokenizer()
     size = tokenizer.get_vocab_size()
-    config = SpelledGenerator.Config(hidden_width=4, vocabulary=size, units=3, width=4, frames=2, layers=LAYERS)
+    config = CharacterUnitGenerator.Config(hidden_width=4, vocabulary=size, units=3, width=4, frames=2, layers=LAYERS)
     generator = config.build().spell(tokenizer)
     assert generator.spelling_VT[tokenizer.token_to_id("a")].tolist() == letters_of("aa")
     assert generator.spelling_VT[tokenizer.token_to_id("<|im_end|>")].tolist() == [0, 0]

@@ -12,7 +12,7 @@ from model_core.data.shards import Manifest, write_manifest, write_shard
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import CHATML, Role
 from model_core.presets import build_language_model, tiny
-from model_core.speech.character_unit_generator import SpelledGenerator
+from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.codebook import Codebook, read_codebook, write_codebook
 from model_core.speech.latents import Reading
 from model_core.speech.sounds import SOUNDS
@@ -70,7 +70,7 @@ def stop_tokens() -> list[int]:
 def spelled(codebook: Codebook) -> SpelledSpeech:
     torch.manual_seed(0)
     tokenizer, units = tiny.tokenizer(), len(SOUNDS)
-    generator = SpelledGenerator.Config(
+    generator = CharacterUnitGenerator.Config(
         hidden_width=16, vocabulary=320, units=units, width=8, frames=4, layers=LAYERS, dropout=0.0
     ).build()
     generator.spelling_VT[: tokenizer.get_vocab_size()] = torch.arange(tokenizer.get_vocab_size())[:, None] % 96

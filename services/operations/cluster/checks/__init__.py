@@ -6,7 +6,7 @@ from functools import cached_property
 
 from services.operations.cluster.api import CLAIMS, NODES, PODS, Cluster, Object
 from services.operations.cluster.release import Release
-from services.operations.cluster.wish import Wish
+from services.operations.cluster.release_requirements import ReleaseRequirements
 
 
 @dataclass
@@ -16,13 +16,13 @@ class Subject:
     Attributes:
         release: None where none is installed.
         kube_versions: Range of Kubernetes versions that the chart asks for; empty where it is not known.
-        wish: What the release asks for.
+        requirements: What the release asks for.
     """
 
     cluster: Cluster
     release: Release | None
     kube_versions: str
-    wish: Wish
+    requirements: ReleaseRequirements
 
     @property
     def namespace(self) -> str:

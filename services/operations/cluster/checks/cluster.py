@@ -78,8 +78,8 @@ def version(subject: Subject) -> Iterator[Finding]:
 def kinds(subject: Subject) -> Iterator[Finding]:
     """Whether the server knows the kinds of objects that the release is made of, and the metrics it scales by."""
     there = []
-    for api in sorted({api for api, _ in subject.wish.apis}):
-        wanted = {kind for of, kind in subject.wish.apis if of == api}
+    for api in sorted({api for api, _ in subject.requirements.apis}):
+        wanted = {kind for of, kind in subject.requirements.apis if of == api}
         known = subject.cluster.discover(f"/{'apis' if '/' in api else 'api'}/{api}") or {}
         lacking = wanted - {str(each.get("kind")) for each in known.get("resources") or ()}
         if lacking:
@@ -98,7 +98,7 @@ def _metrics(subject: Subject) -> Iterator[Finding]:
     """Autoscalers stand still where nobody serves the metrics that they read."""
     groups = subject.cluster.discover("/apis") or {}
     known = {str(each.get("name")) for each in groups.get("groups") or ()}
-    for kind in sorted(subject.wish.metric_types):
+    for kind in sorted(subject.requirements.metric_types):
         api, brings, how = _METRIC_APIS.get(kind, ("", "", ()))
         if api and api not in known:
             yield missing(
@@ -113,7 +113,7 @@ def _metrics(subject: Subject) -> Iterator[Finding]:
 
 def gpus(subject: Subject) -> Iterator[Finding]:
     """Nodes with GPUs, what is free on them, and whether the release finds room."""
-    wanted = [each for each in subject.wish.workloads if any(is_gpu(name) for name in requests_of(each.pod))]
+    wanted = [each for each in subject.requirements.workloads if any(is_gpu(name) for name in requests_of(each.pod))]
     nodes = gpu_nodes(subject.nodes, subject.all_pods)
     if not nodes:
         if wanted:
@@ -178,7 +178,7 @@ def _mend(room: Room) -> tuple[str, ...]:
 def storage(subject: Subject) -> Iterator[Finding]:
     """Claims that the release names, and storage classes for those that it makes."""
     yield from _claims(subject)
-    claims = subject.wish.claims
+    claims = subject.requirements.claims
     if not claims:
         yield good("storage class", "the release makes no volumes")
         return
@@ -206,7 +206,7 @@ def storage(subject: Subject) -> Iterator[Finding]:
 
 
 def _claims(subject: Subject) -> Iterator[Finding]:
-    for each in subject.wish.named:
+    for each in subject.requirements.named:
         if each.kind != "PersistentVolumeClaim":
             continue
         claim = subject.cluster.find(CLAIMS, each.name)

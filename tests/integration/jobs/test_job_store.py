@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.shared.jobs.book import JobBook, UnknownJob, now
 from services.shared.jobs.kinds import State, Task
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import Manifest, Plan, PlannedClip, Question, Recording, Windows
+from services.shared.jobs.store import JobStore, UnknownJob, now
 from services.shared.storage.client import ObjectStore
 
 RECORDING = Recording(media_id="media-1", content_key="c", filename="a.mp3", sha256="0", bytes=1, seconds=60.0)
@@ -18,7 +18,7 @@ CLIPS = 30
 class Job:
     """A job of many clips, all of which are heard, and its windows cut."""
 
-    book: JobBook
+    book: JobStore
     id: JobId
 
     def objects_read(self) -> int:
@@ -40,7 +40,7 @@ class Job:
         return seen
 
 
-def made(book: JobBook, *, clips: int = CLIPS, fingerprint: str = "f", heard: int | None = None) -> Job:
+def made(book: JobStore, *, clips: int = CLIPS, fingerprint: str = "f", heard: int | None = None) -> Job:
     asked = (Question(id="000", text="Why?", asked_at=now()),)
     manifest = Manifest(
         id="job-1", tenant="acme", created_at=now(), recording=RECORDING, tasks=(Task.QUESTIONS,), questions=asked,
@@ -59,11 +59,11 @@ def made(book: JobBook, *, clips: int = CLIPS, fingerprint: str = "f", heard: in
 
 
 @pytest.fixture
-def book(object_store: ObjectStore) -> JobBook:
-    return JobBook(object_store)
+def book(object_store: ObjectStore) -> JobStore:
+    return JobStore(object_store)
 
 
-def test_a_job_that_was_looked_at_before_is_told_as_by_who_never_did(book: JobBook) -> None:
+def test_a_job_that_was_looked_at_before_is_told_as_by_who_never_did(book: JobStore) -> None:
     job = made(book).id
     for change in (
         lambda: book.store.put(job.window("000", 0), b"{}"),
@@ -75,28 +75,28 @@ def test_a_job_that_was_looked_at_before_is_told_as_by_who_never_did(book: JobBo
     ):
         book.read(job)
         change()
-        assert book.read(job) == JobBook(book.store).read(job)
+        assert book.read(job) == JobStore(book.store).read(job)
     assert book.read(job).contents.clips == set(range(CLIPS))
     assert book.read(job).open_answers == ()
 
 
-def test_clips_are_listed_no_more_once_they_and_all_before_are_done(book: JobBook) -> None:
+def test_clips_are_listed_no_more_once_they_and_all_before_are_done(book: JobStore) -> None:
     job = made(book)
     assert job.objects_read() > 2 * CLIPS
     assert job.objects_read() < 10
 
 
-def test_clips_that_are_open_are_looked_for_every_time(book: JobBook) -> None:
+def test_clips_that_are_open_are_looked_for_every_time(book: JobStore) -> None:
     job = made(book, heard=10).id
     for index in (*range(12, CLIPS), 11, 10):
         book.store.put(job.clip(index) if index % 4 else job.clip_failure(index), b"{}")
         seen = book.read(job)
-        assert seen == JobBook(book.store).read(job)
+        assert seen == JobStore(book.store).read(job)
         assert index in seen.contents.clips | seen.contents.failed_clips
     assert seen.open_clips == ()
 
 
-def test_another_job_under_the_key_of_one_that_was_deleted_is_not_taken_for_it(book: JobBook) -> None:
+def test_another_job_under_the_key_of_one_that_was_deleted_is_not_taken_for_it(book: JobStore) -> None:
     first = made(book)
     book.read(first.id)
     book.delete(first.id)

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import redis
 from celery import Celery
 
-from services.shared.jobs.book import JobBook
 from services.shared.jobs.layout import JobId
+from services.shared.jobs.store import JobStore
 from services.shared.jobs.tickets import Dispatcher, open_redis
 from services.shared.jobs.waits import Waits
 from services.shared.outbound.fetcher import Fetcher
-from services.shared.pipeline.clients import Deadlines, Services
+from services.shared.pipeline.clients import Deadlines, ModelClients
 from services.shared.rpc.caller import Caller
 from services.shared.sandbox.decoders import Decoders
 from services.shared.storage.client import ObjectStore
@@ -26,7 +26,7 @@ from services.worker.settings import WorkerSettings
 T = TypeVar("T")
 
 
-class Place:
+class WorkerContext:
     """Store, Redis, leases and channels to the services of one process."""
 
     def __init__(self, settings: WorkerSettings, celery: Celery) -> None:
@@ -39,8 +39,8 @@ class Place:
         return ObjectStore(self.settings)
 
     @cached_property
-    def book(self) -> JobBook:
-        return JobBook(self.store, self.settings.job_retention)
+    def book(self) -> JobStore:
+        return JobStore(self.store, self.settings.job_retention)
 
     @cached_property
     def decoders(self) -> Decoders:
@@ -86,7 +86,7 @@ class Place:
         for part in (self.book, self.leases, self.dispatcher, self.waits, self.webhooks, self._services):
             assert part is not None
 
-    def run(self, work: Callable[[Services], Coroutine[Any, Any, T]]) -> T:
+    def run(self, work: Callable[[ModelClients], Coroutine[Any, Any, T]]) -> T:
         """Does `work` with channels to the model services, in this process's event loop; returns when it is done."""
         return asyncio.run_coroutine_threadsafe(work(self._services), self._loop).result()
 
@@ -97,13 +97,13 @@ class Place:
         return loop
 
     @cached_property
-    def _services(self) -> Services:
+    def _services(self) -> ModelClients:
         settings = self.settings
         deadlines = Deadlines(
             encode=settings.clip_seconds, transcribe=settings.clip_seconds, generate=settings.answer_seconds
         )
 
-        async def opened() -> Services:
-            return Services.open(settings.addresses(), deadlines, Caller.of(settings))
+        async def opened() -> ModelClients:
+            return ModelClients.open(settings.addresses(), deadlines, Caller.of(settings))
 
         return asyncio.run_coroutine_threadsafe(opened(), self._loop).result()

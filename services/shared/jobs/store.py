@@ -78,7 +78,7 @@ class _Kept:
     clips: _HeardClips = _HeardClips()
 
 
-class JobBook:
+class JobStore:
     """The jobs of all tenants.
 
     Args:

@@ -59,7 +59,7 @@ class _Batch:
         self.clips, self.encoded = [self.clips[row] for row in rows], [self.encoded[row] for row in rows]
 
 
-class BatchingHearer:
+class TranscriptionBatcher:
     """Gathers clips of all calls: encodes one after the other and, when none waits or the batch is full, writes down in
     one batch what is said in them. While one batch is written, the next is encoded.
 

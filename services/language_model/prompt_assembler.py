@@ -19,7 +19,7 @@ _ROLES = {
 }
 
 
-class PromptReader:
+class PromptAssembler:
     """Builds the messages of one prompt from the requests that carry them.
 
     The clips of a recording follow one another, their indexes counting up from 0; together they make one speech part.

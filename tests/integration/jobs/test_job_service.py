@@ -6,21 +6,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 
-from services.shared.jobs.book import JobBook, JobEnded, UnknownJob, now
-from services.shared.jobs.desk import JobDesk, Order
 from services.shared.jobs.kinds import State, Task
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import Recording
 from services.shared.jobs.queue import Waiting
+from services.shared.jobs.service import JobRequest, JobService
 from services.shared.jobs.settings import JobSettings
 from services.shared.jobs.state import Unit, Work
+from services.shared.jobs.store import JobEnded, JobStore, UnknownJob, now
 from services.shared.jobs.tickets import Dispatcher, Queue, make_celery, open_redis
 from services.shared.service_errors import InvalidInput
 from services.shared.storage.client import ObjectStore
 from services.worker.lease import Leases
 from tests.servers import RedisServer
 
-ORDER = Order(
+REQUEST = JobRequest(
     tenant="acme",
     recording=Recording(media_id="media-1", content_key="c", filename="a.mp3", sha256="0", bytes=1, seconds=60.0),
     tasks=(Task.TRANSCRIPT,),
@@ -37,36 +37,36 @@ def client(redis_server: RedisServer) -> "redis.Redis":
 
 
 @pytest.fixture
-def book(object_store: ObjectStore) -> JobBook:
-    return JobBook(object_store, retention=timedelta(days=1))
+def book(object_store: ObjectStore) -> JobStore:
+    return JobStore(object_store, retention=timedelta(days=1))
 
 
 @pytest.fixture
-def desk(book: JobBook, redis_server: RedisServer) -> JobDesk:
+def desk(book: JobStore, redis_server: RedisServer) -> JobService:
     settings = JobSettings(redis_url=redis_server.url)
-    return JobDesk(book, Dispatcher(open_redis(settings), make_celery(settings)), settings)
+    return JobService(book, Dispatcher(open_redis(settings), make_celery(settings)), settings)
 
 
-def test_eleven_hours_are_refused(desk: JobDesk) -> None:
-    recording = ORDER.recording.model_copy(update={"seconds": 11 * 3600.0})
+def test_eleven_hours_are_refused(desk: JobService) -> None:
+    recording = REQUEST.recording.model_copy(update={"seconds": 11 * 3600.0})
     with pytest.raises(InvalidInput, match=r"media_id: 11.00 h are over the limit of 10 h"):
-        desk.submit(replace(ORDER, recording=recording))
+        desk.submit(replace(REQUEST, recording=recording))
 
 
-def test_a_job_is_kept_and_gets_a_ticket(desk: JobDesk, book: JobBook, client: "redis.Redis") -> None:
-    manifest = desk.submit(ORDER)
+def test_a_job_is_kept_and_gets_a_ticket(desk: JobService, book: JobStore, client: "redis.Redis") -> None:
+    manifest = desk.submit(REQUEST)
     assert list(book.active()) == [JobId("acme", manifest.id)]
     assert Dispatcher(client, make_celery(JobSettings())).tickets(Queue.PLANS) == 1
 
 
-def test_a_job_is_kept_where_there_is_no_redis(book: JobBook) -> None:
+def test_a_job_is_kept_where_there_is_no_redis(book: JobStore) -> None:
     settings = JobSettings(redis_url="redis://127.0.0.1:1/0", redis_seconds=0.5)
-    manifest = JobDesk(book, Dispatcher(open_redis(settings), make_celery(settings)), settings).submit(ORDER)
+    manifest = JobService(book, Dispatcher(open_redis(settings), make_celery(settings)), settings).submit(REQUEST)
     assert list(book.active()) == [JobId("acme", manifest.id)]
 
 
-def test_results_expire_and_then_the_job_is_forgotten(desk: JobDesk, book: JobBook) -> None:
-    job = JobId("acme", desk.submit(ORDER).id)
+def test_results_expire_and_then_the_job_is_forgotten(desk: JobService, book: JobStore) -> None:
+    job = JobId("acme", desk.submit(REQUEST).id)
     book.store.put(job.result, b"{}")
     book.finish(job, State.SUCCEEDED)
     assert book.expire(now()) == 0
@@ -80,8 +80,8 @@ def test_results_expire_and_then_the_job_is_forgotten(desk: JobDesk, book: JobBo
         book.read(job)
 
 
-def test_the_first_end_stays(desk: JobDesk, book: JobBook) -> None:
-    job = JobId("acme", desk.submit(ORDER).id)
+def test_the_first_end_stays(desk: JobService, book: JobStore) -> None:
+    job = JobId("acme", desk.submit(REQUEST).id)
     assert desk.cancel(job).state is State.CANCELLED
     assert book.finish(job, State.SUCCEEDED).state is State.CANCELLED
 

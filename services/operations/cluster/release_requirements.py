@@ -72,7 +72,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ReleaseRequirements:
     """What a release asks for.
 
     Attributes:
@@ -88,10 +88,10 @@ class Wish:
     metric_types: frozenset[str]
 
 
-def wish_of(objects: Iterable[Object]) -> Wish:
+def requirements_of(objects: Iterable[Object]) -> ReleaseRequirements:
     """What these objects ask for together; pods of `helm test` are left out."""
     kept = [each for each in objects if annotations_of(each).get(_TEST_HOOK, "").find("test") < 0]
-    return Wish(
+    return ReleaseRequirements(
         workloads=tuple(_workloads(kept)),
         named=tuple(_named(kept)),
         claims=tuple(_claims(kept)),

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.shared import telemetry
-from services.shared.jobs.book import JobBook, UnknownJob, fingerprint, new_job_id, now
 from services.shared.jobs.kinds import Priority, State, Task
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import End, Manifest, Question, Recording, Webhook
 from services.shared.jobs.settings import JobSettings
 from services.shared.jobs.state import next_units
+from services.shared.jobs.store import JobStore, UnknownJob, fingerprint, new_job_id, now
 from services.shared.jobs.tickets import Dispatcher, QueueDown
 from services.shared.service_errors import InvalidInput
 
@@ -17,7 +17,7 @@ log = telemetry.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class JobRequest:
     """What is asked for; as in Manifest."""
 
     tenant: str
@@ -32,19 +32,19 @@ class Order:
     idempotency_key: str = ""
 
 
-class JobDesk:
+class JobService:
     """What the gateway does with jobs.
 
     Every method raises StoreUnavailable where the object store cannot be reached. Where Redis cannot, nothing is lost:
     the reconciler finds what there is to do.
     """
 
-    def __init__(self, book: JobBook, dispatcher: Dispatcher, settings: JobSettings) -> None:
+    def __init__(self, book: JobStore, dispatcher: Dispatcher, settings: JobSettings) -> None:
         self.book = book
         self._dispatcher = dispatcher
         self._settings = settings
 
-    def submit(self, order: Order) -> Manifest:
+    def submit(self, order: JobRequest) -> Manifest:
         """Keeps a job and puts it into the queue; with an idempotency key that was used before, the job of then.
 
         Raises:
@@ -114,7 +114,7 @@ class JobDesk:
         except UnknownJob:
             return
 
-    def _check(self, order: Order) -> None:
+    def _check(self, order: JobRequest) -> None:
         seconds, limit = order.recording.seconds, self._settings.max_job_seconds
         if seconds is not None and seconds > limit:
             raise InvalidInput("media_id", f"{seconds / 3600:.2f} h are over the limit of {limit / 3600:g} h")

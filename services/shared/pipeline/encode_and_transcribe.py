@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lyra.v1.speech_encoder_pb2 import AudioHeader, EncodedAudio, HearRequest, HearResponse
 from services.shared.pipeline.calls import exchange, with_retries
-from services.shared.pipeline.clients import SPEECH_ENCODER, Services
+from services.shared.pipeline.clients import SPEECH_ENCODER, ModelClients
 from services.shared.pipeline.encode import in_pieces
 from services.shared.pipeline.messages import AudioPart, Segment
 from services.shared.pipeline.transcribe import to_segment
@@ -30,7 +30,7 @@ class Heard:
     language: str
 
 
-async def hear(services: Services, part: AudioPart, tenant: str, *, adapter: str = "", language: str = "") -> Heard:
+async def hear(services: ModelClients, part: AudioPart, tenant: str, *, adapter: str = "", language: str = "") -> Heard:
     """Hears a recording of one clip, 30 s at most.
 
     Raises InvalidInput with the part's path, "adapter", "language" or "model", and other ServiceErrors.

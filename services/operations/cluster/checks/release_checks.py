@@ -19,7 +19,7 @@ from services.operations.cluster.objects import (
     sum_of,
     times,
 )
-from services.operations.cluster.wish import Named, Workload
+from services.operations.cluster.release_requirements import Named, Workload
 
 _PULL_KEY = ".dockerconfigjson"
 _TLS_KEYS = {"tls.crt", "tls.key"}
@@ -36,7 +36,7 @@ def config_maps(subject: Subject) -> Iterator[Finding]:
 
 
 def _present(subject: Subject, kind: Kind, word: str) -> Iterator[Finding]:
-    there, named = [], [each for each in subject.wish.named if each.kind == word]
+    there, named = [], [each for each in subject.requirements.named if each.kind == word]
     for each in named:
         found = subject.cluster.find(kind, each.name)
         if found is None:
@@ -122,10 +122,10 @@ def quotas(subject: Subject) -> Iterator[Finding]:
 
 def _asked(subject: Subject) -> Amounts:
     """What quotas count of the release, by their names for it."""
-    wish = subject.wish
-    total = sum_of(_counted(each.pod, each.replicas) for each in wish.workloads)
-    total["persistentvolumeclaims"] = Decimal(sum(each.count for each in wish.claims))
-    total["requests.storage"] = sum((amount(each.size) * each.count for each in wish.claims), Decimal(0))
+    requirements = subject.requirements
+    total = sum_of(_counted(each.pod, each.replicas) for each in requirements.workloads)
+    total["persistentvolumeclaims"] = Decimal(sum(each.count for each in requirements.claims))
+    total["requests.storage"] = sum((amount(each.size) * each.count for each in requirements.claims), Decimal(0))
     return total
 
 
@@ -157,7 +157,7 @@ def limit_ranges(subject: Subject) -> Iterator[Finding]:
     fits = True
     for each in ranges:
         for limit in pick(each, "spec", "limits") or ():
-            for workload in subject.wish.workloads:
+            for workload in subject.requirements.workloads:
                 for what in _breaks(limit, workload):
                     fits = False
                     edit = f"or: kubectl -n {subject.namespace} edit limitrange {name_of(each)}"
