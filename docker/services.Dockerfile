@@ -26,7 +26,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         --requirement requirements/services.txt
 # Of model_core what decodes media and looks at texts, and nothing of what runs models.
 COPY pyproject.toml README.md LICENSE NOTICE ./
-COPY model_core/errors.py model_core/ffmpeg.py model_core/text/repetition.py model_core/
+COPY model_core/errors.py model_core/ffmpeg.py model_core/
+COPY model_core/text/__init__.py model_core/text/repetition.py model_core/text/
 COPY model_core/audio/ model_core/audio/
 COPY model_core/vision/__init__.py model_core/vision/image.py model_core/vision/png.py model_core/vision/video.py model_core/vision/
 COPY protos/lyra/ protos/lyra/

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import REPEAT_INSTRUCTION
 
-TRANSCRIBE, PART, AFTER, BEFORE, REQUEST, NEEDLE = "transcribe", "part", "after", "before", "order", "needle"
+TRANSCRIBE, PART, AFTER, BEFORE, ORDER, NEEDLE = "transcribe", "part", "after", "before", "order", "needle"
 QUESTION, SUMMARY = "question", "summary"
-TASKS = (TRANSCRIBE, PART, AFTER, BEFORE, REQUEST, NEEDLE, QUESTION, SUMMARY)
+TASKS = (TRANSCRIBE, PART, AFTER, BEFORE, ORDER, NEEDLE, QUESTION, SUMMARY)
 BY_LANGUAGE_MODEL = (QUESTION, SUMMARY)
 FEWEST_SENTENCES = 3
 
@@ -88,7 +88,7 @@ def ask(task: str, sentences: Sequence[str], rng: random.Random) -> Asked:
         return Asked(_LAST[count - 1], " ".join(sentences[-count:]))
     # A sentence that is said twice would have two answers.
     once = [at for at, sentence in enumerate(sentences) if sentences.count(sentence) == 1]
-    if task == REQUEST:
+    if task == ORDER:
         first, second = sorted(rng.sample(once, 2)) if len(once) > 1 else (0, len(sentences) - 1)
         named = [sentences[first], sentences[second]]
         rng.shuffle(named)

@@ -114,13 +114,13 @@ def room_for(workloads: Sequence[Workload], nodes: Sequence[Node], *, most: bool
         most: Whether to place as many pods as autoscalers may make, instead of as many as they keep.
     """
     free = {node.name: dict(node.free) for node in nodes}
-    wanted = []
+    asking = []
     for each in workloads:
         for resource, value in requests_of(each.pod).items():
             if is_gpu(resource) and value > 0:
-                wanted.append((int(value), resource, each))
+                asking.append((int(value), resource, each))
     rooms = []
-    for size, resource, workload in sorted(wanted, key=lambda each: -each[0]):
+    for size, resource, workload in sorted(asking, key=lambda each: -each[0]):
         wanted = workload.most if most else workload.replicas
         allowed = [node for node in nodes if node.usable and _allows(node, workload.pod)]
         left = wanted
