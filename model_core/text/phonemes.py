@@ -41,9 +41,7 @@ class EnglishPhonemes:
     def __init__(self) -> None:
         folder = gruut_lang_en.get_lang_dir()
         with closing(sqlite3.connect(folder / "espeak" / "lexicon.db")) as lexicon:
-            rows = lexicon.execute(
-                "SELECT word, phonemes FROM word_phonemes WHERE role = '' ORDER BY pron_order DESC"
-            )
+            rows = lexicon.execute("SELECT word, phonemes FROM word_phonemes WHERE role = '' ORDER BY pron_order DESC")
             # The first pronunciation of a word comes last and stays.
             self._lexicon: dict[str, str] = {word: _alone(word, sounds.replace(" ", "")) for word, sounds in rows}
         self._lexicon.update(_SOUNDS_AS)
