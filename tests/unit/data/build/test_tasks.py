@@ -35,7 +35,7 @@ def test_what_is_said_before_a_sentence_precedes_it(sentences: list[str], rng: r
 
 @given(SENTENCES, SEEDS)
 def test_of_two_sentences_the_answer_is_the_one_said_first(sentences: list[str], rng: random.Random) -> None:
-    asked = tasks.ask(tasks.REQUEST, sentences, rng)
+    asked = tasks.ask(tasks.ORDER, sentences, rng)
     places = [sentences.index(named) for named in quoted(asked.question)]
     assert len(places) == 2
     assert sentences.index(asked.answer) == min(places)
@@ -60,7 +60,7 @@ def test_tasks_are_drawn_by_weight() -> None:
     assert set(drawn) == {"needle", "after"}
     assert drawn.count("needle") / 400 == pytest.approx(0.75, abs=0.08)
     assert weights.has([tasks.AFTER])
-    assert not weights.has([tasks.REQUEST])
+    assert not weights.has([tasks.ORDER])
 
 
 @given(st.integers(0, 10_000))
