@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from model_core.adapter_choice import choose_adapter
 from model_core.checkpoints.peft_adapters import load_adapter
 from model_core.engine.prefix_cache import Prefix, PrefixCache, kept_in, key_of
 from model_core.engine.sampling import Sampler, TextStream
@@ -305,13 +306,9 @@ class LanguageModel:
         return options.max_tokens or room
 
     def _adapter(self, prompt: SplicedPrompt, options: GenerationOptions) -> str | None:
-        resident = self.adapters
         if options.adapter:
             return None if options.adapter == BASE else options.adapter
-        fitting: tuple[str, ...] = ("vision",) if prompt.vision_tokens else ()
-        if prompt.speech_tokens:
-            fitting = ("long_speech", "speech") if prompt.clips > 1 else ("speech",)
-        return next((name for name in fitting if name in resident), None)
+        return choose_adapter(self.adapters, clips=prompt.clips, vision=bool(prompt.vision_tokens)) or None
 
     def _check_adapter(self, name: str) -> None:
         if name not in self.adapters:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model_core.adapter_choice import choose_projector
 from model_core.audio.tensors import decode_audio_track, split_clips
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel, Usage
 from model_core.errors import InvalidInput, UnknownPreset
@@ -292,9 +293,7 @@ def _speech_parts(
 ) -> list[Part]:
     """All clips of all recordings, by the projector that the gateway's pipeline would choose."""
     clips = [clip.samples for samples_S in recordings for clip in split_clips(samples_S)]
-    adapter = named if named in encoder.adapters else encoder.choose_adapter(len(clips))
-    if adapter not in (named, *model.adapters):
-        adapter = encoder.choose_adapter(1)
+    adapter = choose_projector(encoder.adapters, model.adapters, clips=len(clips), named=named)
     return [SpeechPart(encoder.encode([clip_S], adapter)[0]) for clip_S in clips]
 
 

@@ -62,11 +62,12 @@ def build_speech_encoder(
         return published.speech_encoder()
     import torch
 
+    from model_core.adapter_choice import SPEECH
     from model_core.kernels import fast_dtype
     from model_core.presets import nano, tiny
     from model_core.presets.building import below, chosen_device, load, on_meta, read, seeded, trained
     from model_core.speech.ctranslate2_decoder import QuickDecoder
-    from model_core.speech.encoder import SPEECH, SpeechEncoder
+    from model_core.speech.encoder import SpeechEncoder
     from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
 
     device = chosen_device(device)

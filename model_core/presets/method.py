@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from model_core.adapter_choice import LONG_SPEECH, SPEECH
 from model_core.language.chat_template import ChatTemplate
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets.stages import ALIGN, INSTRUCT, SPEECH_GENERATOR, StageTable, TrainingStage
 from model_core.presets.stages import LONG_SPEECH as LONG_SPEECH_STAGE
-from model_core.speech.encoder import LONG_SPEECH, SPEECH, SpeechEncoder
+from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.vocoder import UnitVocoder

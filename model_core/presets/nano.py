@@ -1,12 +1,13 @@
 """Preset nano: small open models that one CPU runs, and our parts between them. Reads like a table."""
 
+from model_core.adapter_choice import LONG_SPEECH as LONG_SPEECH_ADAPTER
+from model_core.adapter_choice import SPEECH
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR, StageTable, TrainingStage
 from model_core.speech.character_unit_generator import CharacterUnitGenerator
-from model_core.speech.encoder import LONG_SPEECH as LONG_SPEECH_ADAPTER
-from model_core.speech.encoder import SPEECH, SpeechEncoder
+from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.sounds import SOUNDS
 from model_core.speech.streaming import Layer

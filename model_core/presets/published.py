@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from model_core.adapter_choice import SPEECH
 from model_core.checkpoints.peft_adapters import load_adapter, load_projector
 from model_core.checkpoints.published import (
     PublishedCheckpoint,
@@ -24,7 +25,7 @@ from model_core.language.extractor import ExtractionConfig
 from model_core.presets import tiny_qwen2_vl
 from model_core.presets.building import on_meta, seeded
 from model_core.presets.method import PublishedPreset
-from model_core.speech.encoder import SPEECH, SpeechEncoder
+from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
 from model_core.speech.unit_voice import UnitVoice
 from model_core.speech.vocoder import UnitVocoder

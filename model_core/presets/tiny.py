@@ -2,12 +2,13 @@
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from model_core.adapter_choice import LONG_SPEECH as LONG_SPEECH_ADAPTER
+from model_core.adapter_choice import SPEECH
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR, StageTable, TrainingStage
-from model_core.speech.encoder import LONG_SPEECH as LONG_SPEECH_ADAPTER
-from model_core.speech.encoder import SPEECH, SpeechEncoder
+from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.whisper import WhisperEncoder

@@ -3,6 +3,7 @@
 import torch
 from tokenizers import Tokenizer
 
+from model_core.adapter_choice import LONG_SPEECH, SPEECH
 from model_core.language.chat_template import QWEN2_VL
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
@@ -11,7 +12,7 @@ from model_core.presets.method import ADAPTER_PROJECTIONS, EXTRACTION, Published
 from model_core.presets.stages import ALIGN, INSTRUCT, SPEECH_GENERATOR, TrainingStage
 from model_core.presets.stages import LONG_SPEECH as LONG_SPEECH_STAGE
 from model_core.presets.tiny import byte_tokenizer
-from model_core.speech.encoder import LONG_SPEECH, SPEECH, SpeechEncoder
+from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.vocoder import DurationPredictor, UnitVocoder

@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model_core.adapter_choice import SPEECH, choose_adapter
 from model_core.audio.tensors import Clip, is_silent
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.transcriber import Segment, Transcriber
 from model_core.speech.whisper import WhisperEncoder
-
-SPEECH, LONG_SPEECH = "speech", "long_speech"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -103,9 +102,9 @@ class SpeechEncoder(nn.Module):
         self._transcriber = transcriber
 
     def choose_adapter(self, clips: int) -> str:
-        """The adapter for a request of so many clips, all recordings together: `long_speech` for several where it is
-        resident, else `speech`."""
-        return LONG_SPEECH if clips > 1 and LONG_SPEECH in self.projectors else SPEECH
+        """The adapter for a request with this many clips over all its recordings: `long_speech` for several where its
+        projector is loaded, else `speech`."""
+        return choose_adapter(self.adapters, clips=clips) or SPEECH
 
     def load_projector(self, name: str, folder: Path) -> None:
         """Makes the speech projector of an adapter's folder resident; checks and errors as in `add_projector`."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from model_core.adapter_choice import SPEECH
 from model_core.audio.tensors import CLIP_SECONDS
 from model_core.data.conversation import without_placeholders
 from model_core.data.data_errors import disk_failures
@@ -24,7 +25,7 @@ from model_core.language.chat_template import ChatTemplate
 from model_core.language.decoder import Decoder
 from model_core.presets import PROJECTOR_FILE, VISION_PROJECTOR_FILE
 from model_core.presets.stages import TrainingStage
-from model_core.speech.encoder import SPEECH, SpeechEncoder
+from model_core.speech.encoder import SpeechEncoder
 from model_core.training.align import Align, can_align, collate_alignment
 from model_core.training.examples import Batch, Example, ExampleMaker, collate, pieces
 from model_core.training.features import Encoders

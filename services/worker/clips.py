@@ -11,12 +11,12 @@ from safetensors import deserialize
 from safetensors.numpy import save
 
 from lyra.v1.common_pb2 import ELEMENT_TYPE_BFLOAT16, SpeechTokens, Tensor, TensorChunk
+from model_core.adapter_choice import choose_adapter
 from services.shared.jobs.model import ClipResult, ClipSegment, PlannedClip
 from services.shared.jobs.state import Job, Unit
 from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.describe import describe_speech_encoder
 from services.shared.pipeline.encode_and_transcribe import Heard, hear
-from services.shared.pipeline.encodings import LONG_SPEECH
 from services.shared.pipeline.messages import AudioPart
 from services.shared.pipeline.messages import Segment as HeardSegment
 from services.shared.rpc.tensors import MAX_CHUNK_BYTES, Array
@@ -97,4 +97,4 @@ async def _adapter(services: ModelClients, job: Job) -> str:
     if len(job.clips) == 1:
         return ""
     encoder = await describe_speech_encoder(services, job.manifest.tenant)
-    return LONG_SPEECH if LONG_SPEECH in encoder.model.adapters else ""
+    return choose_adapter(encoder.model.adapters, clips=len(job.clips))

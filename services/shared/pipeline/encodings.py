@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Mapping
 
 from lyra.v1.common_pb2 import SpeechTokens, VisionTokens
+from model_core.adapter_choice import choose_projector
 from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.describe import describe_language_model, describe_speech_encoder
 from services.shared.pipeline.encode import encode_image, encode_speech
 from services.shared.pipeline.messages import AnswerRequest, AudioPart, ImagePart
 
-# Adapters of the method: for a recording of one clip (at most 30 s), and for more than one in a request.
-SPEECH, LONG_SPEECH = "speech", "long_speech"
 # Parts of one request that are encoded at the same time.
 _ENCODING_AT_ONCE = 4
 
@@ -82,9 +81,4 @@ class Encodings:
         encoder, model = await asyncio.gather(
             describe_speech_encoder(self._services, tenant), describe_language_model(self._services, tenant)
         )
-        projectors = encoder.model.adapters
-        if named in projectors:
-            return named
-        if clips > 1 and LONG_SPEECH in projectors and LONG_SPEECH in model.model.adapters:
-            return LONG_SPEECH
-        return SPEECH if SPEECH in projectors else ""
+        return choose_projector(encoder.model.adapters, model.model.adapters, clips=clips, named=named)
