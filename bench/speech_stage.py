@@ -36,7 +36,7 @@ from model_core.evaluation.metrics import word_errors
 from model_core.presets import lyra_home
 from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is_serving
 from services.shared.pipeline.clients import NAMES, Deadlines, ModelClients
-from services.shared.pipeline.encode_and_transcribe import hear
+from services.shared.pipeline.encode_and_transcribe import encode_and_transcribe
 from services.shared.pipeline.messages import AudioPart
 
 TARGET = 1.0
@@ -159,7 +159,7 @@ async def _hear_all(address: str, files: list[bytes]) -> str:
 
     async def one(data: bytes) -> str:
         async with open_calls:
-            heard = await hear(services, AudioPart(data), "bench", adapter="speech", language="en")
+            heard = await encode_and_transcribe(services, AudioPart(data), "bench", adapter="speech", language="en")
         assert len(heard.tokens_NE)
         return " ".join(segment.text for segment in heard.segments)
 

@@ -31,7 +31,7 @@ class EncodedClip:
 
 
 @dataclass(frozen=True, slots=True)
-class HeardClip:
+class TranscribedClip:
     """Speech tokens [N, E] float32 of a clip, what is said in it, and in which language (its code; empty where the clip
     is silent and none was named)."""
 
@@ -172,7 +172,7 @@ class SpeechEncoder(nn.Module):
             encoded.append(EncodedClip(clip, self._project(own_TD, name), frames_TD))
         return encoded
 
-    def hear(self, clips: list[EncodedClip], language: str = "") -> Iterator[HeardClip | None]:
+    def transcribe(self, clips: list[EncodedClip], language: str = "") -> Iterator[TranscribedClip | None]:
         """The second half: what the transcriber writes down for each clip, all decoded in one batch.
 
         Args:
@@ -180,15 +180,15 @@ class SpeechEncoder(nn.Module):
             language: Code of what is spoken in all of them; empty to hear it from each.
 
         Yields:
-            None wherever other work may come in, then one HeardClip for each clip, in order.
+            None wherever other work may come in, then one TranscribedClip for each clip, in order.
 
         Raises:
             InvalidInput: the language is not known, or there is no decoder; raised by the call itself.
         """
         self.transcriber.check_language(language)
-        return self._hear(clips, language)
+        return self._transcribe(clips, language)
 
-    def _hear(self, clips: list[EncodedClip], language: str) -> Iterator[HeardClip | None]:
+    def _transcribe(self, clips: list[EncodedClip], language: str) -> Iterator[TranscribedClip | None]:
         languages = [language] * len(clips)
         speaking: dict[str, list[int]] = {}
         for row, each in enumerate(clips):
@@ -197,13 +197,13 @@ class SpeechEncoder(nn.Module):
                 speaking.setdefault(languages[row], []).append(row)
         segments: list[list[Segment]] = [[] for _ in clips]
         for spoken, rows in speaking.items():
-            written = yield from self.transcriber.write_down(
+            written = yield from self.transcriber.transcribe_batch(
                 [clips[row].clip for row in rows], [clips[row].frames_TD for row in rows], spoken
             )
             for row, found in zip(rows, written, strict=True):
                 segments[row] = found
         for each, found, spoken in zip(clips, segments, languages, strict=True):
-            yield HeardClip(each.tokens_NE, found, spoken)
+            yield TranscribedClip(each.tokens_NE, found, spoken)
 
     def _batches(self, clips: list[Tensor]) -> list[list[Tensor]]:
         """All clips as one batch where an accelerator works; on a processor each alone.

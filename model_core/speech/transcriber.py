@@ -166,7 +166,7 @@ class Transcriber:
             known = "many languages, not this one" if self._tokens.multilingual else "English only (en)"
             raise InvalidInput("language", f"{language!r} is not supported: this model knows {known}")
 
-    def write_down(self, clips: list[Clip], frames: list[Tensor], language: str) -> Turns[list[list[Segment]]]:
+    def transcribe_batch(self, clips: list[Clip], frames: list[Tensor], language: str) -> Turns[list[list[Segment]]]:
         """What is said in each of some clips, decoded as one batch; a clip's words do not depend on the others.
 
         Args:
@@ -191,7 +191,7 @@ class Transcriber:
             batch = clips[at : at + self._options.batch]
             frames = self._encode_frames([clip.samples for clip in batch])
             language = language or self.detect(frames[0])
-            for segments in _without_turns(self.write_down(batch, frames, language)):
+            for segments in _without_turns(self.transcribe_batch(batch, frames, language)):
                 yield from segments
 
     @torch.inference_mode()

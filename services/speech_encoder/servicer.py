@@ -24,14 +24,14 @@ from services.shared.rpc.threads import ModelThread, WorkTime
 from services.shared.rpc.uploads import header_and_parts
 from services.shared.sandbox.decoders import Decoders
 from services.shared.service_errors import InvalidInput
-from services.speech_encoder.batching import BatchingSpeechEncoder
+from services.speech_encoder.batching import ClipBatcher, ClipOptions
 from services.speech_encoder.recordings import Recording, RecordingReader
 from services.speech_encoder.settings import SpeechEncoderSettings
-from services.speech_encoder.transcription import TranscriptionBatcher
+from services.speech_encoder.strategies import Encode, EncodeAndTranscribe
 
 
 class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
-    """Receives a recording; encodes its clips in batches with those of other calls, or writes down what is said."""
+    """Receives a recording, then encodes or transcribes its clips in batches with those of other calls."""
 
     def __init__(self, encoder: SpeechEncoder, settings: SpeechEncoderSettings) -> None:
         self._encoder = encoder
@@ -39,17 +39,14 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self._decoders = Decoders(settings)
         self._decoders.start()
         self._thread = ModelThread("speech-encoder")
-        self._writer = ModelThread("transcriber")
-        self._batches = BatchingSpeechEncoder(
-            encoder,
-            self._thread,
+        self._transcriber_thread = ModelThread("transcriber")
+        self._encode_batches = ClipBatcher(
+            Encode(encoder, self._thread),
             max_batch_clips=settings.max_batch_clips,
             max_seconds_waiting=settings.max_audio_seconds_waiting,
         )
-        self._hearer = TranscriptionBatcher(
-            encoder,
-            self._thread,
-            self._writer,
+        self._transcribe_batches = ClipBatcher(
+            EncodeAndTranscribe(encoder, self._thread, self._transcriber_thread),
             max_batch_clips=settings.max_hear_clips,
             max_seconds_waiting=settings.max_hear_seconds_waiting,
         )
@@ -73,35 +70,34 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
     async def Encode(
         self, request_iterator: AsyncIterator[speech_encoder_pb2.SpeechEncoderEncodeRequest], context: Context
     ) -> AsyncIterator[speech_encoder_pb2.SpeechEncoderEncodeResponse]:
-        """A recording to speech tokens, clip by clip."""
+        """Turns a recording into speech tokens, clip by clip."""
         header, pieces = await header_and_parts(request_iterator, "data")
         self._check_adapter(header.adapter)
         recording = await self._receive(header.audio, pieces, tenant_of(context))
         adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
-        encoding = self._batches.encode([clip.samples for clip in recording.clips], adapter)
+        encoding = self._encode_batches.process(recording.clips, ClipOptions(adapter), tenant=tenant_of(context))
         async with self._use.using(adapter), aclosing(encoding) as results:
             clips = iter(recording.clips)
-            async for tokens in results:
-                clip = next(clips)
-                for message in _token_messages(clip, tokens, adapter):
+            async for tokens_NE in results:
+                for message in _token_messages(next(clips), tokens_NE, adapter):
                     yield speech_encoder_pb2.SpeechEncoderEncodeResponse(speech_tokens=message)
 
     async def Transcribe(
         self, request_iterator: AsyncIterator[speech_encoder_pb2.TranscribeRequest], context: Context
     ) -> AsyncIterator[speech_encoder_pb2.TranscribeResponse]:
-        """A recording to what is said in it."""
+        """Turns a recording into a transcript."""
         header, pieces = await header_and_parts(request_iterator, "data")
         transcriber = self._encoder.transcriber
         recording = await self._receive(header.audio, pieces, tenant_of(context))
         async with self._transcriptions.slot(tenant_of(context)):
             work = WorkTime()
             start = work.of_steps(lambda: transcriber.transcribe(recording.clips, header.language))
-            transcript = self._writer.iterate(start)
+            transcript = self._transcriber_thread.iterate(start)
             async with aclosing(transcript) as segments:
                 async for segment in segments:
                     yield speech_encoder_pb2.TranscribeResponse(segment=_segment_message(segment))
         telemetry.observe_work("speech_encoder", work.seconds, recording.seconds)
-        # What a model of many languages heard by itself is not told.
+        # A language that a multilingual model detected by itself is not reported.
         (language, *others) = transcriber.languages
         known = header.language or ("" if others else language)
         summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=recording.seconds, language=known)
@@ -110,7 +106,10 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
     async def Hear(
         self, request_iterator: AsyncIterator[speech_encoder_pb2.HearRequest], context: Context
     ) -> AsyncIterator[speech_encoder_pb2.HearResponse]:
-        """A recording to speech tokens and to what is said in it, clip by clip."""
+        """Encodes and transcribes at once: speech tokens and transcript of a recording, clip by clip.
+
+        What `Encode` and `Transcribe` do in two calls, for one decoding and one pass through Whisper's encoder.
+        """
         header, pieces = await header_and_parts(request_iterator, "data")
         self._check_adapter(header.adapter)
         transcriber = self._encoder.transcriber
@@ -119,14 +118,15 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
         (first, *others) = transcriber.languages
         language = header.language or ("" if others else first)
-        hearing = self._hearer.hear(recording.clips, adapter=adapter, language=language, tenant=tenant_of(context))
-        async with self._use.using(adapter), aclosing(hearing) as results:
+        options = ClipOptions(adapter, language)
+        transcribing = self._transcribe_batches.process(recording.clips, options, tenant=tenant_of(context))
+        async with self._use.using(adapter), aclosing(transcribing) as results:
             clips = iter(recording.clips)
-            async for heard in results:
-                language = language or heard.language
-                for tokens in _token_messages(next(clips), heard.tokens_NE, adapter):
+            async for transcribed in results:
+                language = language or transcribed.language
+                for tokens in _token_messages(next(clips), transcribed.tokens_NE, adapter):
                     yield speech_encoder_pb2.HearResponse(speech_tokens=tokens)
-                for segment in heard.segments:
+                for segment in transcribed.segments:
                     yield speech_encoder_pb2.HearResponse(segment=_segment_message(segment))
         summary = speech_encoder_pb2.TranscriptSummary(duration_seconds=recording.seconds, language=language)
         yield speech_encoder_pb2.HearResponse(summary=summary)
@@ -134,7 +134,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
     async def Describe(
         self, request: speech_encoder_pb2.SpeechEncoderDescribeRequest, context: Context
     ) -> speech_encoder_pb2.SpeechEncoderDescribeResponse:
-        """What this service runs."""
+        """Model and limits of this service."""
         model = common_pb2.ModelDescription(
             preset=self._settings.preset,
             model=self._encoder.model,
@@ -146,14 +146,14 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         )
 
     def shut_down(self) -> None:
-        """Lets the threads end."""
+        """Stops the decoders and the threads."""
         self._decoders.close()
         self._thread.shut_down()
-        self._writer.shut_down()
+        self._transcriber_thread.shut_down()
 
     def _check_adapter(self, name: str) -> None:
         if name not in ("", *self._encoder.adapters):
-            raise InvalidInput("adapter", f"{name[:100]!r} is none of {', '.join(self._encoder.adapters)}")
+            raise InvalidInput("adapter", f"{name[:100]!r} is not one of {', '.join(self._encoder.adapters)}")
 
     async def _receive(
         self, header: speech_encoder_pb2.AudioHeader, pieces: AsyncIterator[Any], tenant: str

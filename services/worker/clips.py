@@ -1,4 +1,4 @@
-"""Hearing a clip: its speech tokens and its words, each kept in an object of its own."""
+"""Encoding and transcribing a clip: its speech tokens and its words, each stored in an object of its own."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +16,8 @@ from services.shared.jobs.model import ClipResult, ClipSegment, PlannedClip
 from services.shared.jobs.state import Job, Unit
 from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.describe import describe_speech_encoder
-from services.shared.pipeline.encode_and_transcribe import Heard, hear
-from services.shared.pipeline.messages import AudioPart
-from services.shared.pipeline.messages import Segment as HeardSegment
+from services.shared.pipeline.encode_and_transcribe import TranscribedClip, encode_and_transcribe
+from services.shared.pipeline.messages import AudioPart, Segment
 from services.shared.rpc.tensors import MAX_CHUNK_BYTES, Array
 from services.worker.context import WorkerContext
 
@@ -28,18 +27,18 @@ _NAME = "speech_tokens"
 _READ_AT_ONCE = 8  # objects
 
 
-def hear_clip(place: WorkerContext, job: Job, unit: Unit) -> None:
+def transcribe_clip(place: WorkerContext, job: Job, unit: Unit) -> None:
     """Encodes and transcribes a clip. Its JSON is written last: where it is, the clip is done."""
     clip = job.clips[unit.index]
     part = AudioPart(place.store.get(job.id.sound(clip.index)), path=f"clip {clip.index}")
-    heard = place.run(lambda services: _hear(services, job, part))
-    place.store.put(job.id.tokens(clip.index), to_safetensors(heard.tokens_NE), "application/octet-stream")
+    transcribed = place.run(lambda services: _transcribe(services, job, part))
+    place.store.put(job.id.tokens(clip.index), to_safetensors(transcribed.tokens_NE), "application/octet-stream")
     made = ClipResult(
         index=clip.index,
-        segments=tuple(_segment(segment) for segment in heard.segments),
-        language=heard.language,
-        speech_tokens=len(heard.tokens_NE),
-        adapter=heard.adapter,
+        segments=tuple(_segment(segment) for segment in transcribed.segments),
+        language=transcribed.language,
+        speech_tokens=len(transcribed.tokens_NE),
+        adapter=transcribed.adapter,
     )
     place.store.put_new(job.id.clip(clip.index), made.to_bytes())
 
@@ -77,23 +76,25 @@ def from_safetensors(data: bytes) -> Bits:
     return np.frombuffer(tensor["data"], "<u2").reshape(tensor["shape"])
 
 
-def _segment(heard: HeardSegment) -> ClipSegment:
+def _segment(segment: Segment) -> ClipSegment:
     return ClipSegment(
-        start_seconds=round(heard.start_seconds, 3),
-        end_seconds=round(heard.end_seconds, 3),
-        text=heard.text,
-        mean_log_probability=round(heard.mean_log_probability, 4),
-        no_speech_probability=round(heard.no_speech_probability, 4),
+        start_seconds=round(segment.start_seconds, 3),
+        end_seconds=round(segment.end_seconds, 3),
+        text=segment.text,
+        mean_log_probability=round(segment.mean_log_probability, 4),
+        no_speech_probability=round(segment.no_speech_probability, 4),
     )
 
 
-async def _hear(services: ModelClients, job: Job, part: AudioPart) -> Heard:
+async def _transcribe(services: ModelClients, job: Job, part: AudioPart) -> TranscribedClip:
     adapter = await _adapter(services, job)
-    return await hear(services, part, job.manifest.tenant, adapter=adapter, language=job.manifest.language)
+    return await encode_and_transcribe(
+        services, part, job.manifest.tenant, adapter=adapter, language=job.manifest.language
+    )
 
 
 async def _adapter(services: ModelClients, job: Job) -> str:
-    """Whose projector: that of the adapter that answers from all clips of the recording."""
+    """Whose projector: that of the adapter that will read all clips of the recording."""
     if len(job.clips) == 1:
         return ""
     encoder = await describe_speech_encoder(services, job.manifest.tenant)

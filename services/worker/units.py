@@ -20,7 +20,7 @@ from services.shared.service_errors import DeadlineExceeded, InvalidInput, Overl
 from services.shared.storage.store_errors import StoreFull
 from services.worker.answers import answer, answer_window, cut_windows
 from services.worker.callbacks import call_back
-from services.worker.clips import hear_clip
+from services.worker.clips import transcribe_clip
 from services.worker.context import WorkerContext
 from services.worker.finish import finish
 from services.worker.planning import plan
@@ -29,7 +29,7 @@ log = telemetry.get_logger(__name__)
 
 _DO: Mapping[Work, Callable[[WorkerContext, Job, Unit], None]] = {
     Work.PLAN: plan,
-    Work.CLIP: hear_clip,
+    Work.CLIP: transcribe_clip,
     Work.WINDOWS: cut_windows,
     Work.WINDOW: answer_window,
     Work.ANSWER: answer,

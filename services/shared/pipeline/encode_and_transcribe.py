@@ -1,4 +1,4 @@
-"""A recording into speech tokens and words at once."""
+"""Encodes and transcribes a recording in one call, `SpeechEncoder.Hear` of lyra.v1."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -14,14 +14,18 @@ from services.shared.rpc.tensors import Array, TensorAssembler
 from services.shared.service_errors import Failed, InvalidInput
 
 # A clip lasts 30 s at most, and no encoder makes more than 50 tokens a second.
-_MOST_TOKENS = 1500
+_MAX_TOKENS = 1500
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What a clip holds: speech tokens [N, E] of the projector of `adapter`, and what is said, by seconds of the clip.
+class TranscribedClip:
+    """Speech tokens and transcript of a clip.
 
-    `language` is the code of the one that was asked for or heard; empty where nothing was.
+    Attributes:
+        tokens_NE: [N, E] float32, made by the projector of `adapter`.
+        adapter: The adapter that is to read the tokens.
+        segments: The transcript, timed from the start of the clip.
+        language: Code of the language that was requested or detected; empty where neither.
     """
 
     tokens_NE: Array
@@ -30,10 +34,14 @@ class Heard:
     language: str
 
 
-async def hear(services: ModelClients, part: AudioPart, tenant: str, *, adapter: str = "", language: str = "") -> Heard:
-    """Hears a recording of one clip, 30 s at most.
+async def encode_and_transcribe(
+    services: ModelClients, part: AudioPart, tenant: str, *, adapter: str = "", language: str = ""
+) -> TranscribedClip:
+    """Encodes and transcribes a recording of one clip, 30 s at most.
 
-    Raises InvalidInput with the part's path, "adapter", "language" or "model", and other ServiceErrors.
+    Raises:
+        InvalidInput: With the part's path, "adapter", "language" or "model" as its field.
+        ServiceError: The call failed for another reason.
     """
 
     def attempt() -> AsyncGenerator[HearResponse, None]:
@@ -51,22 +59,22 @@ async def hear(services: ModelClients, part: AudioPart, tenant: str, *, adapter:
         field = error.field if error.field in ("adapter", "language", "model") else part.path
         raise InvalidInput(field, error.message) from error
     try:
-        return _put_together(received)
+        return _assembled(received)
     except InvalidInput as error:  # not the caller's
         raise Failed(f"the {SPEECH_ENCODER} answered with {error}") from error
 
 
-def _put_together(received: list[HearResponse]) -> Heard:
+def _assembled(received: list[HearResponse]) -> TranscribedClip:
     """Raises InvalidInput where something is missing or malformed."""
     tokens = [each.speech_tokens for each in received if each.WhichOneof("event") == "speech_tokens"]
     if not tokens or received[-1].WhichOneof("event") != "summary":
         raise InvalidInput("summary", "speech tokens or the summary are missing")
     *_, width = (0, *tokens[0].tokens.rows.shape)
-    assembler = TensorAssembler(width=width, max_rows=_MOST_TOKENS, field="speech_tokens")
+    assembler = TensorAssembler(width=width, max_rows=_MAX_TOKENS, field="speech_tokens")
     for message in tokens:
         assembler.add(message.tokens)
     segments = tuple(to_segment(each.segment) for each in received if each.WhichOneof("event") == "segment")
-    return Heard(assembler.result(), tokens[0].adapter, segments, received[-1].summary.language)
+    return TranscribedClip(assembler.result(), tokens[0].adapter, segments, received[-1].summary.language)
 
 
 async def _requests(part: AudioPart, adapter: str, language: str) -> AsyncIterator[HearRequest]:

@@ -70,7 +70,9 @@ class Client:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error("speech_encoder", error) from error
 
-    async def hear(self, data: bytes, adapter: str = "", language: str = "", tenant: str = "") -> list[pb.HearResponse]:
+    async def encode_and_transcribe(
+        self, data: bytes, adapter: str = "", language: str = "", tenant: str = ""
+    ) -> list[pb.HearResponse]:
         async def requests() -> AsyncIterator[pb.HearRequest]:
             yield pb.HearRequest(header=pb.HearRequest.Header(audio=encoded(), adapter=adapter, language=language))
             yield pb.HearRequest(data=data)
@@ -149,30 +151,32 @@ async def test_transcript_ends_with_a_summary(client: Client) -> None:
     assert summary.summary.language == "en"
 
 
-async def test_hearing_gives_the_tokens_of_encoding_and_the_words_of_transcribing(client: Client) -> None:
+async def test_hear_gives_the_tokens_of_encode_and_the_words_of_transcribe(client: Client) -> None:
     recording = wav(31)
-    heard = await client.hear(recording)
-    for one, other in zip(tokens_of(heard), tokens_of(await client.encode(recording)), strict=True):
+    responses = await client.encode_and_transcribe(recording)
+    for one, other in zip(tokens_of(responses), tokens_of(await client.encode(recording)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
-    assert segments_of(heard) == segments_of(await client.transcribe(recording))
-    assert segments_of(heard)
+    assert segments_of(responses) == segments_of(await client.transcribe(recording))
+    assert segments_of(responses)
 
 
-async def test_what_is_heard_comes_clip_by_clip_and_ends_with_a_summary(client: Client) -> None:
-    heard = await client.hear(wav(31))
-    kinds = [response.WhichOneof("event") for response in heard]
+async def test_hear_responds_clip_by_clip_and_ends_with_a_summary(client: Client) -> None:
+    responses = await client.encode_and_transcribe(wav(31))
+    kinds = [response.WhichOneof("event") for response in responses]
     assert kinds[0] == "speech_tokens"
     assert kinds[-1] == "summary"
-    second = [response.speech_tokens.clip_index for response in heard].index(1)
-    ends = [response.segment.end_seconds for response in heard[:second] if response.HasField("segment")]
+    second = [response.speech_tokens.clip_index for response in responses].index(1)
+    ends = [response.segment.end_seconds for response in responses[:second] if response.HasField("segment")]
     assert all(end <= 30 for end in ends)
-    assert (heard[-1].summary.duration_seconds, heard[-1].summary.language) == (31, "en")
+    assert (responses[-1].summary.duration_seconds, responses[-1].summary.language) == (31, "en")
 
 
-async def test_calls_heard_at_the_same_time_get_their_own(client: Client) -> None:
+async def test_concurrent_hear_calls_get_their_own_results(client: Client) -> None:
     lengths = (0.3, 2, 4, 31)
-    alone = [await client.hear(wav(seconds)) for seconds in lengths]
-    together = await asyncio.gather(*(client.hear(wav(seconds), tenant=f"{seconds:g}") for seconds in lengths))
+    alone = [await client.encode_and_transcribe(wav(seconds)) for seconds in lengths]
+    together = await asyncio.gather(
+        *(client.encode_and_transcribe(wav(seconds), tenant=f"{seconds:g}") for seconds in lengths)
+    )
     for one, other in zip(alone, together, strict=True):
         for left, right in zip(tokens_of(one), tokens_of(other), strict=True):
             np.testing.assert_allclose(left, right, atol=1e-3)
@@ -180,16 +184,16 @@ async def test_calls_heard_at_the_same_time_get_their_own(client: Client) -> Non
     assert telemetry.AUDIO_SECONDS_WAITING._value.get() == 0
 
 
-async def test_hearing_tells_whose_projector_made_the_tokens(start_service: StartService) -> None:
+async def test_hear_reports_whose_projector_made_the_tokens(start_service: StartService) -> None:
     client = Client(await start_service("speech_encoder", preset="tiny-qwen2-vl"))
     for seconds, asked, adapter in ((1, "", "speech"), (31, "", "long_speech"), (1, "long_speech", "long_speech")):
-        heard = await client.hear(wav(seconds), adapter=asked)
-        assert {each.speech_tokens.adapter for each in heard if each.HasField("speech_tokens")} == {adapter}
+        responses = await client.encode_and_transcribe(wav(seconds), adapter=asked)
+        assert {each.speech_tokens.adapter for each in responses if each.HasField("speech_tokens")} == {adapter}
 
 
-async def test_more_to_hear_than_may_wait_is_refused_with_a_time_to_come_again(start_service: StartService) -> None:
+async def test_more_audio_than_may_wait_is_refused_with_a_time_to_retry(start_service: StartService) -> None:
     client = Client(await start_service("speech_encoder", max_hear_seconds_waiting=1))
-    answers = await asyncio.gather(*(client.hear(wav(5)) for _ in range(8)), return_exceptions=True)
+    answers = await asyncio.gather(*(client.encode_and_transcribe(wav(5)) for _ in range(8)), return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, BaseException)]
     assert len(refused) < len(answers)
     assert refused
@@ -204,19 +208,19 @@ async def test_more_to_hear_than_may_wait_is_refused_with_a_time_to_come_again(s
     [
         (b"not audio at all" * 100, "", "", "audio"),
         (encode_wav(np.zeros(RATE, np.int16), RATE), "", "", "audio"),
-        (wav(1), "unheard", "", "adapter"),
+        (wav(1), "unknown", "", "adapter"),
         (wav(1), "", "tlh", "language"),
     ],
 )
-async def test_what_cannot_be_heard_is_refused_by_field(
+async def test_invalid_hear_request_is_refused_by_field(
     client: Client, data: bytes, adapter: str, language: str, field: str
 ) -> None:
     with pytest.raises(InvalidInput) as refusal:
-        await client.hear(data, adapter, language)
+        await client.encode_and_transcribe(data, adapter, language)
     assert refusal.value.field == field
 
 
-async def test_a_call_that_is_given_up_leaves_nothing_waiting(client: Client) -> None:
+async def test_cancelled_call_leaves_nothing_waiting(client: Client) -> None:
     call = cast(Any, client.stub.Hear)()
     await call.write(pb.HearRequest(header=pb.HearRequest.Header(audio=encoded())))
     await call.write(pb.HearRequest(data=wav(120)))
@@ -224,7 +228,7 @@ async def test_a_call_that_is_given_up_leaves_nothing_waiting(client: Client) ->
     await until(lambda: telemetry.AUDIO_SECONDS_WAITING._value.get() > 0)
     call.cancel()
     await until(lambda: telemetry.AUDIO_SECONDS_WAITING._value.get() == 0)
-    assert segments_of(await client.hear(wav(1)))
+    assert segments_of(await client.encode_and_transcribe(wav(1)))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +237,7 @@ async def test_a_call_that_is_given_up_leaves_nothing_waiting(client: Client) ->
         (b"", encoded(), "", "audio"),
         (b"not audio at all" * 100, encoded(), "", "audio"),
         (encode_wav(np.zeros(RATE, np.int16), RATE), encoded(), "", "audio"),
-        (wav(1), encoded(), "unheard", "adapter"),
+        (wav(1), encoded(), "unknown", "adapter"),
         (wav(1), pb.AudioHeader(), "", "audio.encoding"),
         (tone(1).tobytes(), pcm(sample_rate=4000), "", "audio.pcm.sample_rate"),
         (tone(1).tobytes(), pcm(channels=9), "", "audio.pcm.channels"),

@@ -6,7 +6,7 @@ from lyra.v1.speech_synthesizer_pb2 import SynthesizeRequest
 from lyra.v1.speech_synthesizer_pb2_grpc import SpeechSynthesizerStub
 from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.encode import encode_image, encode_speech
-from services.shared.pipeline.encode_and_transcribe import hear
+from services.shared.pipeline.encode_and_transcribe import encode_and_transcribe
 from services.shared.pipeline.messages import AudioPart, ImagePart
 from services.shared.pipeline.transcribe import transcribe
 from services.shared.rpc.threads import WorkTime
@@ -18,7 +18,7 @@ def sample(name: str, service: str) -> float:
     return REGISTRY.get_sample_value(name, {"service": service}) or 0.0
 
 
-async def test_each_way_of_hearing_a_recording_tells_its_real_time_factor(start_service: StartService) -> None:
+async def test_each_way_of_processing_a_recording_reports_its_real_time_factor(start_service: StartService) -> None:
     running = await start_service("speech_encoder", preset="tiny")
     services, part = (
         ModelClients.open({"speech_encoder": running.address}),
@@ -27,7 +27,7 @@ async def test_each_way_of_hearing_a_recording_tells_its_real_time_factor(start_
     factors, batches = "lyra_real_time_factor_count", "lyra_batch_size_count"
     before = sample(factors, "speech_encoder"), sample(batches, "speech_encoder")
     await encode_speech(services, part, "acme")
-    await hear(services, part, "acme")
+    await encode_and_transcribe(services, part, "acme")
     # A batch is counted once the last of its clips has gone out.
     await until(lambda: sample(batches, "speech_encoder") >= before[1] + 2)
     assert sample(batches, "speech_encoder") == before[1] + 2

@@ -94,7 +94,7 @@ def heard(encoder: SpeechEncoder) -> list[tuple[Tensor, str]]:
     torch.manual_seed(0)
     pieces = [Clip(0, 0.0, len(samples) / SAMPLE_RATE, samples) for samples in clips()]
     encoded = encoder.encode_clips(pieces, ["speech"] * len(pieces))
-    written = [each for each in encoder.hear(encoded) if each is not None]
+    written = [each for each in encoder.transcribe(encoded) if each is not None]
     return [
         (own.tokens_NE, " ".join(segment.text for segment in each.segments))
         for own, each in zip(encoded, written, strict=True)

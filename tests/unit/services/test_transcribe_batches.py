@@ -1,4 +1,4 @@
-"""Clips of all calls are heard together: in turn between tenants, within bounds, no longer than somebody waits."""
+"""Clips of all calls are transcribed together: in turn between tenants, within limits, while a caller is waiting."""
 
 import asyncio
 import threading
@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from model_core.audio.tensors import SAMPLE_RATE, Clip
-from model_core.speech.encoder import EncodedClip, HeardClip
+from model_core.speech.encoder import EncodedClip, TranscribedClip
 from services.shared import telemetry
 from services.shared.rpc.threads import ModelThread
 from services.shared.service_errors import Overloaded
-from services.speech_encoder.transcription import TranscriptionBatcher
+from services.speech_encoder.batching import ClipBatcher, ClipOptions
+from services.speech_encoder.strategies import EncodeAndTranscribe
 
 
 class Gate:
-    """Hears of each clip its index, behind a gate: notes each batch and lets it through when opened."""
+    """Turns each clip into its index, behind a gate: notes each batch and lets it through when opened."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -37,7 +38,7 @@ class Gate:
         self.encoding.wait(10)
         return [EncodedClip(clip, torch.full((1, 2), float(clip.index)), torch.zeros(1, 1)) for clip in clips]
 
-    def hear(self, clips: list[EncodedClip], language: str = "") -> Iterator[HeardClip | None]:
+    def transcribe(self, clips: list[EncodedClip], language: str = "") -> Iterator[TranscribedClip | None]:
         self.batches.append([each.clip.index for each in clips])
         self.languages.append(language)
         try:
@@ -45,57 +46,55 @@ class Gate:
             self.opened.wait(10)
             yield None
             for each in clips:
-                yield HeardClip(each.tokens_NE, [], language or ("de" if each.clip.index else ""))
+                yield TranscribedClip(each.tokens_NE, [], language or ("de" if each.clip.index else ""))
         except GeneratorExit:
             self.closed += 1
             raise
 
 
 class Bench:
-    """A gatherer with its gate. Clip 7 is a call's only clip of a second, unless more are named."""
+    """A batcher with its gate. Every clip lasts a second."""
 
     def __init__(self, max_batch_clips: int = 4, max_seconds_waiting: float = 1000) -> None:
         self.gate = Gate()
-        self.hearer = TranscriptionBatcher(
-            self.gate,
-            ModelThread("encoder"),
-            ModelThread("writer"),
+        self.batcher = ClipBatcher(
+            EncodeAndTranscribe(self.gate, ModelThread("encoder"), ModelThread("transcriber")),
             max_batch_clips=max_batch_clips,
             max_seconds_waiting=max_seconds_waiting,
         )
 
-    async def hear(
+    async def transcribe(
         self, *numbers: int, tenant: str = "acme", language: str = "en", adapter: str = "speech"
-    ) -> list[HeardClip]:
+    ) -> list[TranscribedClip]:
         clips = [Clip(number, 0.0, 1.0, torch.zeros(SAMPLE_RATE)) for number in numbers]
-        hearing = self.hearer.hear(clips, adapter=adapter, language=language, tenant=tenant)
-        return [heard async for heard in hearing]
+        results = self.batcher.process(clips, ClipOptions(adapter, language), tenant=tenant)
+        return [result async for result in results]
 
-    async def occupied(self) -> "asyncio.Task[list[HeardClip]]":
-        """A call whose clip is being heard, before the closed gate."""
-        task = asyncio.create_task(self.hear(99, tenant="first"))
+    async def occupied(self) -> "asyncio.Task[list[TranscribedClip]]":
+        """A call whose clip is being transcribed, before the closed gate."""
+        task = asyncio.create_task(self.transcribe(99, tenant="first"))
         await asyncio.to_thread(self.gate.entered.wait, 10)
         return task
 
     async def waiting(
         self, *numbers: int, tenant: str = "acme", language: str = "en"
-    ) -> "asyncio.Task[list[HeardClip]]":
-        """A call whose clips are in line."""
-        task = asyncio.create_task(self.hear(*numbers, tenant=tenant, language=language))
+    ) -> "asyncio.Task[list[TranscribedClip]]":
+        """A call whose clips are queued."""
+        task = asyncio.create_task(self.transcribe(*numbers, tenant=tenant, language=language))
         await asyncio.sleep(0)
         return task
 
 
-async def test_clips_of_calls_that_wait_are_heard_in_one_batch_and_given_back_in_order() -> None:
+async def test_clips_that_wait_are_transcribed_in_one_batch_and_returned_in_order() -> None:
     bench = Bench()
     first = await bench.occupied()
     others = [await bench.waiting(1, 2), await bench.waiting(3)]
     bench.gate.opened.set()
     await first
-    heard = await asyncio.gather(*others)
+    results = await asyncio.gather(*others)
     assert bench.gate.batches == [[99], [1, 2, 3]]
-    assert [[int(clip.tokens_NE[0, 0]) for clip in call] for call in heard] == [[1, 2], [3]]
-    assert bench.hearer.seconds_waiting == 0
+    assert [[int(clip.tokens_NE[0, 0]) for clip in call] for call in results] == [[1, 2], [3]]
+    assert bench.batcher.seconds_waiting == 0
 
 
 async def test_clips_that_come_while_others_are_encoded_share_their_batch() -> None:
@@ -131,15 +130,15 @@ async def test_clips_in_different_languages_do_not_share_a_batch() -> None:
     assert bench.gate.languages == ["en", "en", "de"]
 
 
-async def test_language_is_heard_from_the_first_clip_with_sound_and_holds_for_the_others() -> None:
+async def test_language_is_detected_in_the_first_clip_with_speech_and_holds_for_the_others() -> None:
     bench = Bench()
     bench.gate.opened.set()
-    await bench.hear(0, 1, 2, 3, language="")  # in clip 0 nothing is said
+    await bench.transcribe(0, 1, 2, 3, language="")  # in clip 0 nothing is said
     assert bench.gate.batches == [[0], [1], [2, 3]]
     assert bench.gate.languages == ["", "", "de"]
 
 
-async def test_call_that_leaves_takes_its_clips_out_of_the_line() -> None:
+async def test_caller_that_leaves_takes_its_clips_out_of_the_queue() -> None:
     bench = Bench()
     first = await bench.occupied()
     leaving = await bench.waiting(1, 2)
@@ -148,19 +147,19 @@ async def test_call_that_leaves_takes_its_clips_out_of_the_line() -> None:
         await leaving
     bench.gate.opened.set()
     await first
-    await bench.hear(3)
+    await bench.transcribe(3)
     assert bench.gate.batches == [[99], [3]]
-    assert bench.hearer.seconds_waiting == 0
+    assert bench.batcher.seconds_waiting == 0
 
 
-async def test_batch_that_nobody_waits_for_any_more_is_given_up() -> None:
+async def test_batch_without_callers_is_abandoned() -> None:
     bench = Bench()
     first = await bench.occupied()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
     bench.gate.opened.set()
-    await bench.hear(3)
+    await bench.transcribe(3)
     assert bench.gate.closed == 1
 
 
@@ -169,10 +168,10 @@ async def test_reader_that_stops_midway_leaves_nothing_waiting() -> None:
     before = telemetry.AUDIO_SECONDS_WAITING._value.get()
     bench.gate.opened.set()
     clips = [Clip(1, 0.0, 1.0, torch.zeros(SAMPLE_RATE))] * 5
-    async with aclosing(bench.hearer.hear(clips, adapter="", language="en", tenant="")) as results:
+    async with aclosing(bench.batcher.process(clips, ClipOptions("", "en"), tenant="")) as results:
         await anext(results)
-        assert bench.hearer.seconds_waiting == 4
-    assert bench.hearer.seconds_waiting == 0
+        assert bench.batcher.seconds_waiting == 4
+    assert bench.batcher.seconds_waiting == 0
     assert telemetry.AUDIO_SECONDS_WAITING._value.get() == before
 
 
@@ -180,25 +179,25 @@ async def test_error_of_a_batch_reaches_its_calls_and_the_next_batch_works() -> 
     bench = Bench()
     bench.gate.opened.set()
     with pytest.raises(ValueError, match="bad"):
-        await bench.hear(1, adapter="bad")
-    assert len(await bench.hear(2)) == 1
+        await bench.transcribe(1, adapter="bad")
+    assert len(await bench.transcribe(2)) == 1
 
 
-async def test_audio_over_the_bound_is_refused_with_a_time_to_come_again_but_a_single_recording_is_not() -> None:
+async def test_audio_over_the_limit_is_refused_with_a_time_to_retry_but_a_single_recording_is_not() -> None:
     bench = Bench(max_seconds_waiting=1)
     bench.gate.opened.set()
-    assert len(await bench.hear(1, 2)) == 2
+    assert len(await bench.transcribe(1, 2)) == 2
     bench.gate.opened.clear()
-    first = asyncio.create_task(bench.hear(3, 4))
+    first = asyncio.create_task(bench.transcribe(3, 4))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="2 s of audio are waiting, the limit is 1 s") as refused:
-        await bench.hear(5)
+        await bench.transcribe(5)
     assert refused.value.retry_after_seconds >= 1
     bench.gate.opened.set()
     await first
 
 
-async def test_latest_recording_of_who_has_most_makes_room_for_who_has_less() -> None:
+async def test_latest_recording_of_the_tenant_with_most_makes_room_for_one_with_less() -> None:
     bench = Bench(max_seconds_waiting=6)
     first = await bench.occupied()
     earlier, later = await bench.waiting(1, 2, tenant="greedy"), await bench.waiting(3, 4, 5, tenant="greedy")
@@ -206,18 +205,18 @@ async def test_latest_recording_of_who_has_most_makes_room_for_who_has_less() ->
     with pytest.raises(Overloaded):
         await later
     with pytest.raises(Overloaded):
-        await bench.hear(7, 8, 9, tenant="greedy")
+        await bench.transcribe(7, 8, 9, tenant="greedy")
     bench.gate.opened.set()
     await asyncio.gather(first, earlier, modest)
     assert sorted(bench.gate.batches[1]) == [1, 2, 6]
-    assert bench.hearer.seconds_waiting == 0
+    assert bench.batcher.seconds_waiting == 0
 
 
-async def test_recording_that_is_being_heard_makes_room_for_nobody() -> None:
+async def test_recording_that_has_been_started_makes_room_for_nobody() -> None:
     bench = Bench(max_batch_clips=1, max_seconds_waiting=3)
-    long = asyncio.create_task(bench.hear(1, 2, 3, tenant="greedy"))
+    long = asyncio.create_task(bench.transcribe(1, 2, 3, tenant="greedy"))
     await asyncio.to_thread(bench.gate.entered.wait, 10)
     with pytest.raises(Overloaded):
-        await bench.hear(4, tenant="modest")
+        await bench.transcribe(4, tenant="modest")
     bench.gate.opened.set()
     assert len(await long) == 3

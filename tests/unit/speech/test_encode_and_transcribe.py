@@ -1,4 +1,4 @@
-"""Tokens and words of clips from one pass: what encoding and transcribing give, whoever shares the batch."""
+"""Speech tokens and transcripts from one pass: what encoding and transcribing give, whatever shares the batch."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from model_core.audio.tensors import SAMPLE_RATE, Clip, decode_audio
 from model_core.checkpoints.store import part_folder
 from model_core.errors import InvalidInput, WeightsMissing
 from model_core.presets import build_speech_encoder, lyra_home
-from model_core.speech.encoder import HeardClip, SpeechEncoder
+from model_core.speech.encoder import SpeechEncoder, TranscribedClip
 from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
 from model_core.speech.whisper_decoder import DecoderState
 from tests.paths import DATA
@@ -51,9 +51,9 @@ def _clip(samples: Tensor) -> Clip:
     return Clip(0, 0.0, len(samples) / SAMPLE_RATE, samples)
 
 
-def hear(model: SpeechEncoder, clips: list[Clip], language: str = "") -> list[HeardClip]:
+def encode_and_transcribe(model: SpeechEncoder, clips: list[Clip], language: str = "") -> list[TranscribedClip]:
     encoded = model.encode_clips(clips, ["speech"] * len(clips))
-    return [heard for heard in model.hear(encoded, language) if heard is not None]
+    return [each for each in model.transcribe(encoded, language) if each is not None]
 
 
 def nearly_same_tokens(one: Tensor, other: Tensor) -> None:
@@ -62,28 +62,28 @@ def nearly_same_tokens(one: Tensor, other: Tensor) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_hearing_gives_the_tokens_of_encoding_and_the_words_of_transcribing(preset: str) -> None:
+def test_one_pass_gives_the_tokens_of_encoding_and_the_words_of_transcribing(preset: str) -> None:
     model = encoder(preset)
     for each in recordings():
-        (heard,) = hear(model, [each])
-        assert torch.equal(heard.tokens_NE, model.encode([each.samples], "speech")[0])
-        assert heard.segments == list(model.transcriber.transcribe([each]))
-        assert heard.language == "en"
+        (found,) = encode_and_transcribe(model, [each])
+        assert torch.equal(found.tokens_NE, model.encode([each.samples], "speech")[0])
+        assert found.segments == list(model.transcriber.transcribe([each]))
+        assert found.language == "en"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_is_heard_in_a_clip_does_not_depend_on_the_others_of_its_batch(preset: str) -> None:
+def test_result_of_a_clip_does_not_depend_on_the_others_of_its_batch(preset: str) -> None:
     model, clips = encoder(preset), recordings()
-    alone = [hear(model, [each])[0] for each in clips]
+    alone = [encode_and_transcribe(model, [each])[0] for each in clips]
     for order in ([0, 1, 2, 3, 4], [3, 1], [4, 4, 2, 0]):
-        for row, heard in zip(order, hear(model, [clips[row] for row in order]), strict=True):
-            assert torch.equal(heard.tokens_NE, alone[row].tokens_NE)
-            assert heard.segments == alone[row].segments
-    assert any(heard.segments for heard in alone)
+        for row, found in zip(order, encode_and_transcribe(model, [clips[row] for row in order]), strict=True):
+            assert torch.equal(found.tokens_NE, alone[row].tokens_NE)
+            assert found.segments == alone[row].segments
+    assert any(found.segments for found in alone)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_speech_tokens_of_clips_that_are_encoded_together_are_those_of_each_alone(preset: str) -> None:
+def test_clips_encoded_together_get_the_tokens_of_each_alone(preset: str) -> None:
     model, samples = encoder(preset), [each.samples for each in recordings()]
     for together, alone in zip(model.encode(samples, "speech"), samples, strict=True):
         assert torch.equal(together, model.encode([alone], "speech")[0])
@@ -105,32 +105,32 @@ def test_weights_rounded_for_serving_give_nearly_the_same_tokens(preset: str) ->
     nearly_same_tokens(rounded.encode([samples])[0], exact.encode([samples])[0])
 
 
-def test_a_silent_clip_has_tokens_and_no_words_and_no_language() -> None:
+def test_silent_clip_has_tokens_but_no_words_and_no_language() -> None:
     silent = Clip(0, 0.0, 1.0, torch.zeros(SAMPLE_RATE))
     model = encoder("tiny")
-    quiet, spoken = hear(model, [silent, recordings()[0]])
+    quiet, spoken = encode_and_transcribe(model, [silent, recordings()[0]])
     assert (quiet.segments, quiet.language) == ([], "")
     assert torch.equal(quiet.tokens_NE, model.encode([silent.samples])[0])
     assert spoken.segments
 
 
-def test_other_work_may_come_in_while_words_are_written_down() -> None:
+def test_transcribing_yields_to_other_work_between_steps() -> None:
     model = encoder("tiny")
-    steps = list(model.hear(model.encode_clips([clip(29.0), clip(29.0)], ["speech"] * 2), "en"))
+    steps = list(model.transcribe(model.encode_clips([clip(29.0), clip(29.0)], ["speech"] * 2), "en"))
     assert len(steps) > 2
     assert steps[:-2] == [None] * (len(steps) - 2)
     assert None not in steps[-2:]
 
 
-def test_what_the_model_does_not_know_is_refused_by_the_call() -> None:
+def test_unknown_adapter_and_language_are_refused_by_the_call() -> None:
     model = encoder("tiny")
     with pytest.raises(InvalidInput, match="'french' is not one of"):
         model.encode_clips([clip(1)], ["french"])
     with pytest.raises(InvalidInput, match="'tlh' is not supported"):
-        model.hear(model.encode_clips([clip(1)], ["speech"]), "tlh")
+        model.transcribe(model.encode_clips([clip(1)], ["speech"]), "tlh")
 
 
-def test_rests_of_several_clips_are_heard_and_stay_with_their_clips() -> None:
+def test_rests_of_several_clips_are_transcribed_and_stay_with_their_clips() -> None:
     def left_open(word: str) -> list[int]:
         return [timestamp(0), *letters(word), timestamp(2), timestamp(2)]
 
@@ -146,7 +146,9 @@ def test_rests_of_several_clips_are_heard_and_stay_with_their_clips() -> None:
     found: list[list[Segment]] = []
 
     def in_turns() -> Iterator[None]:
-        found.extend((yield from transcriber.write_down(clips, frames_of([each.samples for each in clips]), "en")))
+        found.extend(
+            (yield from transcriber.transcribe_batch(clips, frames_of([each.samples for each in clips]), "en"))
+        )
 
     for _ in in_turns():
         pass
@@ -167,7 +169,7 @@ class Undecided(Scripted):
         return logits_BV
 
 
-def test_what_is_drawn_for_a_clip_does_not_depend_on_the_others() -> None:
+def test_sampling_for_a_clip_does_not_depend_on_the_others() -> None:
     decoder = Undecided([[timestamp(0.1 * row)] for row in range(4)])
     drawing = Transcriber(decoder, TOKENIZER, frames_of, DecodingOptions(temperatures=(0.0, 0.9), max_tokens=40))
     clips = [clip(20, level=level) for level in (1, 2, 3)]

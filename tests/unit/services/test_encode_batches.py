@@ -1,4 +1,4 @@
-"""Clips of all calls are encoded together, in turn and within bounds."""
+"""Clips of all calls are encoded together: in turn between tenants, within limits."""
 
 import asyncio
 import threading
@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_core.audio.tensors import SAMPLE_RATE
+from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.errors import InvalidInput
 from model_core.presets import build_speech_encoder
 from services.shared.rpc.threads import ModelThread
 from services.shared.service_errors import Overloaded
-from services.speech_encoder.batching import BatchingSpeechEncoder
+from services.speech_encoder.batching import ClipBatcher, ClipOptions
+from services.speech_encoder.strategies import Encode
 
 
 class Gate:
@@ -32,20 +33,25 @@ class Gate:
         return self.encoder.encode(clips, adapter)
 
 
+def clip(length: int) -> Clip:
+    return Clip(0, 0.0, length / SAMPLE_RATE, torch.full((length,), 0.1))
+
+
 class Bench:
-    """A batching encoder with its gate."""
+    """A batcher with its gate."""
 
     def __init__(self, max_batch_clips: int = 4, max_seconds_waiting: float = 1000) -> None:
         self.gate = Gate()
-        self.thread = ModelThread("test")
-        self.batching = BatchingSpeechEncoder(
-            self.gate, self.thread, max_batch_clips=max_batch_clips, max_seconds_waiting=max_seconds_waiting
+        self.batcher = ClipBatcher(
+            Encode(self.gate, ModelThread("test")),
+            max_batch_clips=max_batch_clips,
+            max_seconds_waiting=max_seconds_waiting,
         )
 
-    async def encode(self, *lengths: int, adapter: str = "") -> list[Tensor]:
-        """Clips of so many samples, all to their tokens."""
-        clips = [torch.full((length,), 0.1) for length in lengths]
-        return [tokens async for tokens in self.batching.encode(clips, adapter)]
+    async def encode(self, *lengths: int, adapter: str = "", tenant: str = "acme") -> list[Tensor]:
+        """Clips with these numbers of samples, encoded to their tokens."""
+        clips = [clip(length) for length in lengths]
+        return [tokens async for tokens in self.batcher.process(clips, ClipOptions(adapter), tenant=tenant)]
 
     async def occupied(self) -> "asyncio.Task[list[Tensor]]":
         """A call whose clip is at the encoder, before the closed gate."""
@@ -62,7 +68,7 @@ async def test_clips_that_wait_while_the_encoder_is_busy_make_one_batch() -> Non
     bench.gate.opened.set()
     await asyncio.gather(first, *others)
     assert bench.gate.batches == [[1600], [3200, 4800, 6400]]
-    assert bench.batching.seconds_waiting == 0
+    assert bench.batcher.seconds_waiting == 0
 
 
 async def test_short_question_does_not_wait_for_a_whole_recording() -> None:
@@ -98,7 +104,19 @@ async def test_clips_for_different_adapters_do_not_share_a_batch() -> None:
     assert bench.gate.batches == [[1600], [3200, 3200], [3200]]
 
 
-async def test_audio_over_the_bound_is_refused_but_a_single_recording_is_not() -> None:
+async def test_tenants_take_turns() -> None:
+    bench = Bench(max_batch_clips=2)
+    first = await bench.occupied()
+    greedy = [asyncio.create_task(bench.encode(3200, 3200, tenant="greedy")) for _ in range(3)]
+    await asyncio.sleep(0)
+    modest = asyncio.create_task(bench.encode(4800, tenant="modest"))
+    await asyncio.sleep(0)
+    bench.gate.opened.set()
+    await asyncio.gather(first, *greedy, modest)
+    assert next(index for index, batch in enumerate(bench.gate.batches) if 4800 in batch) <= 2
+
+
+async def test_audio_over_the_limit_is_refused_but_a_single_recording_is_not() -> None:
     bench = Bench(max_seconds_waiting=1)
     long = asyncio.create_task(bench.encode(2 * SAMPLE_RATE))
     await asyncio.to_thread(bench.gate.entered.wait, 10)
@@ -108,7 +126,7 @@ async def test_audio_over_the_bound_is_refused_but_a_single_recording_is_not() -
     assert len(await long) == 1
 
 
-async def test_call_that_leaves_takes_its_clips_out_of_the_line() -> None:
+async def test_caller_that_leaves_takes_its_clips_out_of_the_queue() -> None:
     bench = Bench()
     first = await bench.occupied()
     leaving = asyncio.create_task(bench.encode(3200, 3200))
@@ -120,20 +138,20 @@ async def test_call_that_leaves_takes_its_clips_out_of_the_line() -> None:
     await first
     assert await bench.encode(4800)
     assert bench.gate.batches == [[1600], [4800]]
-    assert bench.batching.seconds_waiting == 0
+    assert bench.batcher.seconds_waiting == 0
 
 
 async def test_reader_that_stops_midway_leaves_nothing_waiting() -> None:
     bench = Bench(max_batch_clips=1)
     bench.gate.opened.set()
-    async with aclosing(bench.batching.encode([torch.full((1600,), 0.1)] * 5, "")) as results:
+    async with aclosing(bench.batcher.process([clip(1600)] * 5, ClipOptions(""), tenant="acme")) as results:
         await anext(results)
-    assert bench.batching.seconds_waiting == 0
+    assert bench.batcher.seconds_waiting == 0
 
 
 async def test_error_of_a_batch_reaches_its_calls_and_the_next_batch_works() -> None:
     bench = Bench()
     bench.gate.opened.set()
     with pytest.raises(InvalidInput):
-        await bench.encode(1600, adapter="unheard")
+        await bench.encode(1600, adapter="unknown")
     assert await bench.encode(1600)

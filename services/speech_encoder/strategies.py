@@ -1,0 +1,94 @@
+"""The two kinds of batches of the speech encoder: clips to speech tokens, and clips to speech tokens and words."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from torch import Tensor
+
+from model_core.audio.tensors import Clip
+from model_core.speech.encoder import EncodedClip, TranscribedClip
+from services.shared.rpc.threads import ModelThread, WorkTime
+from services.speech_encoder.batching import ClipOptions
+
+
+class Encoder(Protocol):
+    """The part of `model_core.speech.encoder.SpeechEncoder` that encodes."""
+
+    def encode(self, clips: list[Tensor], adapter: str = "") -> list[Tensor]: ...
+
+
+class TranscribingEncoder(Protocol):
+    """The part of `model_core.speech.encoder.SpeechEncoder` that encodes and transcribes."""
+
+    def encode_clips(self, clips: list[Clip], adapters: list[str]) -> list[EncodedClip]: ...
+
+    def transcribe(self, clips: list[EncodedClip], language: str = "") -> Iterator[TranscribedClip | None]: ...
+
+
+class Encode:
+    """Clips of one adapter make a batch, which is encoded in one piece; a clip's result is its tokens [N, E] float32.
+
+    Args:
+        encoder: Turns clips into speech tokens.
+        thread: Where it runs.
+    """
+
+    def __init__(self, encoder: Encoder, thread: ModelThread) -> None:
+        self._encoder = encoder
+        self._thread = thread
+
+    def batch_key(self, options: ClipOptions) -> str:
+        return options.adapter
+
+    def max_in_flight(self, options: ClipOptions, max_batch_clips: int) -> int:
+        return max_batch_clips
+
+    async def prepare(self, clip: Clip, options: ClipOptions, work: WorkTime) -> Tensor:
+        return clip.samples
+
+    async def run(self, clips: list[Tensor], key: str, work: WorkTime) -> AsyncGenerator[Tensor | None, None]:
+        for tokens_NE in await self._thread.run(work.of(partial(self._encoder.encode, clips, key))):
+            yield tokens_NE
+
+    def options_after(self, options: ClipOptions, result: Tensor) -> ClipOptions:
+        return options
+
+
+class EncodeAndTranscribe:
+    """Clips in one language make a batch: encoded one after the other, while the batch before is being transcribed.
+
+    Args:
+        encoder: Turns clips into speech tokens and words.
+        thread: Where it encodes.
+        transcriber_thread: Where it transcribes; other work of this thread comes in between its steps.
+    """
+
+    def __init__(self, encoder: TranscribingEncoder, thread: ModelThread, transcriber_thread: ModelThread) -> None:
+        self._encoder = encoder
+        self._thread = thread
+        self._transcriber_thread = transcriber_thread
+
+    def batch_key(self, options: ClipOptions) -> str:
+        return options.language
+
+    def max_in_flight(self, options: ClipOptions, max_batch_clips: int) -> int:
+        """One until the language is known: it is detected in the first clip that is not silent."""
+        return max_batch_clips if options.language else 1
+
+    async def prepare(self, clip: Clip, options: ClipOptions, work: WorkTime) -> EncodedClip:
+        (encoded,) = await self._thread.run(work.of(partial(self._encoder.encode_clips, [clip], [options.adapter])))
+        return encoded
+
+    async def run(
+        self, clips: list[EncodedClip], key: str, work: WorkTime
+    ) -> AsyncGenerator[TranscribedClip | None, None]:
+        steps = self._transcriber_thread.iterate(work.of_steps(partial(self._encoder.transcribe, clips, key)))
+        async with aclosing(steps) as results:
+            async for result in results:
+                yield result
+
+    def options_after(self, options: ClipOptions, result: TranscribedClip) -> ClipOptions:
+        return replace(options, language=options.language or result.language)
