@@ -11,6 +11,7 @@ from huggingface_hub import save_torch_state_dict
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from model_core.checkpoints.hifigan import vocoder_to_published
 from model_core.checkpoints.peft_adapters import save_adapter, save_trainables
 from model_core.checkpoints.published_config import CONFIG_FILE, published_fields
 from model_core.checkpoints.published_names import ADAPTER_FOLDERS, VOCODER_FILE, VOCODER_FOLDER, Part, published_name
@@ -90,7 +91,7 @@ def export(
 def save_vocoder(vocoder: UnitVocoder, folder: Path) -> None:
     """Writes a vocoder as code-HiFi-GAN does: `g_00500000` and its `config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    state, config = vocoder.to_published()
+    state, config = vocoder_to_published(vocoder)
     torch.save({"generator": state}, folder / VOCODER_FILE)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

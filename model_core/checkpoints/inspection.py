@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from model_core.checkpoints.hifigan import vocoder_from_published
 from model_core.checkpoints.peft_adapters import index_projector, open_adapter
 from model_core.checkpoints.published import (
     PublishedCheckpoint,
@@ -20,7 +21,6 @@ from model_core.checkpoints.published_names import PARTS, Part
 from model_core.checkpoints.published_shapes import expected_module, named_parts
 from model_core.checkpoints.tensors import StoredTensor, stream
 from model_core.errors import CheckpointError
-from model_core.speech.vocoder import UnitVocoder
 
 OnTensor = Callable[[int, int], None]
 
@@ -163,7 +163,7 @@ def _inspect_vocoder(checkpoint: PublishedCheckpoint, report: Report) -> None:
         return
     try:
         state, config = read_vocoder(file)
-        UnitVocoder.from_published(state, config)
+        vocoder_from_published(state, config)
     except CheckpointError as error:
         report.problems.append((f"vocoder: {error.name}", error.message))
         return

@@ -24,9 +24,10 @@ from model_core.checkpoints.published_names import (
     published_trainable_name,
 )
 from model_core.checkpoints.tensors import StoredTensor, index_file, read_json, stream
-from model_core.errors import CheckpointError
+from model_core.errors import CheckpointError, InvalidInput
 from model_core.language.decoder import DecoderStack
 from model_core.language.lora import PROJECTIONS, AdaptedLinear, LoraConfig, LowRank
+from model_core.speech.encoder import SpeechEncoder
 
 CONFIG_FILE = "adapter_config.json"
 PROJECTOR_FILE, TRAINABLES_FILE = "projector.safetensors", "non_lora_trainables.bin"
@@ -159,7 +160,20 @@ def save_adapter(decoder: DecoderStack, name: str, folder: Path, dtype: torch.dt
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load_projector(folder: Path) -> dict[str, Tensor] | None:
+def load_projector(encoder: SpeechEncoder, name: str, folder: Path) -> None:
+    """Adds the speech projector in an adapter's folder to an encoder under `name`.
+
+    Raises:
+        InvalidInput: the folder has no speech projector, or the name is taken or not a valid one.
+        CheckpointError: a tensor is missing, unknown, misshapen or not finite.
+    """
+    tensors = read_projector(folder)
+    if tensors is None:
+        raise InvalidInput("adapter", f"{folder.name} has no speech projector")
+    encoder.add_projector(name, tensors)
+
+
+def read_projector(folder: Path) -> dict[str, Tensor] | None:
     """The speech projector of an adapter's folder, by the names of SpeechProjector, as it is stored; None without one.
 
     Raises:
@@ -170,7 +184,7 @@ def load_projector(folder: Path) -> dict[str, Tensor] | None:
 
 
 def index_projector(folder: Path) -> dict[str, StoredTensor] | None:
-    """What `load_projector` would read, from headers. Raises CheckpointError."""
+    """What `read_projector` would read, from headers alone. Raises CheckpointError."""
     if (folder / PROJECTOR_FILE).is_file():
         stored = index_file(folder / PROJECTOR_FILE)
     elif (folder / TRAINABLES_FILE).is_file():

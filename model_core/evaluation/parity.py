@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model_core.checkpoints.hifigan import vocoder_from_published
 from model_core.checkpoints.tensors import read_json
 from model_core.errors import CheckpointError
 from model_core.language.extractor import context_scores, kept_positions
 from model_core.speech.projector import SpeechProjector
 from model_core.speech.unit_generator import UnitGenerator
-from model_core.speech.vocoder import UnitVocoder
 from model_core.training.regularizer import contrastive_cost, regularizer_loss, soft_dtw
 
 TOLERANCE = 1e-4
@@ -220,7 +220,7 @@ def _speech_generator(stored: Reference) -> Iterator[Output]:
 @torch.inference_mode()
 def _vocoder(stored: Reference) -> Iterator[Output]:
     config = read_json(stored.path.with_name("vocoder_config.json"))
-    vocoder, code = UnitVocoder.from_published(stored.weights(), config), stored.indices("code", 1)
+    vocoder, code = vocoder_from_published(stored.weights(), config), stored.indices("code", 1)
     yield Output("duration", vocoder.predicted_durations(code), stored.indices("duration", 1))
     for name, durations in (("waveform_without_duration", False), ("waveform_with_duration", True)):
         yield Output(name, vocoder(code, durations=durations), stored.values(name, 1))

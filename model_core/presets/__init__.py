@@ -63,12 +63,13 @@ def build_speech_encoder(
     import torch
 
     from model_core.adapter_choice import SPEECH
+    from model_core.checkpoints.whisper import load_transcriber
     from model_core.kernels import fast_dtype
     from model_core.presets import nano, tiny
     from model_core.presets.building import below, chosen_device, load, on_meta, read, seeded, trained
     from model_core.speech.ctranslate2_decoder import QuickDecoder
     from model_core.speech.encoder import SpeechEncoder
-    from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
+    from model_core.speech.random_transcriber import random_transcriber
 
     device = chosen_device(device)
     if preset == "tiny":

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from model_core.adapter_choice import SPEECH
-from model_core.checkpoints.peft_adapters import load_adapter, load_projector
+from model_core.checkpoints.hifigan import vocoder_from_published
+from model_core.checkpoints.peft_adapters import load_adapter, read_projector
 from model_core.checkpoints.published import (
     PublishedCheckpoint,
     open_checkpoint,
@@ -17,6 +18,7 @@ from model_core.checkpoints.published import (
     read_vocoder,
 )
 from model_core.checkpoints.published_config import published_fields
+from model_core.checkpoints.whisper import load_transcriber
 from model_core.engine.engine import LanguageModel
 from model_core.errors import CheckpointError
 from model_core.kernels import fast_dtype
@@ -26,9 +28,8 @@ from model_core.presets import tiny_qwen2_vl
 from model_core.presets.building import on_meta, seeded
 from model_core.presets.method import PublishedPreset
 from model_core.speech.encoder import SpeechEncoder
-from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
+from model_core.speech.random_transcriber import random_transcriber
 from model_core.speech.unit_voice import UnitVoice
-from model_core.speech.vocoder import UnitVocoder
 from model_core.vision.clip import ClipVisionEncoder
 from model_core.vision.qwen import QwenVisionEncoder
 
@@ -87,7 +88,7 @@ class PublishedWeights:
             encoder = replace(config, adapters=()).build().eval()
         checkpoint.load_into(encoder.whisper, "speech_tower", device=self._device)
         for adapter, folder in checkpoint.adapter_folders().items():
-            if (tensors := load_projector(folder)) is not None:
+            if (tensors := read_projector(folder)) is not None:
                 encoder.add_projector(adapter, tensors)
         if SPEECH not in encoder.adapters:
             with on_meta():
@@ -124,7 +125,7 @@ class PublishedWeights:
         with on_meta():
             generator = preset.unit_generator.build()
         checkpoint.load_into(generator, "speech_generator", device=self._device)
-        return UnitVoice(generator, UnitVocoder.from_published(*read_vocoder(file)).to(self._device))
+        return UnitVoice(generator, vocoder_from_published(*read_vocoder(file)).to(self._device))
 
     def _random_language_model(self) -> LanguageModel:
         preset = self._preset

@@ -6,7 +6,6 @@ Shapes: T encoder frames (50 a second), D encoder width, N speech tokens, E lang
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -105,17 +104,6 @@ class SpeechEncoder(nn.Module):
         """The adapter for a request with this many clips over all its recordings: `long_speech` for several where its
         projector is loaded, else `speech`."""
         return choose_adapter(self.adapters, clips=clips) or SPEECH
-
-    def load_projector(self, name: str, folder: Path) -> None:
-        """Makes the speech projector of an adapter's folder resident; checks and errors as in `add_projector`."""
-        # Imported here: it knows the language model, which a speech encoder at rest does not need.
-        from model_core.checkpoints.peft_adapters import load_projector
-
-        self._check_free(name)
-        tensors = load_projector(folder)
-        if tensors is None:
-            raise InvalidInput("adapter", f"{folder.name} has no speech projector")
-        self.add_projector(name, tensors)
 
     def add_projector(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Makes a projector resident under an adapter's name. Everything is checked before anything changes.

@@ -7,21 +7,16 @@ units. Names are those of the public code-HiFi-GAN checkpoints, weight norm fold
 Shapes: N units, T unit frames, S samples, C channels, L samples of a layer in one step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_core.checkpoints.hifigan import check_fit, with_weight_norm, without_weight_norm
-from model_core.errors import CheckpointError, InvalidInput
+from model_core.errors import InvalidInput
 from model_core.speech.hifigan import HifiGan, HifiGanShape
 from model_core.speech.streaming import ConvStack, Layer, Past, Signal, Step, StreamConv1d, run, stack_delay
-
-_LARGEST_DILATION = 1000
-_UNSUPPORTED = ("multispkr", "embedder_params", "f0", "lang_embed_dim")
 
 
 @dataclass(slots=True)
@@ -271,101 +266,3 @@ class UnitVocoder(HifiGan):
     def _generate(self, signal: Signal, step: Step) -> Signal:
         """Embedded frames [B, C, T] to sound [B, 1, T * samples_per_frame], running `delay` samples late."""
         return self.sound(self.renderer(signal, step) if self.renderer else signal, step)
-
-    @classmethod
-    def from_published(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
-        """A vocoder from a code-HiFi-GAN checkpoint.
-
-        Args:
-            state: The tensors of its `generator`, with `weight_g` and `weight_v` or weight norm removed.
-            config: What its `config.json` holds.
-
-        Raises:
-            CheckpointError: A field or tensor is missing, unknown, misshapen or not finite; it is named.
-        """
-        shape, tensors = _config_of(config), without_weight_norm(state)
-        check_fit(
-            tensors, shape.build, convolutions=2 * len(shape.upsample_rates) * sum(map(len, shape.block_dilations))
-        )
-        vocoder = cls(shape)
-        vocoder.load_state_dict(tensors)
-        return vocoder.eval()
-
-    def to_published(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """State and configuration in the layout that `from_published` reads, with weight norm."""
-        shape = self.config
-        config: dict[str, Any] = {
-            "num_embeddings": shape.units,
-            "embedding_dim": shape.embedding_width,
-            "model_in_dim": shape.embedding_width,
-            "upsample_initial_channel": shape.channels,
-            "upsample_rates": list(shape.upsample_rates),
-            "upsample_kernel_sizes": list(shape.upsample_kernels),
-            "resblock_kernel_sizes": list(shape.block_kernels),
-            "resblock_dilation_sizes": [list(dilations) for dilations in shape.block_dilations],
-            "sampling_rate": shape.sample_rate,
-            "code_hop_size": shape.samples_per_frame,
-        }
-        if shape.duration:
-            config["dur_predictor_params"] = {
-                "encoder_embed_dim": shape.duration.width,
-                "var_pred_hidden_dim": shape.duration.hidden_width,
-                "var_pred_kernel_size": shape.duration.kernel,
-                "var_pred_dropout": 0.5,
-            }
-        return with_weight_norm(self.state_dict()), config
-
-
-def _config_of(config: Mapping[str, Any]) -> UnitVocoder.Config:
-    """Checks the fields of a code-HiFi-GAN configuration; CheckpointError names the one that does not do."""
-    for name in _UNSUPPORTED:
-        if config.get(name):
-            raise CheckpointError(name, "this vocoder speaks from units alone")
-    duration = config.get("dur_predictor_params")
-    try:
-        shape = UnitVocoder.Config(
-            units=int(config["num_embeddings"]),
-            embedding_width=int(config["embedding_dim"]),
-            channels=int(config["upsample_initial_channel"]),
-            upsample_rates=tuple(map(int, config["upsample_rates"])),
-            upsample_kernels=tuple(map(int, config["upsample_kernel_sizes"])),
-            block_kernels=tuple(map(int, config["resblock_kernel_sizes"])),
-            block_dilations=tuple(tuple(map(int, dilations)) for dilations in config["resblock_dilation_sizes"]),
-            sample_rate=int(config.get("sampling_rate", 16_000)),
-            duration=DurationPredictor.Config(
-                width=int(duration["encoder_embed_dim"]),
-                hidden_width=int(duration["var_pred_hidden_dim"]),
-                kernel=int(duration["var_pred_kernel_size"]),
-            )
-            if duration
-            else None,
-        )
-        _check(shape, config)
-    except KeyError as error:
-        raise CheckpointError(str(error.args[0]), "is missing in the configuration of the vocoder") from None
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError("config.json", f"is not a code-HiFi-GAN configuration: {error}") from None
-    return shape
-
-
-def _check(shape: UnitVocoder.Config, config: Mapping[str, Any]) -> None:
-    width, pairs = shape.embedding_width, list(zip(shape.upsample_rates, shape.upsample_kernels, strict=False))
-    durations = shape.duration
-    rules = {
-        "model_in_dim": int(config.get("model_in_dim", width)) == width,
-        "code_hop_size": int(config.get("code_hop_size", shape.samples_per_frame)) == shape.samples_per_frame,
-        "upsample_kernel_sizes": len(shape.upsample_rates) == len(shape.upsample_kernels) > 0
-        and all(kernel >= rate > 0 and (kernel - rate) % 2 == 0 for rate, kernel in pairs),
-        "sampling_rate": shape.sample_rate > 0,
-        "upsample_initial_channel": shape.channels >= 2 ** len(pairs),
-        "resblock_kernel_sizes": len(shape.block_kernels) > 0 and all(kernel % 2 for kernel in shape.block_kernels),
-        "resblock_dilation_sizes": len(shape.block_kernels) == len(shape.block_dilations)
-        and all(shape.block_dilations),
-        "dur_predictor_params": durations is None or (durations.width == width and durations.kernel % 2 == 1),
-    }
-    for name, holds in rules.items():
-        if not holds:
-            raise CheckpointError(name, f"{config.get(name)} does not fit the rest of the vocoder's configuration")
-    # What no shape of a tensor tells: so much of the past is kept in memory.
-    if not all(0 < dilation <= _LARGEST_DILATION for dilations in shape.block_dilations for dilation in dilations):
-        raise CheckpointError("resblock_dilation_sizes", f"dilations have to lie within 1 and {_LARGEST_DILATION}")

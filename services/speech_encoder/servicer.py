@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lyra.v1 import adapters_pb2_grpc, common_pb2, speech_encoder_pb2, speech_encoder_pb2_grpc
 from model_core.audio.tensors import Clip
-from model_core.checkpoints.peft_adapters import PROJECTOR_FILE, TRAINABLES_FILE
+from model_core.checkpoints.peft_adapters import PROJECTOR_FILE, TRAINABLES_FILE, load_projector
 from model_core.presets import build_speech_encoder
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.transcriber import Segment
@@ -57,7 +57,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self.adapters = AdaptersServicer(
             AdapterModel(
                 resident=lambda: encoder.adapters,
-                load=encoder.load_projector,
+                load=partial(load_projector, encoder),
                 unload=encoder.unload_projector,
                 files=(PROJECTOR_FILE, TRAINABLES_FILE),
                 optional=True,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model_core.checkpoints.inspection import inspect
-from model_core.checkpoints.peft_adapters import load_adapter, load_projector, save_adapter, save_trainables
+from model_core.checkpoints.peft_adapters import load_adapter, read_projector, save_adapter, save_trainables
 from model_core.errors import CheckpointError
 from model_core.language.decoder import Decoder
 from model_core.language.lora import PROJECTIONS, LoraConfig
@@ -178,7 +178,7 @@ def test_a_projector_that_is_none(
     change(tensors)
     save_trainables(tensors, folder / "speech_lora")
     with pytest.raises(CheckpointError) as raised:
-        load_projector(folder / "speech_lora")
+        read_projector(folder / "speech_lora")
     assert raised.value.name == named
     assert any(name.endswith(named) for name, _ in inspect(folder).problems)
 
@@ -186,11 +186,11 @@ def test_a_projector_that_is_none(
 def test_trainables_of_another_part(folder: Path) -> None:
     torch.save({"model.model.embed_tokens.weight": torch.zeros(2)}, folder / "speech_lora" / "non_lora_trainables.bin")
     with pytest.raises(CheckpointError, match=r"model\.model\.embed_tokens\.weight: is unknown"):
-        load_projector(folder / "speech_lora")
+        read_projector(folder / "speech_lora")
 
 
 def test_a_folder_without_a_projector_has_none(tmp_path: Path) -> None:
-    assert load_projector(tmp_path) is None
+    assert read_projector(tmp_path) is None
 
 
 def test_an_adapter_takes_the_precision_of_the_decoder(speech: Path) -> None:

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from model_core.checkpoints.peft_adapters import load_adapter, load_projector
+from model_core.checkpoints.peft_adapters import load_adapter, read_projector
 from model_core.checkpoints.published import open_checkpoint
 from model_core.language.decoder import Decoder
 from tests.unit.checkpoints.small import IDS, logits_of, on_meta, randomise
@@ -122,7 +122,7 @@ def test_trainables_keep_their_projector_under_either_wrapper(tmp_path: Path, pr
     stored = {name: torch.randn(shape, dtype=torch.float16) for name, shape in shapes.items()}
     published = {f"{prefix}model.mm_speech_projector.{name}": tensor for name, tensor in stored.items()}
     torch.save(published, tmp_path / "non_lora_trainables.bin")
-    projector = load_projector(tmp_path)
+    projector = read_projector(tmp_path)
     assert projector is not None
     assert all(torch.equal(projector[name], tensor) for name, tensor in stored.items())
     assert projector.keys() == stored.keys()

@@ -10,13 +10,13 @@ from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import WhisperConfig, WhisperModel
 
-from model_core.checkpoints.peft_adapters import load_adapter, load_projector
+from model_core.checkpoints.hifigan import vocoder_from_published
+from model_core.checkpoints.peft_adapters import load_adapter, read_projector
 from model_core.checkpoints.published import open_checkpoint, read_tokenizer, read_vocoder
 from model_core.checkpoints.tensors import index_folder, stream
 from model_core.errors import CheckpointError
 from model_core.language.decoder import Decoder
 from model_core.speech.unit_generator import UnitGenerator
-from model_core.speech.vocoder import UnitVocoder
 from model_core.speech.whisper import WhisperEncoder
 from model_core.vision.qwen import QwenVisionEncoder
 from tests.unit.checkpoints import small
@@ -77,7 +77,7 @@ def test_every_other_part_loads_back_as_it_was(lyra_model: SmallLyra, whole: Pat
         checkpoint.load_into(module, part)  # type: ignore[arg-type]
         assert_same(module, expected)
     for name, folder in checkpoint.adapter_folders().items():
-        kept = load_projector(folder)
+        kept = read_projector(folder)
         assert kept is not None
         for tensor, expected_tensor in lyra_model.projectors[name].state_dict().items():
             assert torch.equal(kept[tensor], expected_tensor)
@@ -87,7 +87,7 @@ def test_every_other_part_loads_back_as_it_was(lyra_model: SmallLyra, whole: Pat
 def test_the_vocoder_sounds_as_before(lyra_model: SmallLyra, whole: Path) -> None:
     file = open_checkpoint(whole).vocoder_file()
     assert file is not None
-    vocoder = UnitVocoder.from_published(*read_vocoder(file)).eval()
+    vocoder = vocoder_from_published(*read_vocoder(file)).eval()
     code = torch.tensor([1, 4, 4, 9, 0])
     with torch.inference_mode():
         torch.testing.assert_close(vocoder(code), lyra_model.vocoder(code), atol=1e-5, rtol=1e-4)

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model_core.audio.tensors import SAMPLE_RATE, split_clips
+from model_core.checkpoints.peft_adapters import load_projector
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
@@ -66,7 +67,7 @@ def test_two_hours_make_seventy_two_thousand_tokens() -> None:
 @torch.inference_mode()
 def test_a_loaded_projector_gives_what_its_weights_give(tmp_path: Path) -> None:
     grown = encoder("speech")
-    grown.load_projector("french", projector_folder(tmp_path / "french"))
+    load_projector(grown, "french", projector_folder(tmp_path / "french"))
     assert grown.adapters == ("speech", "french")
     torch.manual_seed(5)
     expected = PROJECTOR.build()(grown.frames([clip(1)])[0][None])[0]
@@ -89,7 +90,7 @@ def test_an_unloaded_projector_is_gone_and_the_others_stay(tmp_path: Path) -> No
 def test_what_is_no_name_for_an_adapter_is_refused(tmp_path: Path, name: str) -> None:
     grown = encoder("speech")
     with pytest.raises(InvalidInput, match="is no name for an adapter"):
-        grown.load_projector(name, projector_folder(tmp_path))
+        load_projector(grown, name, projector_folder(tmp_path))
     assert grown.adapters == ("speech",)
 
 
@@ -97,13 +98,13 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     grown = encoder("speech")
     before = grown.encode([clip(1)])[0]
     with pytest.raises(InvalidInput, match="'speech' is resident already"):
-        grown.load_projector("speech", projector_folder(tmp_path))
+        load_projector(grown, "speech", projector_folder(tmp_path))
     assert torch.equal(grown.encode([clip(1)])[0], before)
 
 
 def test_a_folder_without_a_projector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="has no speech projector"):
-        encoder("speech").load_projector("french", tmp_path)
+        load_projector(encoder("speech"), "french", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_a_projector_that_does_not_fit_names_its_tensor_and_changes_nothing(
 ) -> None:
     grown = encoder("speech")
     with pytest.raises(CheckpointError, match=reason):
-        grown.load_projector("french", projector_folder(tmp_path, **changed))
+        load_projector(grown, "french", projector_folder(tmp_path, **changed))
     assert grown.adapters == ("speech",)
 
 

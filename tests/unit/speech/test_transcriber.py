@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from model_core.audio.tensors import SAMPLE_RATE, Clip
+from model_core.checkpoints.whisper import load_transcriber
+from model_core.speech.random_transcriber import random_transcriber
 from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
-from model_core.speech.transcriber_loading import load_transcriber, random_transcriber
 from model_core.speech.whisper_decoder import DecoderState, WhisperDecoder
 from model_core.speech.whisper_tokens import TIMESTAMPS, WhisperTokens, random_tokenizer
 from tests.unit.speech.tiny_whisper import FEED_FORWARD, HEADS, LAYERS, WIDTH, clip, frames_of, oracle_config

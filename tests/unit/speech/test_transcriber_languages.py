@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from model_core.errors import InvalidInput
+from model_core.speech.random_transcriber import random_transcriber
 from model_core.speech.transcriber import DecodingOptions, Transcriber
-from model_core.speech.transcriber_loading import random_transcriber
 from model_core.speech.whisper_decoder import DecoderState, WhisperDecoder
 from model_core.speech.whisper_tokens import TIMESTAMPS, WhisperTokens, random_tokenizer
 from tests.unit.speech.tiny_whisper import WIDTH, clip, frames_of

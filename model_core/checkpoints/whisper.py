@@ -1,4 +1,4 @@
-"""Transcribers from a folder of weights, or with random ones."""
+"""Whisper's decoder from a folder in Hugging Face's layout."""
 
 from pathlib import Path
 
@@ -8,12 +8,11 @@ from tokenizers import Tokenizer
 from model_core.checkpoints.tensors import index_folder, read_json, stream
 from model_core.errors import CheckpointError
 from model_core.speech.ctranslate2_decoder import QuickDecoder
-from model_core.speech.transcriber import DecodingOptions, EncodeFrames, Transcriber
+from model_core.speech.transcriber import EncodeFrames, Transcriber
 from model_core.speech.whisper_decoder import WhisperDecoder
-from model_core.speech.whisper_tokens import TIMESTAMPS, random_tokenizer
 
 _DECODER_PREFIXES = ("model.decoder.", "decoder.")
-_LEAST_MULTILINGUAL_VOCABULARY = 51_865  # English-only checkpoints have a token less
+_MIN_MULTILINGUAL_VOCABULARY = 51_865  # English-only checkpoints have one token less
 
 
 def load_transcriber(
@@ -57,22 +56,7 @@ def load_transcriber(
         raise CheckpointError("tokenizer.json", f"is missing from {folder}")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     generation = folder / "generation_config.json"
-    multilingual = config["vocab_size"] >= _LEAST_MULTILINGUAL_VOCABULARY
+    multilingual = config["vocab_size"] >= _MIN_MULTILINGUAL_VOCABULARY
     if generation.is_file():
         multilingual = bool(read_json(generation).get("is_multilingual", multilingual))
     return Transcriber(decoder, tokenizer, encode_frames, multilingual=multilingual, quick=quick)
-
-
-def random_transcriber(
-    width: int, encode_frames: EncodeFrames, device: torch.device | str = "cpu", *, seed: int = 0
-) -> Transcriber:
-    """A decoder of one layer with random weights and a vocabulary of single letters: for tests, needs no file."""
-    tokenizer = random_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        decoder = WhisperDecoder.Config(
-            vocabulary=tokenizer.get_vocab_size() + TIMESTAMPS, width=width, layers=1, heads=2, feed_forward=2 * width
-        ).build()
-    return Transcriber(
-        decoder.to(device), tokenizer, encode_frames, DecodingOptions(max_tokens=24, temperatures=(0.0,))
-    )
