@@ -1,1 +1,1 @@
-"""Speech in (audio to speech tokens and transcripts) and speech out (text to audio)."""
+"""Speech models: clips to speech tokens and transcripts (Whisper, projectors), text or hidden states to speech (voices)."""

@@ -1,1 +1,4 @@
-"""Text: normalisation for speech, numbers in words, phonemes, clauses, and repetition that generation should stop."""
+"""Text processing around speech: normalisation for TTS, numbers in words, phonemes, clauses, repetition.
+
+Imports no torch.
+"""

@@ -1,1 +1,1 @@
-"""Pictures in, vision tokens for the language model out."""
+"""Vision models: images and videos to vision tokens for the language model, and the decoding of both."""

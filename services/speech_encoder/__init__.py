@@ -1,1 +1,1 @@
-"""Speech in: recordings to speech tokens or a transcript, over gRPC."""
+"""The speech encoder service: recordings to speech tokens, transcripts, or both, over gRPC."""

@@ -1,1 +1,1 @@
-"""Speech out: answers spoken while they are being written, over gRPC."""
+"""The speech synthesizer service: answers spoken while they are being generated, over gRPC."""

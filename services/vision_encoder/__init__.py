@@ -1,1 +1,1 @@
-"""Pictures in, vision tokens out, over gRPC."""
+"""The vision encoder service: images and videos to vision tokens, over gRPC."""
