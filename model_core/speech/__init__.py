@@ -1,1 +1,1 @@
-"""Speech models: clips to speech tokens and transcripts (Whisper, projectors), text or hidden states to speech (voices)."""
+"""Speech models: clips to speech tokens and transcripts (Whisper, projectors), answers to speech (voices)."""
