@@ -17,7 +17,7 @@ from model_core.kernels import instructions
 from model_core.presets import build_speech_encoder
 from model_core.speech.ctranslate2_decoder import QuickDecoder, QuickDraft
 from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
-from tests.unit.speech.test_hearing import encoder, held_out_sentences, recordings
+from tests.unit.speech.test_encode_and_transcribe import encoder, held_out_sentences, recordings
 from tests.unit.speech.test_transcriber import TOKENIZER, TOKENS, Scripted, letters, timestamp
 from tests.unit.speech.tiny_whisper import clip, frames_of
 
