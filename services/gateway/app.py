@@ -1,31 +1,26 @@
 """The gateway as an ASGI application."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from services.gateway import health
-from services.gateway.audio import routes as audio
-from services.gateway.chat import routes as chat
+from services.gateway.api_groups import discover_routers
 from services.gateway.http.api_errors import install_handlers
 from services.gateway.http.auth import KeyRequired
 from services.gateway.http.client_addresses import ClientAddress
 from services.gateway.http.concurrency import Places, share
-from services.gateway.http.error_response import ErrorBody
 from services.gateway.http.keys import KeyStore
 from services.gateway.http.limits import DrainedRefusals, Limits, Pace, PlainHeads, UploadLimits
 from services.gateway.http.rate_limits import RateLimits
+from services.gateway.http.route_markers import Marker, marked_paths, paths
 from services.gateway.http.streaming import ClientGone
 from services.gateway.http.telemetry import Telemetry
-from services.gateway.jobs import routes as jobs
 from services.gateway.jobs.service import JobsApi
-from services.gateway.media import routes as media
-from services.gateway.models import routes as models
 from services.gateway.settings import GatewaySettings
 from services.shared.jobs.service import JobService
 from services.shared.jobs.store import JobStore
@@ -39,33 +34,8 @@ from services.shared.storage.client import ObjectStore
 from services.shared.webhooks.deliveries import Webhooks
 from services.shared.webhooks.secrets import SecretStore
 
-_OPEN_PATHS = ("/healthz", "/readyz", "/metrics")
-_DOCS_PATHS = ("/docs", "/openapi.json")
-_UPLOAD_PATHS = ("/v1/media", "/v1/jobs")
-_MEDIA_PATHS = ("/v1/chat/completions", "/v1/audio/transcriptions")
 # Of a form that FastAPI reads: one recording and a few words about it.
 _FORM_LIMITS: Any = {"max_files": 1, "max_fields": 64, "max_part_size": 256 * 2**10}
-_KNOWN_PATHS = (
-    "/v1/chat/completions",
-    "/v1/audio/transcriptions",
-    "/v1/audio/speech",
-    "/v1/models",
-    "/v1/models/{id}",
-    "/v1/media",
-    "/v1/media/uploads",
-    "/v1/media/uploads/{id}",
-    "/v1/media/uploads/{id}/complete",
-    "/v1/media/{id}",
-    "/v1/jobs",
-    "/v1/jobs/{id}",
-    "/v1/jobs/{id}/events",
-    "/v1/jobs/{id}/result",
-    "/v1/jobs/{id}/cancel",
-    "/v1/jobs/{id}/questions",
-)
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, 429, 500, 503, 504, 507)
-}
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -107,13 +77,13 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.state.created = int(time.time())
     app.state.media = MediaLibrary(ObjectStore(settings), settings)
     app.state.jobs = _jobs(app.state.media.store, settings)
-    for group in (chat, audio, media, jobs, models):
-        app.include_router(group.router, responses=_ERRORS)
-    app.include_router(health.router)
+    routers = discover_routers()
+    for router in routers:
+        app.include_router(router)
     install_handlers(app)
     app.add_exception_handler(ClientGone, _nobody_listens)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)
-    _add_middleware(app, settings, rate_limits)
+    _add_middleware(app, routers, settings, rate_limits)
     _leave_out_422(app)
     return app
 
@@ -126,18 +96,22 @@ def _jobs(store: ObjectStore, settings: GatewaySettings) -> JobsApi:
     return JobsApi(book, desk, Waits(client), Webhooks(store, secrets, fetcher, settings), secrets, fetcher)
 
 
-def _add_middleware(app: FastAPI, settings: GatewaySettings, rate_limits: RateLimits) -> None:
+def _add_middleware(
+    app: FastAPI, routers: Sequence[APIRouter], settings: GatewaySettings, rate_limits: RateLimits
+) -> None:
     """From the inside out: what is added last sees a request first."""
-    open_paths = _OPEN_PATHS + (_DOCS_PATHS if settings.docs else ())
-    _add_limits(app, settings)
+    docs_paths = [path for path in (app.docs_url, app.openapi_url) if path is not None]
+    open_paths = marked_paths(routers, Marker.WITHOUT_KEY).union(docs_paths)
+    _add_limits(app, routers, settings)
     app.add_middleware(KeyRequired, keys=KeyStore(settings.home), open_paths=open_paths, limits=rate_limits)
     app.add_middleware(DrainedRefusals)
     app.add_middleware(PlainHeads)
-    app.add_middleware(Telemetry, known=(*_KNOWN_PATHS, *open_paths), open_paths=open_paths)
+    app.add_middleware(Telemetry, known=(*paths(routers), *docs_paths), open_paths=open_paths)
     app.add_middleware(ClientAddress, trusted=settings.proxies)
 
 
-def _add_limits(app: FastAPI, settings: GatewaySettings) -> None:
+def _add_limits(app: FastAPI, routers: Sequence[APIRouter], settings: GatewaySettings) -> None:
+    upload_paths = marked_paths(routers, Marker.ACCEPTS_UPLOAD)
     body, rate = settings.max_body_bytes, settings.min_body_bytes_per_second
     bodies, arriving = max(settings.max_bodies_bytes, body), settings.max_arriving
     running, own_running = settings.max_running, share(settings.max_running, settings.max_running_per_tenant)
@@ -155,12 +129,12 @@ def _add_limits(app: FastAPI, settings: GatewaySettings) -> None:
             grace_seconds=settings.body_grace_seconds,
             min_bytes_per_second=rate,
         ),
-        media_paths=_MEDIA_PATHS,
-        upload_paths=_UPLOAD_PATHS,
+        media_paths=marked_paths(routers, Marker.ACCEPTS_MEDIA),
+        upload_paths=upload_paths,
     )
     app.add_middleware(
         UploadLimits,
-        paths=_UPLOAD_PATHS,
+        paths=upload_paths,
         max_bytes=settings.max_media_bytes,
         pace=Pace(
             total_seconds=settings.upload_seconds,

@@ -22,7 +22,9 @@ from services.gateway.audio.schemas import (
 from services.gateway.chat.request_mapping import check_model, voice_name
 from services.gateway.dependencies import Caller, ModelServices, Settings
 from services.gateway.http.api_errors import bad_request
+from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.http.json_route import JsonRoute
+from services.gateway.http.route_markers import accepts_media
 from services.gateway.http.streaming import StreamedBody, event, while_connected, with_errors_in_band
 from services.shared.pipeline.messages import (
     AudioChunk,
@@ -36,7 +38,7 @@ from services.shared.pipeline.speak import speak
 from services.shared.pipeline.transcribe import transcribe
 from services.shared.pipeline.transcripts import plain_text, to_srt, to_vtt
 
-router = APIRouter(prefix="/v1/audio", tags=["audio"], route_class=JsonRoute)
+router = APIRouter(prefix="/v1/audio", tags=["audio"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
 _CLIP_SECONDS = 30
 
@@ -53,6 +55,7 @@ _SOUND: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/transcriptions", response_model=Transcription | VerboseTranscription, responses=_TRANSCRIPT)
+@accepts_media
 async def create_transcription(
     form: Annotated[TranscriptionForm, Form(media_type="multipart/form-data")],
     request: Request,

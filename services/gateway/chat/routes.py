@@ -8,17 +8,20 @@ from services.gateway.chat.completions import Completion
 from services.gateway.chat.request_mapping import to_answer_request
 from services.gateway.chat.schemas import ChatCompletion, ChatRequest
 from services.gateway.dependencies import Caller, Media, ModelServices, Settings
+from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.http.json_route import JsonRoute, aside
+from services.gateway.http.route_markers import accepts_media
 from services.gateway.http.streaming import StreamedBody, while_connected, with_errors_in_band
 from services.gateway.media.stored_media import load_named
 from services.shared.pipeline.answer import answer
 
-router = APIRouter(prefix="/v1", tags=["chat"], route_class=JsonRoute)
+router = APIRouter(prefix="/v1", tags=["chat"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
 @router.post("/chat/completions", response_model=ChatCompletion, responses=_STREAM)
+@accepts_media
 async def create_chat_completion(
     body: ChatRequest, request: Request, key: Caller, services: ModelServices, settings: Settings, media: Media
 ) -> ChatCompletion | Response:

@@ -11,6 +11,7 @@ from collections.abc import Collection
 import structlog
 from prometheus_client import Histogram
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.http.api_errors import to_api_error
@@ -38,18 +39,23 @@ _CLIENT_GONE = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECRET = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{8,}")
 _MAX_PATH = 200
+_PARAMETER = re.compile(r"\{[^}]*\}")
 
 
 class Telemetry:
-    """ASGI middleware about everything else. Paths that are not `known` are counted as one; `{id}` is any part.
+    """ASGI middleware: request id, log line, span and metrics of every request.
 
-    What fails unforeseen is answered here, so that the answer has an id and the log line its status.
+    Unexpected exceptions become a 500 here, so that the response carries the request id and the log its status.
+
+    Args:
+        known: Path templates of all routes. Every path parameter is reported as `{id}`, any other path as "other".
+        open_paths: Paths without a key, such as probes: logged at level debug.
     """
 
     def __init__(self, app: ASGIApp, known: Collection[str], open_paths: Collection[str] = ()) -> None:
         self._app = app
         self._open_paths = frozenset(open_paths)
-        self._known = [(path, re.compile(re.escape(path).replace(r"\{id\}", "[^/]+"))) for path in known]
+        self._known = [(_PARAMETER.sub("{id}", path), compile_path(path)[0]) for path in known]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -9,8 +9,10 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.dependencies import Caller, Jobs, Media, Settings
 from services.gateway.http.api_errors import bad_request
+from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.http.json_route import JsonRoute, parse_field, read_json
 from services.gateway.http.keys import Key
+from services.gateway.http.route_markers import accepts_upload
 from services.gateway.http.streaming import StreamedBody
 from services.gateway.jobs import schemas as shapes
 from services.gateway.jobs.events import job_events
@@ -21,7 +23,7 @@ from services.shared.jobs.kinds import State
 from services.shared.media.library import MediaLibrary
 from services.shared.media.records import MediaRecord
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
 _OPTIONS = TypeAdapter(shapes.JobOptions)
 _REQUEST = TypeAdapter(shapes.JobRequest)
@@ -52,6 +54,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 
 
 @router.post("", status_code=202, openapi_extra=_FORM, response_model=shapes.JobObject)
+@accepts_upload
 async def submit_job(
     request: Request,
     key: Caller,

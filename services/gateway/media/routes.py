@@ -7,13 +7,15 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.dependencies import Caller, Media
 from services.gateway.http.api_errors import bad_request
+from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.http.json_route import JsonRoute
+from services.gateway.http.route_markers import accepts_upload
 from services.gateway.media import schemas as shapes
 from services.gateway.media.uploads import receive_form
 from services.shared.media.library import FIELD
 from services.shared.media.uploads import complete, give_up, offer_parts
 
-router = APIRouter(prefix="/v1/media", tags=["media"], route_class=JsonRoute)
+router = APIRouter(prefix="/v1/media", tags=["media"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
 MediaId = Annotated[str, Path(max_length=200, description="media-...")]
 UploadId = Annotated[str, Path(max_length=200, description="upload-...")]
@@ -35,6 +37,7 @@ _FORM: dict[str, Any] = {
 
 
 @router.post("", openapi_extra=_FORM)
+@accepts_upload
 async def upload_media(request: Request, key: Caller, media: Media) -> shapes.Media:
     """Keeps a file: a recording, a video or a picture. The same file again has the same id, and is kept once."""
     form = await receive_form(request, media, key.tenant)

@@ -4,10 +4,11 @@ from fastapi import APIRouter, Request
 
 from services.gateway.chat.request_mapping import check_model
 from services.gateway.dependencies import Caller, ModelServices, Settings
+from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.models.schemas import LyraDetails, Model, ModelDetails, ModelList
 from services.shared.pipeline.describe import describe_language_model
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=ERROR_RESPONSES)
 
 
 @router.get("")

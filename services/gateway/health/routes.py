@@ -1,34 +1,26 @@
-"""For who runs this: is it alive, is it ready, what does it measure. Open to all."""
-
-from typing import Literal
+"""Liveness, readiness and metrics, for orchestrators and Prometheus. No API key is needed."""
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
 
 from services.gateway.dependencies import ModelServices, Settings
+from services.gateway.health.schemas import Health, Readiness
+from services.gateway.http.route_markers import without_key
 
 router = APIRouter(tags=["operations"])
 
 
-class Health(BaseModel):
-    status: Literal["ok"] = "ok"
-
-
-class Readiness(BaseModel):
-    status: Literal["ready", "not ready"]
-    services: dict[str, str]
-
-
 @router.get("/healthz")
+@without_key
 async def healthz() -> Health:
-    """This process answers."""
+    """Liveness: the process answers."""
     return Health()
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
+@without_key
 async def readyz(services: ModelServices, settings: Settings, response: Response) -> Readiness:
-    """All four services are serving, but for those that may be scaled to zero."""
+    """Readiness: all model services are serving, except those that may be scaled to zero."""
     states = await services.health()
     ready = all(state == "SERVING" for name, state in states.items() if name not in settings.dispensable)
     response.status_code = 200 if ready else 503
@@ -36,6 +28,7 @@ async def readyz(services: ModelServices, settings: Settings, response: Response
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@without_key
 async def metrics() -> Response:
     """Prometheus metrics of this process."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
