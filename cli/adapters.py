@@ -16,7 +16,7 @@ from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
     from services.shared.pipeline.adapter_admin import AdapterServices
-    from services.shared.rpc.caller import Caller
+    from services.shared.rpc.credentials import ClientCredentials
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,7 +92,7 @@ def _ask(
     language_model: str | None, speech_encoder: str | None, work: Callable[["AdapterServices"], Awaitable[T]]
 ) -> T:
     from services.shared.pipeline.adapter_admin import AdapterServices
-    from services.shared.rpc.tokens import SecretUnusable
+    from services.shared.reloading_files import SecretFileError
     from services.shared.service_errors import ServiceError, Unavailable
 
     addresses = local_services()
@@ -105,12 +105,12 @@ def _ask(
         )
 
     try:
-        caller = _operator(local=not (language_model or speech_encoder))
-    except SecretUnusable as error:
+        credentials = _operator(local=not (language_model or speech_encoder))
+    except SecretFileError as error:
         raise CommandFailed(str(error), "name a file with LYRA_OPERATOR_TOKEN_FILE") from error
 
     async def call() -> T:
-        services = AdapterServices.open(addresses, caller)
+        services = AdapterServices.open(addresses, credentials)
         try:
             return await work(services)
         finally:
@@ -124,16 +124,16 @@ def _ask(
         raise CommandFailed(str(error)) from error
 
 
-def _operator(*, local: bool) -> "Caller":
-    """Who asks: with the operator's token, else with that of services, which is enough to list. Raises SecretUnusable.
+def _operator(*, local: bool) -> "ClientCredentials":
+    """Who asks: with the operator's token, else with that of services, which is enough to list. Raises SecretFileError.
 
     The local stack's token is shown to nobody but the local stack.
     """
-    from services.shared.rpc.caller import Caller
+    from services.shared.rpc.credentials import ClientCredentials
     from services.shared.rpc.tokens import TokenFile
     from services.shared.settings import ServiceAccessSettings
 
-    known = Caller.of(ServiceAccessSettings())
+    known = ClientCredentials.from_settings(ServiceAccessSettings())
     path = os.environ.get("LYRA_OPERATOR_TOKEN_FILE") or (local_operator_token() if local else None)
     return replace(known, token=TokenFile(Path(path))) if path else known
 

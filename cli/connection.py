@@ -11,7 +11,7 @@ import psutil
 import typer
 
 from cli.failure import CommandFailed
-from services.shared.private_folder import FolderNotPrivate, make_private
+from services.shared.private_files import FolderNotPrivate, make_private
 
 START_HINT = (
     "start a stack with `lyra serve` in another terminal, or name one with LYRA_URL and LYRA_API_KEY (or --url, --key)"

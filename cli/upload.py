@@ -263,7 +263,7 @@ class _PartsUpload:
             self._gateway.request("DELETE", f"/v1/media/uploads/{state.id}")
 
     def _keep(self, state: UploadState) -> None:
-        from services.shared.private_file import PrivateFile
+        from services.shared.private_files import PrivateFile
 
         self._file.parent.mkdir(parents=True, exist_ok=True)
         PrivateFile(self._file).write(state.to_json())

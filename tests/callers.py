@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 import trustme
 
-from services.shared.rpc.caller import Caller
-from services.shared.rpc.certificates import Certificates
+from services.shared.rpc.certificates import MutualTls
+from services.shared.rpc.credentials import ClientCredentials
 from services.shared.rpc.tokens import TokenFile, make_token_file
 
 
@@ -18,9 +18,9 @@ def token(folder: Path, name: str = "service-token") -> Path:
     return make_token_file(folder / name)
 
 
-def shows(path: Path) -> Caller:
+def shows(path: Path) -> ClientCredentials:
     """Who shows the first token of a file."""
-    return Caller(token=TokenFile(path))
+    return ClientCredentials(token=TokenFile(path))
 
 
 def raw_call(channel: grpc.aio.Channel, path: str) -> Any:
@@ -46,9 +46,9 @@ class Identity:
             "service_tls_ca_file": self.authority,
         }
 
-    def caller(self, tls_name: str = "") -> Caller:
+    def caller(self, tls_name: str = "") -> ClientCredentials:
         """Who has it."""
-        return Caller(certificates=Certificates(self.chain, self.key, self.authority), tls_name=tls_name)
+        return ClientCredentials(mutual_tls=MutualTls(self.chain, self.key, self.authority), tls_name=tls_name)
 
 
 def identity(folder: Path, authority: trustme.CA, *names: str, trusts: trustme.CA | None = None) -> Identity:

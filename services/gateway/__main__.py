@@ -1,4 +1,4 @@
-"""`python -m services.gateway`: serves HTTP until SIGTERM or SIGINT, then lets running requests finish."""
+"""`python -m services.gateway`: serves HTTP until SIGTERM or SIGINT, then drains."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from services.gateway.app import create_app
 from services.gateway.http.server import Server
 from services.gateway.settings import GatewaySettings
 from services.shared import telemetry
-from services.shared.rpc.tokens import SecretUnusable
+from services.shared.reloading_files import SecretFileError
 from services.shared.settings import load
 
 log = telemetry.get_logger(__name__)
@@ -20,11 +20,8 @@ def main() -> int:
     telemetry.configure_tracing("gateway")
     try:
         server = Server(create_app(settings), settings)
-    except SecretUnusable as error:
-        log.error("cannot call the services", reason=str(error))
-        return 1
-    except OSError as error:
-        log.error("the certificate or its key cannot be used", reason=str(error))
+    except SecretFileError as error:
+        log.error("cannot start", reason=str(error))
         return 1
     asyncio.run(server.serve())
     return 0 if server.started else 1

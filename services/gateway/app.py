@@ -29,7 +29,7 @@ from services.shared.jobs.waits import Waits
 from services.shared.media.library import MediaLibrary
 from services.shared.outbound.fetcher import Fetcher
 from services.shared.pipeline.clients import Deadlines, ModelClients
-from services.shared.rpc.caller import Caller
+from services.shared.rpc.credentials import ClientCredentials
 from services.shared.storage.client import ObjectStore
 from services.shared.webhooks.deliveries import Webhooks
 from services.shared.webhooks.secrets import SecretStore
@@ -42,9 +42,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     """Builds the gateway. The services need not be there yet: until they are, requests get 503.
 
     Raises:
-        SecretUnusable: A file of tokens or certificates cannot be used.
+        SecretFileError: A file of tokens or certificates cannot be used.
     """
-    caller = Caller.of(settings)
+    credentials = ClientCredentials.from_settings(settings)
     rate_limits = RateLimits(settings, settings.redis_url)
 
     @asynccontextmanager
@@ -55,11 +55,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             generate=settings.answer_seconds,
             synthesize=settings.answer_seconds,
         )
-        app.state.services = ModelClients.open(settings.addresses(), deadlines, caller)
+        app.state.clients = ModelClients.open(settings.addresses(), deadlines, credentials)
         app.state.media.decoders.start()
         yield
         await rate_limits.close()
-        await app.state.services.close()
+        await app.state.clients.close()
         await run_in_threadpool(app.state.media.decoders.close)
 
     app = FastAPI(

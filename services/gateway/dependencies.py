@@ -4,7 +4,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from services.gateway.http.auth import caller
+from services.gateway.http.auth import api_key
 from services.gateway.http.keys import Key
 from services.gateway.jobs.service import JobsApi
 from services.gateway.settings import GatewaySettings
@@ -16,8 +16,8 @@ async def _settings(request: Request) -> GatewaySettings:
     return cast(GatewaySettings, request.app.state.settings)
 
 
-async def _services(request: Request) -> ModelClients:
-    return cast(ModelClients, request.app.state.services)
+async def _clients(request: Request) -> ModelClients:
+    return cast(ModelClients, request.app.state.clients)
 
 
 async def _media(request: Request) -> MediaLibrary:
@@ -28,8 +28,8 @@ async def _jobs(request: Request) -> JobsApi:
     return cast(JobsApi, request.app.state.jobs)
 
 
-Caller = Annotated[Key, Depends(caller)]
+ApiKey = Annotated[Key, Depends(api_key)]
 Settings = Annotated[GatewaySettings, Depends(_settings)]
-ModelServices = Annotated[ModelClients, Depends(_services)]
+Clients = Annotated[ModelClients, Depends(_clients)]
 Media = Annotated[MediaLibrary, Depends(_media)]
 Jobs = Annotated[JobsApi, Depends(_jobs)]

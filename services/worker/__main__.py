@@ -10,9 +10,9 @@ from celery.worker import WorkController
 
 from services.shared import telemetry
 from services.shared.parents import end_with_parent
-from services.shared.rpc.caller import Caller
+from services.shared.reloading_files import SecretFileError
+from services.shared.rpc.credentials import ClientCredentials
 from services.shared.rpc.server import write_port_file
-from services.shared.rpc.tokens import SecretUnusable
 from services.shared.settings import load
 from services.shared.telemetry import MetricsServer
 from services.worker.app import keep_logging, make_app
@@ -34,8 +34,8 @@ def main() -> int:
     telemetry.configure_logging(settings.log_level, settings.log_format, "worker")
     telemetry.configure_tracing("worker")
     try:
-        Caller.of(settings)  # each process of the pool reads its own; here a mistake is one line
-    except SecretUnusable as error:
+        ClientCredentials.from_settings(settings)  # each process of the pool reads its own; here a mistake is one line
+    except SecretFileError as error:
         log.error("cannot call the services", reason=str(error))
         return 1
 

@@ -15,7 +15,7 @@ from services.shared.jobs.tickets import Dispatcher, open_redis
 from services.shared.jobs.waits import Waits
 from services.shared.outbound.fetcher import Fetcher
 from services.shared.pipeline.clients import Deadlines, ModelClients
-from services.shared.rpc.caller import Caller
+from services.shared.rpc.credentials import ClientCredentials
 from services.shared.sandbox.decoders import Decoders
 from services.shared.storage.client import ObjectStore
 from services.shared.webhooks.deliveries import Webhooks
@@ -104,6 +104,6 @@ class WorkerContext:
         )
 
         async def opened() -> ModelClients:
-            return ModelClients.open(settings.addresses(), deadlines, Caller.of(settings))
+            return ModelClients.open(settings.addresses(), deadlines, ClientCredentials.from_settings(settings))
 
         return asyncio.run_coroutine_threadsafe(opened(), self._loop).result()

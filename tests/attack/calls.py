@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from services.shared.rpc.caller import SCHEME, TOKEN_METADATA
+from services.shared.rpc.credentials import SCHEME, TOKEN_METADATA
 from tests.attack.target import CLIENT_SECONDS, Target
 
 _OPTIONS = (

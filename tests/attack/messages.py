@@ -24,7 +24,7 @@ from lyra.v1 import (
     speech_synthesizer_pb2,
     vision_encoder_pb2,
 )
-from services.shared.rpc.caller import SCHEME, TOKEN_METADATA
+from services.shared.rpc.credentials import SCHEME, TOKEN_METADATA
 
 # How a call may end whatever is sent: anything else, INTERNAL and UNKNOWN above all, is a fault of the service.
 HARMLESS = frozenset(

@@ -20,7 +20,7 @@ from services.gateway.audio.schemas import (
     transcript_done,
 )
 from services.gateway.chat.request_mapping import check_model, voice_name
-from services.gateway.dependencies import Caller, ModelServices, Settings
+from services.gateway.dependencies import ApiKey, Clients, Settings
 from services.gateway.http.api_errors import bad_request
 from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.http.json_route import JsonRoute
@@ -59,8 +59,8 @@ _SOUND: dict[int | str, dict[str, Any]] = {
 async def create_transcription(
     form: Annotated[TranscriptionForm, Form(media_type="multipart/form-data")],
     request: Request,
-    key: Caller,
-    services: ModelServices,
+    key: ApiKey,
+    clients: Clients,
     settings: Settings,
 ) -> Transcription | VerboseTranscription | Response:
     """Writes down what is said in a recording."""
@@ -72,7 +72,7 @@ async def create_transcription(
     data = await form.file.read()
     if not data:
         raise bad_request("file", "is empty: 0 bytes", "empty_file")
-    events = transcribe(services, AudioPart(data, "file"), key.tenant, form.language)
+    events = transcribe(clients, AudioPart(data, "file"), key.tenant, form.language)
     if form.stream:
         return await StreamedBody.begin(request, with_errors_in_band(_deltas(events)), "text/event-stream")
     segments, end = await while_connected(request, _collect(events))
@@ -91,11 +91,11 @@ async def create_transcription(
 
 @router.post("/speech", response_class=Response, responses=_SOUND)
 async def create_speech(
-    body: SpeechRequest, request: Request, key: Caller, services: ModelServices, settings: Settings
+    body: SpeechRequest, request: Request, key: ApiKey, clients: Clients, settings: Settings
 ) -> Response:
     """Speaks a text; the sound is sent while it is made."""
     check_model(body.model, settings)
-    chunks = speak(services, body.input, SpeechOptions(voice_name(body.voice), body.speed), key.tenant)
+    chunks = speak(clients, body.input, SpeechOptions(voice_name(body.voice), body.speed), key.tenant)
     sound = _encoded(body.response_format, chunks)
     return await StreamedBody.begin(request, sound, CODECS[body.response_format].media_type)
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from services.gateway.chat.completions import Completion
 from services.gateway.chat.request_mapping import to_answer_request
 from services.gateway.chat.schemas import ChatCompletion, ChatRequest
-from services.gateway.dependencies import Caller, Media, ModelServices, Settings
+from services.gateway.dependencies import ApiKey, Clients, Media, Settings
 from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.http.json_route import JsonRoute, aside
 from services.gateway.http.route_markers import accepts_media
@@ -23,7 +23,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 @router.post("/chat/completions", response_model=ChatCompletion, responses=_STREAM)
 @accepts_media
 async def create_chat_completion(
-    body: ChatRequest, request: Request, key: Caller, services: ModelServices, settings: Settings, media: Media
+    body: ChatRequest, request: Request, key: ApiKey, clients: Clients, settings: Settings, media: Media
 ) -> ChatCompletion | Response:
     """Answers a conversation; with `stream`, piece by piece as server-sent events."""
     completion = Completion(body, request.state.started)
@@ -31,7 +31,7 @@ async def create_chat_completion(
     size = request.state.body.taken  # its media have to be decoded
     asked = await aside(lambda: to_answer_request(body, key.tenant, settings, stored), size)
     body.messages = []  # which hold them in base64, and would do so until the answer has ended
-    events = answer(services, asked)
+    events = answer(clients, asked)
     if body.stream:
         chunks = with_errors_in_band(completion.chunks(events))
         return await StreamedBody.begin(request, chunks, "text/event-stream")

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from services.gateway.dependencies import ModelServices, Settings
+from services.gateway.dependencies import Clients, Settings
 from services.gateway.health.schemas import Health, Readiness
 from services.gateway.http.route_markers import without_key
 
@@ -19,9 +19,9 @@ async def healthz() -> Health:
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 @without_key
-async def readyz(services: ModelServices, settings: Settings, response: Response) -> Readiness:
+async def readyz(clients: Clients, settings: Settings, response: Response) -> Readiness:
     """Readiness: all model services are serving, except those that may be scaled to zero."""
-    states = await services.health()
+    states = await clients.health()
     ready = all(state == "SERVING" for name, state in states.items() if name not in settings.dispensable)
     response.status_code = 200 if ready else 503
     return Readiness(status="ready" if ready else "not ready", services=states)

@@ -108,6 +108,6 @@ class KeyRequired:
 _bearer = HTTPBearer(auto_error=False, description="An API key, made with `lyra keys create`.")
 
 
-async def caller(request: Request, _: Annotated[object, Security(_bearer)]) -> Key:
+async def api_key(request: Request, _: Annotated[object, Security(_bearer)]) -> Key:
     """The key that the request came with; the parameter shows the need for one in the API's documentation."""
     return cast(Key, request.state.key)

@@ -1,56 +1,34 @@
-"""The gateway's certificate and key, read anew when their files change."""
+"""The gateway's TLS certificate and key, reloaded when their files change."""
 
-import asyncio
 import ssl
 from pathlib import Path
 
-from services.shared import telemetry
-
-log = telemetry.get_logger(__name__)
+from services.shared.reloading_files import ReloadingFiles, SecretFileError
 
 
-class Certificates:
-    """Makes the TLS context that new connections get. Those that there are keep theirs."""
+class ServerCertificate:
+    """Provides the TLS context of each new connection; existing connections keep theirs.
+
+    Raises:
+        SecretFileError: The files are not a certificate and its key. Later changes that are invalid are logged, and the
+            previous certificate stays in use.
+    """
 
     def __init__(self, cert_file: Path, key_file: Path) -> None:
-        """Raises OSError or ssl.SSLError for files that cannot be used."""
-        self._cert_file = cert_file
-        self._key_file = key_file
-        self._seen = self._version()
-        self._context = self._load()
+        self._files = ReloadingFiles(cert_file, key_file, read=lambda: _read(cert_file, key_file))
 
     def context(self) -> ssl.SSLContext:
-        """Of the files as they were when they could last be used."""
-        return self._context
+        """TLS 1.2 or later, HTTP/1.1 only."""
+        return self._files.current()
 
-    def refresh(self) -> bool:
-        """Reads the files if they have changed. Returns whether there is a new context; bad files are logged, once."""
-        try:
-            seen = self._version()
-            if seen == self._seen:
-                return False
-            self._seen = seen
-            self._context = self._load()
-        except OSError as error:  # ssl.SSLError is one
-            log.error("the certificate cannot be read, the one before is kept", reason=str(error))
-            return False
-        log.info("a new certificate was read", file=str(self._cert_file))
-        return True
 
-    async def watch(self, seconds: float) -> None:
-        """Refreshes every `seconds`, until cancelled."""
-        while True:
-            await asyncio.sleep(seconds)
-            self.refresh()
-
-    def _version(self) -> tuple[tuple[int, int, int], ...]:
-        stats = [path.stat() for path in (self._cert_file, self._key_file)]
-        return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
-
-    def _load(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        # Without a password there is nobody to ask: an encrypted key is an error, not a prompt.
-        context.load_cert_chain(self._cert_file, self._key_file, password=lambda: b"")
-        return context
+def _read(cert_file: Path, key_file: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # With an empty password an encrypted key is an error rather than a prompt.
+        context.load_cert_chain(cert_file, key_file, password=lambda: b"")
+    except OSError as error:  # ssl.SSLError is one
+        raise SecretFileError(f"{cert_file}, {key_file}: not a certificate and its key: {error}") from None
+    return context

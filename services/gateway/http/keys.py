@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from services.shared.private_file import PrivateFile
+from services.shared.private_files import PrivateFile
 from services.shared.tenants import check_tenant
 
 PREFIX = "lyra_"

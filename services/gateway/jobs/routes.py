@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import AwareDatetime, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
-from services.gateway.dependencies import Caller, Jobs, Media, Settings
+from services.gateway.dependencies import ApiKey, Jobs, Media, Settings
 from services.gateway.http.api_errors import bad_request
 from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.http.json_route import JsonRoute, parse_field, read_json
@@ -57,7 +57,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 @accepts_upload
 async def submit_job(
     request: Request,
-    key: Caller,
+    key: ApiKey,
     jobs: Jobs,
     media: Media,
     settings: Settings,
@@ -70,7 +70,7 @@ async def submit_job(
 
 @router.get("")
 async def list_jobs(
-    key: Caller,
+    key: ApiKey,
     jobs: Jobs,
     after: Annotated[str, Query(max_length=200, description="`next` of the page before.")] = "",
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -82,7 +82,7 @@ async def list_jobs(
 
 
 @router.get("/{job_id}")
-async def retrieve_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.JobObject:
+async def retrieve_job(job_id: JobName, key: ApiKey, jobs: Jobs) -> shapes.JobObject:
     """What a job is at."""
     return await jobs.retrieve(job_named(key.tenant, job_id))
 
@@ -91,7 +91,7 @@ async def retrieve_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.JobOb
 async def watch_job(
     job_id: JobName,
     request: Request,
-    key: Caller,
+    key: ApiKey,
     jobs: Jobs,
     settings: Settings,
     last_event_id: Annotated[str, Header(max_length=64, description="Goes on behind this event.")] = "",
@@ -103,7 +103,7 @@ async def watch_job(
 
 @router.get("/{job_id}/result", response_model=shapes.JobResult, responses=_TEXTS)
 async def job_result(
-    job_id: JobName, key: Caller, jobs: Jobs, format: Literal["json", "text", "srt", "vtt"] = "json"
+    job_id: JobName, key: ApiKey, jobs: Jobs, format: Literal["json", "text", "srt", "vtt"] = "json"
 ) -> Response:
     """What came of a job; of one that failed, what is there of it."""
     result = await jobs.result(job_named(key.tenant, job_id))
@@ -118,19 +118,19 @@ async def job_result(
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.JobObject:
+async def cancel_job(job_id: JobName, key: ApiKey, jobs: Jobs) -> shapes.JobObject:
     """Ends a job; what it has heard is not kept. One that has ended stays as it is."""
     return await jobs.cancel(job_named(key.tenant, job_id))
 
 
 @router.post("/{job_id}/questions", status_code=202)
-async def ask_job(job_id: JobName, body: shapes.QuestionsRequest, key: Caller, jobs: Jobs) -> shapes.QuestionList:
+async def ask_job(job_id: JobName, body: shapes.QuestionsRequest, key: ApiKey, jobs: Jobs) -> shapes.QuestionList:
     """Asks more about a recording that was heard; nothing is encoded again. Answers come with the job's result."""
     return await jobs.ask(job_named(key.tenant, job_id), body.questions)
 
 
 @router.delete("/{job_id}")
-async def delete_job(job_id: JobName, key: Caller, jobs: Jobs) -> shapes.DeletedJob:
+async def delete_job(job_id: JobName, key: ApiKey, jobs: Jobs) -> shapes.DeletedJob:
     """Deletes a job that has ended, with all that came of it."""
     await jobs.delete(job_named(key.tenant, job_id))
     return shapes.DeletedJob(id=job_id)

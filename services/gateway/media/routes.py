@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from services.gateway.dependencies import Caller, Media
+from services.gateway.dependencies import ApiKey, Media
 from services.gateway.http.api_errors import bad_request
 from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.http.json_route import JsonRoute
@@ -38,7 +38,7 @@ _FORM: dict[str, Any] = {
 
 @router.post("", openapi_extra=_FORM)
 @accepts_upload
-async def upload_media(request: Request, key: Caller, media: Media) -> shapes.Media:
+async def upload_media(request: Request, key: ApiKey, media: Media) -> shapes.Media:
     """Keeps a file: a recording, a video or a picture. The same file again has the same id, and is kept once."""
     form = await receive_form(request, media, key.tenant)
     if form.media is None:
@@ -48,7 +48,7 @@ async def upload_media(request: Request, key: Caller, media: Media) -> shapes.Me
 
 @router.get("")
 async def list_media(
-    key: Caller,
+    key: ApiKey,
     media: Media,
     after: Annotated[str, Query(max_length=200, description="The id that ended the page before.")] = "",
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -61,14 +61,14 @@ async def list_media(
 
 
 @router.post("/uploads")
-async def create_upload(body: shapes.UploadRequest, key: Caller, media: Media) -> shapes.Upload:
+async def create_upload(body: shapes.UploadRequest, key: ApiKey, media: Media) -> shapes.Upload:
     """Begins an upload of a large file that goes straight to the object store, in parts."""
     upload, urls = await run_in_threadpool(offer_parts, media, key.tenant, body.filename, body.bytes)
     return shapes.Upload.of(upload, urls)
 
 
 @router.post("/uploads/{upload_id}/complete")
-async def complete_upload(upload_id: UploadId, body: shapes.CompleteRequest, key: Caller, media: Media) -> shapes.Media:
+async def complete_upload(upload_id: UploadId, body: shapes.CompleteRequest, key: ApiKey, media: Media) -> shapes.Media:
     """Makes the parts one file and keeps it. It is read once for that, so a large one takes its time."""
     numbers = [part.number for part in body.parts]
     if numbers != list(range(1, len(numbers) + 1)):
@@ -78,20 +78,20 @@ async def complete_upload(upload_id: UploadId, body: shapes.CompleteRequest, key
 
 
 @router.delete("/uploads/{upload_id}")
-async def delete_upload(upload_id: UploadId, key: Caller, media: Media) -> shapes.MediaDeleted:
+async def delete_upload(upload_id: UploadId, key: ApiKey, media: Media) -> shapes.MediaDeleted:
     """Gives up an upload that is not complete."""
     await run_in_threadpool(give_up, media, key.tenant, upload_id)
     return shapes.MediaDeleted(id=upload_id, object="media.upload.deleted")
 
 
 @router.get("/{media_id}")
-async def retrieve_media(media_id: MediaId, key: Caller, media: Media) -> shapes.Media:
+async def retrieve_media(media_id: MediaId, key: ApiKey, media: Media) -> shapes.Media:
     """What is known of a file."""
     return shapes.Media.of(await run_in_threadpool(media.get, key.tenant, media_id))
 
 
 @router.delete("/{media_id}")
-async def delete_media(media_id: MediaId, key: Caller, media: Media) -> shapes.MediaDeleted:
+async def delete_media(media_id: MediaId, key: ApiKey, media: Media) -> shapes.MediaDeleted:
     """Deletes a file. Jobs that have read it keep their results."""
     await run_in_threadpool(media.delete, key.tenant, media_id)
     return shapes.MediaDeleted(id=media_id)

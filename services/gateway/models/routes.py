@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 
 from services.gateway.chat.request_mapping import check_model
-from services.gateway.dependencies import Caller, ModelServices, Settings
+from services.gateway.dependencies import ApiKey, Clients, Settings
 from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.models.schemas import LyraDetails, Model, ModelDetails, ModelList
 from services.shared.pipeline.describe import describe_language_model
@@ -12,18 +12,16 @@ router = APIRouter(prefix="/v1/models", tags=["models"], responses=ERROR_RESPONS
 
 
 @router.get("")
-async def list_models(request: Request, key: Caller, settings: Settings) -> ModelList:
+async def list_models(request: Request, key: ApiKey, settings: Settings) -> ModelList:
     """Lists the models."""
     return ModelList(data=[Model(id=settings.model, created=request.app.state.created)])
 
 
 @router.get("/{model}")
-async def get_model(
-    model: str, request: Request, key: Caller, services: ModelServices, settings: Settings
-) -> ModelDetails:
+async def get_model(model: str, request: Request, key: ApiKey, clients: Clients, settings: Settings) -> ModelDetails:
     """Tells about one model: what the options `lyra` of a request may be."""
     check_model(model, settings)
-    description = await describe_language_model(services, key.tenant)
+    description = await describe_language_model(clients, key.tenant)
     return ModelDetails(
         id=settings.model,
         created=request.app.state.created,

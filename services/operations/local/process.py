@@ -14,8 +14,8 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.shared.rpc.caller import Caller, certificates_of
 from services.shared.rpc.channels import open_blocking_channel
+from services.shared.rpc.credentials import ClientCredentials, mutual_tls_from_settings
 from services.shared.settings import ServiceAccessSettings
 
 POLL_SECONDS = 0.05
@@ -200,8 +200,8 @@ def _private(path: str, flags: int) -> int:
 def grpc_is_serving(host: str, port: int) -> bool:
     """Whether the gRPC service's health is SERVING. It is asked over TLS where the environment has certificates."""
     settings = ServiceAccessSettings()
-    caller = Caller(certificates=certificates_of(settings), tls_name=settings.service_tls_name)
-    with open_blocking_channel(f"{host}:{port}", caller) as channel:
+    credentials = ClientCredentials(mutual_tls=mutual_tls_from_settings(settings), tls_name=settings.service_tls_name)
+    with open_blocking_channel(f"{host}:{port}", credentials) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)

@@ -27,7 +27,7 @@ from services.operations.local.process import (
     http_is_ready,
 )
 from services.operations.local.store_watch import StoreWatch
-from services.shared.private_folder import FolderNotPrivate, close_to_others, make_private
+from services.shared.private_files import FolderNotPrivate, close_to_others, make_private
 from services.shared.rpc.tokens import make_token_file
 from services.shared.settings import default_home
 from services.shared.storage.settings import StoreSettings

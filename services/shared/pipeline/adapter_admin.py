@@ -21,8 +21,8 @@ from lyra.v1.adapters_pb2 import (
 from lyra.v1.adapters_pb2_grpc import AdaptersStub
 from services.shared.pipeline.calls import ask
 from services.shared.pipeline.clients import LANGUAGE_MODEL, SPEECH_ENCODER, Deadlines
-from services.shared.rpc.caller import Caller
-from services.shared.rpc.channels import NOBODY, open_channel
+from services.shared.rpc.channels import NO_CREDENTIALS, open_channel
+from services.shared.rpc.credentials import ClientCredentials
 from services.shared.service_errors import InvalidInput, ServiceError
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class AdapterServices:
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     @classmethod
-    def open(cls, addresses: Mapping[str, str], caller: Caller = NOBODY) -> Self:
+    def open(cls, addresses: Mapping[str, str], credentials: ClientCredentials = NO_CREDENTIALS) -> Self:
         """`addresses` of each of SERVICES; a caller with the operator's token. Call it in a running event loop."""
-        channels = {name: open_channel(addresses[name], caller) for name in SERVICES}
+        channels = {name: open_channel(addresses[name], credentials) for name in SERVICES}
         return cls(channels=channels, stubs={name: AdaptersStub(channel) for name, channel in channels.items()})
 
     async def close(self) -> None:

@@ -12,8 +12,8 @@ from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from lyra.v1.speech_encoder_pb2_grpc import SpeechEncoderStub
 from lyra.v1.speech_synthesizer_pb2_grpc import SpeechSynthesizerStub
 from lyra.v1.vision_encoder_pb2_grpc import VisionEncoderStub
-from services.shared.rpc.caller import Caller
-from services.shared.rpc.channels import NOBODY, open_channel
+from services.shared.rpc.channels import NO_CREDENTIALS, open_channel
+from services.shared.rpc.credentials import ClientCredentials
 from services.shared.telemetry import UNSERVED
 
 if TYPE_CHECKING:
@@ -55,11 +55,16 @@ class ModelClients:
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     @classmethod
-    def open(cls, addresses: Mapping[str, str], deadlines: Deadlines | None = None, caller: Caller = NOBODY) -> Self:
+    def open(
+        cls,
+        addresses: Mapping[str, str],
+        deadlines: Deadlines | None = None,
+        credentials: ClientCredentials = NO_CREDENTIALS,
+    ) -> Self:
         """`addresses` by name; one that is not there is unavailable. Call it in a running event loop."""
         for name in NAMES:
             UNSERVED.labels(name)  # known as 0 from the beginning, so that the first one shows as an increase
-        channels = {name: open_channel(addresses.get(name, _NOWHERE), caller) for name in NAMES}
+        channels = {name: open_channel(addresses.get(name, _NOWHERE), credentials) for name in NAMES}
         return cls(
             channels=channels,
             speech_encoder=SpeechEncoderStub(channels[SPEECH_ENCODER]),

@@ -7,7 +7,7 @@ from typing import Any, Self
 import grpc
 
 from services.shared import telemetry
-from services.shared.rpc.caller import SCHEME, TOKEN_METADATA
+from services.shared.rpc.credentials import SCHEME, TOKEN_METADATA
 from services.shared.rpc.grpc_types import Handler, ServerInterceptor
 from services.shared.rpc.interceptors import refusal
 from services.shared.rpc.tokens import TokenFile
@@ -36,7 +36,7 @@ class Authentication(ServerInterceptor):
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> Self:
-        """Raises SecretUnusable."""
+        """Raises SecretFileError."""
         operator = settings.operator_token_file if isinstance(settings, AdapterServiceSettings) else None
         return cls(
             TokenFile(settings.service_token_file) if settings.service_token_file else None,

@@ -17,8 +17,8 @@ from grpc_reflection.v1alpha._async import ReflectionServicer as AsyncReflection
 
 from services.shared import telemetry
 from services.shared.rpc.authentication import Authentication
-from services.shared.rpc.caller import certificates_of
 from services.shared.rpc.channels import message_limits
+from services.shared.rpc.credentials import mutual_tls_from_settings
 from services.shared.rpc.grpc_types import Handler, ServerInterceptor
 from services.shared.rpc.health import Health
 from services.shared.rpc.interceptors import ErrorInterceptor, TelemetryInterceptor, refusal
@@ -126,7 +126,7 @@ class ModelServer(Generic[SettingsT]):
             RuntimeError: A port is taken, or a file of tokens or certificates cannot be used.
         """
         settings = self.settings
-        certificates = certificates_of(settings)
+        mutual_tls = mutual_tls_from_settings(settings)
         server = grpc.aio.server(
             handlers=[self._gate, self._open_methods()],
             interceptors=self._interceptors(),
@@ -138,10 +138,10 @@ class ModelServer(Generic[SettingsT]):
             ],
         )
         address = f"{settings.host}:{settings.port}"
-        if certificates is None:
+        if mutual_tls is None:
             self.port = server.add_insecure_port(address)
         else:
-            self.port = server.add_secure_port(address, certificates.for_server())
+            self.port = server.add_secure_port(address, mutual_tls.server_credentials())
         await server.start()
         self._server = server
         loop = asyncio.get_running_loop()
@@ -149,10 +149,10 @@ class ModelServer(Generic[SettingsT]):
         self.metrics_port = self._metrics.port
         if settings.port_file is not None:
             write_port_file(settings.port_file, port=self.port, metrics_port=self.metrics_port)
-        known = settings.service_token_file is not None or certificates is not None
+        known = settings.service_token_file is not None or mutual_tls is not None
         if not known and not is_loopback(settings.host):
             log.warning("whoever reaches this port can use the service", host=settings.host)
-        log.info("listening", address=self.address, metrics_port=self.metrics_port, tls=certificates is not None)
+        log.info("listening", address=self.address, metrics_port=self.metrics_port, tls=mutual_tls is not None)
 
     def _interceptors(self) -> list[ServerInterceptor]:
         """From the outside in: strangers are not even counted by method, since they make up names."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from services.shared.private_file import PrivateFile
+from services.shared.private_files import PrivateFile
 from services.shared.tenants import check_tenant
 
 FILE_NAME = "webhook_secrets.json"

@@ -16,11 +16,11 @@ from lyra.v1.language_model_pb2 import CountTokensRequest
 from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from services.shared import telemetry
 from services.shared.pipeline.clients import NAMES, ModelClients
-from services.shared.private_file import PrivateFile
+from services.shared.private_files import PrivateFile
+from services.shared.reloading_files import SecretFileError
 from services.shared.rpc import authentication
-from services.shared.rpc.caller import Caller
-from services.shared.rpc.channels import NOBODY, open_channel
-from services.shared.rpc.tokens import SecretUnusable
+from services.shared.rpc.channels import NO_CREDENTIALS, open_channel
+from services.shared.rpc.credentials import ClientCredentials
 from services.shared.service_errors import Forbidden, InvalidInput, Unauthenticated, from_rpc_error
 from tests.adapters import write_adapter
 from tests.callers import raw_call, shows, token
@@ -29,7 +29,7 @@ from tests.conftest import RunningService, StartService
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
-async def count(address: str, caller: Caller) -> int:
+async def count(address: str, caller: ClientCredentials) -> int:
     """A call; raises our errors."""
     async with open_channel(address, caller) as channel:
         try:
@@ -58,7 +58,7 @@ async def test_caller_with_the_token_is_served(guarded: RunningService, tmp_path
 async def test_caller_without_a_valid_token_is_refused(guarded: RunningService, tmp_path: Path, kind: str) -> None:
     right = token(tmp_path).read_text().strip()
     shown = {"none": None, "another": "x" * 43, "half": right[:32], "longer": right + "x"}[kind]
-    caller = NOBODY
+    caller = NO_CREDENTIALS
     if shown is not None:
         (wrong := tmp_path / "wrong").write_text(shown)
         caller = shows(wrong)
@@ -147,7 +147,7 @@ async def test_file_that_is_gone_or_empty_for_a_while_changes_nothing(
     path.unlink()
     assert await count(service.address, shows(copy)) == 1
     with pytest.raises(Unauthenticated):
-        await count(service.address, NOBODY)
+        await count(service.address, NO_CREDENTIALS)
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "short\n", "ä" * 40])
@@ -157,12 +157,12 @@ async def test_service_does_not_start_with_a_file_that_holds_no_token(
     path = tmp_path / "bad"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(SecretUnusable, match="bad"):
+    with pytest.raises(SecretFileError, match="bad"):
         await start_service("language_model", service_token_file=path)
 
 
 async def test_channels_of_the_pipeline_show_the_token(guarded: RunningService, tmp_path: Path) -> None:
-    services = ModelClients.open(dict.fromkeys(NAMES, guarded.address), caller=shows(token(tmp_path)))
+    services = ModelClients.open(dict.fromkeys(NAMES, guarded.address), credentials=shows(token(tmp_path)))
     assert (await services.language_model.CountTokens(CountTokensRequest(text="a"), timeout=60)).tokens == 1
     await services.close()
 

@@ -10,9 +10,9 @@ import trustme
 from lyra.v1.language_model_pb2 import CountTokensRequest
 from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from services.operations.local.process import grpc_is_serving
-from services.shared.rpc.caller import Caller
-from services.shared.rpc.channels import NOBODY, open_channel
-from services.shared.rpc.tokens import SecretUnusable
+from services.shared.reloading_files import SecretFileError
+from services.shared.rpc.channels import NO_CREDENTIALS, open_channel
+from services.shared.rpc.credentials import ClientCredentials
 from services.shared.service_errors import Unavailable, from_rpc_error
 from tests.callers import Identity, identity
 from tests.conftest import RunningService, StartService
@@ -43,7 +43,7 @@ async def ask(channel: grpc.aio.Channel) -> int:
         raise from_rpc_error("language_model", error) from error
 
 
-async def count(address: str, caller: Caller) -> int:
+async def count(address: str, caller: ClientCredentials) -> int:
     async with open_channel(address, caller) as channel:
         return await ask(channel)
 
@@ -63,7 +63,7 @@ async def test_replicas_are_balanced_and_watched_over_tls(
 
 async def test_caller_without_a_certificate_is_not_served(service: RunningService) -> None:
     with pytest.raises(Unavailable):
-        await count(service.address, NOBODY)
+        await count(service.address, NO_CREDENTIALS)
 
 
 async def test_caller_of_another_authority_is_not_served(
@@ -134,7 +134,7 @@ async def test_service_does_not_start_with_files_that_do_not_fit(
             of_service.key.write_bytes(identity(tmp_path / "other", authority, LOCAL).key.read_bytes())
         case _:
             of_service.authority.write_text("no certificate")
-    with pytest.raises(SecretUnusable, match="no certificate, key and CA"):
+    with pytest.raises(SecretFileError, match="not a certificate, its key and a CA"):
         await start_service("language_model", **of_service.settings)
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from services.operations.local.certificates import AUTHORITY, CERTIFICATE, KEY
-from services.shared.private_folder import FolderNotPrivate, make_private
+from services.shared.private_files import FolderNotPrivate, make_private
 from tests.intruder import NOBODY, over_grpc, over_http
 from tests.job_stack import JobStack, speech
 

@@ -1,4 +1,4 @@
-"""A channel to replicas that come and go, down to none and back, and with certificates that change."""
+"""A channel that survives a service being scaled to zero and back, and certificates that are replaced."""
 
 import asyncio
 import time
@@ -7,53 +7,54 @@ from typing import Any
 
 import grpc
 
-# A channel that has found nobody for this long begins anew with the next call.
-_RENEW_SECONDS = 1.0
-# Calls that still run on a channel that was left have their own deadlines; this only bounds the waiting for them.
-_LEFT_SECONDS = 3600.0
+# A channel that has found no replica for this long is replaced at the next call.
+_RECONNECT_SECONDS = 1.0
+# Calls in progress on a replaced channel have their own deadlines; this only bounds the wait for them.
+_RETIRED_SECONDS = 3600.0
 
 
-class RenewedChannel(grpc.aio.Channel):
-    """Hands each call to a channel made by `open`, and makes another one where that has found no replica.
+class ReconnectingChannel(grpc.aio.Channel):
+    """Makes each call on a channel from `open`, and opens another one if that finds no replica.
 
-    gRPC asks less and less often for a name that has no address, in the end once in two minutes, and no option changes
-    that. A service that was scaled to zero, or lost its only pod, would be found that late. A new channel asks at once.
+    gRPC resolves a name without addresses at growing intervals of up to two minutes, and no option changes that: a
+        service
+    that was scaled to zero, or lost its only pod, would be found that late. A new channel resolves at once.
 
     Args:
-        open: Makes a channel.
-        version: Of what channels are made with; where it differs from before, the next call gets a new channel.
+        open: Opens a channel.
+        version: Version of the credentials; when it changes, the next call gets a new channel.
     """
 
     def __init__(self, open: Callable[[], grpc.aio.Channel], version: Callable[[], object] = lambda: None) -> None:
         self._open = open
         self._version = version
-        self._made_with = version()
+        self._opened_with = version()
         self._current = open()
-        self._opened = time.monotonic()
-        self._left: set[asyncio.Task[None]] = set()
+        self._opened_at = time.monotonic()
+        self._retired: set[asyncio.Task[None]] = set()
 
     def current(self) -> grpc.aio.Channel:
         """The channel for the next call."""
-        lost = self._current.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        unreachable = self._current.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
         version = self._version()
-        if (lost and time.monotonic() - self._opened > _RENEW_SECONDS) or version != self._made_with:
-            closing = asyncio.create_task(self._current.close(_LEFT_SECONDS))
-            self._left.add(closing)
-            closing.add_done_callback(self._left.discard)
-            self._current, self._opened, self._made_with = self._open(), time.monotonic(), version
+        if (unreachable and time.monotonic() - self._opened_at > _RECONNECT_SECONDS) or version != self._opened_with:
+            closing = asyncio.create_task(self._current.close(_RETIRED_SECONDS))
+            self._retired.add(closing)
+            closing.add_done_callback(self._retired.discard)
+            self._current, self._opened_at, self._opened_with = self._open(), time.monotonic(), version
         return self._current
 
-    async def __aenter__(self) -> "RenewedChannel":
+    async def __aenter__(self) -> "ReconnectingChannel":
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self, grace: float | None = None) -> None:
-        """Ends it, and calls that run after `grace` seconds."""
-        for closing in self._left:
+        """Closes the channel; calls still in progress after `grace` seconds are cancelled."""
+        for closing in self._retired:
             closing.cancel()
-        await asyncio.gather(self._current.close(grace), *self._left, return_exceptions=True)
+        await asyncio.gather(self._current.close(grace), *self._retired, return_exceptions=True)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         return self.current().get_state(try_to_connect)
@@ -78,9 +79,11 @@ class RenewedChannel(grpc.aio.Channel):
 
 
 class _Method:
-    """A method of the service, on whichever channel is current when it is called."""
+    """A method of the service; each call uses the channel that is current at that time."""
 
-    def __init__(self, channel: RenewedChannel, kind: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def __init__(
+        self, channel: ReconnectingChannel, kind: str, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
         self._channel = channel
         self._kind, self._arguments, self._options = kind, arguments, options
         self._made: tuple[grpc.aio.Channel | None, Any] = (None, None)
