@@ -14,8 +14,8 @@ from model_core.audio.tensors import (
     split_clips,
 )
 from services.shared.rpc.uploads import Upload
+from services.shared.sandbox.cancellation import Cancellation
 from services.shared.sandbox.decoders import SHORTEST_SECONDS, Decoders
-from services.shared.sandbox.turns import Cancellation
 from services.shared.service_errors import InvalidInput
 from services.speech_encoder.settings import SpeechEncoderSettings
 

@@ -15,8 +15,8 @@ from services.shared.rpc.queueing import FairQueue
 from services.shared.rpc.server import ServiceDefinition
 from services.shared.rpc.threads import ModelThread
 from services.shared.rpc.uploads import Upload, header_and_parts
+from services.shared.sandbox.cancellation import Cancellation
 from services.shared.sandbox.decoders import Decoders, Picture
-from services.shared.sandbox.turns import Cancellation
 from services.shared.service_errors import InvalidInput
 from services.vision_encoder.settings import VisionEncoderSettings
 

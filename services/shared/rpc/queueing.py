@@ -1,29 +1,25 @@
-"""A bounded queue in front of scarce work, fair between tenants."""
+"""A bounded queue in front of a model, fair between tenants."""
 
 import asyncio
 import math
 import time
-from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from services.shared.fair_slots import FairSlots, QueueFull
 from services.shared.service_errors import Overloaded
 
-_SMOOTHING = 0.2  # weight of the latest request in the mean time a request takes
+_SMOOTHING = 0.2  # weight of the latest request in the moving average of durations
 
 
 class FairQueue:
-    """Lets `running_limit` requests run at a time; at most `waiting_limit` more wait their turn.
-
-    Tenants with waiting requests take turns; one tenant's requests run in the order they came. Where the queue is full,
-    the latest request of the tenant that has most waiting makes room for a tenant that has fewer, so nobody can shut
-    others out by asking a lot.
+    """Runs up to `running_limit` requests at a time and queues up to `waiting_limit` more, as `FairSlots` orders them.
 
     Args:
         running_limit: Requests that run at the same time.
         waiting_limit: Requests that may wait.
-        on_change: Called with (running, waiting) after either changed.
-        clock: Seconds, for the estimate of when to come again.
+        on_change: Called with (running, waiting) whenever either has changed.
+        clock: Seconds; for the estimate of when to retry.
     """
 
     def __init__(
@@ -34,32 +30,27 @@ class FairQueue:
         on_change: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if running_limit < 1 or waiting_limit < 0:
-            raise ValueError("running_limit must be at least 1 and waiting_limit at least 0")
-        self._running_limit = running_limit
-        self._waiting_limit = waiting_limit
+        self._slots = FairSlots[asyncio.Future[None]](running_limit, waiting_limit)
         self._on_change = on_change
         self._clock = clock
-        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        self._running = 0
         self._mean_seconds: float | None = None
 
     @property
     def running(self) -> int:
         """Requests that hold a slot."""
-        return self._running
+        return self._slots.running
 
     @property
     def waiting(self) -> int:
         """Requests that wait for a slot."""
-        return sum(len(line) for line in self._lines.values())
+        return self._slots.waiting
 
     @asynccontextmanager
     async def slot(self, tenant: str = "") -> AsyncIterator[None]:
-        """Holds a slot for the time of the `async with` body.
+        """Holds a slot for the body of the `async with`.
 
         Raises:
-            Overloaded: The queue is full, or became full of others' requests while this one waited.
+            Overloaded: The queue is full, or this request was evicted from it.
         """
         await self._acquire(tenant)
         started = self._clock()
@@ -67,65 +58,41 @@ class FairQueue:
             yield
         finally:
             self._observe(self._clock() - started)
-            self._running -= 1
-            self._wake_next()
-            self._changed()
+            self._release()
 
     async def _acquire(self, tenant: str) -> None:
-        if self._running < self._running_limit and not self._lines:
-            self._running += 1
-            self._changed()
-            return
-        if self.waiting >= self._waiting_limit:
-            self._make_room_for(tenant)
+        if self._slots.try_acquire():
+            return self._changed()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(tenant, deque()).append(turn)
+        try:
+            evicted = self._slots.enqueue(tenant, turn)
+        except QueueFull:
+            raise self._overloaded() from None
+        if evicted is not None:
+            evicted.set_exception(self._overloaded())
         self._changed()
         try:
             await turn
         except BaseException:
-            self._leave(tenant, turn)
+            if not self._slots.withdraw(tenant, turn) and _is_granted(turn):
+                self._release()
+            self._changed()
             raise
 
-    def _leave(self, tenant: str, turn: asyncio.Future[None]) -> None:
-        """Forgets a request that gave up; hands its slot on if it had just been given one."""
-        if turn.done() and not turn.cancelled() and turn.exception() is None:
-            self._running -= 1
-            self._wake_next()
-        else:
-            self._remove(tenant, turn)
+    def _release(self) -> None:
+        self._slots.release()
+        while (turn := self._slots.grant()) is not None:
+            if turn.done():  # cancelled, and not withdrawn yet
+                self._slots.release()
+            else:
+                turn.set_result(None)
         self._changed()
 
-    def _remove(self, tenant: str, turn: asyncio.Future[None]) -> None:
-        line = self._lines.get(tenant)
-        if line is not None and turn in line:
-            line.remove(turn)
-            if not line:
-                del self._lines[tenant]
-
-    def _wake_next(self) -> None:
-        while self._lines and self._running < self._running_limit:
-            tenant, line = self._lines.popitem(last=False)
-            turn = line.popleft()
-            if line:
-                self._lines[tenant] = line  # to the end: the others come first
-            if not turn.done():
-                self._running += 1
-                turn.set_result(None)
-
-    def _make_room_for(self, tenant: str) -> None:
-        own = len(self._lines.get(tenant, ()))
-        largest = max(self._lines, key=lambda name: len(self._lines[name]), default=None)
-        if largest is None or len(self._lines[largest]) <= own + 1:
-            raise self._overloaded()
-        turn = self._lines[largest].pop()
-        turn.set_exception(self._overloaded())
-
     def _overloaded(self) -> Overloaded:
-        ahead = self.waiting + self._running
-        estimate = (self._mean_seconds or 1.0) * ahead / self._running_limit
+        ahead = self.waiting + self.running
+        estimate = (self._mean_seconds or 1.0) * ahead / self._slots.limit
         return Overloaded(
-            f"{self.waiting} requests are waiting, the limit is {self._waiting_limit}",
+            f"{self.waiting} requests are waiting, the limit is {self._slots.waiting_limit}",
             float(max(1, math.ceil(estimate))),
         )
 
@@ -135,4 +102,8 @@ class FairQueue:
 
     def _changed(self) -> None:
         if self._on_change is not None:
-            self._on_change(self._running, self.waiting)
+            self._on_change(self.running, self.waiting)
+
+
+def _is_granted(turn: asyncio.Future[None]) -> bool:
+    return turn.done() and not turn.cancelled() and turn.exception() is None

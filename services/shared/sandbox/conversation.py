@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from services.shared import telemetry
+from services.shared.sandbox.cancellation import Cancellation, Cancelled
 from services.shared.sandbox.pool import Child, Pool
 from services.shared.sandbox.settings import MIB
-from services.shared.sandbox.turns import Cancellation, Cancelled
 from services.shared.sandbox.wire import READ_BYTES, READ_REQUEST, Broken, Kind, Late, Wire
 from services.shared.service_errors import InvalidInput, Overloaded
 

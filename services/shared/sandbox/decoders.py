@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.shared import telemetry
+from services.shared.sandbox.cancellation import Cancellation
 from services.shared.sandbox.conversation import Conversation, Facts, Job, Lost, Source, Undecodable, outcome_of
 from services.shared.sandbox.pool import RESERVE, Pool
+from services.shared.sandbox.queueing import ThreadFairQueue
 from services.shared.sandbox.settings import MIB, DecoderSettings, VisionLimits
-from services.shared.sandbox.turns import Cancellation, Turns
 from services.shared.service_errors import Unavailable
 
 SAMPLE_RATE = 16_000
@@ -56,7 +57,7 @@ class Decoders:
     def __init__(self, settings: DecoderSettings) -> None:
         self._settings = settings
         self.pool = Pool(settings.decoder_memory_mib * MIB, min(RESERVE, settings.decoder_processes))
-        self._turns = Turns(settings.decoder_processes, settings.decoder_waiting)
+        self._queue = ThreadFairQueue(settings.decoder_processes, settings.decoder_waiting)
         threads = min(_MAX_THREADS, settings.decoder_processes + settings.decoder_waiting)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
 
@@ -215,7 +216,7 @@ class Decoders:
         cancellation = cancellation or Cancellation()
         error: BaseException | None = None
         try:
-            with self._turns.turn(tenant, cancellation):
+            with self._queue.slot(tenant, cancellation):
                 for tries_left in reversed(range(_TRIES)):
                     conversation = Conversation(self.pool, job)
                     try:
