@@ -76,7 +76,7 @@ class GatewaySettings(
     )
 
     max_body_bytes: int = Field(
-        96 * 2**20,
+        default=96 * 2**20,
         ge=1024,
         description="Largest request body in bytes; half an hour of 16 kHz WAV in base64 is 77 MB.",
     )

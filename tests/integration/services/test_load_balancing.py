@@ -27,7 +27,7 @@ from services.shared.pipeline.messages import (
     SpeechOptions,
     TextPart,
 )
-from services.shared.rpc import balancing
+from services.shared.rpc import reconnecting
 from services.shared.rpc.channels import check_address, open_channel
 from tests.conftest import StartService, until
 from tests.dns import NameServer
@@ -130,7 +130,7 @@ async def test_a_service_that_was_scaled_to_zero_is_found_as_soon_as_it_is_back(
     start_service: StartService, connect: OpenChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """gRPC alone asks for the name five times in a quarter of a minute, then every two minutes."""
-    monkeypatch.setattr(balancing, "_RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(reconnecting, "_RECONNECT_SECONDS", 0.02)
     running = await start_service("vision_encoder", max_frames=1)
     with NameServer(NAME, []) as names:
         channel = connect(names.target(running.server.port))
@@ -165,13 +165,13 @@ async def test_calls_that_nobody_serves_are_counted_for_the_autoscaler() -> None
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("localhost", "is not host:port"),
-        ("http://localhost:50051", "is not host:port"),
-        ("dns:///localhost", "is not host:port"),
-        ("10.0.0.1:50051,", "is not host:port"),
-        ("10.0.0.1:70000,10.0.0.2:1", "is not host:port"),
+        ("localhost", "has to be host:port"),
+        ("http://localhost:50051", "has to be host:port"),
+        ("dns:///localhost", "has to be host:port"),
+        ("10.0.0.1:50051,", "has to be host:port"),
+        ("10.0.0.1:70000,10.0.0.2:1", "has to be host:port"),
         ("one:50051,two:50051", "a list takes IP addresses"),
-        ("10.0.0.1:1,[::1]:1", "a list takes one kind"),
+        ("10.0.0.1:1,[::1]:1", "a list must use one"),
     ],
 )
 def test_an_address_that_is_none_is_told_from_the_beginning(address: str, said: str) -> None:
