@@ -30,7 +30,7 @@ from bench.report import RESULTS, command_line, write
 from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.dataset import ConversationDataset, stream
 from model_core.data.shards import Manifest, shard_path, write_manifest, write_shard
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 SHARD_SAMPLES = 500
 BUFFER = 1000

@@ -28,7 +28,7 @@ from bench.machine import describe
 from bench.report import command_line, write
 from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.shards import Manifest, write_manifest, write_shard
-from model_core.language.chat_template import REPEAT_INSTRUCTION, Role
+from model_core.language.messages import REPEAT_INSTRUCTION, Role
 from model_core.presets import NANO_PARTS
 from model_core.training.assembly import Start
 from model_core.training.dataset import MixtureSampler, Source

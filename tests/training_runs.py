@@ -19,7 +19,7 @@ from cli.main import app
 from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.rows import to_light_sample, to_row
 from model_core.data.shards import Manifest, write_manifest, write_shard
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 from model_core.training.dataset import Source
 from model_core.training.examples import Example
 from model_core.training.log import LOSSES_FILE, read_losses

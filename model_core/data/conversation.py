@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model_core.data.data_errors import Reason, SampleError
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 IMAGE, SPEECH, VIDEO = "<image>", "<speech>", "<video>"
 PLACEHOLDERS = (IMAGE, SPEECH, VIDEO)

@@ -27,7 +27,7 @@ from model_core.data.conversation import (
 )
 from model_core.data.data_errors import DataError, Reason, SampleError
 from model_core.data.media import Limits, audio_seconds, check_image, check_video, read_file
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 _ROLES = {
     "human": Role.USER,

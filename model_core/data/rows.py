@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from model_core.data.conversation import Conversation, Speech, Turn, modality
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 SCHEMA = pa.schema(
     [

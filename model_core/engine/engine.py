@@ -17,10 +17,12 @@ from model_core.checkpoints.peft_adapters import load_adapter
 from model_core.engine.prefix_cache import Prefix, PrefixCache, kept_in, key_of
 from model_core.engine.sampling import Sampler, TextStream
 from model_core.errors import InvalidInput
-from model_core.language.cache import KeyValueCache
-from model_core.language.chat_template import CHATML, ChatTemplate, Message, SplicedPrompt, render, splice
+from model_core.language.chat_template import CHATML, ChatTemplate, render
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import Extraction, ExtractionConfig
+from model_core.language.kv_cache import KeyValueCache
+from model_core.language.messages import Message
+from model_core.language.splicing import SplicedPrompt, splice
 
 BASE = "base"
 # Positions that a cache has room for behind the prompt before it grows.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model_core.language.cache import KeyValueCache
+from model_core.language.kv_cache import KeyValueCache
 
 
 @dataclass(frozen=True, slots=True)

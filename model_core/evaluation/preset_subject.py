@@ -18,7 +18,7 @@ from model_core.audio.tensors import decode_audio_track, split_clips
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel, Usage
 from model_core.errors import InvalidInput, UnknownPreset
 from model_core.evaluation.subject import MAX_AUDIO_SECONDS, Ask, Reply, Sound, SpokenAnswer, file_hash
-from model_core.language.chat_template import Message, Part, Role, SpeechPart, VisionPart
+from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import (
     NANO_PARTS,
     PRESETS,

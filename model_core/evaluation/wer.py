@@ -14,7 +14,7 @@ from model_core.evaluation.metrics import WordErrors, normalize, word_errors
 from model_core.evaluation.predictions import Predict, Row, Sample, one_by_one, predict_all
 from model_core.evaluation.report import Report, Table
 from model_core.evaluation.subject import Ask, MadeSound, Sound, SoundFile, Subject
-from model_core.language.chat_template import REPEAT_INSTRUCTION
+from model_core.language.messages import REPEAT_INSTRUCTION
 
 # Fast speech is about five tokens a second: enough for any, and an answer that runs away ends.
 TOKENS_A_SECOND, SPARE_TOKENS = 10, 16

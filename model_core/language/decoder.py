@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model_core.language.cache import KeyValueCache
 from model_core.language.extractor import Extraction
+from model_core.language.kv_cache import KeyValueCache
 from model_core.language.lora import AdaptedLinear, Adapter, AdapterRows, LoraConfig, rows_of
 
 # Cosines and sines of the rotary angles, each [B, L, D], B being 1 where all rows have the same positions.

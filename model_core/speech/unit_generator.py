@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from model_core.errors import InvalidInput
-from model_core.language.cache import KeyValueCache
 from model_core.language.decoder import Decoder, DecoderStack
+from model_core.language.kv_cache import KeyValueCache
 from model_core.speech.ctc import IGNORED, check_hidden, check_units, collapse, ctc_loss
 
 _ROPE_BASE, _NORM_EPSILON = 1e6, 1e-6

@@ -16,15 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 from model_core.data.conversation import IMAGE, SPEECH, VIDEO, split_placeholders
 from model_core.data.rows import LightSample
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import (
-    ChatTemplate,
-    Message,
-    Part,
-    SpeechPart,
-    VisionPart,
-    lay_out,
-    render_answered,
-)
+from model_core.language.chat_template import ChatTemplate, render_answered
+from model_core.language.messages import Message, Part, SpeechPart, VisionPart
+from model_core.language.splicing import lay_out
 from model_core.training.features import Features
 
 IGNORED = -100

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import torch
 
 from lyra.v1 import common_pb2, language_model_pb2
-from model_core.language.chat_template import Message, Role, SpeechPart, VisionPart
+from model_core.language.messages import Message, Role, SpeechPart, VisionPart
 from services.shared.rpc.tensors import Array, TensorAssembler
 from services.shared.rpc.uploads import megabytes
 from services.shared.service_errors import InvalidInput

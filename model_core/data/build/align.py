@@ -16,7 +16,7 @@ from model_core.data.conversation import SPEECH, Conversation, Speech, Turn
 from model_core.data.data_errors import SampleError
 from model_core.data.sources.texts import load_sentences
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import REPEAT_INSTRUCTION, Role
+from model_core.language.messages import REPEAT_INSTRUCTION, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,9 @@ from torch import nn
 from model_core.data.build.work import Workplace
 from model_core.data.files import written_aside
 from model_core.engine.engine import LanguageModel
-from model_core.language.chat_template import Message, Role, render, splice
+from model_core.language.chat_template import render
+from model_core.language.messages import Message, Role
+from model_core.language.splicing import splice
 from model_core.presets import build_language_model
 
 # A chunk of prompts is answered together and kept in one file; a batch of it goes through the model at once.

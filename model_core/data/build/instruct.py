@@ -19,7 +19,7 @@ from model_core.data.data_errors import Reason
 from model_core.data.files import written_aside
 from model_core.data.sources.questions import Question, load_questions
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from model_core.data.data_errors import SampleError
 from model_core.data.files import written_aside
 from model_core.data.sources.needles import Needle, needle
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 TOO_SHORT, NO_QUESTION = "too-short", "no-question"
 

@@ -19,7 +19,7 @@ from model_core.data.sources.pictures import (
     shape_facts,
 )
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 EASY_VQA, DRAWINGS = "easy-vqa", "drawings"
 PICTURES = (EASY_VQA, DRAWINGS)

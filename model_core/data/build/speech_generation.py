@@ -18,7 +18,7 @@ from model_core.data.build.sources import Made, Mixture, OpenSource, Source, sam
 from model_core.data.build.work import Dropped, Maker, Spec, Workplace, rng_of
 from model_core.data.conversation import Conversation, Turn
 from model_core.data.files import written_aside
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 from model_core.presets import nano
 from model_core.speech.codebook import write_codebook
 from model_core.speech.ctc import frames_needed

@@ -16,7 +16,7 @@ from model_core.data.conversation import (
     split_placeholders,
     without_placeholders,
 )
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 # The voices read English; formulas, code and other scripts stay written.
 _SPEAKABLE = re.compile(r"[A-Za-z0-9\s.,;:!?'\"()&%$/-]*[A-Za-z0-9][A-Za-z0-9\s.,;:!?'\"()&%$/-]*")

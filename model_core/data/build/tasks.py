@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import REPEAT_INSTRUCTION
+from model_core.language.messages import REPEAT_INSTRUCTION
 
 TRANSCRIBE, PART, AFTER, BEFORE, ORDER, NEEDLE = "transcribe", "part", "after", "before", "order", "needle"
 QUESTION, SUMMARY = "question", "summary"

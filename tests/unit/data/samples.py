@@ -10,7 +10,7 @@ from PIL import Image
 
 from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.shards import Manifest, write_manifest, write_shard
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 RATE = 16_000
 

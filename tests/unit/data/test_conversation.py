@@ -15,7 +15,7 @@ from model_core.data.conversation import (
 )
 from model_core.data.data_errors import Reason, SampleError
 from model_core.errors import CheckpointError, InvalidInput
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 from tests.unit.data.samples import dialogue, picture, seen, speech, spoken
 
 ASK = Turn(role=Role.USER, text="Who?")

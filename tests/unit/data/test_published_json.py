@@ -10,7 +10,7 @@ from model_core.data.conversation import Speech, Turn
 from model_core.data.data_errors import DataError, Reason, SampleError
 from model_core.data.media import Limits
 from model_core.data.published_json import read_published_json
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 from tests.unit.data.samples import encoded, picture, voice
 from tests.videos import make_video
 

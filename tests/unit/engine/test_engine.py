@@ -8,17 +8,9 @@ import torch
 from model_core.checkpoints.peft_adapters import save_adapter
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import (
-    LLAMA3,
-    QWEN2_VL,
-    Message,
-    Part,
-    Role,
-    SpeechPart,
-    VisionPart,
-    render,
-    splice,
-)
+from model_core.language.chat_template import LLAMA3, QWEN2_VL, render
+from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
+from model_core.language.splicing import splice
 from model_core.presets import build_language_model
 
 
@@ -116,7 +108,7 @@ def test_no_message_and_empty_messages_are_refused(model: LanguageModel) -> None
 
 
 def test_tokens_of_another_width_are_refused(model: LanguageModel) -> None:
-    with pytest.raises(InvalidInput, match="17 where the model has 16"):
+    with pytest.raises(InvalidInput, match="width 17; the model has 16"):
         run(model, ask(SpeechPart(torch.randn(3, 17))))
 
 

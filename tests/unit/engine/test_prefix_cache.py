@@ -7,7 +7,7 @@ from torch import Tensor
 from model_core.engine import engine
 from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
 from model_core.engine.prefix_cache import Prefix, PrefixCache, key_of
-from model_core.language.chat_template import Message, Part, Role, SpeechPart, VisionPart
+from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model
 
 ROOM = 1 << 30

@@ -14,7 +14,7 @@ from model_core.checkpoints.peft_adapters import save_adapter
 from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
 from model_core.engine.prefix_cache import PrefixCache
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import Message, Part, Role, SpeechPart, VisionPart
+from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
 from model_core.presets.building import chosen_device
 from model_core.speech.encoder import SpeechEncoder

@@ -11,7 +11,9 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from model_core.audio.tensors import SAMPLE_RATE
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
-from model_core.language.chat_template import Message, Part, Role, SpeechPart, SplicedPrompt, VisionPart, render, splice
+from model_core.language.chat_template import render
+from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
+from model_core.language.splicing import SplicedPrompt, splice
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
 from model_core.presets.tiny_qwen2_vl import PRESET
 

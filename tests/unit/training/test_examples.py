@@ -11,7 +11,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from model_core.data.conversation import Conversation
 from model_core.data.rows import LightSample, to_light_sample, to_row
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import CHATML, Message, Part, SpeechPart, VisionPart, lay_out, render
+from model_core.language.chat_template import CHATML, render
+from model_core.language.messages import Message, Part, SpeechPart, VisionPart
+from model_core.language.splicing import lay_out
 from model_core.presets.tiny import byte_tokenizer
 from model_core.training.assembly import Models
 from model_core.training.examples import IGNORED, Example, ExampleMaker, collate, with_merges

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from model_core.data.conversation import Conversation, Turn
 from model_core.data.shards import Manifest, write_manifest, write_shard
 from model_core.errors import InvalidInput
-from model_core.language.chat_template import CHATML, Role
+from model_core.language.chat_template import CHATML
+from model_core.language.messages import Role
 from model_core.presets import build_language_model, tiny
 from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.codebook import Codebook, read_codebook, write_codebook

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from model_core.data.build.work import Dropped, Spec, Workplace, rng_of
 from model_core.data.conversation import Conversation, Turn
-from model_core.language.chat_template import Role
+from model_core.language.messages import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import pytest
 
 from model_core.data.build.answers import WrittenAnswer, written_answers
 from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
-from model_core.language.chat_template import Message, Role
+from model_core.language.messages import Message, Role
 from model_core.presets import build_language_model
 
 QUESTIONS = [f"What is {'very ' * (number % 5)}number {number}?" for number in range(40)]
