@@ -26,7 +26,7 @@ from model_core.checkpoints.published_names import (
 from model_core.checkpoints.tensors import StoredTensor, index_file, read_json, stream
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.language.decoder import DecoderStack
-from model_core.language.lora import PROJECTIONS, AdaptedLinear, LoraConfig, LowRank
+from model_core.language.lora import PROJECTIONS, AdaptedLinear, LoraConfig, LoraWeights, LowRank
 from model_core.speech.encoder import SpeechEncoder
 
 CONFIG_FILE = "adapter_config.json"
@@ -101,26 +101,27 @@ def open_adapter(folder: Path) -> StoredAdapter:
     return StoredAdapter(lora, projections, tensors)
 
 
-def load_adapter(decoder: DecoderStack, name: str, folder: Path) -> None:
-    """Adds the adapter in `folder` to a decoder under `name`; where anything is wrong, the decoder stays as it was.
+def read_adapter(decoder: DecoderStack, folder: Path) -> LoraWeights:
+    """Reads the adapter in `folder`, checked against the decoder and in its dtype, without changing the decoder.
 
     Raises:
         CheckpointError: a file, a field of the config or a tensor is wrong; it is named.
     """
     stored = open_adapter(folder)
     stored.check_against(decoder)
+    tensors = dict(stream(stored.tensors, decoder.norm.weight.dtype))
+    return LoraWeights(stored.config, stored.projections, tensors)
+
+
+def load_adapter(decoder: DecoderStack, name: str, folder: Path) -> None:
+    """Adds the adapter in `folder` to a decoder under `name`; where anything is wrong, the decoder stays as it was.
+
+    Raises:
+        CheckpointError: a file, a field of the config or a tensor is wrong; it is named.
+    """
     if name in decoder.adapters:
         raise CheckpointError(name, "is the name of an adapter that is resident already")
-    like = decoder.norm.weight
-    tensors = dict(stream(stored.tensors, like.dtype))
-    decoder.add_adapter(name, stored.config, stored.projections)
-    for path, module in decoder.named_modules():
-        if isinstance(module, AdaptedLinear) and name in module.adapters:
-            module.adapters[name].load_state_dict(
-                {part: tensors[f"{path}.{part}"].to(like.device) for part in ("lora_A.weight", "lora_B.weight")},
-                assign=True,
-            )
-            module.adapters[name].train(decoder.training)
+    decoder.load_adapter(name, read_adapter(decoder, folder))
 
 
 def save_adapter(decoder: DecoderStack, name: str, folder: Path, dtype: torch.dtype | None = torch.float16) -> None:

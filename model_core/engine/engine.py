@@ -5,7 +5,6 @@ Shapes: B answers in step, L positions of the prompt, E width, V vocabulary.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,7 +12,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model_core.adapter_choice import choose_adapter
-from model_core.checkpoints.peft_adapters import load_adapter
 from model_core.engine.prefix_cache import Prefix, PrefixCache, kept_in, key_of
 from model_core.engine.sampling import Sampler, TextStream
 from model_core.errors import InvalidInput
@@ -21,6 +19,7 @@ from model_core.language.chat_template import CHATML, ChatTemplate, render
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import Extraction, ExtractionConfig
 from model_core.language.kv_cache import KeyValueCache
+from model_core.language.lora import LoraWeights
 from model_core.language.messages import Message
 from model_core.language.splicing import SplicedPrompt, splice
 
@@ -141,15 +140,19 @@ class LanguageModel:
         """Adapters that requests may name."""
         return self.decoder.adapters
 
-    def load_adapter(self, name: str, folder: Path) -> None:
-        """Makes an adapter resident under a name that is not taken yet. Nothing is changed where it does not fit.
+    def load_adapter(self, name: str, weights: LoraWeights) -> None:
+        """Makes an adapter resident.
+
+        Args:
+            name: What requests call it.
+            weights: Checked against the decoder (`checkpoints.peft_adapters.read_adapter`).
 
         Raises:
-            InvalidInput: the name is taken; WeightsMissing: the folder is not that of an adapter that fits.
+            InvalidInput: another adapter has that name.
         """
         if name in (BASE, *self.adapters):
             raise InvalidInput("adapter", f"{name!r} is resident already")
-        load_adapter(self.decoder, name, folder)
+        self.decoder.load_adapter(name, weights)
         self.prefixes.clear()
 
     def unload_adapter(self, name: str) -> None:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model_core.language.extractor import Extraction
 from model_core.language.kv_cache import KeyValueCache
-from model_core.language.lora import AdaptedLinear, Adapter, AdapterRows, LoraConfig, rows_of
+from model_core.language.lora import AdaptedLinear, Adapter, AdapterRows, LoraConfig, LoraWeights, rows_of
 
 # Cosines and sines of the rotary angles, each [B, L, D], B being 1 where all rows have the same positions.
 Rotary = tuple[Tensor, Tensor]
@@ -53,6 +53,18 @@ class DecoderStack(nn.Module):
         for path, module in self._adapted().items():
             if path.rsplit(".", 1)[-1] in projections:
                 module.add_adapter(name, config)
+
+    def load_adapter(self, name: str, weights: LoraWeights) -> None:
+        """Adds a trained adapter, whose tensors fit this decoder, on the decoder's device."""
+        device = self.norm.weight.device
+        self.add_adapter(name, weights.config, weights.projections)
+        for path, module in self._adapted().items():
+            if name in module.adapters:
+                own = {
+                    part: weights.tensors[f"{path}.{part}"].to(device) for part in ("lora_A.weight", "lora_B.weight")
+                }
+                module.adapters[name].load_state_dict(own, assign=True)
+                module.adapters[name].train(self.training)
 
     def remove_adapter(self, name: str) -> None:
         """Takes an adapter out of memory."""

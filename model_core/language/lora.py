@@ -5,7 +5,7 @@ exactly what it computes alone. For a long prompt a layer multiplies by the sum 
 On disk an adapter is a PEFT folder: see `checkpoints/adapters.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,6 +30,22 @@ class LoraConfig:
     rank: int
     alpha: float
     dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoraWeights:
+    """A trained adapter in memory.
+
+    Attributes:
+        config: Rank and scale.
+        projections: Those of every layer that it adapts, of `PROJECTIONS`.
+        tensors: By path in the decoder: `layers.0.self_attn.q_proj.lora_A.weight`, [rank, in], and `...lora_B.weight`,
+            [out, rank].
+    """
+
+    config: LoraConfig
+    projections: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
 
 
 class LowRank(nn.Module):

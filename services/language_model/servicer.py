@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_model_pb2_grpc
-from model_core.checkpoints.peft_adapters import CONFIG_FILE
+from model_core.checkpoints.peft_adapters import CONFIG_FILE, read_adapter
 from model_core.checkpoints.quantized import quantize
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.engine.prefix_cache import PrefixCache
@@ -42,7 +42,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         self.adapters = AdaptersServicer(
             AdapterModel(
                 resident=lambda: model.adapters,
-                load=model.load_adapter,
+                load=lambda name, folder: model.load_adapter(name, read_adapter(model.decoder, folder)),
                 unload=model.unload_adapter,
                 files=(CONFIG_FILE,),
             ),

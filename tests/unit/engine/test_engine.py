@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_core.checkpoints.peft_adapters import save_adapter
+from model_core.checkpoints.peft_adapters import read_adapter, save_adapter
 from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import LLAMA3, QWEN2_VL, render
@@ -150,12 +150,12 @@ def test_speech_of_several_clips_wants_the_adapter_for_long_speech(model: Langua
     several = ask(SpeechPart(torch.randn(5, 16), clips=2))
     assert run(model, several, max_tokens=1)[1].usage.adapter == "speech"
     save_adapter(model.decoder, "speech", tmp_path)
-    model.load_adapter("long_speech", tmp_path)
+    model.load_adapter("long_speech", read_adapter(model.decoder, tmp_path))
     assert run(model, several, max_tokens=1)[1].usage.adapter == "long_speech"
     assert run(model, ask(*[SpeechPart(torch.randn(5, 16))] * 2), max_tokens=1)[1].usage.adapter == "long_speech"
     assert run(model, ask(SpeechPart(torch.randn(5, 16))), max_tokens=1)[1].usage.adapter == "speech"
     with pytest.raises(InvalidInput, match="resident already"):
-        model.load_adapter("long_speech", tmp_path)
+        model.load_adapter("long_speech", read_adapter(model.decoder, tmp_path))
     model.unload_adapter("long_speech")
     assert model.adapters == ("speech", "vision")
     with pytest.raises(InvalidInput, match="not one of base, speech, vision"):

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model_core.audio.tensors import SAMPLE_RATE, Clip
-from model_core.checkpoints.peft_adapters import save_adapter
+from model_core.checkpoints.peft_adapters import read_adapter, save_adapter
 from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
 from model_core.engine.prefix_cache import PrefixCache
 from model_core.errors import InvalidInput
@@ -75,7 +75,7 @@ def test_answers_are_those_of_the_cpu(gpu: torch.device, preset: str) -> None:
 def test_an_adapter_joins_a_model_on_a_gpu(gpu: torch.device, tmp_path: Path) -> None:
     model = build_language_model("tiny", device=gpu)
     save_adapter(build_language_model("tiny").decoder, "speech", tmp_path / "mine")
-    model.load_adapter("mine", tmp_path / "mine")
+    model.load_adapter("mine", read_adapter(model.decoder, tmp_path / "mine"))
     assert lies_on(gpu, model.decoder)
     options = GenerationOptions(max_tokens=3, adapter="mine")
     assert [event for event in model.generate(ask("hello"), options) if isinstance(event, Delta)]
