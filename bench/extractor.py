@@ -108,7 +108,7 @@ def measure(case: Case) -> Measured:
         prefill = now(case.device) - started
         peak = peak_bytes(case.device) - before
         tokens = [timed_step(decoder, step, cache, case.device) for _ in range(DECODED)]
-    return Measured(prefill, statistics.median(tokens), cache.bytes / 2**20, peak / 2**20)
+    return Measured(prefill, statistics.median(tokens), cache.nbytes / 2**20, peak / 2**20)
 
 
 def timed_step(decoder: Decoder, step: Tensor, cache: Any, device: str) -> float:

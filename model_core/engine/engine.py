@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model_core.adapter_choice import choose_adapter
-from model_core.engine.prefix_cache import Prefix, PrefixCache, kept_in, key_of
-from model_core.engine.sampling import Sampler, TextStream
+from model_core.engine.detokenizer import IncrementalDetokenizer
+from model_core.engine.prefix_cache import Prefix, PrefixCache, prefix_key, storage_dtype
+from model_core.engine.sampler import Sampler
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import CHATML, ChatTemplate, render
 from model_core.language.decoder import Decoder
@@ -24,10 +25,10 @@ from model_core.language.messages import Message
 from model_core.language.splicing import SplicedPrompt, splice
 
 BASE = "base"
-# Positions that a cache has room for behind the prompt before it grows.
-_ROOM = 256
-# Positions that are cheaper to keep than to read again.
-_LEAST_KEPT = 256
+# Positions that a key-value cache reserves for the answer before it has to grow.
+_RESERVE = 256
+# Shortest prefix, in positions, that is cheaper to cache than to compute again.
+_MIN_PREFIX = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class GenerationOptions:
         keep_rate: Share of the context tokens kept after each block, over 0, at most 1 (off); None for the model's own.
         blocks: Blocks of layers, 1 (off) to the number of layers; None for the model's own.
         hidden_states: Whether each token comes with its hidden state.
-        owner: Whose request it is: what is kept of it helps nobody else.
+        tenant: Whose request it is; cached prefixes are never shared between tenants.
     """
 
     max_tokens: int = 0
@@ -58,7 +59,7 @@ class GenerationOptions:
     keep_rate: float | None = None
     blocks: int | None = None
     hidden_states: bool = False
-    owner: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,8 @@ class LanguageModel:
         window_tokens: Most speech tokens that it answers well from at once; 0 for as many as the context holds.
 
     Attributes:
-        prefixes: Keeps long beginnings of prompts up to their first instruction, so that the next question about the
-            same recording does not have them read again. It has no room unless it is given some.
+        prefix_cache: Caches long prompts up to their first instruction, so that the next question about the same
+            recording skips their prefill. Off by default.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class LanguageModel:
         self.width = decoder.config.width
         self.context_tokens = decoder.config.context
         self.max_blocks = decoder.config.layers
-        self.prefixes = PrefixCache(0)
+        self.prefix_cache = PrefixCache(0)
         self._stop_ids = {tokenizer.token_to_id(token) for token in template.stop_tokens} - {None}
 
     @property
@@ -153,13 +154,13 @@ class LanguageModel:
         if name in (BASE, *self.adapters):
             raise InvalidInput("adapter", f"{name!r} is resident already")
         self.decoder.load_adapter(name, weights)
-        self.prefixes.clear()
+        self.prefix_cache.clear()
 
     def unload_adapter(self, name: str) -> None:
         """Takes an adapter out of memory. Raises InvalidInput where it is not resident."""
         self._check_adapter(name)
         self.decoder.remove_adapter(name)
-        self.prefixes.clear()
+        self.prefix_cache.clear()
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.encode(text).ids)
@@ -173,131 +174,136 @@ class LanguageModel:
         Raises:
             InvalidInput: on the first step, naming what does not fit.
         """
-        for _, event in self.generate_together([(messages, options)]):
+        for _, event in self.generate_batch([(messages, options)]):
             yield event
 
-    def generate_together(
+    def generate_batch(
         self, requests: Sequence[tuple[list[Message], GenerationOptions]]
     ) -> Iterator[tuple[int, Delta | Finish]]:
-        """Answers several conversations in step: each step reads the weights once for all of them.
+        """Answers several conversations as one batch: each decoding step reads the weights once for all of them.
 
-        In a number format as coarse as bfloat16 an answer may differ by a word from the one that it gets alone.
+        In bfloat16 an answer may differ by a word from the one that the request gets alone.
 
         Yields:
-            The number of a request with one of its events; for each what `generate` yields.
+            The index of a request with one of its events; for each request, what `generate` yields.
 
         Raises:
             InvalidInput: on the first step, naming what does not fit.
         """
-        writing = {number: self._begin(messages, options) for number, (messages, options) in enumerate(requests)}
-        hidden = {number: self._read(answer) for number, answer in writing.items()}
-        while writing:
-            for number, hidden_E in hidden.items():
-                answer = writing[number]
-                if delta := self._write(answer, hidden_E):
-                    yield number, delta
-                if answer.ended:
-                    del writing[number]
-                    if rest := answer.stream.finish():
-                        yield number, Delta(rest, 0, None)
-                    yield number, Finish(answer.reason, answer.usage)
-            hidden = self._step(writing)
+        running = {index: self._start(messages, options) for index, (messages, options) in enumerate(requests)}
+        hidden = {index: self._prefill(sequence) for index, sequence in running.items()}
+        while running:
+            for index, hidden_E in hidden.items():
+                sequence = running[index]
+                if delta := self._sample(sequence, hidden_E):
+                    yield index, delta
+                if sequence.finished:
+                    del running[index]
+                    if rest := sequence.detokenizer.flush():
+                        yield index, Delta(rest, 0, None)
+                    yield index, Finish(sequence.reason, sequence.usage)
+            hidden = self._decode(running)
 
-    def _begin(self, messages: list[Message], options: GenerationOptions) -> "_Answer":
+    def _start(self, messages: list[Message], options: GenerationOptions) -> "_Sequence":
         _check(options)
         config = self._extraction(options)
         if options.adapter not in ("", BASE):
             self._check_adapter(options.adapter)
         with torch.inference_mode():
             prompt = splice(render(messages, self.template), self.tokenizer, self.decoder.embed_tokens)
-        limit = self._answer_limit(prompt, options)
-        return _Answer(
+        max_tokens = self._max_tokens(prompt, options)
+        return _Sequence(
             prompt=prompt,
-            limit=limit,
+            max_tokens=max_tokens,
             adapter=self._adapter(prompt, options),
-            owner=options.owner,
+            tenant=options.tenant,
             hidden_states=options.hidden_states,
             extraction=Extraction(config, [prompt.context], [prompt.instruction]),
             sampler=Sampler(options.temperature, options.top_p, options.seed),
-            stream=TextStream(self.tokenizer.decode, options.stop, options.end_loops),
-            cache=self.decoder.new_cache(min(limit, _ROOM)),
+            detokenizer=IncrementalDetokenizer(self.tokenizer.decode, options.stop, options.end_loops),
+            cache=self.decoder.new_cache(min(max_tokens, _RESERVE)),
         )
 
-    def _read(self, answer: "_Answer") -> Tensor:
-        """Hidden state [E] behind the prompt."""
-        prompt, dropping = answer.prompt, answer.extraction if answer.extraction.config.drops else None
-        where = prompt.positions if self.decoder.config.rope_sections else _counted(prompt.embeds)
+    def _prefill(self, sequence: "_Sequence") -> Tensor:
+        """Runs the prompt. Returns the hidden state [E] of its last position."""
+        prompt, extraction = sequence.prompt, sequence.extraction if sequence.extraction.config.drops else None
+        positions_3L = prompt.positions if self.decoder.config.rope_sections else _sequential(prompt.embeds)
         with torch.inference_mode():
-            length = self._length_to_keep(prompt)
-            ahead = self._begin_reading(answer, length, where, dropping) if length else None
+            length = self._prefix_length(prompt)
+            prefix_1PE = self._prefill_prefix(sequence, length, positions_3L, extraction) if length else None
             hidden_1LE: Tensor = self.decoder(
                 prompt.embeds[None, length:],
-                answer.cache,
-                answer.adapter,
-                where if dropping else where[:, length:],
-                extraction=dropping,
-                ahead=ahead if dropping else None,
+                sequence.cache,
+                sequence.adapter,
+                positions_3L if extraction else positions_3L[:, length:],
+                extraction=extraction,
+                prefix_hidden=prefix_1PE if extraction else None,
             )
         return hidden_1LE[0, -1]
 
-    def _length_to_keep(self, prompt: SplicedPrompt) -> int:
-        """How many positions are before the first instruction; 0 where they are too few, or nothing is kept."""
-        asked = prompt.instruction.nonzero()
-        length = int(asked[0]) if len(asked) else 0
-        return length if self.prefixes.most_bytes and length >= _LEAST_KEPT else 0
+    def _prefix_length(self, prompt: SplicedPrompt) -> int:
+        """Number of positions before the first instruction; 0 if they are too few or prefix caching is off."""
+        instruction = prompt.instruction.nonzero()
+        length = int(instruction[0]) if len(instruction) else 0
+        return length if self.prefix_cache.max_bytes and length >= _MIN_PREFIX else 0
 
-    def _begin_reading(self, answer: "_Answer", length: int, where: Tensor, dropping: Extraction | None) -> Tensor:
-        """Has the first positions read by the layers before anything is dropped, or remembers it: they are in the
-        answer's cache then. Returns their hidden states [1, P, E]."""
-        embeds, layers = answer.prompt.embeds[:length], len(self.decoder.layers)
-        if dropping:
-            layers = dropping.config.block_ends(layers)[0] + 1
-        key = key_of(embeds, where[:, :length], answer.owner, answer.adapter or "", str(layers))
-        prefix = self.prefixes.find(key)
+    def _prefill_prefix(
+        self, sequence: "_Sequence", length: int, positions_3L: Tensor, extraction: Extraction | None
+    ) -> Tensor:
+        """Prefills the prefix, from the prefix cache if it is there, through the layers before anything is dropped.
+
+        The sequence's key-value cache holds it afterwards. Returns its hidden states [1, P, E].
+        """
+        embeds_PE, layers = sequence.prompt.embeds[:length], len(self.decoder.layers)
+        if extraction:
+            layers = extraction.config.block_ends(layers)[0] + 1
+        key = prefix_key(embeds_PE, positions_3L[:, :length], sequence.tenant, sequence.adapter or "", str(layers))
+        prefix = self.prefix_cache.get(key)
         if prefix is None:
-            prefix = self._read_beginning(embeds, answer.adapter, where[:, :length], layers)
-            self.prefixes.keep(key, prefix)
-        own = prefix.to(embeds.dtype, min(answer.limit, _ROOM) + len(answer.prompt.embeds) - length)
-        answer.cache = own.cache
+            cache = self.decoder.new_cache(0)
+            hidden_1PE = self.decoder.prefill_prefix(
+                embeds_PE[None], cache, sequence.adapter, positions_3L[:, :length], layers
+            )
+            prefix = Prefix(cache, hidden_1PE).to(storage_dtype(embeds_PE.dtype))
+            self.prefix_cache.put(key, prefix)
+        own = prefix.to(embeds_PE.dtype, min(sequence.max_tokens, _RESERVE) + len(sequence.prompt.embeds) - length)
+        sequence.cache = own.cache
         return own.hidden_1PE
 
-    def _read_beginning(self, embeds_PE: Tensor, adapter: str | None, positions_3P: Tensor, layers: int) -> Prefix:
-        """What the first layers make of a beginning, as it is kept."""
-        cache = self.decoder.new_cache(0)
-        hidden_1PE = self.decoder.read_ahead(embeds_PE[None], cache, adapter, positions_3P, layers)
-        return Prefix(cache, hidden_1PE).to(kept_in(embeds_PE.dtype))
-
-    def _write(self, answer: "_Answer", hidden_E: Tensor) -> Delta | None:
-        """The next token of an answer; None where it is the end."""
+    def _sample(self, sequence: "_Sequence", hidden_E: Tensor) -> Delta | None:
+        """Samples the next token; None for a stop token."""
         with torch.inference_mode():
-            answer.token = answer.sampler.pick(self.decoder.logits(hidden_E))
-        if answer.token in self._stop_ids:
-            answer.reason, answer.ended = "stop", True
+            sequence.token = sequence.sampler.sample(self.decoder.logits(hidden_E))
+        if sequence.token in self._stop_ids:
+            sequence.reason, sequence.finished = "stop", True
             return None
-        answer.produced += 1
-        delta = Delta(answer.stream.push(answer.token), 1, hidden_E.float()[None] if answer.hidden_states else None)
-        if answer.stream.stopped:
-            answer.reason = "stop"
-        answer.ended = answer.stream.stopped or answer.produced == answer.limit
-        return delta
+        sequence.generated += 1
+        text = sequence.detokenizer.push(sequence.token)
+        if sequence.detokenizer.stopped:
+            sequence.reason = "stop"
+        sequence.finished = sequence.detokenizer.stopped or sequence.generated == sequence.max_tokens
+        return Delta(text, 1, hidden_E.float()[None] if sequence.hidden_states else None)
 
-    def _step(self, writing: Mapping[int, "_Answer"]) -> dict[int, Tensor]:
-        """Hidden states [E] behind the last tokens of all answers."""
-        answers = list(writing.values())
-        if not answers:
+    def _decode(self, running: Mapping[int, "_Sequence"]) -> dict[int, Tensor]:
+        """One decoding step. Returns the hidden state [E] of each sequence's last token."""
+        sequences = list(running.values())
+        if not sequences:
             return {}
         with torch.inference_mode():
-            tokens_B1 = torch.tensor([[each.token] for each in answers], device=self.decoder.embed_tokens.weight.device)
-            where = None
+            device = self.decoder.embed_tokens.weight.device
+            tokens_B1 = torch.tensor([[each.token] for each in sequences], device=device)
+            positions_3B1 = None
             if self.decoder.config.rope_sections:
-                where = torch.stack([each.next_position() for each in answers], dim=1)
-            adapters = [each.adapter for each in answers]
+                positions_3B1 = torch.stack([each.next_position() for each in sequences], dim=1)
             hidden_B1E = self.decoder(
-                self.decoder.embed_tokens(tokens_B1), [each.cache for each in answers], adapters, where
+                self.decoder.embed_tokens(tokens_B1),
+                [each.cache for each in sequences],
+                [each.adapter for each in sequences],
+                positions_3B1,
             )
-        return dict(zip(writing, hidden_B1E[:, 0], strict=True))
+        return dict(zip(running, hidden_B1E[:, 0], strict=True))
 
-    def _answer_limit(self, prompt: SplicedPrompt, options: GenerationOptions) -> int:
+    def _max_tokens(self, prompt: SplicedPrompt, options: GenerationOptions) -> int:
         room = self.context_tokens - prompt.embeds.shape[0]
         if room < 1:
             raise InvalidInput(
@@ -330,21 +336,27 @@ class LanguageModel:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Answer:
-    """An answer that is being written."""
+class _Sequence:
+    """A request while it runs.
+
+    Attributes:
+        max_tokens: Most tokens that may be generated: what was asked for, or what the context leaves.
+        token: The last one sampled.
+        generated: Number of tokens so far.
+    """
 
     prompt: SplicedPrompt
-    limit: int
+    max_tokens: int
     adapter: str | None
-    owner: str
+    tenant: str
     hidden_states: bool
     extraction: Extraction
     sampler: Sampler
-    stream: TextStream
+    detokenizer: IncrementalDetokenizer
     cache: KeyValueCache
     token: int = -1
-    produced: int = 0
-    ended: bool = False
+    generated: int = 0
+    finished: bool = False
     reason: Literal["stop", "length"] = "length"
 
     @property
@@ -353,18 +365,18 @@ class _Answer:
             prompt_tokens=len(self.prompt.embeds),
             speech_tokens=self.prompt.speech_tokens,
             vision_tokens=self.prompt.vision_tokens,
-            completion_tokens=self.produced,
+            completion_tokens=self.generated,
             adapter=self.adapter or "",
             context_tokens=tuple(self.extraction.context_tokens[0]),
         )
 
     def next_position(self) -> Tensor:
-        """[3, 1] of the last token in time, height and width: text goes on behind the largest."""
-        return (self.prompt.positions.max() + self.produced).expand(3, 1)
+        """[3, 1] position of the last token in time, height and width: text continues after the largest."""
+        return (self.prompt.positions.max() + self.generated).expand(3, 1)
 
 
-def _counted(embeds_LE: Tensor) -> Tensor:
-    """[3, L]: positions from 0 on."""
+def _sequential(embeds_LE: Tensor) -> Tensor:
+    """[3, L] positions 0 to L - 1."""
     return torch.arange(len(embeds_LE), device=embeds_LE.device).expand(3, -1)
 
 

@@ -1,6 +1,6 @@
-"""Long beginnings of prompts that are kept, for the next question about the same recording.
+"""Prefix caching: what the decoder made of a long prompt prefix, for the next question about the same recording.
 
-Shapes: P positions of a beginning, E width.
+Shapes: P positions of the prefix, E width.
 """
 
 import hashlib
@@ -15,65 +15,71 @@ from model_core.language.kv_cache import KeyValueCache
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A beginning as the first layers have read it: their keys and values, and its hidden states [1, P, E] behind
-    them."""
+    """A prefix after prefill by the first layers.
+
+    Attributes:
+        cache: Keys and values of these layers.
+        hidden_1PE: [1, P, E] hidden states after the last of them.
+    """
 
     cache: KeyValueCache
     hidden_1PE: Tensor
 
-    def to(self, dtype: torch.dtype, room: int = 0) -> "Prefix":
-        """The same in buffers of their own; `room` as in KeyValueCache."""
-        return Prefix(self.cache.copy(dtype, room), self.hidden_1PE.to(dtype))
+    def to(self, dtype: torch.dtype, reserve: int = 0) -> "Prefix":
+        """A copy in buffers of its own, with `reserve` as in KeyValueCache."""
+        return Prefix(self.cache.copy(dtype, reserve), self.hidden_1PE.to(dtype))
 
     @property
-    def memory(self) -> int:
-        """Bytes that it takes."""
-        return self.cache.bytes + self.hidden_1PE.nbytes
+    def nbytes(self) -> int:
+        """Size in memory."""
+        return self.cache.nbytes + self.hidden_1PE.nbytes
 
 
 class PrefixCache:
-    """Beginnings that were read lately, as many as fit.
+    """Prefixes by key; the least recently used ones are evicted.
 
     Args:
-        most_bytes: For all of them; 0 keeps none.
+        max_bytes: Capacity in bytes; 0 turns prefix caching off.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        self._kept: OrderedDict[bytes, Prefix] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._prefixes: OrderedDict[bytes, Prefix] = OrderedDict()
 
     @property
-    def memory(self) -> int:
-        """Bytes that they take now."""
-        return sum(prefix.memory for prefix in self._kept.values())
+    def nbytes(self) -> int:
+        """Bytes in use."""
+        return sum(prefix.nbytes for prefix in self._prefixes.values())
 
-    def find(self, key: bytes) -> Prefix | None:
-        """The beginning of that key, if it is kept."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+    def get(self, key: bytes) -> Prefix | None:
+        """The cached prefix, or None."""
+        if key in self._prefixes:
+            self._prefixes.move_to_end(key)
+        return self._prefixes.get(key)
 
-    def keep(self, key: bytes, prefix: Prefix) -> None:
-        """Keeps a beginning in place of those that were not asked for the longest; one that is too large is not."""
-        if prefix.memory > self.most_bytes:
+    def put(self, key: bytes, prefix: Prefix) -> None:
+        """Caches a prefix and evicts others for it. One that is larger than the cache is not cached."""
+        if prefix.nbytes > self.max_bytes:
             return
-        self._kept[key] = prefix
-        while self.memory > self.most_bytes:
-            self._kept.popitem(last=False)
+        self._prefixes[key] = prefix
+        while self.nbytes > self.max_bytes:
+            self._prefixes.popitem(last=False)
 
     def clear(self) -> None:
-        """Forgets all."""
-        self._kept.clear()
+        """Evicts everything."""
+        self._prefixes.clear()
 
 
-def kept_in(dtype: torch.dtype) -> torch.dtype:
-    """What a beginning is kept in where a model computes in `dtype`: half of float32 is enough. What was just read is
-    rounded likewise, so that no answer depends on what happens to be kept."""
+def storage_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which prefixes of a model that computes in `dtype` are cached: bfloat16 for float32.
+
+    A prefix that was just computed is rounded in the same way, so that a cache hit never changes an answer.
+    """
     return torch.bfloat16 if dtype == torch.float32 else dtype
 
 
-def key_of(embeds_PE: Tensor, positions_3P: Tensor, *names: str) -> bytes:
-    """What tells a beginning from every other: its embeddings, where they stand, and who reads it how."""
+def prefix_key(embeds_PE: Tensor, positions_3P: Tensor, *names: str) -> bytes:
+    """Hash of a prefix: its embeddings, their positions, and the names of tenant, adapter and number of layers."""
     digest = hashlib.sha256("\0".join((*names, str(tuple(embeds_PE.shape)), "")).encode())
     for tensor in (embeds_PE, positions_3P):
         digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().data)

@@ -143,7 +143,7 @@ class PresetSubject:
         texts: list[list[str]] = [[] for _ in asks]
         usages: dict[int, Usage] = {}
         with _named(f"{asks[0].name} to {asks[-1].name}"):
-            for number, event in model.generate_together(requests):
+            for number, event in model.generate_batch(requests):
                 if isinstance(event, Finish):
                     usages[number] = event.usage
                 else:

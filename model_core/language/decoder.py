@@ -72,9 +72,9 @@ class DecoderStack(nn.Module):
             if name in module.adapters:
                 del module.adapters[name]
 
-    def new_cache(self, room: int = 64) -> KeyValueCache:
-        """An empty cache; `room` as in KeyValueCache."""
-        return KeyValueCache(self.config.layers, room)
+    def new_cache(self, reserve: int = 64) -> KeyValueCache:
+        """An empty cache, with `reserve` as in KeyValueCache."""
+        return KeyValueCache(self.config.layers, reserve)
 
     def forward(
         self,
@@ -84,52 +84,55 @@ class DecoderStack(nn.Module):
         positions: Tensor | None = None,
         lengths: Sequence[int] | None = None,
         extraction: Extraction | None = None,
-        ahead: Tensor | None = None,
+        prefix_hidden: Tensor | None = None,
     ) -> Tensor:
-        """Runs positions through the layers; each attends to itself, those before it and the cache.
+        """Runs embeddings through the layers; each attends to itself, those before it and the cache.
 
         Args:
-            embeds_BLE: Token embeddings, or speech and vision tokens.
-            cache: Positions before these; these are added to it. None for whole sequences in one call.
-            adapter: LoRA adapter that is on, for all rows or row by row.
-            positions: Of each embedding in time, height and width, [3, L] or [3, B, L] integers; by default each
-                sequence counts on from its cache.
-            lengths: How many embeddings of each row are its own; what follows on the right is padding.
-            extraction: Drops context tokens after each block; the cache must be empty then, but for what is `ahead`. It
-                tells afterwards which positions the hidden states belong to.
-            ahead: What `read_ahead` gave for the positions before these, [1, P, E]: behind the layers that have read
-                them they go on together. `positions` are those of all then.
+            embeds_BLE: Token embeddings, or speech and vision tokens, [B, L, E].
+            cache: Holds the positions before these; these are appended. None for whole sequences in one call.
+            adapter: LoRA adapter in use, for all rows or row by row.
+            positions: Position of each embedding in time, height and width, [3, L] or [3, B, L] integers; by default
+                each sequence continues from its cache.
+            lengths: Number of embeddings in each row; padding follows on the right.
+            extraction: Drops context tokens after each block, and holds afterwards the positions that the hidden states
+                belong to. The cache must be empty except for the prefix.
+            prefix_hidden: What `prefill_prefix` returned for the positions before these, [1, P, E]: after the layers
+                that it ran through, prefix and embeddings continue together. `positions` then covers both.
 
         Returns:
-            Hidden states after the final norm, [B, L, E]; what is padding means nothing.
+            Hidden states after the final norm, [B, L, E]; undefined in the padding.
+
+        Raises:
+            ValueError: `extraction` with one cache for several rows.
         """
         adapters = rows_of(adapter, embeds_BLE.device)
         caches = [cache] if isinstance(cache, KeyValueCache) else cache
         if extraction and caches and len(caches) != len(embeds_BLE):
-            raise ValueError("extraction leaves rows of different lengths: each wants a cache of its own")
+            raise ValueError("extraction leaves rows of different lengths: each needs a cache of its own")
         if positions is None:
             starts = torch.tensor([each.length for each in caches or ()] or [0])
             positions = (starts[:, None] + torch.arange(embeds_BLE.shape[1])).expand(3, -1, -1).to(embeds_BLE.device)
         all_rotary = rotary = self._rotary(positions if positions.dim() == 3 else positions[:, None], embeds_BLE.dtype)
-        if ahead is not None:
-            cos, sin = (x[:, ahead.shape[1] :] for x in all_rotary)
+        if prefix_hidden is not None:
+            cos, sin = (x[:, prefix_hidden.shape[1] :] for x in all_rotary)
             rotary = cos, sin
         added = lengths or [embeds_BLE.shape[1]] * embeds_BLE.shape[0]
         for each, length in zip(caches or (), added, strict=False):
             each.length += length
         ends = extraction.config.block_ends(len(self.layers)) if extraction else []
-        joint = ends[0] if ahead is not None else None
+        joint = ends[0] if prefix_hidden is not None else None
         hidden_BLE = embeds_BLE
         for index, layer in enumerate(self.layers):
             observer: Observer | None = extraction.observe if extraction and index in ends else None
             if extraction and caches and index == joint:
-                observer = _behind(caches[0].keys(index), extraction.observe)
+                observer = _with_prefix(caches[0].keys(index), extraction.observe)
             if self.checkpoint_every and index % self.checkpoint_every == 0 and self.training and not observer:
                 hidden_BLE = checkpoint(layer, hidden_BLE, rotary, caches, adapters, lengths, None, use_reentrant=False)
             else:
                 hidden_BLE = layer(hidden_BLE, rotary, caches, adapters, lengths, observer)
-            if ahead is not None and index == joint:
-                hidden_BLE, rotary = torch.cat((ahead, hidden_BLE), dim=1), all_rotary
+            if prefix_hidden is not None and index == joint:
+                hidden_BLE, rotary = torch.cat((prefix_hidden, hidden_BLE), dim=1), all_rotary
             if extraction and observer:
                 hidden_BLE = extraction.drop(hidden_BLE)
                 cos, sin = (x.expand(len(embeds_BLE), -1, -1) for x in rotary)
@@ -138,10 +141,14 @@ class DecoderStack(nn.Module):
         normed_BLE: Tensor = self.norm(hidden_BLE)
         return normed_BLE
 
-    def read_ahead(
+    def prefill_prefix(
         self, embeds_1PE: Tensor, cache: KeyValueCache, adapter: str | None, positions_3P: Tensor, layers: int
     ) -> Tensor:
-        """What the first layers make of a sequence's beginning, [1, P, E]; the cache of those layers alone takes it."""
+        """Runs the prefix of a sequence through the first `layers` layers and appends it to their cache.
+
+        Returns:
+            Hidden states after the last of them, [1, P, E], for `forward(prefix_hidden=...)`.
+        """
         adapters = rows_of(adapter, embeds_1PE.device)
         rotary = self._rotary(positions_3P[:, None], embeds_1PE.dtype)
         cache.length += embeds_1PE.shape[1]
@@ -306,8 +313,8 @@ class GatedFeedForward(nn.Module):
         return fed
 
 
-def _behind(keys_BKPD: Tensor, observe: Observer) -> Observer:
-    """Lets an extraction see the keys of positions that were read ahead; none of them is of the instruction."""
+def _with_prefix(keys_BKPD: Tensor, observe: Observer) -> Observer:
+    """Lets an extraction see the prefix's keys, too; no position of the prefix belongs to the instruction."""
 
     def observer(q_BHLD: Tensor, k_BKLD: Tensor) -> None:
         observe(F.pad(q_BHLD, (0, 0, keys_BKPD.shape[2], 0)), torch.cat((keys_BKPD, k_BKLD), dim=2))

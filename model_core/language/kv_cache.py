@@ -1,8 +1,8 @@
-"""Keys and values of positions that were read before.
+"""Key-value cache of a decoder.
 
-Every layer keeps its own length: behind an extraction, the layers of the next block hold fewer positions.
+Every layer has its own length: behind an extraction, the layers of the next block hold fewer positions.
 
-Shapes: B batch, K key-value heads, L positions of a call, P positions before it, D head width.
+Shapes: B batch, K key-value heads, L positions of a call, P positions cached before it, D head width.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LEAST_GROWTH = 64
+_MIN_GROWTH = 64  # positions
 
 
 @dataclass(slots=True)
 class _LayerCache:
-    """Buffers [B, K, capacity, D], of which `length` positions are valid."""
+    """Buffers [B, K, capacity, D]; the first `length` positions are valid."""
 
     keys: Tensor
     values: Tensor
@@ -24,64 +24,64 @@ class _LayerCache:
 
 
 class KeyValueCache:
-    """Keys and values of one sequence, or of several that advance in step.
+    """Keys and values of one sequence, or of several that advance in lockstep.
 
     Args:
-        layers: Layers of the decoder.
-        room: Positions that are to follow the first call before a buffer has to grow.
+        layers: Number of decoder layers.
+        reserve: Positions allocated beyond those of the first call, so that buffers need not grow at once.
 
     Attributes:
-        length: Positions read so far, those that an extraction dropped among them.
+        length: Positions processed so far, including those that an extraction dropped.
     """
 
-    def __init__(self, layers: int, room: int = _LEAST_GROWTH) -> None:
+    def __init__(self, layers: int, reserve: int = _MIN_GROWTH) -> None:
         self.length = 0
-        self._room = room
+        self._reserve = reserve
         self._layers: list[_LayerCache | None] = [None] * layers
 
     def append(self, layer: int, k_BKLD: Tensor, v_BKLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes a layer's keys and values behind the valid positions; returns views of all, [B, K, P + L, D]."""
-        kept = self._layers[layer]
-        if kept is None:
-            kept = _LayerCache(_with_room(k_BKLD, self._room), _with_room(v_BKLD, self._room), k_BKLD.shape[2])
-            self._layers[layer] = kept
-            return kept.keys[:, :, : kept.length], kept.values[:, :, : kept.length]
-        start, kept.length = kept.length, kept.length + k_BKLD.shape[2]
-        if kept.length > kept.keys.shape[2]:
+        """Appends a layer's keys and values. Returns views of all valid positions, [B, K, P + L, D] each."""
+        cached = self._layers[layer]
+        if cached is None:
+            cached = _LayerCache(_grown(k_BKLD, self._reserve), _grown(v_BKLD, self._reserve), k_BKLD.shape[2])
+            self._layers[layer] = cached
+            return cached.keys[:, :, : cached.length], cached.values[:, :, : cached.length]
+        start, cached.length = cached.length, cached.length + k_BKLD.shape[2]
+        if cached.length > cached.keys.shape[2]:
             # In proportion, so that a long answer is not copied again and again.
-            room = kept.length + max(_LEAST_GROWTH, kept.length // 8) - start
-            kept.keys = _with_room(kept.keys[:, :, :start], room)
-            kept.values = _with_room(kept.values[:, :, :start], room)
-        kept.keys[:, :, start : kept.length] = k_BKLD
-        kept.values[:, :, start : kept.length] = v_BKLD
-        return kept.keys[:, :, : kept.length], kept.values[:, :, : kept.length]
+            more = cached.length + max(_MIN_GROWTH, cached.length // 8) - start
+            cached.keys = _grown(cached.keys[:, :, :start], more)
+            cached.values = _grown(cached.values[:, :, :start], more)
+        cached.keys[:, :, start : cached.length] = k_BKLD
+        cached.values[:, :, start : cached.length] = v_BKLD
+        return cached.keys[:, :, : cached.length], cached.values[:, :, : cached.length]
 
     def keys(self, layer: int) -> Tensor:
-        """[B, K, P, D] of a layer's valid positions, of which there are some."""
-        kept = self._layers[layer]
-        assert kept is not None
-        return kept.keys[:, :, : kept.length]
+        """[B, K, P, D] view of a layer's valid keys; the layer must not be empty."""
+        cached = self._layers[layer]
+        assert cached is not None
+        return cached.keys[:, :, : cached.length]
 
-    def copy(self, dtype: torch.dtype, room: int = 0) -> "KeyValueCache":
-        """Its valid positions in buffers of their own."""
-        made = KeyValueCache(len(self._layers), room)
-        made.length = self.length
-        for layer, kept in enumerate(self._layers):
-            if kept:
-                keys, values = (x[:, :, : kept.length].to(dtype) for x in (kept.keys, kept.values))
-                made.append(layer, keys, values)
-        return made
+    def copy(self, dtype: torch.dtype, reserve: int = 0) -> "KeyValueCache":
+        """The valid positions in new buffers of `dtype`."""
+        copied = KeyValueCache(len(self._layers), reserve)
+        copied.length = self.length
+        for layer, cached in enumerate(self._layers):
+            if cached:
+                keys, values = (x[:, :, : cached.length].to(dtype) for x in (cached.keys, cached.values))
+                copied.append(layer, keys, values)
+        return copied
 
     def layer_length(self, layer: int) -> int:
-        """Valid positions of a layer."""
-        kept = self._layers[layer]
-        return kept.length if kept else 0
+        """Number of valid positions of a layer."""
+        cached = self._layers[layer]
+        return cached.length if cached else 0
 
     @property
-    def bytes(self) -> int:
-        """Memory of all buffers."""
-        return sum(kept.keys.nbytes + kept.values.nbytes for kept in self._layers if kept)
+    def nbytes(self) -> int:
+        """Size of all buffers."""
+        return sum(cached.keys.nbytes + cached.values.nbytes for cached in self._layers if cached)
 
 
-def _with_room(x_BKLD: Tensor, room: int) -> Tensor:
-    return F.pad(x_BKLD, (0, 0, 0, room))
+def _grown(x_BKLD: Tensor, positions: int) -> Tensor:
+    return F.pad(x_BKLD, (0, 0, 0, positions))

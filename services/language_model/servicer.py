@@ -60,7 +60,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidInput("header", "the first message has to carry the header")
         tenant = first.header.tenant or tenant_of(context)
-        options = replace(self._options(first.header), owner=tenant)
+        options = replace(self._options(first.header), tenant=tenant)
         reader = PromptAssembler(
             width=self._model.width,
             context_tokens=self._model.context_tokens,
@@ -171,7 +171,7 @@ def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
     )
     if settings.quantization != "none":
         quantize(model.decoder, settings.quantization)
-    model.prefixes = PrefixCache(settings.prefix_cache_mib * 2**20)
+    model.prefix_cache = PrefixCache(settings.prefix_cache_mib * 2**20)
     servicer = LanguageModelServicer(model, settings)
     servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
     return servicer

@@ -201,7 +201,7 @@ def test_answers_in_step_are_those_that_each_gets_alone(preset: str) -> None:
         (ask("a longer question than the others"), GenerationOptions(max_tokens=12, adapter="speech")),
     ]
     together: dict[int, list[Delta | Finish]] = {number: [] for number in range(len(requests))}
-    for number, event in model.generate_together(requests):
+    for number, event in model.generate_batch(requests):
         together[number].append(event)
     for number, (messages, options) in enumerate(requests):
         *deltas, finish = together[number]
@@ -217,4 +217,4 @@ def test_answers_in_step_are_those_that_each_gets_alone(preset: str) -> None:
 def test_nothing_is_answered_where_one_of_several_requests_is_wrong(model: LanguageModel) -> None:
     requests = [(ask("hello"), GenerationOptions()), (ask("hello"), GenerationOptions(top_p=0.0))]
     with pytest.raises(InvalidInput, match="top_p"):
-        next(model.generate_together(requests))
+        next(model.generate_batch(requests))

@@ -38,13 +38,13 @@ def answers(model: LanguageModel) -> list[list[tuple[str, Tensor | None]]]:
     speech, picture = SpeechPart(torch.randn(300, model.width)), VisionPart(torch.randn(4, model.width), (1, 2, 2))
     requests = [
         (ask("hello"), GenerationOptions(max_tokens=5, hidden_states=True)),
-        (ask(speech, "what is said?"), GenerationOptions(max_tokens=5, owner="a")),
-        (ask(speech, "and what else?"), GenerationOptions(max_tokens=5, owner="a")),
+        (ask(speech, "what is said?"), GenerationOptions(max_tokens=5, tenant="a")),
+        (ask(speech, "and what else?"), GenerationOptions(max_tokens=5, tenant="a")),
         (ask(speech, "what is said?"), GenerationOptions(max_tokens=5, keep_rate=0.5, blocks=2)),
         (ask(picture), GenerationOptions(max_tokens=5, temperature=1.0, seed=5)),
     ]
     found: list[list[tuple[str, Tensor | None]]] = [[] for _ in requests]
-    for number, event in model.generate_together(requests):
+    for number, event in model.generate_batch(requests):
         if isinstance(event, Delta):
             found[number].append((event.text, event.hidden_states))
     # Another question about what was kept.
@@ -62,7 +62,7 @@ def lies_on(device: torch.device, *modules: nn.Module) -> bool:
 def test_answers_are_those_of_the_cpu(gpu: torch.device, preset: str) -> None:
     there, here = build_language_model(preset, device=gpu), build_language_model(preset)
     for model in (there, here):
-        model.prefixes = PrefixCache(2**20)
+        model.prefix_cache = PrefixCache(2**20)
     assert lies_on(gpu, there.decoder)
     for found, expected in zip(answers(there), answers(here), strict=True):
         assert [text for text, _ in found] == [text for text, _ in expected]

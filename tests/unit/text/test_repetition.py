@@ -4,8 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.engine.sampling import TextStream
-from model_core.presets import tiny
 from model_core.text.repetition import loop_end, without_loop
 
 SENTENCE = "The first series. The colour of the house. "
@@ -45,16 +43,3 @@ def test_every_loop_is_found_wherever_it_begins(before: str, said: str, times: i
     end = loop_end(before + said * times)
     assert end is not None
     assert end <= len(before + said)
-
-
-def test_a_stream_ends_where_it_loops() -> None:
-    ids = tiny.tokenizer().encode(" five," * 40).ids
-    looping, patient = (TextStream(tiny.tokenizer().decode, (), end) for end in (True, False))
-    said = ""
-    for token in ids:
-        patient.push(token)
-        if not looping.stopped:
-            said += looping.push(token)
-    assert looping.stopped
-    assert not patient.stopped
-    assert said == " five," * 8

@@ -1,0 +1,47 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_core.engine.detokenizer import IncrementalDetokenizer
+from model_core.presets import tiny
+
+TOKENIZER = tiny.tokenizer()
+
+
+def stream_text(ids: list[int], stop: tuple[str, ...]) -> tuple[str, bool]:
+    detokenizer = IncrementalDetokenizer(TOKENIZER.decode, stop)
+    pieces = []
+    for token in ids:
+        pieces.append(detokenizer.push(token))
+        if detokenizer.stopped:
+            break
+    return "".join([*pieces, detokenizer.flush()]), detokenizer.stopped
+
+
+@given(st.text(max_size=30))
+def test_pieces_join_to_the_whole_text(text: str) -> None:
+    assert stream_text(TOKENIZER.encode(text, add_special_tokens=False).ids, ()) == (text, False)
+
+
+@given(st.text("ab \n é", max_size=30), st.lists(st.text("ab \n", min_size=1, max_size=4), max_size=4))
+def test_answer_ends_before_the_first_stop_string(text: str, stops: list[str]) -> None:
+    answer, stopped = stream_text(TOKENIZER.encode(text).ids, tuple(stops))
+    first = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
+    assert stopped == (first >= 0)
+    # Token by token, the first stop string to be complete wins, even if a longer one started before it.
+    assert text.startswith(answer)
+    assert not any(stop in answer for stop in stops)
+    if not stopped:
+        assert answer == text
+
+
+def test_an_answer_that_loops_ends_only_where_that_is_asked_for() -> None:
+    ids = TOKENIZER.encode(" five," * 40).ids
+    ending, patient = (IncrementalDetokenizer(TOKENIZER.decode, (), end_loops) for end_loops in (True, False))
+    text = ""
+    for token in ids:
+        patient.push(token)
+        if not ending.stopped:
+            text += ending.push(token)
+    assert ending.stopped
+    assert not patient.stopped
+    assert text == " five," * 8
