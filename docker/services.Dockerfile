@@ -24,9 +24,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     python -m pip install --no-deps --require-hashes --no-build-isolation --target /opt/packages \
         --requirement requirements/services.txt
-# Of model_core what decodes media and looks at texts, and nothing of what runs models.
+# Of model_core only what decodes media, checks options and looks at texts, and nothing that runs models.
 COPY pyproject.toml README.md LICENSE NOTICE ./
-COPY model_core/errors.py model_core/ffmpeg.py model_core/
+COPY model_core/__init__.py model_core/errors.py model_core/ffmpeg.py model_core/
+COPY model_core/engine/__init__.py model_core/engine/sampling_params.py model_core/engine/
 COPY model_core/text/__init__.py model_core/text/repetition.py model_core/text/
 COPY model_core/audio/ model_core/audio/
 COPY model_core/vision/__init__.py model_core/vision/image.py model_core/vision/png.py model_core/vision/video.py model_core/vision/

@@ -1,6 +1,6 @@
-"""The language model as services see it: a conversation in, an answer token by token out.
+"""The language model as services use it: a conversation in, an answer out, token by token.
 
-Shapes: B answers in step, L positions of the prompt, E width, V vocabulary.
+Shapes: B sequences of a batch, L positions of the prompt, P positions of its prefix, E width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,9 @@ from torch import Tensor
 from model_core.adapter_choice import choose_adapter
 from model_core.engine.detokenizer import IncrementalDetokenizer
 from model_core.engine.prefix_cache import Prefix, PrefixCache, prefix_key, storage_dtype
+from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
 from model_core.engine.sampler import Sampler
+from model_core.engine.sampling_params import SamplingParams
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import CHATML, ChatTemplate, render
 from model_core.language.decoder import Decoder
@@ -31,84 +33,20 @@ _RESERVE = 256
 _MIN_PREFIX = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationOptions:
-    """How to answer.
-
-    Args:
-        max_tokens: Most tokens of the answer; 0 for as many as the context has room for.
-        temperature: 0 (greedy) to 2.
-        top_p: Share of probability that tokens are drawn from, over 0, at most 1.
-        seed: Makes drawing repeatable.
-        stop: Texts that end the answer.
-        end_loops: Whether an answer that says the same again and again ends there.
-        adapter: LoRA adapter; empty for the one that fits the prompt, `base` for none.
-        keep_rate: Share of the context tokens kept after each block, over 0, at most 1 (off); None for the model's own.
-        blocks: Blocks of layers, 1 (off) to the number of layers; None for the model's own.
-        hidden_states: Whether each token comes with its hidden state.
-        tenant: Whose request it is; cached prefixes are never shared between tenants.
-    """
-
-    max_tokens: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    end_loops: bool = False
-    adapter: str = ""
-    keep_rate: float | None = None
-    blocks: int | None = None
-    hidden_states: bool = False
-    tenant: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of a request.
-
-    Attributes:
-        adapter: Empty where the base answered.
-        context_tokens: Context tokens that each block of layers saw, the first block first.
-    """
-
-    prompt_tokens: int
-    speech_tokens: int
-    vision_tokens: int
-    completion_tokens: int
-    adapter: str
-    context_tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """The next piece of the answer: text (may be empty), its tokens, and their hidden states [tokens, E] if wanted."""
-
-    text: str
-    tokens: int
-    hidden_states: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The end: the model or a stop text ended the answer, or its length did."""
-
-    reason: Literal["stop", "length"]
-    usage: Usage
-
-
 class LanguageModel:
-    """A decoder with its tokenizer and adapters; answers one request at a time, or several in step.
+    """A decoder with its tokenizer and adapters; answers one request at a time, or a batch.
 
-    Speech in the prompt switches the `speech` adapter on, speech of several clips `long_speech`, a picture without
-    speech the `vision` adapter, each where it is resident; text alone runs on the untouched base.
+    A request that names no adapter gets `speech` if its prompt holds speech, `long_speech` if that is several clips,
+    `vision` if it holds pictures only, each if that adapter is resident; text alone runs on the base model.
 
     Args:
-        model: Name.
+        model: Its name.
         decoder: With its adapters.
         tokenizer: The decoder's.
-        template: How conversations are written down for it.
-        extraction: What a request gets that names neither keep rate nor blocks.
-        window_tokens: Most speech tokens that it answers well from at once; 0 for as many as the context holds.
+        template: Renders conversations for it.
+        extraction: Default of requests that set neither keep rate nor blocks.
+        window_tokens: Maximum number of speech tokens that it answers well from in one prompt; 0 for as many as the
+            context holds.
 
     Attributes:
         prefix_cache: Caches long prompts up to their first instruction, so that the next question about the same
@@ -138,7 +76,7 @@ class LanguageModel:
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """Adapters that requests may name."""
+        """Names of the resident adapters."""
         return self.decoder.adapters
 
     def load_adapter(self, name: str, weights: LoraWeights) -> None:
@@ -157,13 +95,30 @@ class LanguageModel:
         self.prefix_cache.clear()
 
     def unload_adapter(self, name: str) -> None:
-        """Takes an adapter out of memory. Raises InvalidInput where it is not resident."""
+        """Removes an adapter from memory. Raises InvalidInput if it is not resident."""
         self._check_adapter(name)
         self.decoder.remove_adapter(name)
         self.prefix_cache.clear()
 
     def count_tokens(self, text: str) -> int:
+        """Number of tokens of a text."""
         return len(self.tokenizer.encode(text).ids)
+
+    def check(self, options: GenerationOptions) -> None:
+        """Checks what can be checked before the prompt is there.
+
+        Raises:
+            InvalidInput: the adapter is not resident, the extraction does not fit the layers, or `max_tokens` is over
+                the context length.
+        """
+        if options.adapter not in ("", BASE):
+            self._check_adapter(options.adapter)
+        self._extraction(options).check(self.max_blocks)
+        if (options.sampling.max_tokens or 0) > self.context_tokens:
+            raise InvalidInput(
+                "max_tokens",
+                f"{options.sampling.max_tokens} is over the model's context of {self.context_tokens} tokens",
+            )
 
     def generate(self, messages: list[Message], options: GenerationOptions) -> Iterator[Delta | Finish]:
         """Answers a conversation. Closing the iterator ends the work and frees its memory.
@@ -172,7 +127,7 @@ class LanguageModel:
             One Delta per token, then one Finish.
 
         Raises:
-            InvalidInput: on the first step, naming what does not fit.
+            InvalidInput: on the first step, for options or a prompt that this model cannot take.
         """
         for _, event in self.generate_batch([(messages, options)]):
             yield event
@@ -188,7 +143,7 @@ class LanguageModel:
             The index of a request with one of its events; for each request, what `generate` yields.
 
         Raises:
-            InvalidInput: on the first step, naming what does not fit.
+            InvalidInput: on the first step, for options or a prompt that this model cannot take.
         """
         running = {index: self._start(messages, options) for index, (messages, options) in enumerate(requests)}
         hidden = {index: self._prefill(sequence) for index, sequence in running.items()}
@@ -205,22 +160,21 @@ class LanguageModel:
             hidden = self._decode(running)
 
     def _start(self, messages: list[Message], options: GenerationOptions) -> "_Sequence":
-        _check(options)
-        config = self._extraction(options)
-        if options.adapter not in ("", BASE):
-            self._check_adapter(options.adapter)
+        self.check(options)
         with torch.inference_mode():
             prompt = splice(render(messages, self.template), self.tokenizer, self.decoder.embed_tokens)
-        max_tokens = self._max_tokens(prompt, options)
+        max_tokens = self._max_tokens(prompt, options.sampling)
         return _Sequence(
             prompt=prompt,
             max_tokens=max_tokens,
             adapter=self._adapter(prompt, options),
             tenant=options.tenant,
             hidden_states=options.hidden_states,
-            extraction=Extraction(config, [prompt.context], [prompt.instruction]),
-            sampler=Sampler(options.temperature, options.top_p, options.seed),
-            detokenizer=IncrementalDetokenizer(self.tokenizer.decode, options.stop, options.end_loops),
+            extraction=Extraction(self._extraction(options), [prompt.context], [prompt.instruction]),
+            sampler=Sampler(options.sampling),
+            detokenizer=IncrementalDetokenizer(
+                self.tokenizer.decode, options.sampling.stop, options.sampling.end_loops
+            ),
             cache=self.decoder.new_cache(min(max_tokens, _RESERVE)),
         )
 
@@ -303,18 +257,20 @@ class LanguageModel:
             )
         return dict(zip(running, hidden_B1E[:, 0], strict=True))
 
-    def _max_tokens(self, prompt: SplicedPrompt, options: GenerationOptions) -> int:
-        room = self.context_tokens - prompt.embeds.shape[0]
-        if room < 1:
+    def _max_tokens(self, prompt: SplicedPrompt, sampling: SamplingParams) -> int:
+        """Most tokens that the answer may have."""
+        available = self.context_tokens - len(prompt.embeds)
+        if available < 1:
             raise InvalidInput(
-                "messages", f"the prompt has {prompt.embeds.shape[0]} tokens; the context holds {self.context_tokens}"
+                "messages", f"the prompt has {len(prompt.embeds)} tokens; the context holds {self.context_tokens}"
             )
-        if options.max_tokens > room:
+        max_tokens = sampling.max_tokens or available
+        if max_tokens > available:
             raise InvalidInput(
                 "max_tokens",
-                f"{options.max_tokens} is over the {room} tokens that the prompt leaves of {self.context_tokens}",
+                f"{max_tokens} is over the {available} tokens that the prompt leaves of {self.context_tokens}",
             )
-        return options.max_tokens or room
+        return max_tokens
 
     def _adapter(self, prompt: SplicedPrompt, options: GenerationOptions) -> str | None:
         if options.adapter:
@@ -323,16 +279,14 @@ class LanguageModel:
 
     def _check_adapter(self, name: str) -> None:
         if name not in self.adapters:
-            raise InvalidInput("adapter", f"{name!r} is not one of {', '.join((BASE, *self.adapters))}")
+            raise InvalidInput("adapter", f"{name[:100]!r} is not one of {', '.join((BASE, *self.adapters))}")
 
     def _extraction(self, options: GenerationOptions) -> ExtractionConfig:
-        own = self.extraction
-        config = ExtractionConfig(
-            own.blocks if options.blocks is None else options.blocks,
-            own.keep_rate if options.keep_rate is None else options.keep_rate,
+        default = self.extraction
+        return ExtractionConfig(
+            default.blocks if options.blocks is None else options.blocks,
+            default.keep_rate if options.keep_rate is None else options.keep_rate,
         )
-        config.check(self.max_blocks)
-        return config
 
 
 @dataclass(slots=True, kw_only=True)
@@ -378,14 +332,3 @@ class _Sequence:
 def _sequential(embeds_LE: Tensor) -> Tensor:
     """[3, L] positions 0 to L - 1."""
     return torch.arange(len(embeds_LE), device=embeds_LE.device).expand(3, -1)
-
-
-def _check(options: GenerationOptions) -> None:
-    if options.max_tokens < 0:
-        raise InvalidInput("max_tokens", f"{options.max_tokens} is below 0")
-    if not 0 <= options.temperature <= 2:
-        raise InvalidInput("temperature", f"{options.temperature} is not from 0 to 2")
-    if not 0 < options.top_p <= 1:
-        raise InvalidInput("top_p", f"{options.top_p} is not over 0 and at most 1")
-    if len(options.stop) > 4 or not all(options.stop):
-        raise InvalidInput("stop", "at most 4 texts, none of them empty")

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from model_core.engine.sampling_params import SamplingParams
+
 
 class Sampler:
     """Greedy at temperature 0, else random over the smallest set of tokens whose probability reaches `top_p`.
@@ -10,20 +12,20 @@ class Sampler:
     The same seed and logits give the same tokens.
     """
 
-    def __init__(self, temperature: float, top_p: float, seed: int | None) -> None:
-        self.temperature = temperature
-        self.top_p = top_p
-        self.generator = torch.Generator()
-        if seed is None:
-            self.generator.seed()
+    def __init__(self, params: SamplingParams) -> None:
+        self._params = params
+        self._generator = torch.Generator()
+        if params.seed is None:
+            self._generator.seed()
         else:
-            self.generator.manual_seed(seed % 2**63)
+            self._generator.manual_seed(params.seed % 2**63)
 
     def sample(self, logits_V: Tensor) -> int:
         """[V] floats -> index of the token."""
-        if self.temperature == 0:
+        params = self._params
+        if params.temperature == 0:
             return int(logits_V.argmax())
-        probabilities, order = (logits_V.float().cpu() / self.temperature).softmax(-1).sort(descending=True)
+        probabilities, order = (logits_V.float().cpu() / params.temperature).softmax(-1).sort(descending=True)
         # A token stays while the ones before it have not reached top_p, so that the likeliest always stays.
-        probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
-        return int(order[torch.multinomial(probabilities, 1, generator=self.generator)])
+        probabilities[probabilities.cumsum(-1) - probabilities >= params.top_p] = 0
+        return int(order[torch.multinomial(probabilities, 1, generator=self._generator)])

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from model_core.adapter_choice import choose_projector
 from model_core.audio.tensors import decode_audio_track, split_clips
-from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel, Usage
+from model_core.engine.engine import LanguageModel
+from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
+from model_core.engine.sampling_params import SamplingParams
 from model_core.errors import InvalidInput, UnknownPreset
 from model_core.evaluation.subject import MAX_AUDIO_SECONDS, Ask, Reply, Sound, SpokenAnswer, file_hash
 from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
@@ -262,7 +264,7 @@ def _message(ask: Ask, parts: list[Part]) -> list[Message]:
 
 def _options(ask: Ask, voice: Voice | None = None) -> GenerationOptions:
     return GenerationOptions(
-        max_tokens=ask.max_tokens,
+        sampling=SamplingParams(max_tokens=ask.max_tokens or None),
         adapter=ask.adapter,
         keep_rate=ask.keep_rate,
         blocks=ask.blocks,

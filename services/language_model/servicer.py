@@ -8,25 +8,22 @@ from typing import Any
 from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_model_pb2_grpc
 from model_core.checkpoints.peft_adapters import CONFIG_FILE, read_adapter
 from model_core.checkpoints.quantized import quantize
-from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
+from model_core.engine.engine import LanguageModel
 from model_core.engine.prefix_cache import PrefixCache
+from model_core.engine.request import Delta, Finish, GenerationOptions
 from model_core.presets import build_language_model
 from services.language_model.prompt_assembler import PromptAssembler
 from services.language_model.settings import LanguageModelSettings
 from services.shared import telemetry
-from services.shared.rpc import model_service, tensors
+from services.shared.rpc import model_service, sampling_codec, tensors
 from services.shared.rpc.grpc_types import Context
 from services.shared.rpc.interceptors import tenant_of
-from services.shared.rpc.lora_registry import BASE, FULL_NAME, AdapterModel, AdaptersServicer
+from services.shared.rpc.lora_registry import FULL_NAME, AdapterModel, AdaptersServicer
 from services.shared.rpc.queueing import FairQueue
 from services.shared.rpc.server import ServiceDefinition
 from services.shared.rpc.threads import ModelThread
 from services.shared.rpc.uploads import megabytes
 from services.shared.service_errors import InvalidInput
-
-MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 256
-MAX_TEMPERATURE = 2.0
 
 _REASONS = {"stop": language_model_pb2.FINISH_REASON_STOP, "length": language_model_pb2.FINISH_REASON_LENGTH}
 
@@ -59,8 +56,8 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidInput("header", "the first message has to carry the header")
-        tenant = first.header.tenant or tenant_of(context)
-        options = replace(self._options(first.header), tenant=tenant)
+        options = _to_options(first.header, first.header.tenant or tenant_of(context))
+        self._model.check(options)
         reader = PromptAssembler(
             width=self._model.width,
             context_tokens=self._model.context_tokens,
@@ -69,7 +66,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         messages = await reader.read(request_iterator)
         if not options.adapter and reader.adapter in self._model.adapters:
             options = replace(options, adapter=reader.adapter)
-        async with self._queue.slot(tenant):
+        async with self._queue.slot(options.tenant):
             answer = self._thread.iterate(lambda: self._model.generate(messages, options))
             async with aclosing(answer) as events:
                 async for event in events:
@@ -107,42 +104,17 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         """Lets the model's thread end."""
         self._thread.shut_down()
 
-    def _options(self, header: language_model_pb2.GenerateHeader) -> GenerationOptions:
-        """Checks what can be checked before the request waits for its turn."""
-        if header.max_tokens > self._model.context_tokens:
-            raise InvalidInput(
-                "max_tokens", f"{header.max_tokens} is over the model's context of {self._model.context_tokens} tokens"
-            )
-        if not 0 <= header.temperature <= MAX_TEMPERATURE:
-            raise InvalidInput("temperature", f"{header.temperature:g} is not within 0 to {MAX_TEMPERATURE:g}")
-        if not 0 <= header.top_p <= 1:
-            raise InvalidInput("top_p", f"{header.top_p:g} is not over 0 and at most 1")
-        if len(header.stop) > MAX_STOPS:
-            raise InvalidInput("stop", f"{len(header.stop)} texts are over the limit of {MAX_STOPS}")
-        if any(not 0 < len(text) <= MAX_STOP_CHARACTERS for text in header.stop):
-            raise InvalidInput("stop", f"each text has to have 1 to {MAX_STOP_CHARACTERS} characters")
-        if header.adapter not in ("", BASE, *self._model.adapters):
-            known = ", ".join((BASE, *self._model.adapters))
-            raise InvalidInput("adapter", f"{header.adapter[:100]!r} is none of {known}")
-        if header.HasField("keep_rate") and not 0 < header.keep_rate <= 1:
-            raise InvalidInput("keep_rate", f"{header.keep_rate:g} is not over 0 and at most 1")
-        if header.HasField("blocks") and not 1 <= header.blocks <= self._model.max_blocks:
-            raise InvalidInput(
-                "blocks", f"{header.blocks} is not within 1 to {self._model.max_blocks}, the number of layers"
-            )
-        return GenerationOptions(
-            max_tokens=header.max_tokens,
-            temperature=header.temperature,
-            top_p=header.top_p or 1.0,
-            seed=header.seed if header.HasField("seed") else None,
-            stop=tuple(header.stop),
-            end_loops=header.end_loops,
-            adapter=header.adapter,
-            hidden_states=header.hidden_states,
-            # In the wire's 32 bits 0.7 is a little less, which could cost a token of those kept.
-            keep_rate=round(header.keep_rate, 6) if header.HasField("keep_rate") else None,
-            blocks=header.blocks if header.HasField("blocks") else None,
-        )
+
+def _to_options(header: language_model_pb2.GenerateHeader, tenant: str) -> GenerationOptions:
+    return GenerationOptions(
+        sampling=sampling_codec.from_header(header),
+        adapter=header.adapter,
+        # The wire has 32 bits, in which 0.7 is a little less: that could cost a token of those kept.
+        keep_rate=round(header.keep_rate, 6) if header.HasField("keep_rate") else None,
+        blocks=header.blocks if header.HasField("blocks") else None,
+        hidden_states=header.hidden_states,
+        tenant=tenant,
+    )
 
 
 def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:

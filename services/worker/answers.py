@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from lyra.v1.language_model_pb2 import LanguageModelDescribeResponse
+from model_core.engine.sampling_params import SamplingParams
 from model_core.text.repetition import without_loop
 from services.shared.jobs.layout import SUMMARY
 from services.shared.jobs.model import Answer, PlannedClip, WindowAnswer, Windows
@@ -156,8 +157,7 @@ def _say(place: WorkerContext, job: Job, parts: Sequence[Part], max_tokens: int)
     request = AnswerRequest(
         messages=(Message(Role.USER, tuple(parts)),),
         tenant=job.manifest.tenant,
-        max_tokens=max_tokens,
-        end_loops=True,
+        sampling=SamplingParams(max_tokens=max_tokens, end_loops=True),
         keep_rate=place.settings.keep_rate if any(isinstance(part, SpeechTokensPart) for part in parts) else None,
     )
     return place.run(lambda services: _collect(services, request))

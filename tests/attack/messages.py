@@ -213,8 +213,8 @@ def _filled(draw: random.Random, kind: Descriptor) -> Any:
             getattr(message, field.name).CopyFrom(_value(draw, field))
         else:
             setattr(message, field.name, _value(draw, field))
-    if kind.name == "GenerateHeader":
-        # No limit would mean an answer as long as the context, which takes its time and is no attack.
+    if kind.name in ("GenerateHeader", "SamplingParams"):
+        # Without a limit an answer would be as long as the context, which takes its time and is no attack.
         message.max_tokens = draw.choice((1, 2, 3, 2**32 - 1))
     return message
 

@@ -55,22 +55,22 @@ class LanguageModelServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request_iterator, context):
-        """Answers a prompt. The first message carries the header, the next ones the prompt part by part; the client then closes
-        its side. Cancelling the call stops the work at once.
+        """Answers a prompt. The first message carries the header, the following ones the prompt part by part; then the client
+        closes its side of the stream. Cancelling the call stops the generation at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountTokens(self, request, context):
-        """Counts what a prompt of text alone would take.
+        """Counts the tokens of a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """Tells what this service runs.
+        """Describes the model that this service runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from model_core.engine.sampling_params import SAMPLING_FIELDS, SamplingParams
+from model_core.errors import InvalidInput
 from services.gateway.chat.schemas import (
     AssistantMessage,
     AudioContent,
@@ -68,11 +70,7 @@ def to_answer_request(
     return AnswerRequest(
         messages=messages,
         tenant=tenant,
-        max_tokens=request.max_completion_tokens or request.max_tokens or 0,
-        temperature=request.temperature or 0.0,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        seed=None if request.seed is None else request.seed & _SEED_MASK,
-        stop=tuple(request.stops),
+        sampling=_sampling(request),
         speech=_speech(request.audio) if request.wants_audio else None,
         adapter=lyra.adapter or "",
         keep_rate=lyra.keep_rate,
@@ -101,6 +99,18 @@ def _check_options(request: ChatRequest) -> None:
         raise bad_request("stream_options", "is only for stream: true")
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
         raise bad_request("max_tokens", "contradicts max_completion_tokens; send one of them")
+
+
+def _sampling(request: ChatRequest) -> SamplingParams:
+    """Fields map by name, so that a new one needs no change here; those that OpenAI's API spells its own way follow."""
+    values = {name: getattr(request, name) for name in SAMPLING_FIELDS & ChatRequest.model_fields.keys()}
+    values["max_tokens"] = request.max_completion_tokens or request.max_tokens
+    values["seed"] = None if request.seed is None else request.seed & _SEED_MASK
+    values["stop"] = tuple(request.stops)
+    try:
+        return SamplingParams(**{name: value for name, value in values.items() if value is not None})
+    except InvalidInput as error:
+        raise bad_request(error.field, error.message) from None
 
 
 def _speech(audio: AudioOutput | None) -> SpeechOptions:

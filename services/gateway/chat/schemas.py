@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from model_core.engine.sampling_params import MAX_STOPS, sampling_bounds
 from services.gateway.http.api_errors import bad_request
 
 AudioFileFormat = Literal["wav", "mp3", "flac", "ogg", "opus", "webm", "m4a"]
@@ -181,6 +182,15 @@ class LyraOptions(_Request):
     )
 
 
+def _sampling(name: str, description: str | None = None) -> Any:
+    """A field of SamplingParams, with its bounds."""
+    bounds: dict[str, Any] = dict(sampling_bounds(name))
+    return Field(None, description=description, **bounds)
+
+
+_STOPS = Field(fail_fast=True, max_length=MAX_STOPS)
+
+
 class ChatRequest(_Request):
     """A conversation to be answered, in writing or aloud as well."""
 
@@ -188,12 +198,12 @@ class ChatRequest(_Request):
     messages: list[Message] = Field(fail_fast=True, min_length=1)
     modalities: list[Literal["text", "audio"]] | None = Field(None, fail_fast=True, min_length=1, max_length=2)
     audio: AudioOutput | None = Field(None, description="How to speak, where modalities has audio.")
-    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Most text tokens of the answer.")
-    max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="The newer name of max_tokens.")
-    temperature: float | None = Field(None, ge=0, le=2, description="0, the default, takes the likeliest token.")
-    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = _sampling("max_tokens", "Maximum number of text tokens of the answer.")
+    max_completion_tokens: int | None = _sampling("max_tokens", "The newer name of max_tokens.")
+    temperature: float | None = _sampling("temperature", "0, the default, takes the most likely token each time.")
+    top_p: float | None = _sampling("top_p")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(fail_fast=True, max_length=4)] | None = None
+    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], _STOPS] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     lyra: LyraOptions | None = None

@@ -12,7 +12,6 @@ from lyra.v1.language_model_pb2 import (
     ROLE_SYSTEM,
     ROLE_USER,
     GenerateFinish,
-    GenerateHeader,
     GenerateRequest,
     GenerateResponse,
     MessageStart,
@@ -34,6 +33,7 @@ from services.shared.pipeline.messages import (
     Usage,
 )
 from services.shared.pipeline.speak import Spoken, speak_deltas, speaks_hidden_states
+from services.shared.rpc import sampling_codec
 from services.shared.service_errors import Failed, InvalidInput
 
 # Events made ahead of a slow reader, and deltas ahead of a slow voice; beyond that the services wait too.
@@ -137,13 +137,8 @@ class _Answer:
     async def _prompt(self, encodings: Encodings) -> AsyncIterator[GenerateRequest]:
         request = self._request
         yield GenerateRequest(
-            header=GenerateHeader(
-                max_tokens=request.max_tokens,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                seed=request.seed,
-                stop=request.stop,
-                end_loops=request.end_loops,
+            header=sampling_codec.to_header(
+                request.sampling,
                 tenant=request.tenant,
                 adapter=request.adapter,
                 keep_rate=request.keep_rate,

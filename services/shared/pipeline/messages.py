@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Literal
 
 from lyra.v1.common_pb2 import SpeechTokens
+from model_core.engine.sampling_params import SamplingParams
 
 
 class Role(StrEnum):
@@ -97,12 +98,7 @@ class AnswerRequest:
 
     messages: tuple[Message, ...]
     tenant: str
-    max_tokens: int = 0  # 0: as many as the context has room for
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    end_loops: bool = False  # ends where it says the same again and again
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     speech: SpeechOptions | None = None
     adapter: str = ""
     keep_rate: float | None = None

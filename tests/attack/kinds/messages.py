@@ -132,9 +132,8 @@ def _methods() -> Iterator[Method]:
 
 
 def _prompt() -> Iterator[Message]:
-    header = language.GenerateHeader(
-        max_tokens=4, temperature=0.5, top_p=0.9, seed=1, stop=["x"], tenant="mallory", keep_rate=0.5, blocks=1
-    )
+    sampling = language.SamplingParams(max_tokens=4, temperature=0.5, top_p=0.9, seed=1, stop=["x"])
+    header = language.GenerateHeader(sampling_params=sampling, tenant="mallory", keep_rate=0.5, blocks=1)
     rows = common_pb2.Tensor(dtype=common_pb2.ELEMENT_TYPE_FLOAT32, shape=[4, 64], data=bytes(1024))
     chunk = common_pb2.TensorChunk(rows=rows, rows_total=4)
     yield language.GenerateRequest(header=header)

@@ -2,14 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 import pytest
 
 from lyra.v1 import common_pb2, language_model_pb2, language_model_pb2_grpc
-from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, GenerateResponse, MessageStart
+from lyra.v1.language_model_pb2 import (
+    GenerateHeader,
+    GenerateRequest,
+    GenerateResponse,
+    MessageStart,
+    SamplingParams,
+)
+from model_core.engine.sampling_params import SAMPLING_FIELDS
 from services.shared import telemetry
 from services.shared.rpc import tensors
 from services.shared.service_errors import DeadlineExceeded, InvalidInput, Overloaded, ServiceError, from_rpc_error
@@ -24,11 +31,12 @@ else:
     Call = grpc.aio.StreamStreamCall
 
 
-def prompt(*content: GenerateRequest, **header: object) -> list[GenerateRequest]:
-    """A prompt of one user message."""
+def prompt(*content: GenerateRequest, **header: Any) -> list[GenerateRequest]:
+    """A prompt of one user message; of `header`, sampling parameters go into their message."""
+    sampling = SamplingParams(**{name: header.pop(name) for name in SAMPLING_FIELDS & header.keys()})
     start = GenerateRequest(message_start=MessageStart(role=language_model_pb2.ROLE_USER))
     parts = content or (GenerateRequest(text="Hello there"),)
-    return [GenerateRequest(header=GenerateHeader(**header)), start, *parts]  # type: ignore[arg-type]
+    return [GenerateRequest(header=GenerateHeader(sampling_params=sampling, **header)), start, *parts]
 
 
 def speech(clip: int, rows: int, width: int = WIDTH, adapter: str = "") -> GenerateRequest:
@@ -145,6 +153,7 @@ async def test_an_answer_uses_the_adapter_whose_projector_made_the_tokens(start_
         ([prompt()[0], GenerateRequest(text="x")], "message_start"),
         ([prompt()[0], GenerateRequest(message_start=MessageStart())], "messages[0].role"),
         (prompt(GenerateRequest()), "part"),
+        (prompt(max_tokens=0), "max_tokens"),
         (prompt(max_tokens=5000), "max_tokens"),
         (prompt(max_tokens=2047), "max_tokens"),
         (prompt(temperature=2.5), "temperature"),

@@ -12,6 +12,7 @@ from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, MessageS
 from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from lyra.v1.vision_encoder_pb2 import VisionEncoderDescribeRequest
 from lyra.v1.vision_encoder_pb2_grpc import VisionEncoderStub
+from model_core.engine.sampling_params import SamplingParams
 from services.operations.local.stack import SERVICES
 from services.shared import telemetry
 from services.shared.pipeline.answer import answer
@@ -197,7 +198,10 @@ class Answers:
         sound, picture = ((EXAMPLES / name).read_bytes() for name in ("question.wav", "picture.png"))
         parts = (AudioPart(sound), ImagePart(picture), TextPart("What is it?"))
         self._request = AnswerRequest(
-            messages=(Message(Role.USER, parts),), tenant="acme", max_tokens=6, speech=SpeechOptions()
+            messages=(Message(Role.USER, parts),),
+            tenant="acme",
+            sampling=SamplingParams(max_tokens=6),
+            speech=SpeechOptions(),
         )
 
     async def reach(self, answered: int) -> None:

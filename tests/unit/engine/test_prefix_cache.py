@@ -1,12 +1,16 @@
 """Prefix caching: answers are the same with and without it, on a miss and on a hit."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from model_core.engine import engine
-from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
+from model_core.engine.engine import LanguageModel
 from model_core.engine.prefix_cache import Prefix, PrefixCache, prefix_key
+from model_core.engine.request import Delta, GenerationOptions
+from model_core.engine.sampling_params import SamplingParams
 from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model
 
@@ -27,8 +31,8 @@ def recording(model: LanguageModel, seed: int = 0, tokens: int = 60) -> SpeechPa
     return SpeechPart(torch.randn(tokens, model.width, generator=torch.Generator().manual_seed(seed)).double())
 
 
-def hidden_states(model: LanguageModel, *parts: Part, **options: object) -> Tensor:
-    asked = GenerationOptions(max_tokens=6, hidden_states=True, **options)  # type: ignore[arg-type]
+def hidden_states(model: LanguageModel, *parts: Part, **options: Any) -> Tensor:
+    asked = GenerationOptions(sampling=SamplingParams(max_tokens=6), hidden_states=True, **options)
     deltas = [event for event in model.generate([Message(Role.USER, list(parts))], asked) if isinstance(event, Delta)]
     return torch.cat([delta.hidden_states for delta in deltas if delta.hidden_states is not None])
 

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from model_core.engine.sampling_params import SAMPLING_FIELDS, SamplingParams, sampling_bounds
 from services.gateway.chat.request_mapping import to_answer_request
 from services.gateway.chat.schemas import ChatRequest
 from services.gateway.http.api_errors import ApiError, validation_error
@@ -77,11 +78,22 @@ def test_every_option_reaches_the_pipeline() -> None:
             ),
         ),
     )
-    assert (request.max_tokens, request.temperature, request.top_p) == (5, 0.5, 0.9)
-    assert (request.seed, request.stop) == (2**64 - 1, ("a", "b"))
+    assert request.sampling == SamplingParams(max_tokens=5, temperature=0.5, top_p=0.9, seed=2**64 - 1, stop=("a", "b"))
     assert request.speech == SpeechOptions("joe")
     assert (request.adapter, request.keep_rate, request.blocks) == ("long_speech", 0.7, 4)
     assert request.paths["max_tokens"] == "max_completion_tokens"
+
+
+def test_every_sampling_parameter_is_a_field_of_the_request_with_the_same_bounds() -> None:
+    of_jobs_alone = {"end_loops"}
+    assert ChatRequest.model_fields.keys() >= SAMPLING_FIELDS - of_jobs_alone
+    assert ChatRequest.model_fields.keys().isdisjoint(of_jobs_alone)
+    schema = ChatRequest.model_json_schema()["properties"]
+    keywords = {"gt": "exclusiveMinimum", "ge": "minimum", "le": "maximum"}
+    for name in SAMPLING_FIELDS - of_jobs_alone - {"seed", "stop"}:  # these two OpenAI spells differently
+        number, _ = schema[name]["anyOf"]
+        bounds = {keywords[relation]: bound for relation, bound in sampling_bounds(name).items()}
+        assert {key: number[key] for key in number if key != "type"} == bounds, name
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
@@ -133,6 +145,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"top_p": 0}, "top_p", "greater than 0"),
     ({"stop": ["a"] * 5}, "stop", "at most 4"),
     ({"stop": [""]}, "stop[0]", "at least 1"),
+    ({"stop": ["a" * 257]}, "stop", "1 to 256 characters"),
     ({"n": 2}, "n", "1"),
     ({"tools": []}, "tools", "is not supported"),
     ({"response_format": {"type": "json_schema"}}, "response_format.type", "'text'"),

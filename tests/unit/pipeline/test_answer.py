@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from model_core.engine.sampling_params import SamplingParams
 from services.shared.pipeline.answer import answer
 from services.shared.pipeline.clients import ModelClients
 from services.shared.pipeline.messages import (
@@ -21,6 +22,7 @@ from services.shared.pipeline.messages import (
     TextPart,
     Usage,
 )
+from services.shared.rpc.sampling_codec import from_header
 from services.shared.service_errors import InvalidInput, Unavailable
 from tests.unit.pipeline.scripted import Script
 
@@ -34,14 +36,15 @@ async def answered(services: ModelClients, request: AnswerRequest) -> list[Answe
 
 
 async def test_text_comes_in_order_and_the_end_tells_reason_and_usage(services: ModelClients, script: Script) -> None:
-    events = await answered(services, request_with(max_tokens=3, seed=7, stop=("x",), keep_rate=0.5, blocks=4))
+    sampling = SamplingParams(max_tokens=3, seed=7, stop=("x",))
+    events = await answered(services, request_with(sampling=sampling, keep_rate=0.5, blocks=4))
     assert events == [
         *(TextDelta(word) for word in script.words),
         Finished("length", Usage(9, 2, 3, 4, "", (5, 4))),
     ]
     header = script.prompt[0].header
-    assert (header.max_tokens, header.seed, list(header.stop), header.tenant) == (3, 7, ["x"], "acme")
-    assert (header.keep_rate, header.blocks, header.adapter) == (0.5, 4, "")
+    assert from_header(header) == sampling
+    assert (header.keep_rate, header.blocks, header.adapter, header.tenant) == (0.5, 4, "", "acme")
     assert script.tenants == {"acme"}
 
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.checkpoints.peft_adapters import read_adapter, save_adapter
-from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
+from model_core.engine.engine import LanguageModel
 from model_core.engine.prefix_cache import PrefixCache
+from model_core.engine.request import Delta, GenerationOptions
+from model_core.engine.sampling_params import SamplingParams
 from model_core.errors import InvalidInput
 from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
@@ -37,11 +39,14 @@ def answers(model: LanguageModel) -> list[list[tuple[str, Tensor | None]]]:
     torch.manual_seed(0)
     speech, picture = SpeechPart(torch.randn(300, model.width)), VisionPart(torch.randn(4, model.width), (1, 2, 2))
     requests = [
-        (ask("hello"), GenerationOptions(max_tokens=5, hidden_states=True)),
-        (ask(speech, "what is said?"), GenerationOptions(max_tokens=5, tenant="a")),
-        (ask(speech, "and what else?"), GenerationOptions(max_tokens=5, tenant="a")),
-        (ask(speech, "what is said?"), GenerationOptions(max_tokens=5, keep_rate=0.5, blocks=2)),
-        (ask(picture), GenerationOptions(max_tokens=5, temperature=1.0, seed=5)),
+        (ask("hello"), GenerationOptions(sampling=SamplingParams(max_tokens=5), hidden_states=True)),
+        (ask(speech, "what is said?"), GenerationOptions(sampling=SamplingParams(max_tokens=5), tenant="a")),
+        (ask(speech, "and what else?"), GenerationOptions(sampling=SamplingParams(max_tokens=5), tenant="a")),
+        (
+            ask(speech, "what is said?"),
+            GenerationOptions(sampling=SamplingParams(max_tokens=5), keep_rate=0.5, blocks=2),
+        ),
+        (ask(picture), GenerationOptions(sampling=SamplingParams(max_tokens=5, temperature=1.0, seed=5))),
     ]
     found: list[list[tuple[str, Tensor | None]]] = [[] for _ in requests]
     for number, event in model.generate_batch(requests):
@@ -77,7 +82,7 @@ def test_an_adapter_joins_a_model_on_a_gpu(gpu: torch.device, tmp_path: Path) ->
     save_adapter(build_language_model("tiny").decoder, "speech", tmp_path / "mine")
     model.load_adapter("mine", read_adapter(model.decoder, tmp_path / "mine"))
     assert lies_on(gpu, model.decoder)
-    options = GenerationOptions(max_tokens=3, adapter="mine")
+    options = GenerationOptions(sampling=SamplingParams(max_tokens=3), adapter="mine")
     assert [event for event in model.generate(ask("hello"), options) if isinstance(event, Delta)]
 
 
@@ -131,7 +136,7 @@ def test_nano_runs_on_a_gpu_as_a_whole(gpu: torch.device) -> None:
     (tokens,) = encoder.encode(clips()[1:])
     (seen,) = vision.encode([PICTURE])
     parts: tuple[Part, ...] = (VisionPart(seen.tokens, seen.grid), SpeechPart(tokens), "what is this?")
-    options = GenerationOptions(max_tokens=2, hidden_states=True)
+    options = GenerationOptions(sampling=SamplingParams(max_tokens=2), hidden_states=True)
     states = [event.hidden_states for event in model.generate(ask(*parts), options) if isinstance(event, Delta)]
     stream = voice.new_stream("nano")
     for state in states:

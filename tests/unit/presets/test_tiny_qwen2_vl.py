@@ -1,6 +1,7 @@
 """The miniature of the published models: transformers' Qwen2-VL computes the same, and its parts fit together."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from model_core.audio.tensors import SAMPLE_RATE
-from model_core.engine.engine import Delta, Finish, GenerationOptions, LanguageModel
+from model_core.engine.engine import LanguageModel
+from model_core.engine.request import Delta, Finish, GenerationOptions
+from model_core.engine.sampling_params import SamplingParams
 from model_core.language.chat_template import render
 from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.language.splicing import SplicedPrompt, splice
@@ -164,9 +167,10 @@ def test_making_a_part_leaves_random_numbers_alone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def answer(model: LanguageModel, parts: list[Part], **options: object) -> tuple[str, list[Tensor], Finish]:
+def answer(model: LanguageModel, parts: list[Part], **options: Any) -> tuple[str, list[Tensor], Finish]:
     text, hidden = "", []
-    for event in model.generate([Message(Role.USER, parts)], GenerationOptions(max_tokens=12, **options)):  # type: ignore[arg-type]
+    asked = GenerationOptions(sampling=SamplingParams(max_tokens=12), **options)
+    for event in model.generate([Message(Role.USER, parts)], asked):
         if isinstance(event, Delta):
             text += event.text
             hidden += [event.hidden_states] if event.hidden_states is not None else []

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from model_core.data.build.answers import WrittenAnswer, written_answers
-from model_core.engine.engine import Delta, GenerationOptions, LanguageModel
+from model_core.engine.engine import LanguageModel
+from model_core.engine.request import Delta, GenerationOptions
+from model_core.engine.sampling_params import SamplingParams
 from model_core.language.messages import Message, Role
 from model_core.presets import build_language_model
 
@@ -19,7 +21,7 @@ def model() -> LanguageModel:
 
 
 def alone(model: LanguageModel, question: str, max_tokens: int) -> str:
-    options = GenerationOptions(max_tokens=max_tokens, adapter="base")
+    options = GenerationOptions(sampling=SamplingParams(max_tokens=max_tokens), adapter="base")
     events = model.generate([Message(Role.USER, [question])], options)
     return "".join(event.text for event in events if isinstance(event, Delta)).strip()
 

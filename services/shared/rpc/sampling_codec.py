@@ -1,0 +1,32 @@
+"""`SamplingParams` on the wire. Fields map by name, so that a new one needs no change here."""
+
+from dataclasses import asdict
+from typing import Any
+
+from lyra.v1.language_model_pb2 import GenerateHeader
+from lyra.v1.language_model_pb2 import SamplingParams as SamplingParamsMessage
+from model_core.engine.sampling_params import SAMPLING_FIELDS, SamplingParams
+
+
+def to_header(params: SamplingParams, **others: Any) -> GenerateHeader:
+    """A header with these parameters, and with `others` of its fields."""
+    values = asdict(params)
+    # What a service of the previous version reads.
+    flat = {each.name: values[each.name] for each in GenerateHeader.DESCRIPTOR.fields if each.GetOptions().deprecated}
+    return GenerateHeader(sampling_params=SamplingParamsMessage(**values), **flat, **others)
+
+
+def from_header(header: GenerateHeader) -> SamplingParams:
+    """The parameters of a request; unset fields have their defaults.
+
+    Raises:
+        model_core.errors.InvalidInput: a value is out of bounds; it is named.
+    """
+    # A client of the previous version sets the header's own fields of the same names.
+    message = header.sampling_params if header.HasField("sampling_params") else header
+    values: dict[str, Any] = {
+        each.name: tuple(value) if each.is_repeated else value
+        for each, value in message.ListFields()
+        if each.name in SAMPLING_FIELDS
+    }
+    return SamplingParams(**values)

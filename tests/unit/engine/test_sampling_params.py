@@ -1,0 +1,36 @@
+import math
+from typing import Any
+
+import pytest
+
+from model_core.engine.sampling_params import MAX_STOP_CHARACTERS, SamplingParams
+from model_core.errors import InvalidInput
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens: 0 is out of range: it has to be at least 1 and at most 2147483647"),
+        ({"max_tokens": 2**31}, "max_tokens: 2147483648 is out of range"),
+        ({"temperature": 2.5}, "temperature: 2.5 is out of range: it has to be at least 0 and at most 2"),
+        ({"temperature": -0.1}, "temperature: -0.1 is out of range"),
+        ({"temperature": math.nan}, "temperature: nan is out of range"),
+        ({"top_p": 0.0}, "top_p: 0 is out of range: it has to be greater than 0 and at most 1"),
+        ({"top_p": 1.1}, "top_p: 1.1 is out of range"),
+        ({"seed": -1}, "seed: -1 is out of range"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 is out of range"),
+        ({"stop": ("a",) * 5}, "stop: 5 strings are over the limit of 4"),
+        ({"stop": ("",)}, "stop: each string has to have 1 to 256 characters"),
+        ({"stop": ("a" * (MAX_STOP_CHARACTERS + 1),)}, "stop: each string has to have 1 to 256 characters"),
+    ],
+)
+def test_value_out_of_bounds_is_refused_by_name(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        SamplingParams(**values)
+    assert str(caught.value).startswith(message)
+    assert caught.value.field in values
+
+
+def test_bounds_themselves_are_taken() -> None:
+    SamplingParams(max_tokens=1, temperature=2.0, top_p=1.0, seed=2**64 - 1, stop=("a" * MAX_STOP_CHARACTERS,) * 4)
+    SamplingParams(max_tokens=2**31 - 1, temperature=0.0, top_p=1e-9, seed=0)
