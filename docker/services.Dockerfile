@@ -26,7 +26,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         --requirement requirements/services.txt
 # Of model_core only what decodes media, checks options and looks at texts, and nothing that runs models.
 COPY pyproject.toml README.md LICENSE NOTICE ./
-COPY model_core/__init__.py model_core/errors.py model_core/ffmpeg.py model_core/
+COPY model_core/__init__.py model_core/adapter_choice.py model_core/errors.py model_core/ffmpeg.py model_core/
 COPY model_core/engine/__init__.py model_core/engine/sampling_params.py model_core/engine/
 COPY model_core/text/__init__.py model_core/text/repetition.py model_core/text/
 COPY model_core/audio/ model_core/audio/

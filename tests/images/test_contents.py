@@ -98,10 +98,13 @@ def test_services_image_holds_neither_torch_nor_models(services_image: ImageTree
     packages = {path.name for path in (services_image.folder / "opt" / "packages").iterdir()}
     assert not packages & {"torch", "transformers", "tokenizers", "pip", "setuptools"}
     assert {path.name for path in (services_image.folder / "opt" / "lyra" / "model_core").iterdir()} == {
+        "__init__.py",
+        "adapter_choice.py",
+        "audio",
+        "engine",
         "errors.py",
         "ffmpeg.py",
-        "repetition.py",
-        "sound",
+        "text",
         "vision",
     }
 
