@@ -25,7 +25,7 @@ from services.gateway.settings import GatewaySettings
 from services.shared.jobs.service import JobService
 from services.shared.jobs.store import JobStore
 from services.shared.jobs.tickets import Dispatcher, make_celery, open_redis
-from services.shared.jobs.waits import Waits
+from services.shared.jobs.wait_reasons import WaitReasons
 from services.shared.media.library import MediaLibrary
 from services.shared.outbound.fetcher import Fetcher
 from services.shared.pipeline.clients import Deadlines, ModelClients
@@ -93,7 +93,7 @@ def _jobs(store: ObjectStore, settings: GatewaySettings) -> JobsApi:
     client = open_redis(settings)
     desk = JobService(book, Dispatcher(client, make_celery(settings)), settings)
     fetcher, secrets = Fetcher(settings), SecretStore(settings.secrets_path(settings.home))
-    return JobsApi(book, desk, Waits(client), Webhooks(store, secrets, fetcher, settings), secrets, fetcher)
+    return JobsApi(book, desk, WaitReasons(client), Webhooks(store, secrets, fetcher, settings), secrets, fetcher)
 
 
 def _add_middleware(

@@ -1,1 +1,1 @@
-"""Workers: they plan recordings, have clips heard, answer from what was heard, and look after jobs that stalled."""
+"""Workers of long-audio jobs: plan recordings, transcribe clips, answer questions, and recover stalled jobs."""

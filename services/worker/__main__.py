@@ -1,4 +1,4 @@
-"""`python -m services.worker`: works off its queues until SIGTERM, then finishes what runs."""
+"""`python -m services.worker`: processes its queues until SIGTERM, then finishes running units."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ PROGRAM = "python -m services.worker"
 
 
 def main() -> int:
-    """Returns the exit code: 0 after the units that ran are done, 1 if it could not start."""
+    """Returns the exit code: 0 once the running units are done, 1 if it could not start."""
     settings = load(WorkerSettings, PROGRAM)
     try:
         queues = [queue.value for queue in settings.served]
@@ -34,27 +34,27 @@ def main() -> int:
     telemetry.configure_logging(settings.log_level, settings.log_format, "worker")
     telemetry.configure_tracing("worker")
     try:
-        ClientCredentials.from_settings(settings)  # each process of the pool reads its own; here a mistake is one line
+        ClientCredentials.from_settings(settings)  # each pool process reads its own; here a mistake is reported once
     except SecretFileError as error:
         log.error("cannot call the services", reason=str(error))
         return 1
 
     parent = os.getpid()
 
-    def tell(**_: Any) -> None:
-        # After the fork: children must not inherit the server's socket and thread.
+    def report_ready(**_: Any) -> None:
+        # After the fork, so that children do not inherit the server's socket and thread.
         metrics = MetricsServer(settings.host, settings.metrics_port or settings.port)
         if settings.port_file is not None:
             write_port_file(settings.port_file, port=metrics.port, metrics_port=metrics.port)
         log.info("working", queues=queues, concurrency=settings.concurrency)
 
-    def tie(**_: Any) -> None:
+    def follow_parent(**_: Any) -> None:
         end_with_parent(parent)
 
     signals.setup_logging.connect(keep_logging, weak=False)
-    signals.worker_ready.connect(tell, weak=False)
-    signals.worker_process_init.connect(tie, weak=False)
-    signals.worker_shutting_down.connect(lambda **_: _end_after(settings.grace_seconds), weak=False)
+    signals.worker_ready.connect(report_ready, weak=False)
+    signals.worker_process_init.connect(follow_parent, weak=False)
+    signals.worker_shutting_down.connect(lambda **_: _exit_after(settings.grace_seconds), weak=False)
     worker: WorkController = make_app(settings).Worker(
         queues=queues,
         concurrency=settings.concurrency,
@@ -70,11 +70,11 @@ def main() -> int:
     return int(worker.exitcode or 0)
 
 
-def _end_after(seconds: float) -> None:
-    """A unit that is not done by then is left to another worker."""
+def _exit_after(seconds: float) -> None:
+    """Exits after so long; units that are still running are left to other workers."""
 
     def end() -> None:
-        log.warning("units were not done in time and are left to other workers", seconds=seconds)
+        log.warning("grace period over; running units are left to other workers", seconds=seconds)
         os._exit(0)  # and the children with it
 
     timer = threading.Timer(seconds, end)

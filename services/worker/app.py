@@ -22,14 +22,14 @@ RECONCILE, SWEEP = "lyra.reconcile", "lyra.sweep"
 def make_app(settings: WorkerSettings) -> Celery:
     """Celery with this platform's tasks and their clock."""
     app = make_celery(settings)
-    place = WorkerContext(settings, app)
+    context = WorkerContext(settings, app)
 
     def work(queue: str) -> None:
-        use_ticket(place, Queue(queue))
+        use_ticket(context, Queue(queue))
 
     _register(app, WORK_TASK, work)
-    _register(app, RECONCILE, lambda: housekeeping.reconcile(place))
-    _register(app, SWEEP, lambda: housekeeping.sweep(place))
+    _register(app, RECONCILE, lambda: housekeeping.reconcile(context))
+    _register(app, SWEEP, lambda: housekeeping.sweep(context))
     app.conf.beat_schedule = {
         RECONCILE: _every(settings.reconcile_seconds, RECONCILE),
         SWEEP: _every(settings.sweep_seconds, SWEEP),

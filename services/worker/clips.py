@@ -1,4 +1,4 @@
-"""Encoding and transcribing a clip: its speech tokens and its words, each stored in an object of its own."""
+"""Transcribes a clip and stores its speech tokens and its transcript as separate objects."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,15 +24,15 @@ from services.worker.context import WorkerContext
 Bits = npt.NDArray[np.uint16]
 
 _NAME = "speech_tokens"
-_READ_AT_ONCE = 8  # objects
+_PARALLEL_READS = 8
 
 
-def transcribe_clip(place: WorkerContext, job: Job, unit: Unit) -> None:
-    """Encodes and transcribes a clip. Its JSON is written last: where it is, the clip is done."""
+def transcribe_clip(context: WorkerContext, job: Job, unit: Unit) -> None:
+    """Encodes and transcribes a clip. Its JSON is written last: its presence means that the clip is done."""
     clip = job.clips[unit.index]
-    part = AudioPart(place.store.get(job.id.sound(clip.index)), path=f"clip {clip.index}")
-    transcribed = place.run(lambda services: _transcribe(services, job, part))
-    place.store.put(job.id.tokens(clip.index), to_safetensors(transcribed.tokens_NE), "application/octet-stream")
+    part = AudioPart(context.store.get(job.id.audio(clip.index)), path=f"clip {clip.index}")
+    transcribed = context.run(lambda services: _transcribe(services, job, part))
+    context.store.put(job.id.tokens(clip.index), to_safetensors(transcribed.tokens_NE), "application/octet-stream")
     made = ClipResult(
         index=clip.index,
         segments=tuple(_segment(segment) for segment in transcribed.segments),
@@ -40,14 +40,14 @@ def transcribe_clip(place: WorkerContext, job: Job, unit: Unit) -> None:
         speech_tokens=len(transcribed.tokens_NE),
         adapter=transcribed.adapter,
     )
-    place.store.put_new(job.id.clip(clip.index), made.to_bytes())
+    context.store.put_new(job.id.clip(clip.index), made.to_bytes())
 
 
-def read_tokens(place: WorkerContext, job: Job, clips: Sequence[PlannedClip]) -> list[SpeechTokens]:
+def read_tokens(context: WorkerContext, job: Job, clips: Sequence[PlannedClip]) -> list[SpeechTokens]:
     """The speech tokens of clips, in order, as messages for the language model."""
     messages = []
-    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="tokens") as threads:
-        kept = list(threads.map(lambda clip: place.store.get(job.id.tokens(clip.index)), clips))
+    with ThreadPoolExecutor(_PARALLEL_READS, thread_name_prefix="tokens") as threads:
+        kept = list(threads.map(lambda clip: context.store.get(job.id.tokens(clip.index)), clips))
     for number, (clip, data) in enumerate(zip(clips, kept, strict=True)):
         bits_NE = from_safetensors(data)
         step = MAX_CHUNK_BYTES // (bits_NE.itemsize * bits_NE.shape[1])
@@ -71,7 +71,7 @@ def to_safetensors(tokens_NE: Array) -> bytes:
 
 
 def from_safetensors(data: bytes) -> Bits:
-    """A safetensors file of bfloat16 -> [N, E] uint16, the numbers' bits."""
+    """A safetensors file of bfloat16 -> [N, E] uint16, the bit patterns."""
     tensor = dict(cast(Any, deserialize)(data))[_NAME]
     return np.frombuffer(tensor["data"], "<u2").reshape(tensor["shape"])
 
@@ -94,7 +94,7 @@ async def _transcribe(services: ModelClients, job: Job, part: AudioPart) -> Tran
 
 
 async def _adapter(services: ModelClients, job: Job) -> str:
-    """Whose projector: that of the adapter that will read all clips of the recording."""
+    """The adapter whose projector is used: the one that will answer from all clips of the recording."""
     if len(job.clips) == 1:
         return ""
     encoder = await describe_speech_encoder(services, job.manifest.tenant)

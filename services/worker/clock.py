@@ -1,4 +1,4 @@
-"""`python -m services.worker.clock`: calls for what happens again and again. One of it is enough; two do no harm."""
+"""`python -m services.worker.clock`: Celery beat, which schedules the periodic tasks. A second one is harmless."""
 
 import sys
 from typing import Any
@@ -23,14 +23,14 @@ def main() -> int:
     app, client = make_app(settings), open_redis(settings)
     QueueMetrics(client, Dispatcher(client, app)).register()
 
-    def tell(**_: Any) -> None:
+    def report_ready(**_: Any) -> None:
         metrics = MetricsServer(settings.host, settings.metrics_port or settings.port)
         if settings.port_file is not None:
             write_port_file(settings.port_file, port=metrics.port, metrics_port=metrics.port)
 
     signals.setup_logging.connect(keep_logging, weak=False)
-    signals.beat_init.connect(tell, weak=False)
-    # The schedule lives in memory: after a restart everything is due at once, which is what should be.
+    signals.beat_init.connect(report_ready, weak=False)
+    # The schedule is kept in memory: after a restart everything is due at once, as it should be.
     beat = app.Beat(scheduler="celery.beat:Scheduler", loglevel=settings.log_level.upper(), max_interval=1, quiet=True)
     beat.run()
     return 0

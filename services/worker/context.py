@@ -1,4 +1,4 @@
-"""What a worker process has at hand: made on first use, after the fork, once a process."""
+"""Clients that a worker process uses, each created on first use: after the fork, once per process."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from celery import Celery
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.store import JobStore
 from services.shared.jobs.tickets import Dispatcher, open_redis
-from services.shared.jobs.waits import Waits
+from services.shared.jobs.wait_reasons import WaitReasons
 from services.shared.outbound.fetcher import Fetcher
 from services.shared.pipeline.clients import Deadlines, ModelClients
 from services.shared.rpc.credentials import ClientCredentials
@@ -27,19 +27,19 @@ T = TypeVar("T")
 
 
 class WorkerContext:
-    """Store, Redis, leases and channels to the services of one process."""
+    """Object store, Redis, leases and model clients of one process."""
 
     def __init__(self, settings: WorkerSettings, celery: Celery) -> None:
         self.settings = settings
         self._celery = celery
-        self.store_was_full = False  # when it was last written to
+        self.store_was_full = False  # at the last write
 
     @cached_property
     def store(self) -> ObjectStore:
         return ObjectStore(self.settings)
 
     @cached_property
-    def book(self) -> JobStore:
+    def job_store(self) -> JobStore:
         return JobStore(self.store, self.settings.job_retention)
 
     @cached_property
@@ -59,16 +59,16 @@ class WorkerContext:
         return Leases(self.redis, self.settings.lease_seconds)
 
     @cached_property
-    def waits(self) -> Waits:
-        return Waits(self.redis)
+    def wait_reasons(self) -> WaitReasons:
+        return WaitReasons(self.redis)
 
-    def ask_for_room(self, job: JobId) -> None:
-        """To be called before work whose result will be kept: it would be lost. Raises StoreFull, StoreUnavailable.
+    def check_room(self, job: JobId) -> None:
+        """Call before work whose result could not be stored otherwise. Raises StoreFull, StoreUnavailable.
 
-        Only a store that was full is asked, by a write that changes nothing.
+        Costs nothing unless the store was full: then it is probed by a write that changes nothing.
         """
         if self.store_was_full:
-            self.book.wake(job)
+            self.job_store.mark_active(job)
             self.store_was_full = False
 
     @cached_property
@@ -78,16 +78,16 @@ class WorkerContext:
 
     @staticmethod
     def seen_key(job: JobId) -> str:
-        """In Redis while the reconciler need not look at a job."""
+        """Redis key that exists while the reconciler skips a job."""
         return f"lyra:seen:{job.prefix}"
 
     def open(self) -> None:
         """Makes what threads will share, before there are several."""
-        for part in (self.book, self.leases, self.dispatcher, self.waits, self.webhooks, self._services):
+        for part in (self.job_store, self.leases, self.dispatcher, self.wait_reasons, self.webhooks, self._services):
             assert part is not None
 
     def run(self, work: Callable[[ModelClients], Coroutine[Any, Any, T]]) -> T:
-        """Does `work` with channels to the model services, in this process's event loop; returns when it is done."""
+        """Runs `work` with the model clients in this process's event loop, and waits for its result."""
         return asyncio.run_coroutine_threadsafe(work(self._services), self._loop).result()
 
     @cached_property

@@ -21,26 +21,26 @@ _LOOK_AGAIN = 3
 _MOST_TICKETS = 64
 
 
-def reconcile(place: WorkerContext) -> int:
+def reconcile(context: WorkerContext) -> int:
     """Puts into the queues what the store says is not done and nobody works on; returns how many units that were.
 
     Nothing but the store is needed for it, so it mends a Redis that has lost everything.
     """
     found = 0
-    for job in place.book.active():
-        if not _is_due(place, job):
+    for job in context.job_store.active():
+        if not _is_due(context, job):
             continue
         try:
-            found += advance(place, job)
+            found += advance(context, job)
         except QueueDown:
             raise
         except Unavailable as error:
             log.warning("a job could not be looked at", job=job.job, reason=error.message)
     try:
-        for queue, units in place.dispatcher.queues.items():
+        for queue, units in context.dispatcher.queues.items():
             waiting = len(units)
-            if waiting and not place.dispatcher.tickets(queue):
-                place.dispatcher.give_tickets(queue, min(waiting, _MOST_TICKETS))
+            if waiting and not context.dispatcher.tickets(queue):
+                context.dispatcher.give_tickets(queue, min(waiting, _MOST_TICKETS))
     except redis.RedisError as error:
         raise QueueDown from error
     if found:
@@ -48,18 +48,18 @@ def reconcile(place: WorkerContext) -> int:
     return found
 
 
-def sweep(place: WorkerContext) -> None:
+def sweep(context: WorkerContext) -> None:
     """Takes away what is past its retention, and uploads that were never completed."""
-    jobs = place.book.expire(datetime.now(UTC))
-    swept = sweep_media(MediaLibrary(place.store, place.settings))
+    jobs = context.job_store.expire(datetime.now(UTC))
+    swept = sweep_media(MediaLibrary(context.store, context.settings))
     if jobs or swept.media or swept.uploads:
         log.info("swept", jobs=jobs, media=swept.media, uploads=swept.uploads)
 
 
-def _is_due(place: WorkerContext, job: JobId) -> bool:
+def _is_due(context: WorkerContext, job: JobId) -> bool:
     """Once in a few rounds for each job, so that many running jobs cost little; at once where Redis has forgotten."""
-    seconds = int(_LOOK_AGAIN * place.settings.reconcile_seconds)
+    seconds = int(_LOOK_AGAIN * context.settings.reconcile_seconds)
     try:
-        return bool(place.redis.set(place.seen_key(job), 1, nx=True, ex=max(seconds, 1)))
+        return bool(context.redis.set(context.seen_key(job), 1, nx=True, ex=max(seconds, 1)))
     except redis.RedisError as error:
         raise QueueDown from error

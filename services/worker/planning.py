@@ -1,6 +1,6 @@
-"""Planning: a recording is decoded as a stream, cut into clips where nobody talks, and each clip kept as sound.
+"""Plans a job: decodes its recording as a stream, cuts it into clips at pauses, and stores the audio of each clip.
 
-It is decoded in a process of its own; what is cut here are samples.
+Decoding runs in a sandboxed process; this one only sees samples.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,42 +17,42 @@ from services.shared.jobs.store import now
 from services.shared.service_errors import InvalidInput
 from services.shared.storage.store_errors import ObjectMissing
 from services.worker.context import WorkerContext
-from services.worker.queue_metrics import note_clips
+from services.worker.queue_metrics import record_clips
 
-# Clips that are written to the store while the next are decoded; more would only take memory.
-_WRITING = 4
-# Clips between two looks whether the job was cancelled.
-_LOOK_EVERY = 20
+# Clips written to the store while the next ones are decoded; more would only take memory.
+_PARALLEL_WRITES = 4
+# Clips between two checks whether the job was cancelled.
+_CHECK_EVERY = 20
 
 
-def plan(place: WorkerContext, job: Job, unit: Unit) -> None:
-    """Cuts the job's recording. What is no recording ends the job, and so does one that was deleted."""
-    place.store.put_new(job.id.started, b"{}")
+def plan(context: WorkerContext, job: Job, unit: Unit) -> None:
+    """Cuts the job's recording into clips. One that cannot be decoded, or was deleted, fails the job."""
+    context.store.put_new(job.id.started, b"{}")
     try:
-        made = _cut(place, job)
+        made = _cut(context, job)
     except InvalidInput as error:
-        place.book.finish(job.id, State.FAILED, str(error))
+        context.job_store.finish(job.id, State.FAILED, str(error))
     except ObjectMissing:
-        place.book.finish(job.id, State.FAILED, "media_id: the recording was deleted before it was read")
+        context.job_store.finish(job.id, State.FAILED, "media_id: the recording was deleted before it was read")
     else:
         if made is not None:
-            place.store.put_new(job.id.plan, made.to_bytes())
-            _tell_lengths(place, made)
+            context.store.put_new(job.id.plan, made.to_bytes())
+            _record_lengths(context, made)
 
 
-def _tell_lengths(place: WorkerContext, made: Plan) -> None:
-    """For a metric alone: planning does not fail where Redis is away."""
+def _record_lengths(context: WorkerContext, made: Plan) -> None:
+    """Only feeds a metric, so planning does not fail without Redis."""
     with suppress(redis.RedisError):
-        note_clips(place.redis, len(made.clips), sum(clip.end_seconds - clip.start_seconds for clip in made.clips))
+        record_clips(context.redis, len(made.clips), sum(clip.end_seconds - clip.start_seconds for clip in made.clips))
 
 
-def _cut(place: WorkerContext, job: Job) -> Plan | None:
-    """None where the job has ended meanwhile."""
+def _cut(context: WorkerContext, job: Job) -> Plan | None:
+    """Returns None if the job has ended meanwhile."""
     clips: list[PlannedClip] = []
     writing: list[Future[None]] = []
-    with ThreadPoolExecutor(_WRITING) as pool, place.store.open(job.manifest.recording.content_key) as source:
-        sound = place.decoders.sound(
-            source, max_seconds=place.settings.max_job_seconds, field="media_id", tenant=job.manifest.tenant
+    with ThreadPoolExecutor(_PARALLEL_WRITES) as pool, context.store.open(job.manifest.recording.content_key) as source:
+        sound = context.decoders.sound(
+            source, max_seconds=context.settings.max_job_seconds, field="media_id", tenant=job.manifest.tenant
         )
         planned = plan_sound(sound)
         for cut, samples in planned:
@@ -65,10 +65,10 @@ def _cut(place: WorkerContext, job: Job) -> Plan | None:
                 )
             )
             data = encode_flac(samples)
-            writing.append(pool.submit(place.store.put, job.id.sound(cut.index), data, "audio/flac"))
-            if len(writing) >= _WRITING:
+            writing.append(pool.submit(context.store.put, job.id.audio(cut.index), data, "audio/flac"))
+            if len(writing) >= _PARALLEL_WRITES:
                 writing.pop(0).result()
-            if cut.index % _LOOK_EVERY == 0 and place.book.end(job.id) is not None:
+            if cut.index % _CHECK_EVERY == 0 and context.job_store.end(job.id) is not None:
                 return None
         for each in writing:
             each.result()

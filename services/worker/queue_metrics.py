@@ -1,4 +1,4 @@
-"""What waits in Redis, as metrics of the clock: it always runs, so what works on it can be scaled from none."""
+"""Queue lengths as metrics of the clock: it always runs, so workers can be scaled from zero."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -13,14 +13,14 @@ from services.shared.jobs.tickets import Dispatcher, Queue
 
 log = telemetry.get_logger(__name__)
 
-# How long clips are: their count and their seconds, of all plans since Redis began.
+# Number and total seconds of all planned clips since Redis was last empty.
 _LENGTHS = "lyra:clip-lengths"
-# No clip is longer; taken where Redis has forgotten the lengths.
-_LONGEST_CLIP_SECONDS = 30.0
+# The maximum; used until the first plan is recorded.
+_MAX_CLIP_SECONDS = 30.0
 
 
-def note_clips(client: "redis.Redis", clips: int, seconds: float) -> None:
-    """Counts the clips of a plan, for the mean length of one. Raises redis.RedisError."""
+def record_clips(client: "redis.Redis", clips: int, seconds: float) -> None:
+    """Adds the clips of a plan to the mean clip length. Raises redis.RedisError."""
     with client.pipeline() as pipeline:
         pipeline.hincrby(_LENGTHS, "clips", clips)
         pipeline.hincrbyfloat(_LENGTHS, "seconds", seconds)
@@ -28,14 +28,14 @@ def note_clips(client: "redis.Redis", clips: int, seconds: float) -> None:
 
 
 class QueueMetrics(Collector):
-    """Asks Redis whenever it is scraped. Where Redis is away there is no number, rather than a wrong one."""
+    """Queries Redis on every scrape. Without Redis there are no samples, rather than wrong ones."""
 
     def __init__(self, client: "redis.Redis", dispatcher: Dispatcher) -> None:
         self._client = client
         self._dispatcher = dispatcher
 
     def register(self, registry: CollectorRegistry = REGISTRY) -> None:
-        """Takes the place of the gauge of audio that every process has, and that only model services set."""
+        """Replaces the gauge of waiting audio that every process has but only model services set."""
         registry.unregister(telemetry.AUDIO_SECONDS_WAITING)
         registry.register(self)
 
@@ -49,7 +49,7 @@ class QueueMetrics(Collector):
             waiting = {queue: len(self._dispatcher.queues[queue]) for queue in Queue}
             mean = self._mean_clip_seconds()
         except redis.RedisError as error:
-            log.warning("the queues cannot be counted", reason=str(error))
+            log.warning("cannot read the queue lengths", reason=str(error))
         else:
             for queue, count in waiting.items():
                 units.add_metric([queue.value], count)
@@ -60,7 +60,7 @@ class QueueMetrics(Collector):
     def _mean_clip_seconds(self) -> float:
         found = cast("list[bytes | None]", self._client.hmget(_LENGTHS, ["clips", "seconds"]))
         clips, seconds = (float(value or 0) for value in found)
-        return seconds / clips if clips else _LONGEST_CLIP_SECONDS
+        return seconds / clips if clips else _MAX_CLIP_SECONDS
 
 
 def _units() -> GaugeMetricFamily:

@@ -1,41 +1,23 @@
 """Shapes of long-audio jobs."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from services.shared.jobs.kinds import Priority, State, Task
-from services.shared.jobs.model import Answer, Gap, Segment
-
-_Metadata = dict[
-    Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]
-]
+from services.shared.jobs.kinds import State
+from services.shared.jobs.model import Answer, Gap, JobSpec, Segment, Webhook
 
 
-class WebhookRequest(BaseModel):
+class WebhookRequest(Webhook):
     """Who is called back when the job has ended, as Standard Webhooks says."""
 
-    model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(max_length=2048, description="https address that takes a POST.")
-    secret_id: str = Field(
-        max_length=64, description="Id of the secret that signs it, made with `lyra webhooks secrets create`."
-    )
-
-
-class JobOptions(BaseModel):
+class JobOptions(JobSpec):
     """What is to be done with a recording."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    tasks: list[Task] = Field(fail_fast=True, default_factory=lambda: [Task.TRANSCRIPT], min_length=1, max_length=3)
     questions: list[str] = Field(fail_fast=True, default_factory=list, description="To be answered from the recording.")
-    language: str = Field("", max_length=16, description="ISO 639-1 code; empty where the model is to find out.")
     webhook: WebhookRequest | None = None
-    metadata: _Metadata = Field(default_factory=dict, max_length=16, description="Yours; given back as it came.")
-    priority: Priority = Field(Priority.NORMAL, description="Among your own jobs.")
-    allow_gaps: bool = Field(False, description="Whether the job succeeds where a clip cannot be heard.")
 
 
 class JobRequest(JobOptions):
@@ -77,15 +59,15 @@ class JobQuestion(BaseModel):
     state: Literal["open", "answered", "failed"]
 
 
-class JobWebhook(BaseModel):
-    url: str
-    secret_id: str
+class JobWebhook(Webhook):
+    model_config = ConfigDict(extra="ignore")
+
     state: Literal["waiting", "delivered", "stopped", "given_up"]
     tries: int
 
 
-class JobObject(BaseModel):
-    """A job."""
+class JobSource(BaseModel):
+    """What a job is, and of which recording."""
 
     id: str
     object: Literal["job"] = "job"
@@ -93,15 +75,17 @@ class JobObject(BaseModel):
     created_at: datetime
     media_id: str
     filename: str
-    tasks: list[Task]
-    language: str
-    priority: Priority
-    allow_gaps: bool
-    metadata: dict[str, str]
+
+
+class JobObject(JobSpec, JobSource):
+    """A job."""
+
+    model_config = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
+
+    webhook: JobWebhook | None
     progress: JobProgress
     failures: list[ClipFailure]
     questions: list[JobQuestion]
-    webhook: JobWebhook | None
     ended_at: datetime | None
     reason: str = Field(description="Why a job has failed; empty otherwise.")
     waits_for: str = Field("", description="Why its work rests at the moment, as for a full store; empty otherwise.")

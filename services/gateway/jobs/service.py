@@ -1,4 +1,4 @@
-"""What the gateway does with jobs: the desk, and the API's shapes of what the book holds."""
+"""Jobs of the HTTP API: submits, lists and shows them in the API's shapes."""
 
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ from services.shared.jobs.model import Recording, Webhook
 from services.shared.jobs.service import JobRequest, JobService
 from services.shared.jobs.state import Job
 from services.shared.jobs.store import JobEnded, JobStore, KeyReused, UnknownJob, is_job_id
-from services.shared.jobs.waits import Waits
+from services.shared.jobs.wait_reasons import WaitReasons
 from services.shared.media.records import MediaRecord
 from services.shared.outbound.fetcher import Fetcher
 from services.shared.service_errors import InvalidInput, NotFound
@@ -31,7 +31,7 @@ class JobsApi:
         self,
         book: JobStore,
         desk: JobService,
-        waits: Waits,
+        waits: WaitReasons,
         webhooks: Webhooks,
         secrets: SecretStore,
         fetcher: Fetcher,
@@ -49,7 +49,7 @@ class JobsApi:
         """Raises InvalidInput, ApiError 409 and 422."""
         if media.kind == "image" or not media.has_sound:
             raise InvalidInput("media_id", f"{media.id} is a {media.kind} without sound")
-        webhook = await self._checked(tenant, options.webhook)
+        await self._check_webhook(tenant, options.webhook)
         order = JobRequest(
             tenant=tenant,
             recording=Recording(
@@ -60,21 +60,16 @@ class JobsApi:
                 bytes=media.bytes,
                 seconds=media.seconds,
             ),
-            tasks=tuple(sorted(set(options.tasks))),
             questions=tuple(options.questions),
-            language=options.language,
-            webhook=webhook,
-            metadata=options.metadata,
-            priority=options.priority,
-            allow_gaps=options.allow_gaps,
             idempotency_key=idempotency_key,
+            **options.spec | {"tasks": tuple(sorted(set(options.tasks)))},
         )
         try:
-            manifest = await run_in_threadpool(self._desk.submit, order)
+            job = await run_in_threadpool(self._desk.submit, order)
         except KeyReused:
             text = "Idempotency-Key: came with another request before; use a new one."
             raise ApiError(422, text, param="Idempotency-Key", code="idempotency_key_reused") from None
-        return await self.retrieve(JobId(tenant, manifest.id))
+        return await run_in_threadpool(self.show, job)
 
     async def retrieve(self, job: JobId) -> shapes.JobObject:
         """Raises NotFound."""
@@ -140,14 +135,14 @@ class JobsApi:
 
     def _waits_for(self, job: JobId) -> str:
         # A Redis on the same full disk cannot be told anything.
-        return StoreFull().message if self.book.store.is_full() else self._waits.reason(job)
+        return StoreFull().message if self.book.store.is_full() else self._waits.get(job)
 
     def _page(
         self, tenant: str, after: str, limit: int, state: State | None, earliest: datetime | None
     ) -> shapes.JobList:
         found: list[shapes.JobObject] = []
         cursor = after
-        for scanned, (next_cursor, job) in enumerate(self.book.by_time(tenant, after)):
+        for scanned, (next_cursor, job) in enumerate(self.book.newest_first(tenant, after)):
             if len(found) == limit or scanned == _SCANNED:
                 return shapes.JobList(data=found, has_more=True, next=cursor)
             cursor = next_cursor
@@ -161,16 +156,15 @@ class JobsApi:
                 found.append(self.show(view))
         return shapes.JobList(data=found, has_more=False, next=None)
 
-    async def _checked(self, tenant: str, webhook: shapes.WebhookRequest | None) -> Webhook | None:
+    async def _check_webhook(self, tenant: str, webhook: Webhook | None) -> None:
         if webhook is None:
-            return None
+            return
         await self._fetcher.check(webhook.url, "webhook.url")
         try:
             self._secrets.active(tenant, webhook.secret_id, datetime.now(UTC))
         except UnknownSecret as error:
             text = f"{error}; `lyra webhooks secrets create NAME --tenant {tenant}` makes one"
             raise InvalidInput("webhook.secret_id", text) from error
-        return Webhook(url=webhook.url, secret_id=webhook.secret_id)
 
 
 def job_named(tenant: str, name: str) -> JobId:

@@ -18,7 +18,7 @@ from services.shared.jobs.layout import WEBHOOK
 from services.shared.jobs.model import Question, Segment
 from services.shared.jobs.state import Job
 from services.shared.jobs.store import JobStore
-from services.shared.jobs.transcript import joined
+from services.shared.jobs.transcript import join_clips
 from services.shared.webhooks.deliveries import Webhooks
 from services.shared.webhooks.records import Ended
 
@@ -32,19 +32,14 @@ def show(book: JobStore, webhooks: Webhooks, job: Job, waits_for: str = "") -> J
         created_at=manifest.created_at,
         media_id=manifest.recording.media_id,
         filename=manifest.recording.filename,
-        tasks=list(manifest.tasks),
-        language=manifest.language,
-        priority=manifest.priority,
-        allow_gaps=manifest.allow_gaps,
-        metadata=manifest.metadata,
         progress=progress(job),
         failures=[_failure(book, job, index) for index in sorted(job.contents.failed_clips)],
         questions=[question(job, each) for each in _questions(book, job)],
-        webhook=_webhook(webhooks, job),
         ended_at=end.ended_at if end else None,
         reason=end.reason if end else "",
         waits_for=waits_for,
         retained_until=end.retained_until if end else None,
+        **manifest.spec | {"webhook": _webhook(webhooks, job)},
     )
 
 
@@ -112,7 +107,7 @@ def heard_stretches(book: JobStore, job: Job, begin: int) -> Iterator[tuple[int,
         if any(index not in closed for index in range(first, last + 1)):
             return
         heard = {i: book.clip(job.id, i) for i in range(first, last + 1) if i in job.contents.clips}
-        yield number, job.clips[first].start_seconds, job.clips[last].end_seconds, list(joined(job.plan, heard))
+        yield number, job.clips[first].start_seconds, job.clips[last].end_seconds, list(join_clips(job.plan, heard))
 
 
 def _failure(book: JobStore, job: Job, index: int) -> ClipFailure:
@@ -135,6 +130,5 @@ def _webhook(webhooks: Webhooks, job: Job) -> JobWebhook | None:
         return None
     found = webhooks.log(job.id.key(WEBHOOK)) if job.end else None
     state = found.next.outcome.value if found and isinstance(found.next, Ended) else "waiting"
-    return JobWebhook.model_validate(
-        {"url": asked.url, "secret_id": asked.secret_id, "state": state, "tries": len(found.tries) if found else 0}
-    )
+    tries = len(found.tries) if found else 0
+    return JobWebhook.model_validate(asked.model_dump() | {"state": state, "tries": tries})

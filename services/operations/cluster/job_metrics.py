@@ -71,11 +71,11 @@ def job_metrics(settings: JobSettings, hours: float = 24.0) -> JobMetrics:
         StoreUnavailable: the object store does not.
     """
     queues = queue_lengths(open_redis(settings))
-    book = JobStore(ObjectStore(settings))
-    active = set(book.active())
-    recent = set(book.since(datetime.now(UTC) - timedelta(hours=hours)))
+    job_store = JobStore(ObjectStore(settings))
+    active = set(job_store.active())
+    recent = set(job_store.submitted_since(datetime.now(UTC) - timedelta(hours=hours)))
     opened, ended, tenants, left = Counter[str](), Counter[str](), Counter[str](), 0.0
-    for job, state, seconds in _states(book, active | recent):
+    for job, state, seconds in _states(job_store, active | recent):
         if state in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED):
             ended[state.value] += job in recent
         else:
@@ -104,15 +104,15 @@ def _queues_of(tickets: Iterable[bytes]) -> Iterable[str]:
         yield str(json.loads(ticket)[2])
 
 
-def _states(book: JobStore, jobs: Iterable[JobId]) -> Iterable[tuple[JobId, State, float]]:
+def _states(job_store: JobStore, jobs: Iterable[JobId]) -> Iterable[tuple[JobId, State, float]]:
     """State and seconds to be heard of each job that is still there."""
 
     def read(job: JobId) -> tuple[JobId, State, float] | None:
         try:
-            end = book.end(job)
+            end = job_store.end(job)
             if end is not None:
                 return job, end.state, 0.0
-            view = book.read(job)
+            view = job_store.read(job)
             return job, view.state, sum(clip.seconds for clip in view.open_clips)
         except UnknownJob:
             return None

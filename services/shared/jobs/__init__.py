@@ -1,1 +1,1 @@
-"""Long-audio jobs: what is kept of them in the object store, what state that makes, and what there is to do next."""
+"""Long-audio jobs: their objects in the store, the state that these imply, and the queues of work to do next."""

@@ -1,10 +1,10 @@
-"""The words of jobs that everybody uses, the command line among them, which imports nothing else of them."""
+"""Enumerations of the job API. The command line imports them, so this module imports nothing else of the package."""
 
 from enum import StrEnum
 
 
 class Task(StrEnum):
-    """What is done with a recording."""
+    """What a job produces from its recording."""
 
     TRANSCRIPT = "transcript"
     SUMMARY = "summary"
@@ -12,7 +12,7 @@ class Task(StrEnum):
 
 
 class Priority(StrEnum):
-    """Which of one's own jobs goes first."""
+    """Order among the jobs of one tenant."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -20,7 +20,7 @@ class Priority(StrEnum):
 
 
 class State(StrEnum):
-    """Where a job is; the last four are for good."""
+    """State of a job. The last four are terminal."""
 
     QUEUED = "queued"
     PLANNING = "planning"

@@ -1,4 +1,4 @@
-"""Where the objects of a job lie in the store, and back: from a key to what it is."""
+"""Keys of a job's objects in the store, and what a key stands for."""
 
 import re
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 ACTIVE = "active/"
 EXPIRY = "expiry/"
 SUMMARY = "summary"
-# Below a job's prefix: its callback, and the mark that it is over.
+# Below a job's prefix: its webhook's delivery, and the marker that no more attempts will be made.
 WEBHOOK = "webhook/"
-CALLED_BACK = "webhook/over.json"
+WEBHOOK_DONE = "webhook/over.json"
 
 _ACTIVE_KEY = re.compile(r"active/(?P<tenant>[^/]+)/(?P<job>[^/]+)")
 _CLIP_FILE = re.compile(r"clips/(?P<index>\d{4,})\.(?P<kind>json|failed\.json)")
@@ -18,7 +18,7 @@ _QUESTION_FILE = re.compile(r"questions/(?P<id>\d{3,})\.json")
 
 @dataclass(frozen=True, slots=True, order=True)
 class JobId:
-    """A job of a tenant. Nobody else's job is ever under this prefix."""
+    """A tenant's job. Prefixes of different tenants never overlap."""
 
     tenant: str
     job: str
@@ -29,7 +29,7 @@ class JobId:
 
     @property
     def active(self) -> str:
-        """Marker that there is something to do."""
+        """Marker that the job has work left."""
         return f"{ACTIVE}{self.tenant}/{self.job}"
 
     def key(self, name: str) -> str:
@@ -41,7 +41,7 @@ class JobId:
 
     @property
     def started(self) -> str:
-        """Marker that planning has begun."""
+        """Marker that planning has started."""
         return self.key("started.json")
 
     @property
@@ -64,21 +64,21 @@ class JobId:
     def end(self) -> str:
         return self.key("end.json")
 
-    def sound(self, index: int) -> str:
+    def audio(self, index: int) -> str:
         return self.key(f"clips/{index:04}.flac")
 
     def tokens(self, index: int) -> str:
         return self.key(f"clips/{index:04}.safetensors")
 
     def clip(self, index: int) -> str:
-        """Written last: where it is, the clip is done."""
+        """Written last: its presence means that the clip is done."""
         return self.key(f"clips/{index:04}.json")
 
     def clip_failure(self, index: int) -> str:
         return self.key(f"clips/{index:04}.failed.json")
 
     def question(self, question: str) -> str:
-        """A question that was asked after the job was submitted."""
+        """A question asked after submission."""
         return self.key(f"questions/{question}.json")
 
     def window(self, answer: str, window: int) -> str:
@@ -93,13 +93,13 @@ class JobId:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Which objects of a job there are, as one listing of its prefix tells.
+    """The objects of a job that exist, parsed from one listing of its prefix.
 
     Attributes:
-        clips, failed_clips: Indices of the clips that are done, or were given up.
-        answers, failed_answers: Ids of what is answered, or was given up.
-        windows: Windows done, by the id of their answer.
-        questions: Ids of questions asked after the job was submitted, in order.
+        clips, failed_clips: Indices of the clips that are done, or failed for good.
+        answers, failed_answers: Ids of the questions that are answered, or failed for good.
+        windows: Indices of the windows that are done, by the id of their answer.
+        questions: Ids of the questions asked after submission, in order.
     """
 
     names: frozenset[str]
@@ -111,7 +111,7 @@ class Contents:
     questions: tuple[str, ...]
 
     @classmethod
-    def of(cls, names: frozenset[str]) -> "Contents":
+    def from_names(cls, names: frozenset[str]) -> "Contents":
         """`names`: keys below the job's prefix."""
         clips: dict[str, set[int]] = {"json": set(), "failed.json": set()}
         answers: dict[str, set[str]] = {"answer": set(), "failed": set()}
@@ -139,6 +139,6 @@ class Contents:
 
 
 def active_job(key: str) -> JobId | None:
-    """The job that a key below `active/` marks."""
+    """The job that a key below `active/` stands for."""
     found = _ACTIVE_KEY.fullmatch(key)
     return JobId(found["tenant"], found["job"]) if found else None

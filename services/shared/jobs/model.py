@@ -1,21 +1,20 @@
-"""What the object store holds of a job: one class an object, each written whole and once."""
+"""The objects of a job in the store: one class per object, each object written whole and once."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from services.shared.jobs.kinds import Priority, State, Task
 from services.shared.storage.records import Stored
 
 FORMAT = 1
 
-
 Ended = Literal[State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED]
 
 
 class Recording(Stored):
-    """The recording of a job: where its bytes lie, and what is known of them."""
+    """The recording of a job: where its bytes are stored, and what is known about them."""
 
     media_id: str
     content_key: str
@@ -26,25 +25,55 @@ class Recording(Stored):
 
 
 class Webhook(Stored):
-    """Who is called back: an address, and the id of the secret that signs the call."""
+    """Whom to notify once the job has ended, as specified by Standard Webhooks."""
 
-    url: str
-    secret_id: str
+    url: str = Field(max_length=2048, description="https address that takes a POST.")
+    secret_id: str = Field(
+        max_length=64, description="Id of the secret that signs it, made with `lyra webhooks secrets create`."
+    )
+
+
+_Metadata = dict[
+    Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]
+]
+
+
+class JobSpec(BaseModel):
+    """What a client decides about a job: the one definition from which requests, manifest and API schemas derive.
+
+    Stored manifests are validated by it, too, so its constraints may be loosened but not tightened.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tasks: tuple[Task, ...] = Field(default=(Task.TRANSCRIPT,), fail_fast=True, min_length=1, max_length=3)
+    language: str = Field(
+        default="", max_length=16, description="ISO 639-1 code; empty where the model is to find out."
+    )
+    webhook: Webhook | None = None
+    metadata: _Metadata = Field(default_factory=dict, max_length=16, description="Yours; given back as it came.")
+    priority: Priority = Field(default=Priority.NORMAL, description="Among your own jobs.")
+    allow_gaps: bool = Field(default=False, description="Whether the job succeeds where a clip cannot be heard.")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """These fields of a derived model, to build another one from."""
+        return {name: getattr(self, name) for name in JobSpec.model_fields}
 
 
 class Question(Stored):
-    """One question about a job's recording. `id` is its place among them: "000", "001", ..."""
+    """A question about a job's recording. `id` is its position among the job's questions: "000", "001", ..."""
 
     id: str
     text: str
     asked_at: datetime
 
 
-class Manifest(Stored):
-    """What was asked for. It never changes.
+class Manifest(JobSpec, Stored):
+    """What was requested. Immutable.
 
     Attributes:
-        fingerprint: Of the request; the same Idempotency-Key with another one is refused.
+        fingerprint: Of the request; another request with the same Idempotency-Key is rejected.
     """
 
     format: int = FORMAT
@@ -52,13 +81,7 @@ class Manifest(Stored):
     tenant: str
     created_at: datetime
     recording: Recording
-    tasks: tuple[Task, ...]
     questions: tuple[Question, ...] = ()
-    language: str = ""
-    webhook: Webhook | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
-    priority: Priority = Priority.NORMAL
-    allow_gaps: bool = False
     fingerprint: str = ""
 
 
@@ -76,12 +99,12 @@ class PlannedClip(Stored):
 
 
 class Plan(Stored):
-    """How the recording is cut.
+    """How the recording is divided into clips.
 
     Attributes:
-        seconds: Of the whole recording, as decoded.
-        speech_seconds: Of it, somebody talks.
-        truncated: The file ends before it should; what is there is worked on.
+        seconds: Duration of the whole recording, as decoded.
+        speech_seconds: Duration of the speech in it.
+        truncated: Whether the file ends early; the part that exists is processed.
     """
 
     format: int = FORMAT
@@ -93,7 +116,7 @@ class Plan(Stored):
 
 
 class Segment(Stored):
-    """Some words that belong together, and where they are said in the recording."""
+    """A run of words with its time span in the recording."""
 
     start_seconds: float
     end_seconds: float
@@ -101,14 +124,14 @@ class Segment(Stored):
 
 
 class ClipSegment(Segment):
-    """Words of a clip, timed from its own beginning."""
+    """A segment of a clip, timed from the start of the clip."""
 
     mean_log_probability: float
     no_speech_probability: float
 
 
 class ClipResult(Stored):
-    """What was heard in a clip. Its speech tokens lie beside it."""
+    """Transcript of a clip. Its speech tokens are an object of their own."""
 
     index: int
     segments: tuple[ClipSegment, ...]
@@ -118,7 +141,7 @@ class ClipResult(Stored):
 
 
 class Failure(Stored):
-    """Why a piece of work was given up, in words that its owner may read."""
+    """Why a unit failed for good; `reason` is shown to the job's owner."""
 
     reason: str
     tries: int
@@ -126,9 +149,9 @@ class Failure(Stored):
 
 
 class Windows(Stored):
-    """Stretches of clips that are answered from at once: `[first, last]`, both included; one where all of them fit.
+    """Ranges of clips `[first, last]`, both inclusive, that fit into one prompt; a single one if all clips do.
 
-    `context_tokens` is what the language model could read when they were made.
+    `context_tokens` is the context length of the language model at the time.
     """
 
     clips: tuple[tuple[int, int], ...]
@@ -136,7 +159,7 @@ class Windows(Stored):
 
 
 class WindowAnswer(Stored):
-    """What the part of the recording between two moments says to a question."""
+    """A question answered from one window of the recording."""
 
     start_seconds: float
     end_seconds: float
@@ -146,7 +169,7 @@ class WindowAnswer(Stored):
 
 
 class Answer(Stored):
-    """An answer, and how it came about: all speech tokens at once, or window by window and then joined.
+    """An answer, and how it was made: from all speech tokens in one pass, or window by window and then combined.
 
     `id` is that of its question, or "summary".
     """
@@ -161,7 +184,7 @@ class Answer(Stored):
 
 
 class Gap(Stored):
-    """A clip that could not be heard, in a job that allows gaps."""
+    """A clip that failed, in a job that allows gaps."""
 
     start_seconds: float
     end_seconds: float
@@ -169,7 +192,7 @@ class Gap(Stored):
 
 
 class Result(Stored):
-    """What came of a job. Holds no time of processing: the same recording and questions give the same bytes."""
+    """Result of a job. Holds no timestamps of processing: the same recording and questions give the same bytes."""
 
     format: int = FORMAT
     job_id: str
@@ -186,7 +209,7 @@ class Result(Stored):
 
 
 class End(Stored):
-    """How a job ended. The first to write it decides."""
+    """How a job ended. The first writer wins."""
 
     state: Ended
     ended_at: datetime

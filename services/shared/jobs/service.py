@@ -1,14 +1,14 @@
-"""The desk where jobs are submitted, looked at, asked, cancelled and deleted. Everything here blocks."""
+"""The job_service where jobs are submitted, looked at, asked, cancelled and deleted. Everything here blocks."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 
 from services.shared import telemetry
-from services.shared.jobs.kinds import Priority, State, Task
+from services.shared.jobs.kinds import State, Task
 from services.shared.jobs.layout import JobId
-from services.shared.jobs.model import End, Manifest, Question, Recording, Webhook
+from services.shared.jobs.model import End, JobSpec, Manifest, Question, Recording
 from services.shared.jobs.settings import JobSettings
-from services.shared.jobs.state import next_units
+from services.shared.jobs.state import Job, next_units
 from services.shared.jobs.store import JobStore, UnknownJob, fingerprint, new_job_id, now
 from services.shared.jobs.tickets import Dispatcher, QueueDown
 from services.shared.service_errors import InvalidInput
@@ -16,118 +16,103 @@ from services.shared.service_errors import InvalidInput
 log = telemetry.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRequest:
-    """What is asked for; as in Manifest."""
+class JobRequest(JobSpec):
+    """A job to submit."""
 
     tenant: str
     recording: Recording
-    tasks: tuple[Task, ...]
     questions: tuple[str, ...] = ()
-    language: str = ""
-    webhook: Webhook | None = None
-    metadata: Mapping[str, str]
-    priority: Priority = Priority.NORMAL
-    allow_gaps: bool = False
     idempotency_key: str = ""
+
+    def manifest(self) -> Manifest:
+        """What is stored of it."""
+        at = now()
+        return Manifest(
+            id=new_job_id(self.tenant, self.idempotency_key),
+            tenant=self.tenant,
+            created_at=at,
+            recording=self.recording,
+            questions=tuple(Question(id=f"{n:03}", text=text, asked_at=at) for n, text in enumerate(self.questions)),
+            fingerprint=self._fingerprint(),
+            **self.spec,
+        )
+
+    def _fingerprint(self) -> str:
+        content = self.model_dump(mode="json", include={*JobSpec.model_fields, "questions"})
+        return fingerprint(content | {"sha256": self.recording.sha256})
 
 
 class JobService:
-    """What the gateway does with jobs.
+    """Jobs as the gateway uses them.
 
-    Every method raises StoreUnavailable where the object store cannot be reached. Where Redis cannot, nothing is lost:
-    the reconciler finds what there is to do.
+    Every method raises StoreUnavailable if the object store cannot be reached. If Redis cannot, nothing is lost: the
+    reconciler queues the work later.
     """
 
-    def __init__(self, book: JobStore, dispatcher: Dispatcher, settings: JobSettings) -> None:
-        self.book = book
+    def __init__(self, job_store: JobStore, dispatcher: Dispatcher, settings: JobSettings) -> None:
+        self.job_store = job_store
         self._dispatcher = dispatcher
         self._settings = settings
 
-    def submit(self, order: JobRequest) -> Manifest:
-        """Keeps a job and puts it into the queue; with an idempotency key that was used before, the job of then.
+    def submit(self, request: JobRequest) -> Job:
+        """Stores and queues a job. If its idempotency key was used before, returns the job of that time.
 
         Raises:
-            InvalidInput: a limit is exceeded, or the tasks do not fit the questions.
-            KeyReused: the idempotency key came with another request before.
+            InvalidInput: a limit is exceeded, or tasks and questions do not match.
+            KeyReused: the idempotency key was used with a different request.
         """
-        self._check(order)
-        at = now()
-        asked = {
-            "sha256": order.recording.sha256,
-            "tasks": order.tasks,
-            "questions": order.questions,
-            "language": order.language,
-            "webhook": order.webhook.model_dump() if order.webhook else None,
-            "metadata": dict(order.metadata),
-            "priority": order.priority,
-            "allow_gaps": order.allow_gaps,
-        }
-        manifest = self.book.create(
-            Manifest(
-                id=new_job_id(order.tenant, order.idempotency_key),
-                tenant=order.tenant,
-                created_at=at,
-                recording=order.recording,
-                tasks=order.tasks,
-                questions=tuple(
-                    Question(id=f"{number:03}", text=text, asked_at=at) for number, text in enumerate(order.questions)
-                ),
-                language=order.language,
-                webhook=order.webhook,
-                metadata=dict(order.metadata),
-                priority=order.priority,
-                allow_gaps=order.allow_gaps,
-                fingerprint=fingerprint(asked),
-            )
-        )
-        self._push(JobId(manifest.tenant, manifest.id))
-        return manifest
+        self._check(request)
+        job = self.job_store.create(request.manifest())
+        self._push(job)
+        return job
 
     def ask(self, job: JobId, texts: Sequence[str]) -> list[Question]:
-        """More questions about a recording that was heard already; nothing is encoded again.
+        """Adds questions about a recording that is already transcribed; nothing is encoded again.
 
         Raises:
-            UnknownJob: there is none.
+            UnknownJob: there is no such job.
             JobEnded: it has not succeeded.
             InvalidInput: too many questions, or one is too long.
         """
-        view = self.book.read(job)
+        view = self.job_store.read(job)
         self._check_questions(texts, len(view.manifest.questions) + len(view.contents.questions))
-        asked = [self.book.ask(job, text) for text in texts]
-        self._push(job)
+        asked = [self.job_store.ask(job, text) for text in texts]
+        self._push_current(job)
         return asked
 
     def cancel(self, job: JobId) -> End:
-        """Ends a job; one that has ended stays as it is. Raises UnknownJob."""
-        self.book.manifest(job)
-        end = self.book.finish(job, State.CANCELLED, "cancelled by its owner")
-        self._push(job)
+        """Ends a job; one that has ended already is left unchanged. Raises UnknownJob."""
+        self.job_store.manifest(job)
+        end = self.job_store.finish(job, State.CANCELLED, "cancelled by its owner")
+        self._push_current(job)
         return end
 
-    def _push(self, job: JobId) -> None:
-        try:
-            view = self.book.read(job)
-            self._dispatcher.push(job, next_units(view), view.manifest.priority)
-        except QueueDown as error:
-            log.warning("the job will be found by the reconciler", job=job.job, reason=error.message)
-        except UnknownJob:
-            return
+    def _push_current(self, job: JobId) -> None:
+        with suppress(UnknownJob):  # deleted meanwhile
+            self._push(self.job_store.read(job))
 
-    def _check(self, order: JobRequest) -> None:
-        seconds, limit = order.recording.seconds, self._settings.max_job_seconds
+    def _push(self, job: Job) -> None:
+        try:
+            self._dispatcher.push(job.id, next_units(job), job.manifest.priority)
+        except QueueDown as error:
+            log.warning("the job is left to the reconciler", job=job.id.job, reason=error.message)
+
+    def _check(self, request: JobRequest) -> None:
+        seconds, limit = request.recording.seconds, self._settings.max_job_seconds
         if seconds is not None and seconds > limit:
             raise InvalidInput("media_id", f"{seconds / 3600:.2f} h are over the limit of {limit / 3600:g} h")
-        if bool(order.questions) != (Task.QUESTIONS in order.tasks):
-            raise InvalidInput("questions", "are needed for the task 'questions', and for no other")
-        self._check_questions(order.questions, 0)
+        if bool(request.questions) != (Task.QUESTIONS in request.tasks):
+            raise InvalidInput("questions", "are required by the task 'questions', and only allowed with it")
+        self._check_questions(request.questions, 0)
 
-    def _check_questions(self, texts: Sequence[str], there: int) -> None:
-        most, longest = self._settings.max_questions, self._settings.max_question_characters
-        if there + len(texts) > most:
-            raise InvalidInput("questions", f"{there + len(texts)} are over the limit of {most} for one job")
+    def _check_questions(self, texts: Sequence[str], existing: int) -> None:
+        limit, max_characters = self._settings.max_questions, self._settings.max_question_characters
+        if existing + len(texts) > limit:
+            raise InvalidInput("questions", f"{existing + len(texts)} are over the limit of {limit} for one job")
         for row, text in enumerate(texts):
             if not text.strip():
                 raise InvalidInput(f"questions[{row}]", "is empty")
-            if len(text) > longest:
-                raise InvalidInput(f"questions[{row}]", f"{len(text)} characters are over the limit of {longest}")
+            if len(text) > max_characters:
+                raise InvalidInput(
+                    f"questions[{row}]", f"{len(text)} characters are over the limit of {max_characters}"
+                )

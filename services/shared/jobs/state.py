@@ -1,6 +1,6 @@
-"""What a job's objects mean: its state, how far it is, and what there is to do next. Pure functions of what is there.
+"""A job's state, progress and next units of work, as pure functions of the objects that exist.
 
-No worker keeps a job's state. Whatever died, and whatever was done twice, the objects tell what is left.
+No process holds a job's state. Whatever crashed, or ran twice, what is left to do follows from the objects.
 """
 
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.shared.jobs.kinds import State, Task
-from services.shared.jobs.layout import CALLED_BACK, SUMMARY, Contents, JobId
+from services.shared.jobs.layout import SUMMARY, WEBHOOK_DONE, Contents, JobId
 from services.shared.jobs.model import End, Manifest, Plan, PlannedClip, Windows
 
 SUMMARY_PROMPT = "Summarize what is said in a few sentences."
 
 
 class Work(StrEnum):
-    """Kinds of units, each with a queue that its workers read."""
+    """Kinds of units of work."""
 
     PLAN = "plan"
     CLIP = "clip"
@@ -28,7 +28,7 @@ class Work(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A piece of work, short enough to be done again.
+    """A unit of work: idempotent, and short enough to be repeated.
 
     Attributes:
         index: Of a clip or of a window.
@@ -44,21 +44,21 @@ class Unit:
 
     @classmethod
     def parse(cls, text: str) -> "Unit":
-        """Back from `str`. Raises ValueError."""
+        """The inverse of `str`. Raises ValueError."""
         work, index, answer = text.split(":")
         return cls(Work(work), int(index), answer)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as its objects tell; None where the object is not there yet."""
+    """A job as loaded from its objects; None stands for an object that does not exist yet."""
 
     id: JobId
     manifest: Manifest
     contents: Contents
-    plan: Plan | None
-    windows: Windows | None
-    end: End | None
+    plan: Plan | None = None
+    windows: Windows | None = None
+    end: End | None = None
 
     @property
     def state(self) -> State:
@@ -74,23 +74,18 @@ class Job:
 
     @property
     def open_clips(self) -> tuple[PlannedClip, ...]:
-        """Neither done nor given up."""
+        """Neither done nor failed."""
         closed = self.contents.clips | self.contents.failed_clips
         return tuple(clip for clip in self.clips if clip.index not in closed)
 
     @property
-    def seconds_heard(self) -> float:
-        """Up to where all clips are done or given up, in seconds of the recording."""
-        return self.open_clips[0].start_seconds if self.open_clips else (self.plan.seconds if self.plan else 0.0)
-
-    @property
-    def broken(self) -> bool:
-        """A clip was given up, and the job does not allow gaps."""
+    def has_fatal_gap(self) -> bool:
+        """Whether a clip has failed in a job that does not allow gaps."""
         return bool(self.contents.failed_clips) and not self.manifest.allow_gaps
 
     @property
     def wanted_answers(self) -> tuple[str, ...]:
-        """Ids of what is to be answered: what was asked with the job and, once it succeeded, later."""
+        """Ids of the answers to produce: those requested at submission and, once the job has succeeded, later ones."""
         wanted: tuple[str, ...] = (SUMMARY,) if Task.SUMMARY in self.manifest.tasks else ()
         wanted += tuple(question.id for question in self.manifest.questions)
         succeeded = self.end is not None and self.end.state is State.SUCCEEDED
@@ -103,32 +98,33 @@ class Job:
 
 
 def next_units(job: Job) -> tuple[Unit, ...]:
-    """What can be done now, in the order in which it should be; nothing where all is done.
+    """The units that can run now, in order of preference; none if the job is complete.
 
-    Units of one call do not need each other. Each is done when its own object is there, so that it may be done again.
+    The units of one call are independent of each other. A unit is done once its own object exists, so it may run
+    again.
     """
-    return _working(job) + _calling_back(job)
+    return _processing_units(job) + _webhook_units(job)
 
 
-def _working(job: Job) -> tuple[Unit, ...]:
+def _processing_units(job: Job) -> tuple[Unit, ...]:
     if job.end is not None and job.end.state is not State.SUCCEEDED:
         return ()
     if job.plan is None:
         return (Unit(Work.PLAN),)
     if job.end is None and job.open_clips:
         return tuple(Unit(Work.CLIP, clip.index) for clip in job.open_clips)
-    if job.clips and not job.broken and job.open_answers:
-        return tuple(_answering(job))
+    if job.clips and not job.has_fatal_gap and job.open_answers:
+        return tuple(_answer_units(job))
     return (Unit(Work.FINISH),) if job.end is None else ()
 
 
-def _calling_back(job: Job) -> tuple[Unit, ...]:
-    """Once the job has ended, whoever wanted to be called back is, until that has ended too."""
+def _webhook_units(job: Job) -> tuple[Unit, ...]:
+    """The webhook of a job that has ended, until its delivery has ended too."""
     wanted = job.end is not None and job.manifest.webhook is not None
-    return (Unit(Work.CALL_BACK),) if wanted and CALLED_BACK not in job.contents.names else ()
+    return (Unit(Work.CALL_BACK),) if wanted and WEBHOOK_DONE not in job.contents.names else ()
 
 
-def _answering(job: Job) -> Iterator[Unit]:
+def _answer_units(job: Job) -> Iterator[Unit]:
     if job.windows is None:
         yield Unit(Work.WINDOWS)
         return

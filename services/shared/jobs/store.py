@@ -1,4 +1,4 @@
-"""The book of jobs: reads and writes their objects in the store. Everything here blocks; call it in a thread."""
+"""Reads and writes the objects of jobs. All methods block; call them in a thread."""
 
 import hashlib
 import json
@@ -32,8 +32,8 @@ from services.shared.storage.store_errors import ObjectMissing
 
 _INDEX = "jobs-by-time/"
 _JOB_ID = re.compile(r"job-[0-9a-f]{32}")
-_LATEST_MILLISECONDS = 10**13 - 1
-# Jobs whose manifest, or plan and list of clips, a process keeps at hand; the latter are the larger by far.
+_MAX_MILLISECONDS = 10**13 - 1
+# Jobs whose manifest, or plan and list of clips, a process caches; the latter are by far the larger.
 _MANIFESTS_KEPT = 1024
 _PLANS_KEPT = 64
 
@@ -45,11 +45,11 @@ class UnknownJob(LookupError):
 
 
 class KeyReused(Exception):
-    """An Idempotency-Key came with another request than the first time."""
+    """An Idempotency-Key was used before with a different request."""
 
 
 class JobEnded(Exception):
-    """What was asked for cannot be done with a job that has ended so."""
+    """The operation is not possible in the state in which the job has ended."""
 
     def __init__(self, state: State) -> None:
         super().__init__(f"the job is {state}")
@@ -57,13 +57,13 @@ class JobEnded(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _HeardClips:
-    """A job's first clips, as many as were done when they were listed: their objects stay as they are.
+class _DoneClips:
+    """Objects of the leading clips that were all done at the last listing; they do not change any more.
 
     Attributes:
-        plan: Etag of the plan that they are of.
-        last: Name of the last of their objects; empty where no clip is done.
-        etags: Of their objects, by name.
+        plan: Etag of the plan that the clips belong to.
+        last: Name of the last of these objects; empty if no clip is done.
+        etags: Etags of these objects, by name.
     """
 
     plan: str = ""
@@ -72,46 +72,46 @@ class _HeardClips:
 
 
 @dataclass(slots=True)
-class _Kept:
-    """What was seen last."""
+class _CachedListing:
+    """What the last listing of a job showed."""
 
-    clips: _HeardClips = _HeardClips()
+    clips: _DoneClips = _DoneClips()
 
 
 class JobStore:
     """The jobs of all tenants.
 
     Args:
-        store: Where their objects lie.
-        retention: How long a job's objects are kept once it has ended; its manifest and end stay as long again.
+        store: Holds their objects.
+        retention: How long a job's objects are kept after its end; its manifest and end stay for the same time again.
     """
 
     def __init__(self, store: ObjectStore, retention: timedelta = timedelta(days=30)) -> None:
         self.store = store
         self.retention = retention
-        # By etag: neither ever changes, but a job may be deleted and another come under its Idempotency-Key.
+        # Keyed by etag: neither ever changes, but a job may be deleted and recreated with the same Idempotency-Key.
         self._manifest = lru_cache(maxsize=_MANIFESTS_KEPT)(self._read_manifest)
         self._plan = lru_cache(maxsize=_PLANS_KEPT)(self._read_plan)
-        self._heard = lru_cache(maxsize=_PLANS_KEPT)(lambda job: _Kept())
+        self._listings = lru_cache(maxsize=_PLANS_KEPT)(lambda job: _CachedListing())
 
-    def create(self, manifest: Manifest) -> Manifest:
-        """Keeps a new job. Where it is kept already, by the same request, that one is returned.
+    def create(self, manifest: Manifest) -> Job:
+        """Stores a new job. If it exists already, from an identical request, returns the existing one.
 
         Raises:
-            KeyReused: the job is kept already, and came of another request.
+            KeyReused: the job exists already, from a different request.
         """
         job = JobId(manifest.tenant, manifest.id)
-        # The marker goes first: a job that nobody would ever work on must not be.
-        self.wake(job)
+        # The marker goes first: without it, no worker would ever find the job.
+        self.mark_active(job)
         if self.store.put_new(job.manifest, manifest.to_bytes()):
             self.store.put(_index_key(manifest), b"{}")
-            return manifest
-        kept = self.manifest(job)
-        if kept.fingerprint != manifest.fingerprint:
+            return Job(job, manifest, Contents.from_names(frozenset({"manifest.json"})))
+        if self.manifest(job).fingerprint != manifest.fingerprint:
             raise KeyReused
-        if self.end(job) is not None:
-            self.rest(job)
-        return kept
+        existing = self.read(job)
+        if existing.end is not None:
+            self.mark_idle(job)
+        return existing
 
     def manifest(self, job: JobId) -> Manifest:
         """Raises UnknownJob."""
@@ -124,14 +124,14 @@ class JobStore:
         return self._read(job.end, End)
 
     def read(self, job: JobId) -> Job:
-        """The job as a listing of its objects tells. Raises UnknownJob."""
-        return self._told(job, self._contents(job))
+        """Loads the job from a listing of its objects. Raises UnknownJob."""
+        return self._load(job, self._contents(job))
 
-    def glance(self, job: JobId, index: int) -> Job:
-        """The job as far as one of its clips is concerned: of the other clips it tells nothing. Raises UnknownJob."""
+    def read_clip(self, job: JobId, index: int) -> Job:
+        """Loads the job with only one of its clips, without listing the others. Raises UnknownJob."""
         keys = (job.manifest, job.plan, job.clip(index), job.clip_failure(index), job.end)
         found = (self.store.stat(key) for key in keys)
-        return self._told(job, {each.key.removeprefix(job.prefix): each.etag for each in found if each is not None})
+        return self._load(job, {each.key.removeprefix(job.prefix): each.etag for each in found if each is not None})
 
     def clip(self, job: JobId, index: int) -> ClipResult:
         return ClipResult.from_bytes(self.store.get(job.clip(index)))
@@ -155,8 +155,8 @@ class JobStore:
         """Adds a question to a job that has succeeded.
 
         Raises:
-            UnknownJob: there is none.
-            JobEnded: it ended otherwise.
+            UnknownJob: there is no such job.
+            JobEnded: it has not succeeded.
         """
         manifest, end = self.manifest(job), self.end(job)
         if end is None or end.state is not State.SUCCEEDED:
@@ -165,12 +165,12 @@ class JobStore:
         while True:
             question = Question(id=f"{number:03}", text=text, asked_at=now())
             if self.store.put_new(job.question(question.id), question.to_bytes()):
-                self.wake(job)
+                self.mark_active(job)
                 return question
             number += 1
 
     def finish(self, job: JobId, state: Ended, reason: str = "") -> End:
-        """Ends a job; where it has ended already, that end stays and is returned."""
+        """Ends a job. If it has ended already, returns that end unchanged."""
         at = now()
         end = End(state=state, ended_at=at, reason=reason, retained_until=at + self.retention)
         self.store.put(_expiry_key(end.retained_until, job), b"{}", makes_room=True)
@@ -180,45 +180,45 @@ class JobStore:
             return kept
         return end
 
-    def wake(self, job: JobId) -> None:
-        """There is something to do for this job."""
+    def mark_active(self, job: JobId) -> None:
+        """The job has work left."""
         self.store.put(job.active, b"{}")
 
-    def rest(self, job: JobId) -> None:
-        """There is nothing to do for this job any more."""
+    def mark_idle(self, job: JobId) -> None:
+        """The job has no work left."""
         self.store.delete(job.active)
 
     def active(self) -> Iterator[JobId]:
-        """Jobs of all tenants that there may be something to do for."""
+        """Jobs of all tenants that may have work left."""
         for each in self.store.list(ACTIVE):
             if job := active_job(each.key):
                 yield job
 
-    def by_time(self, tenant: str, after: str = "") -> Iterator[tuple[str, JobId]]:
-        """A tenant's jobs, the latest first, each with the cursor to go on behind it."""
+    def newest_first(self, tenant: str, after: str = "") -> Iterator[tuple[str, JobId]]:
+        """A tenant's jobs, newest first, each with the cursor of the page that follows it."""
         prefix = f"{_INDEX}{tenant}/"
         for each in self.store.list(prefix, after=prefix + after if after else ""):
             cursor = each.key.removeprefix(prefix)
             yield cursor, JobId(tenant, cursor.partition("-")[2])
 
-    def since(self, at: datetime) -> Iterator[JobId]:
-        """Jobs of all tenants that were submitted then or later; of a tenant, the latest first."""
-        last = _LATEST_MILLISECONDS - int(at.timestamp() * 1000)
+    def submitted_since(self, at: datetime) -> Iterator[JobId]:
+        """Jobs of all tenants submitted at `at` or later, newest first within a tenant."""
+        last = _MAX_MILLISECONDS - int(at.timestamp() * 1000)
         for tenant in self.store.folders(_INDEX):
-            for cursor, job in self.by_time(tenant):
+            for cursor, job in self.newest_first(tenant):
                 if int(cursor.partition("-")[0]) > last:
                     break
                 yield job
 
     def delete(self, job: JobId) -> None:
-        """Removes all of a job. Raises UnknownJob."""
+        """Deletes a job with all its objects. Raises UnknownJob."""
         manifest = self.manifest(job)
         self.store.delete(job.active)
         self.store.delete(_index_key(manifest))
         self.store.delete_all(job.prefix)
 
     def expire(self, at: datetime) -> int:
-        """Takes away what is kept longer than it should be; returns how many jobs that were."""
+        """Deletes what is past its retention; returns the number of jobs that expired."""
         expired = 0
         for each in self.store.list(EXPIRY):
             day, tenant, name = each.key.removeprefix(EXPIRY).split("/")
@@ -229,13 +229,13 @@ class JobStore:
             if end is not None and end.state is State.EXPIRED:
                 self.delete(job)
             elif end is not None and end.retained_until <= at:
-                self._forget(job, end)
+                self._expire_job(job, end)
                 expired += 1
             self.store.delete(each.key)
         return expired
 
-    def _forget(self, job: JobId, end: End) -> None:
-        """Leaves of a job what was asked for and that it has expired."""
+    def _expire_job(self, job: JobId, end: End) -> None:
+        """Deletes all of an expired job but its manifest and its end."""
         later = End(state=State.EXPIRED, ended_at=end.ended_at, retained_until=end.retained_until + self.retention)
         self.store.put(_expiry_key(later.retained_until, job), b"{}", makes_room=True)
         self.store.put(job.end, later.to_bytes(), makes_room=True)
@@ -244,15 +244,15 @@ class JobStore:
             if each.key not in (job.manifest, job.end):
                 self.store.delete(each.key)
 
-    def _told(self, job: JobId, etags: Mapping[str, str]) -> Job:
-        """The job of which there are these objects."""
+    def _load(self, job: JobId, etags: Mapping[str, str]) -> Job:
+        """The job that consists of these objects."""
         if "manifest.json" not in etags:
             raise UnknownJob(job.job)
         try:
             return Job(
                 id=job,
                 manifest=self._manifest(job, etags["manifest.json"]),
-                contents=Contents.of(frozenset(etags)),
+                contents=Contents.from_names(frozenset(etags)),
                 plan=self._plan(job, etags["plan.json"]) if "plan.json" in etags else None,
                 windows=self._read(job.windows, Windows) if "windows.json" in etags else None,
                 end=self.end(job) if "end.json" in etags else None,
@@ -261,15 +261,15 @@ class JobStore:
             raise UnknownJob(job.job) from None
 
     def _contents(self, job: JobId) -> dict[str, str]:
-        """Etags of a job's objects, by name. Of clips, a thousand objects, only those are listed that may change."""
-        kept = self._heard(job)
-        heard = kept.clips
-        etags = self._list(job, after=heard.last)
-        if heard.last and etags.get("plan.json") == heard.plan:
-            etags |= heard.etags | self._list(job, "answers/")
-        elif heard.last:
+        """Etags of a job's objects, by name. Clips have thousands of objects: only those that may change are listed."""
+        cached = self._listings(job)
+        done = cached.clips
+        etags = self._list(job, after=done.last)
+        if done.last and etags.get("plan.json") == done.plan:
+            etags |= done.etags | self._list(job, "answers/")
+        elif done.last:
             etags = self._list(job)
-        kept.clips = _heard_clips(job, etags)
+        cached.clips = _done_clips(job, etags)
         return etags
 
     def _list(self, job: JobId, below: str = "", after: str = "") -> dict[str, str]:
@@ -289,42 +289,42 @@ class JobStore:
             return None
 
 
-def _heard_clips(job: JobId, etags: Mapping[str, str]) -> _HeardClips:
+def _done_clips(job: JobId, etags: Mapping[str, str]) -> _DoneClips:
     done = next(index for index in count() if job.clip(index).removeprefix(job.prefix) not in etags)
     if not done or "plan.json" not in etags:
-        return _HeardClips()
-    last = job.tokens(done - 1).removeprefix(job.prefix)  # sorts behind all else of this clip
+        return _DoneClips()
+    last = job.tokens(done - 1).removeprefix(job.prefix)  # sorts after the clip's other objects
     clips = {name: etag for name, etag in etags.items() if name.startswith("clips/") and name <= last}
-    return _HeardClips(etags["plan.json"], last, clips)
+    return _DoneClips(etags["plan.json"], last, clips)
 
 
 def now() -> datetime:
-    """In UTC, whole milliseconds."""
+    """The current time in UTC, in whole milliseconds."""
     at = datetime.now(UTC)
     return at.replace(microsecond=at.microsecond // 1000 * 1000)
 
 
 def new_job_id(tenant: str, idempotency_key: str = "") -> str:
-    """The same for the same key of a tenant, so that two submissions at once make one job."""
+    """The same id for the same key of a tenant, so that concurrent submissions make one job."""
     if not idempotency_key:
         return f"job-{secrets.token_hex(16)}"
     return "job-" + hashlib.sha256(f"{tenant}\0{idempotency_key}".encode()).hexdigest()[:32]
 
 
 def is_job_id(text: str) -> bool:
-    """Whether `new_job_id` could have made it."""
+    """Whether `text` has the form of an id from `new_job_id`."""
     return _JOB_ID.fullmatch(text) is not None
 
 
 def fingerprint(request: object) -> str:
-    """Of what was asked for, as JSON."""
+    """Hash of a request, given as JSON."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def _index_key(manifest: Manifest) -> str:
-    """Sorts the latest first."""
+    """Key that sorts newest first."""
     milliseconds = int(manifest.created_at.timestamp() * 1000)
-    return f"{_INDEX}{manifest.tenant}/{_LATEST_MILLISECONDS - milliseconds:013}-{manifest.id}"
+    return f"{_INDEX}{manifest.tenant}/{_MAX_MILLISECONDS - milliseconds:013}-{manifest.id}"
 
 
 def _expiry_key(at: datetime, job: JobId) -> str:

@@ -1,4 +1,4 @@
-"""The clips of a recording as one transcript."""
+"""Joins the transcripts of a recording's clips."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from model_core.audio.joining import join_transcripts
 from services.shared.jobs.model import ClipResult, Plan, Segment
 
 
-def joined(plan: Plan, heard: Mapping[int, ClipResult]) -> tuple[Segment, ...]:
-    """All segments of the clips that were heard, in order; what overlapping clips both heard stands there once."""
+def join_clips(plan: Plan, results: Mapping[int, ClipResult]) -> tuple[Segment, ...]:
+    """All segments of the clips that are done, in order; words in the overlap of two clips appear once."""
     clips = [
         (
             Cut(clip.index, clip.start_seconds, clip.end_seconds, clip.overlap_seconds),
-            [Spoken(each.start_seconds, each.end_seconds, each.text) for each in heard[clip.index].segments],
+            [Spoken(each.start_seconds, each.end_seconds, each.text) for each in results[clip.index].segments],
         )
         for clip in plan.clips
-        if clip.index in heard
+        if clip.index in results
     ]
     return tuple(
         Segment(start_seconds=round(each.start, 3), end_seconds=round(each.end, 3), text=each.text)

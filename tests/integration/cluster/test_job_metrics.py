@@ -31,30 +31,30 @@ def settings(store_settings: StoreSettings, redis_url: str) -> JobSettings:
     return JobSettings(**store_settings.model_dump(), redis_url=redis_url)
 
 
-def submit(book: JobStore, name: str, tenant: str = "shop", days_ago: float = 0) -> JobId:
+def submit(job_store: JobStore, name: str, tenant: str = "shop", days_ago: float = 0) -> JobId:
     at = now() - timedelta(days=days_ago)
     recording = Recording(media_id="m", content_key="k", filename="a.mp3", sha256="0" * 64, bytes=1, seconds=90.0)
-    book.create(Manifest(id=name, tenant=tenant, created_at=at, recording=recording, tasks=(Task.TRANSCRIPT,)))
+    job_store.create(Manifest(id=name, tenant=tenant, created_at=at, recording=recording, tasks=(Task.TRANSCRIPT,)))
     return JobId(tenant, name)
 
 
-def planned(book: JobStore, job: JobId) -> None:
+def planned(job_store: JobStore, job: JobId) -> None:
     clips = tuple(PlannedClip(index=n, start_seconds=30.0 * n, end_seconds=30.0 * n + 30) for n in range(3))
     plan = Plan(planned_at=now(), seconds=90.0, speech_seconds=80.0, truncated=False, clips=clips)
-    book.store.put(job.plan, plan.to_bytes())
+    job_store.store.put(job.plan, plan.to_bytes())
 
 
 def test_queues_and_jobs_are_counted(settings: JobSettings) -> None:
     client = open_redis(settings)
-    book, dispatcher = JobStore(ObjectStore(settings)), Dispatcher(client, make_celery(settings))
-    waiting, running = submit(book, "job-1"), submit(book, "job-2", "bank")
-    planned(book, running)
+    job_store, dispatcher = JobStore(ObjectStore(settings)), Dispatcher(client, make_celery(settings))
+    waiting, running = submit(job_store, "job-1"), submit(job_store, "job-2", "bank")
+    planned(job_store, running)
     for job in (waiting, running):
-        dispatcher.push(job, next_units(book.read(job)), Priority.NORMAL)
-    done, old = submit(book, "job-3"), submit(book, "job-4", days_ago=3)
+        dispatcher.push(job, next_units(job_store.read(job)), Priority.NORMAL)
+    done, old = submit(job_store, "job-3"), submit(job_store, "job-4", days_ago=3)
     for job in (done, old):
-        book.finish(job, State.SUCCEEDED)
-        book.rest(job)
+        job_store.finish(job, State.SUCCEEDED)
+        job_store.mark_idle(job)
     found = job_metrics(settings, hours=24)
     assert {each.queue: each.waiting for each in found.queues if each.waiting} == {"plans": 1, "clips": 3}
     assert found.open == {"queued": 1, "running": 1}

@@ -1,6 +1,5 @@
-"""The desk against a real store and a real Redis: limits, retention, and leases by one clock."""
+"""The job_service against a real store and a real Redis: limits, retention, and leases by one clock."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -37,53 +36,53 @@ def client(redis_server: RedisServer) -> "redis.Redis":
 
 
 @pytest.fixture
-def book(object_store: ObjectStore) -> JobStore:
+def job_store(object_store: ObjectStore) -> JobStore:
     return JobStore(object_store, retention=timedelta(days=1))
 
 
 @pytest.fixture
-def desk(book: JobStore, redis_server: RedisServer) -> JobService:
+def job_service(job_store: JobStore, redis_server: RedisServer) -> JobService:
     settings = JobSettings(redis_url=redis_server.url)
-    return JobService(book, Dispatcher(open_redis(settings), make_celery(settings)), settings)
+    return JobService(job_store, Dispatcher(open_redis(settings), make_celery(settings)), settings)
 
 
-def test_eleven_hours_are_refused(desk: JobService) -> None:
+def test_eleven_hours_are_refused(job_service: JobService) -> None:
     recording = REQUEST.recording.model_copy(update={"seconds": 11 * 3600.0})
     with pytest.raises(InvalidInput, match=r"media_id: 11.00 h are over the limit of 10 h"):
-        desk.submit(replace(REQUEST, recording=recording))
+        job_service.submit(REQUEST.model_copy(update={"recording": recording}))
 
 
-def test_a_job_is_kept_and_gets_a_ticket(desk: JobService, book: JobStore, client: "redis.Redis") -> None:
-    manifest = desk.submit(REQUEST)
-    assert list(book.active()) == [JobId("acme", manifest.id)]
+def test_a_job_is_kept_and_gets_a_ticket(job_service: JobService, job_store: JobStore, client: "redis.Redis") -> None:
+    job = job_service.submit(REQUEST)
+    assert list(job_store.active()) == [job.id]
     assert Dispatcher(client, make_celery(JobSettings())).tickets(Queue.PLANS) == 1
 
 
-def test_a_job_is_kept_where_there_is_no_redis(book: JobStore) -> None:
+def test_a_job_is_kept_where_there_is_no_redis(job_store: JobStore) -> None:
     settings = JobSettings(redis_url="redis://127.0.0.1:1/0", redis_seconds=0.5)
-    manifest = JobService(book, Dispatcher(open_redis(settings), make_celery(settings)), settings).submit(REQUEST)
-    assert list(book.active()) == [JobId("acme", manifest.id)]
+    job = JobService(job_store, Dispatcher(open_redis(settings), make_celery(settings)), settings).submit(REQUEST)
+    assert list(job_store.active()) == [job.id]
 
 
-def test_results_expire_and_then_the_job_is_forgotten(desk: JobService, book: JobStore) -> None:
-    job = JobId("acme", desk.submit(REQUEST).id)
-    book.store.put(job.result, b"{}")
-    book.finish(job, State.SUCCEEDED)
-    assert book.expire(now()) == 0
-    assert book.expire(now() + timedelta(days=1, minutes=2)) == 1
-    assert book.read(job).state is State.EXPIRED
-    assert book.store.stat(job.result) is None
+def test_results_expire_and_then_the_job_is_forgotten(job_service: JobService, job_store: JobStore) -> None:
+    job = job_service.submit(REQUEST).id
+    job_store.store.put(job.result, b"{}")
+    job_store.finish(job, State.SUCCEEDED)
+    assert job_store.expire(now()) == 0
+    assert job_store.expire(now() + timedelta(days=1, minutes=2)) == 1
+    assert job_store.read(job).state is State.EXPIRED
+    assert job_store.store.stat(job.result) is None
     with pytest.raises(JobEnded):
-        desk.ask(job, ["Why?"])
-    book.expire(datetime.now(UTC) + timedelta(days=2, minutes=4))
+        job_service.ask(job, ["Why?"])
+    job_store.expire(datetime.now(UTC) + timedelta(days=2, minutes=4))
     with pytest.raises(UnknownJob):
-        book.read(job)
+        job_store.read(job)
 
 
-def test_the_first_end_stays(desk: JobService, book: JobStore) -> None:
-    job = JobId("acme", desk.submit(REQUEST).id)
-    assert desk.cancel(job).state is State.CANCELLED
-    assert book.finish(job, State.SUCCEEDED).state is State.CANCELLED
+def test_the_first_end_stays(job_service: JobService, job_store: JobStore) -> None:
+    job = job_service.submit(REQUEST).id
+    assert job_service.cancel(job).state is State.CANCELLED
+    assert job_store.finish(job, State.SUCCEEDED).state is State.CANCELLED
 
 
 @pytest.mark.parametrize("skew", [-86_400, 86_400])

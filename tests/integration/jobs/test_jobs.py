@@ -127,7 +127,7 @@ def test_a_question_about_silence_fails_with_a_reason(jobs: JobStack) -> None:
     name = jobs.submit(encoded("flac", "flac", 16_000, seconds=3), tasks=["questions"], questions=["Who speaks?"])
     job = jobs.ended(name)
     assert job["state"] == "failed"
-    assert "nobody speaks" in job["reason"]
+    assert "contains no speech" in job["reason"]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_clip_that_cannot_be_heard_is_named_and_the_rest_is_kept(jobs: JobStac
             name = jobs.submit(speech(16), allow_gaps=allow_gaps)
             planned = partial(_has, jobs, name, "plan.json")
             until(planned)
-            jobs.store.put(jobs.id(name).sound(1), b"no sound")
+            jobs.store.put(jobs.id(name).audio(1), b"no sound")
         job = jobs.ended(name)
         assert job["state"] == state
         assert [failure["clip"] for failure in job["failures"]] == [1]

@@ -8,7 +8,7 @@ from services.shared.jobs.layout import JobId
 from services.shared.jobs.settings import JobSettings
 from services.shared.jobs.state import Unit, Work
 from services.shared.jobs.tickets import Dispatcher, make_celery
-from services.worker.queue_metrics import QueueMetrics, note_clips
+from services.worker.queue_metrics import QueueMetrics, record_clips
 from tests.servers import RedisServer, StartRedis
 
 
@@ -28,8 +28,8 @@ def test_units_are_told_by_queue_and_clips_as_seconds_of_audio_by_their_mean_len
     assert registry.get_sample_value("lyra_units_waiting", {"queue": "plans"}) == 1
     assert registry.get_sample_value("lyra_units_waiting", {"queue": "answers"}) == 0
     assert registry.get_sample_value("lyra_audio_seconds_waiting") == 4 * 30  # the longest, while none was planned
-    note_clips(client, 2, 50.0)
-    note_clips(client, 2, 30.0)
+    record_clips(client, 2, 50.0)
+    record_clips(client, 2, 30.0)
     assert registry.get_sample_value("lyra_audio_seconds_waiting") == 4 * 20
     dispatcher.pop(next(iter(queue for queue in dispatcher.queues if queue.value == "clips")))
     assert registry.get_sample_value("lyra_audio_seconds_waiting") == 3 * 20

@@ -43,5 +43,5 @@ def test_a_stretch_is_as_long_as_is_set_or_the_model_answers_well_from(
 
 
 def test_a_model_that_reads_too_little_for_a_question_is_refused() -> None:
-    with pytest.raises(Failed, match="reads 512 tokens"):
+    with pytest.raises(Failed, match="context of 512 tokens"):
         window_budget(WorkerSettings(), LanguageModelDescribeResponse(context_tokens=512))
