@@ -1,4 +1,4 @@
-"""What the bytes of a sound file say that FFmpeg does not tell: tags to pass over, cut-off ends, links of an Ogg chain.
+"""Container details that FFmpeg does not report: tags to skip, truncated files, links of a chained Ogg file.
 
 ID3v2 (id3.org, version 2.4, section 3.1), Xing/Info headers of mp3, Ogg pages (RFC 3533, section 6).
 """
@@ -9,19 +9,19 @@ from typing import BinaryIO
 
 _ID3_HEADER = 10
 _ID3_FOOTER_FLAG = 0x10
-_HEAD = 4_096  # what is looked for at a beginning lies within
-_WAV_UNKNOWN = 0x7FFFF000  # from here on, sizes in WAV headers mean that nobody knew
+_HEAD = 4_096  # bytes at the start of a file that are searched
+_WAV_UNKNOWN = 0x7FFFF000  # sizes in WAV headers from here on mean "unknown"
 _XING_HAS_FRAMES, _XING_HAS_BYTES, _XING_FLAGS = 1, 2, 15
-_XING_SLACK = 4_096  # bytes of tags at the end that some writers count and others strip
+_XING_SLACK = 4_096  # bytes of trailing tags that some writers count and others strip
 _OGG_PAGE = b"OggS\0"
 _OGG_HEADER = 27
-_OGG_FIRST, _OGG_LAST = 2, 4  # flags of a page: begins, ends its stream
-_OGG_LARGEST_PAGE = _OGG_HEADER + 255 + 255 * 255
+_OGG_FIRST, _OGG_LAST = 2, 4  # page flags: first, last page of its stream
+_OGG_MAX_PAGE = _OGG_HEADER + 255 + 255 * 255
 _BLOCK = 1 << 20
 
 
 class Window:
-    """A file from `start` on, as FFmpeg reads it. What reading fails with is kept: FFmpeg may take it for the end."""
+    """A file from `start` on, for FFmpeg to read. Keeps read errors, which FFmpeg may mistake for the end."""
 
     def __init__(self, file: BinaryIO, start: int) -> None:
         self._file = file
@@ -49,24 +49,24 @@ class Window:
 
     @property
     def failed(self) -> bool:
-        """Whether reading has failed."""
+        """Whether a read has failed."""
         return self._failure is not None
 
     def raise_failure(self) -> None:
-        """Raises what a read has failed with, if one has."""
+        """Raises the error that a read failed with, if any."""
         if self._failure is not None:
             raise self._failure
 
 
-def size_of(file: BinaryIO) -> int:
-    """Bytes of a file."""
+def file_size(file: BinaryIO) -> int:
+    """The size of a file in bytes."""
     return file.seek(0, io.SEEK_END)
 
 
-def start_of_sound(file: BinaryIO) -> int:
-    """Where a file begins behind its ID3v2 tags.
+def audio_start(file: BinaryIO) -> int:
+    """The offset at which a file begins after its ID3v2 tags.
 
-    They hold nothing that is wanted here, but may hold compressed pictures that take a thousand times their size.
+    The tags are not needed, and may hold compressed pictures that expand a thousandfold.
     """
     start = 0
     while True:
@@ -79,13 +79,13 @@ def start_of_sound(file: BinaryIO) -> int:
 
 
 def lacks_index(file: Window) -> bool:
-    """Whether a file that does not open begins like an mp4, whose index is often its last part."""
+    """Whether a file that cannot be opened begins like an mp4, whose index often comes last."""
     file.seek(4)
     return file.read(4) == b"ftyp"
 
 
-def wav_states_no_length(file: BinaryIO) -> bool:
-    """Whether a WAV file was written by somebody who could not go back and state its length, as into a pipe."""
+def wav_lacks_length(file: BinaryIO) -> bool:
+    """Whether a WAV header leaves the length open because its writer could not seek back, as into a pipe."""
     file.seek(0)
     head = file.read(_HEAD)
     at = head.find(b"data")
@@ -94,7 +94,7 @@ def wav_states_no_length(file: BinaryIO) -> bool:
 
 
 def mp3_ends_early(file: BinaryIO, start: int) -> bool | None:
-    """Whether an mp3 is shorter than the byte count in its Xing or Info header; None where it has none."""
+    """Whether an mp3 is shorter than the byte count in its Xing or Info header; None without such a header."""
     file.seek(start)
     head = file.read(_HEAD)
     at = max(head.find(b"Xing"), head.find(b"Info"))
@@ -104,13 +104,13 @@ def mp3_ends_early(file: BinaryIO, start: int) -> bool | None:
     if flags > _XING_FLAGS or not flags & _XING_HAS_BYTES:
         return None
     field = at + 12 if flags & _XING_HAS_FRAMES else at + 8
-    return size_of(file) - start + _XING_SLACK < int.from_bytes(head[field : field + 4], "big")
+    return file_size(file) - start + _XING_SLACK < int.from_bytes(head[field : field + 4], "big")
 
 
 def ogg_ends_early(file: BinaryIO) -> bool:
-    """Whether the last page of an Ogg file is not whole, or does not end its stream."""
-    size = size_of(file)
-    start = max(0, size - _OGG_LARGEST_PAGE)
+    """Whether the last page of an Ogg file is incomplete, or does not end its stream."""
+    size = file_size(file)
+    start = max(0, size - _OGG_MAX_PAGE)
     file.seek(start)
     tail = file.read(size - start)
     at = tail.rfind(_OGG_PAGE)
@@ -122,7 +122,7 @@ def ogg_ends_early(file: BinaryIO) -> bool:
 
 
 def next_ogg_link(file: BinaryIO, after: int) -> int | None:
-    """Where behind `after` a page begins a stream: the next link of a chained Ogg file; None where there is none."""
+    """The offset behind `after` of the next link of a chained Ogg file, a page that begins a stream, if any."""
     at = after + 1
     rest = b""
     while True:
@@ -142,6 +142,6 @@ def next_ogg_link(file: BinaryIO, after: int) -> int | None:
 
 
 def close_quietly(file: BinaryIO) -> None:
-    """Closes a file whose work is done."""
+    """Closes a file and ignores errors."""
     with suppress(OSError):
         file.close()

@@ -1,6 +1,6 @@
-"""Sound files to 16 kHz mono in a stream, with memory that does not depend on their length. No torch here.
+"""Streaming decoder: audio files to 16 kHz mono, in memory that does not depend on their length. No torch here.
 
-Shapes: S samples. Everything that comes from outside is bounded: containers, rates, channels, seconds.
+Shapes: S samples. All properties of a file are bounded: container, codec, sample rate, channels, duration.
 """
 
 from collections.abc import Iterator
@@ -16,67 +16,68 @@ from numpy.typing import NDArray
 
 from model_core.audio.containers import (
     Window,
+    audio_start,
     close_quietly,
     mp3_ends_early,
     next_ogg_link,
     ogg_ends_early,
-    start_of_sound,
-    wav_states_no_length,
+    wav_lacks_length,
 )
 from model_core.audio.opening import (
     KINDS,
-    SHORTEST_SECONDS,
+    MIN_AUDIO_SECONDS,
     Source,
     as_file,
     check_format,
+    header_seconds,
     open_stream,
-    stated_seconds,
     too_long,
     too_short,
 )
 from model_core.errors import InvalidInput
 
 SAMPLE_RATE = 16_000
-DURATION_SLACK_SECONDS = 0.25  # encoders pad: a packet count may be that much over the sound it holds
+DURATION_SLACK_SECONDS = 0.25  # encoders pad: packets may add up to this much more than the audio
 
-_TELL_LENGTH = ("flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")  # whose headers state it; others are estimated
-_BLOCK_SECONDS = 1.0  # decoded frames are joined to blocks of about this length before they are resampled
-_MOST_DAMAGE = 0.1  # share of packets that may fail to decode
-_MISSING_SECONDS = 0.5  # shorter than stated by more than this: cut off
-# A jump ahead of the frames' clock is sound that is missing; its time is kept as silence. More is a broken clock.
-_SHORTEST_GAP_SECONDS, _LONGEST_GAP_SECONDS = 0.1, 600.0
+# Containers whose headers state the length; for others FFmpeg estimates it.
+_STATE_LENGTH = ("flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")
+_BLOCK_SECONDS = 1.0  # decoded frames are joined into blocks of about this length before resampling
+_MAX_DAMAGE = 0.1  # share of the packets that may fail to decode
+_MISSING_SECONDS = 0.5  # shorter than stated by more than this: truncated
+# A gap in the frames' timestamps is missing audio, replaced by silence. A longer one is a broken clock.
+_MIN_GAP_SECONDS, _MAX_GAP_SECONDS = 0.1, 600.0
 
 Mono = NDArray[np.float32]
 
 
-def open_sound(
-    source: Source, *, max_seconds: float, field: str = "audio", min_seconds: float = SHORTEST_SECONDS
-) -> "Sound":
-    """Opens a recording, to be read once: `with open_sound(...) as sound: for block_S in sound: ...`.
+def open_audio(
+    source: Source, *, max_seconds: float, field: str = "audio", min_seconds: float = MIN_AUDIO_SECONDS
+) -> "AudioReader":
+    """Opens a recording, to be read once: `with open_audio(...) as audio: for block_S in audio: ...`.
 
     Args:
-        source: The file's bytes, where it lies, or a seekable binary file (which stays open): wav, mp3, flac, ogg,
-            opus, webm or m4a, or the sound of a video.
-        max_seconds: Longest recording that is accepted; it is read no further.
-        field: What errors call the value.
+        source: The file's bytes, its path, or a seekable binary file (which stays open): wav, mp3, flac, ogg, opus,
+            webm or m4a, or the audio track of a video.
+        max_seconds: Longest recording that is accepted; reading stops there.
+        field: Field that errors name.
         min_seconds: Shortest recording that is accepted.
 
     Raises:
-        InvalidInput: nothing that decodes, no audio stream, more than 8 channels, or a sample rate outside 4 to
-            384 kHz. What reading a binary file raises comes through as it is, here and while iterating.
+        InvalidInput: not decodable, no audio stream, more than 8 channels, or a sample rate outside 4 to 384 kHz.
+            Errors of reading a binary file pass through unchanged, here and while iterating.
     """
-    return Sound(source, max_seconds=max_seconds, field=field, min_seconds=min_seconds)
+    return AudioReader(source, max_seconds=max_seconds, field=field, min_seconds=min_seconds)
 
 
-class Sound:
-    """A recording in blocks of [S] float32 at 16 kHz, -1 to 1, channels averaged, each of about a second.
+class AudioReader:
+    """A recording in blocks of [S] float32 at 16 kHz, -1 to 1, channels averaged, each about a second long.
 
-    Iterating raises InvalidInput where it is too long or too short, more than a tenth of it is damaged, or samples
-    are not finite. Rate, channels and format may change midway. Sound that is missing midway is silence.
+    Iterating raises InvalidInput where the recording is too long or too short, more than a tenth of it is damaged, or
+    samples are not finite. Rate, channels and format may change midway. Missing audio becomes silence.
 
     Attributes:
-        seconds: Length of what has been given so far.
-        container, stream: What is being read, as PyAV has it; another one behind a link of an Ogg chain.
+        seconds: Duration of the blocks so far.
+        container, stream: PyAV's objects for what is being read; new ones after each link of a chained Ogg file.
     """
 
     def __init__(self, source: Source, *, max_seconds: float, field: str, min_seconds: float) -> None:
@@ -88,7 +89,7 @@ class Sound:
         self._samples = 0
         self._truncated: bool | None = None
         try:
-            self._start = start_of_sound(self._file)
+            self._start = audio_start(self._file)
             self._open(self._start)
         except BaseException:
             self._close_file()
@@ -103,7 +104,7 @@ class Sound:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         self.container.close()
         self._close_file()
 
@@ -113,31 +114,31 @@ class Sound:
 
     @property
     def truncated(self) -> bool:
-        """Whether the file ends before its sound does.
+        """Whether the file ends before its audio does.
 
         Raises:
             RuntimeError: it has not been read to its end.
         """
         if self._truncated is None:
-            raise RuntimeError("whether a recording is cut off is known once it has been read to its end")
+            raise RuntimeError("whether a recording is truncated is known only after reading it to its end")
         return self._truncated
 
     def __iter__(self) -> Iterator[Mono]:
-        most = (self._max_seconds + DURATION_SLACK_SECONDS) * SAMPLE_RATE
+        max_samples = (self._max_seconds + DURATION_SLACK_SECONDS) * SAMPLE_RATE
         for block_S in self._resampled():
             self._samples += len(block_S)
-            if self._samples > most:
+            if self._samples > max_samples:
                 raise too_long(self._max_seconds, self._field)
             if not np.isfinite(block_S).all():
                 raise InvalidInput(self._field, "holds samples that are not finite numbers")
             yield np.clip(block_S, -1.0, 1.0)
-        if self._damaged > max(1, _MOST_DAMAGE * self._packets):
+        if self._damaged > max(1, _MAX_DAMAGE * self._packets):
             raise InvalidInput(self._field, f"is damaged: {self._damaged} of its {self._packets} packets do not decode")
         if self.seconds < self._min_seconds:
             if not self._samples:
-                raise InvalidInput(self._field, "holds no sound: 0 s")
+                raise InvalidInput(self._field, "holds no audio: 0 s")
             raise too_short(self.seconds, self._min_seconds, self._field)
-        self._truncated = self._breaks_off() or self.lacks_bytes() or self._lacks_seconds()
+        self._truncated = self._breaks_off() or self.ends_early() or self._lacks_seconds()
 
     def _open(self, start: int) -> None:
         self._window = Window(self._file, start)
@@ -147,8 +148,8 @@ class Sound:
         if self._owned:
             close_quietly(self._file)
 
-    def lacks_bytes(self) -> bool:
-        """Whether an mp3 is shorter than its header says, or an Ogg file's last page is not its last one."""
+    def ends_early(self) -> bool:
+        """Whether an mp3 is shorter than its header says, or an Ogg file lacks its final page."""
         kind = self.container.format.name
         return bool(kind == "mp3" and mp3_ends_early(self._file, self._start)) or (
             kind == "ogg" and ogg_ends_early(self._file)
@@ -157,16 +158,16 @@ class Sound:
     def _breaks_off(self) -> bool:
         """Whether the file ends within a packet, or with one that does not decode."""
         kind = self.container.format.name
-        if kind == "wav" and wav_states_no_length(self._file):
-            return False  # FFmpeg takes any end of such a file for an accident
+        if kind == "wav" and wav_lacks_length(self._file):
+            return False  # FFmpeg reports any end of such a file as an error
         if kind == "mp3" and mp3_ends_early(self._file, self._start) is False:
-            return False  # what does not decode is some tag behind the sound
+            return False  # what does not decode is a tag after the audio
         return self._broke_off
 
     def _lacks_seconds(self) -> bool:
-        if self.container.format.name not in _TELL_LENGTH:
+        if self.container.format.name not in _STATE_LENGTH:
             return False
-        stated = stated_seconds(self.container, self.stream)
+        stated = header_seconds(self.container, self.stream)
         return stated is not None and stated - self.seconds > _MISSING_SECONDS
 
     def _resampled(self) -> Iterator[Mono]:
@@ -183,7 +184,7 @@ class Sound:
             yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
     def _blocks(self) -> Iterator[tuple[int, Mono]]:
-        """Sound at its own rate, with the rate, channels averaged, in blocks of about a second of one rate each."""
+        """Blocks of about a second with their sample rate, channels averaged, not resampled yet."""
         to_floats = _ToFloats()
         waiting: list[Mono] = []
         rate = channels = waiting_samples = 0
@@ -204,7 +205,7 @@ class Sound:
             yield rate, np.concatenate(waiting)
 
     def _frames(self) -> Iterator[av.AudioFrame]:
-        """Frames of every packet that decodes, link after link; a few damaged packets are passed over."""
+        """Frames of every packet that decodes, link after link; damaged packets are skipped."""
         while True:
             position, broke_off = 0, False
             try:
@@ -228,7 +229,7 @@ class Sound:
                 return self.stream.decode(None)
             return []
         self._packets += 1
-        self._broke_off = packet.is_corrupt  # of the last packet alone: the file ends within it
+        self._broke_off = packet.is_corrupt  # finally that of the last packet: the file ends within it
         try:
             return self.stream.decode(packet)
         except av.FFmpegError:
@@ -237,7 +238,7 @@ class Sound:
             return []
 
     def _open_next_link(self, position: int) -> bool:
-        """FFmpeg stops where a chained Ogg file changes its codec's parameters; the next link is opened by itself."""
+        """Opens the next link of a chained Ogg file: FFmpeg stops where the codec's parameters change."""
         if self.container.format.name != "ogg":
             return False
         link = next_ogg_link(self._file, self._start + position)
@@ -246,7 +247,7 @@ class Sound:
         old = self.container
         try:
             self._open(link)
-        except InvalidInput:  # cut off within its headers
+        except InvalidInput:  # truncated within its headers
             return False
         old.close()
         self._start = link
@@ -254,9 +255,9 @@ class Sound:
 
 
 class _ToFloats:
-    """Frames of any format to [S] float32, channels averaged; silence where the frames' clock jumps ahead.
+    """Frames of any format to [S] float32, channels averaged; silence where the timestamps have a gap.
 
-    Samples come packed, all channels in one plane: of eight planes PyAV finds nine, and reads where nothing is.
+    Samples are packed, all channels in one plane: of eight planes PyAV counts nine, and reads out of bounds.
     """
 
     def __init__(self) -> None:
@@ -270,31 +271,31 @@ class _ToFloats:
             self._resampler, self._format = av.AudioResampler(format="flt"), setting
         if frame.time is not None:
             gap = frame.time - (frame.time if self._expected is None else self._expected)
-            if _SHORTEST_GAP_SECONDS < gap < _LONGEST_GAP_SECONDS:
+            if _MIN_GAP_SECONDS < gap < _MAX_GAP_SECONDS:
                 yield np.zeros(int(gap * frame.sample_rate), np.float32)
             self._expected = frame.time + frame.samples / frame.sample_rate
         for floats in self._resampler.resample(frame):
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
+            with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused later
                 packed_SC = floats.to_ndarray().reshape(-1, floats.layout.nb_channels)
                 yield packed_SC.mean(axis=1, dtype=np.float32)
 
 
 def check_duration(source: Source, max_seconds: float, field: str) -> None:
-    """Adds up what the packets say, without decoding: hours too many are refused within a fraction of a second.
+    """Adds up the packets' durations without decoding: hours too many are refused within a fraction of a second.
 
     Raises:
-        InvalidInput: too long, or as `open_sound`.
+        InvalidInput: too long, or as `open_audio`.
     """
     file, owned = as_file(source, field)
     try:
-        window = Window(file, start_of_sound(file))
+        window = Window(file, audio_start(file))
         container, stream = open_stream(window, field)
-        with container, suppress(av.FFmpegError):  # a cut-off end, or the next link of a chain: decoding will tell
-            longest = (max_seconds + DURATION_SLACK_SECONDS) / (stream.time_base or 1)
+        with container, suppress(av.FFmpegError):  # truncated, or the next link of a chain: decoding will tell
+            max_ticks = (max_seconds + DURATION_SLACK_SECONDS) / (stream.time_base or 1)
             ticks = 0
             for packet in container.demux(stream):
                 ticks += packet.duration or 0
-                if ticks > longest:
+                if ticks > max_ticks:
                     raise too_long(max_seconds, field)
         window.raise_failure()
     finally:
@@ -303,7 +304,7 @@ def check_duration(source: Source, max_seconds: float, field: str) -> None:
 
 
 def resample(mono_S: Mono, sample_rate: int) -> Mono:
-    """[S] at `sample_rate` to [S] at 16 kHz."""
+    """Resamples [S] at `sample_rate` to [S] at 16 kHz."""
     if sample_rate == SAMPLE_RATE:
         return mono_S
     resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32")

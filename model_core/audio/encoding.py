@@ -1,4 +1,4 @@
-"""16-bit samples to files: WAV and FLAC.
+"""Encoding 16-bit samples as WAV and FLAC.
 
 Shapes: S samples.
 """
@@ -25,9 +25,9 @@ def encode_wav(samples: NDArray[np.int16], sample_rate: int) -> bytes:
 
 
 def encode_flac(samples: NDArray[np.int16]) -> bytes:
-    """[S] int16 at 16 kHz -> a mono FLAC file, about half as large, that decodes to the same samples.
+    """[S] int16 at 16 kHz -> a mono FLAC file, lossless, about half as large as WAV.
 
-    The same samples give the same bytes, as long as the library's version is the same.
+    The same samples give the same bytes with the same version of libsndfile.
     """
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")

@@ -1,4 +1,4 @@
-"""A recording in frames of 32 ms: who decides where it is cut needs no network, only what one has heard.
+"""Voice activity in frames of 32 ms: what the cutter needs, without the network that makes it.
 
 Shapes: F frames of 512 samples.
 """
@@ -15,11 +15,11 @@ FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """Some frames of a recording.
+class FrameActivity:
+    """Voice activity of consecutive frames.
 
     Attributes:
-        speech_F: [F] how likely somebody speaks, 0 to 1.
+        speech_F: [F] probability of speech, 0 to 1.
         loudness_F: [F] root mean square of the samples.
     """
 

@@ -1,8 +1,8 @@
-"""Transcripts of a recording's clips to one transcript: where clips overlap, no word is lost or said twice.
+"""Joins the transcripts of a recording's clips: where clips overlap, no word is lost or repeated.
 
-What two overlapping clips say is laid side by side like overlapping reads of a sequence: the end of the one against the
-beginning of the other, words that both heard at about the same time on top of each other. The transcript changes over
-from the one to the other at the common word that is nearest to the middle of the overlap.
+The transcripts of two overlapping clips are aligned like overlapping reads of a sequence: the end of the one with the
+start of the other, matching words that both have at about the same time. The joined transcript switches from the one to
+the other at the common word closest to the middle of the overlap.
 """
 
 import re
@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from model_core.audio.cuts import Cut
 
-_SLACK_SECONDS = 2.0  # times of words are estimates: so far apart the same word may seem to be said
-# What laying two words on top of each other is worth, and what it costs to lay words aside.
-_SAME, _LOSS_A_SECOND, _SAME_AT_LEAST = 2.0, 2.5, 0.5
+_SLACK_SECONDS = 2.0  # word times are estimates: the same word may appear this far apart
+# Scores of an alignment: matching two words, and skipping words.
+_SAME, _LOSS_PER_SECOND, _MIN_SAME = 2.0, 2.5, 0.5
 _DIFFERENT, _ALONE = -0.9, -0.6
-_EDGE = -0.1  # the first or last word of a clip may be half a word
-_LEAST = 0.6  # what an alignment has to be worth: one common word far off is an accident
-# Scripts that put no spaces between words: a word is a character.
+_EDGE = -0.1  # the first or last word of a clip may be cut in half
+_MIN_SCORE = 0.6  # of an alignment: a single common word far off is a coincidence
+# Scripts without spaces between words: each character is a word.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
@@ -27,9 +27,9 @@ class Segment:
     """Words that belong together.
 
     Attributes:
-        start: Seconds, where they start.
-        end: Seconds, where they end.
-        text: The words, without space around them.
+        start: Seconds.
+        end: Seconds.
+        text: The words, without surrounding spaces.
     """
 
     start: float
@@ -39,7 +39,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """A word: the segment it is in, where in its text, when it is said (estimated), and what is compared."""
+    """A word: its segment, its span in the text, its estimated times, and the letters that are compared."""
 
     segment: int
     begin: int
@@ -57,13 +57,12 @@ def join_transcripts(clips: Iterable[tuple[Cut, Sequence[Segment]]], seconds: fl
     """One transcript of a recording.
 
     Args:
-        clips: Each clip's place and its transcript, timed from the clip's own beginning, in the recording's order.
-            A clip that is missing leaves a gap.
-        seconds: Length of the recording.
+        clips: Each clip's position and its transcript, timed from the start of the clip, in order. A missing clip
+            leaves a gap.
+        seconds: Duration of the recording.
 
     Returns:
-        Segments timed from the recording's beginning: none starts before the one before it ends, none ends before it
-        starts, all lie inside the recording, and none is empty.
+        Segments timed from the start of the recording: in order, without overlap, inside the recording, none empty.
     """
     joined: list[Segment] = []
     last: list[Segment] = []
@@ -71,7 +70,7 @@ def join_transcripts(clips: Iterable[tuple[Cut, Sequence[Segment]]], seconds: fl
     for cut, transcript in clips:
         placed = [segment for segment in (_placed(segment, cut) for segment in transcript) if segment.text]
         if cut.overlap_seconds > 0 and cut.index == last_index + 1:
-            last, placed = _change_over(last, placed, cut.start_seconds, cut.start_seconds + cut.overlap_seconds)
+            last, placed = _switch(last, placed, cut.start_seconds, cut.start_seconds + cut.overlap_seconds)
         joined += last
         last, last_index = placed, cut.index
     return _in_order(joined + last, seconds)
@@ -82,30 +81,30 @@ def _placed(segment: Segment, cut: Cut) -> Segment:
     return Segment(start, max(start, end), segment.text.strip())
 
 
-def _change_over(
+def _switch(
     before: list[Segment], after: list[Segment], start: float, end: float
 ) -> tuple[list[Segment], list[Segment]]:
-    """Two neighbours' segments without what both say between `start` and `end`, seconds of the recording."""
+    """Segments of two neighbours without what both have between `start` and `end`, seconds of the recording."""
     left = [word for word in _words(before) if word.end_seconds >= start - _SLACK_SECONDS]
     right = [word for word in _words(after) if word.start_seconds <= end + _SLACK_SECONDS]
     middle = (start + end) / 2
     common = _common(left, right)
     if common:
         one, other = min(common, key=lambda pair: abs(pair[0].seconds + pair[1].seconds - 2 * middle))
-        return _until(before, one), _behind(after, other)
-    heard_by_both = any(word.seconds >= start for word in left) and any(word.seconds <= end for word in right)
-    if heard_by_both:  # differently: each tells its half
+        return _until(before, one), _after(after, other)
+    in_both = any(word.seconds >= start for word in left) and any(word.seconds <= end for word in right)
+    if in_both:  # but no common word: each keeps its half
         kept = [word for word in _words(before) if word.seconds < middle]
         dropped = [word for word in _words(after) if word.seconds < middle]
         before = _until(before, kept[-1]) if kept else []
-        after = _behind(after, dropped[-1]) if dropped else after
+        after = _after(after, dropped[-1]) if dropped else after
     return before, after
 
 
 def _words(segments: list[Segment]) -> list[_Word]:
     words = []
     for index, segment in enumerate(segments):
-        second = (segment.end - segment.start) / len(segment.text)  # of a character
+        second = (segment.end - segment.start) / len(segment.text)  # per character
         for match in _WORD.finditer(segment.text):
             letters = "".join(letter for letter in match[0].casefold() if letter.isalnum())
             if letters:
@@ -116,10 +115,10 @@ def _words(segments: list[Segment]) -> list[_Word]:
 
 
 def _common(left: list[_Word], right: list[_Word]) -> list[tuple[_Word, _Word]]:
-    """Words that both sides have, where the end of `left` is best laid over the beginning of `right`.
+    """Common words of the best alignment of the end of `left` with the start of `right`.
 
-    Dynamic programming over both, as for overlapping reads: what lies before the overlap on the left and behind it on
-    the right costs nothing, every other word that is not matched does.
+    Dynamic programming, as for overlapping reads: words before the overlap on the left and after it on the right cost
+    nothing, every other unmatched word does.
     """
     best = [[0.0] * (len(right) + 1) for _ in range(len(left) + 1)]
     skip_left = [_ALONE] * (len(left) - 1) + [_EDGE]
@@ -129,20 +128,20 @@ def _common(left: list[_Word], right: list[_Word]) -> list[tuple[_Word, _Word]]:
     for i, one in enumerate(left, 1):
         for j, other in enumerate(right, 1):
             best[i][j] = max(
-                best[i - 1][j - 1] + _worth(one, other),
+                best[i - 1][j - 1] + _score(one, other),
                 best[i - 1][j] + skip_left[i - 1],
                 best[i][j - 1] + skip_right[j - 1],
             )
     j = max(range(len(right) + 1), key=lambda column: best[-1][column])
-    if best[-1][j] < _LEAST:
+    if best[-1][j] < _MIN_SCORE:
         return []
     i = len(left)
     common = []
     while i and j:
-        worth = _worth(left[i - 1], right[j - 1])
-        if best[i][j] == best[i - 1][j - 1] + worth:
+        score = _score(left[i - 1], right[j - 1])
+        if best[i][j] == best[i - 1][j - 1] + score:
             i, j = i - 1, j - 1
-            if worth > 0:
+            if score > 0:
                 common.append((left[i], right[j]))
         elif best[i][j] == best[i - 1][j] + skip_left[i - 1]:
             i -= 1
@@ -151,21 +150,21 @@ def _common(left: list[_Word], right: list[_Word]) -> list[tuple[_Word, _Word]]:
     return common
 
 
-def _worth(one: _Word, other: _Word) -> float:
+def _score(one: _Word, other: _Word) -> float:
     apart = abs(one.seconds - other.seconds)
     if one.letters != other.letters or apart > _SLACK_SECONDS:
         return _DIFFERENT
-    return max(_SAME - _LOSS_A_SECOND * apart, _SAME_AT_LEAST)
+    return max(_SAME - _LOSS_PER_SECOND * apart, _MIN_SAME)
 
 
 def _until(segments: list[Segment], word: _Word) -> list[Segment]:
-    """Segments up to a word, the word included."""
+    """Segments up to and including a word."""
     last = segments[word.segment]
     return [*segments[: word.segment], replace(last, end=word.end_seconds, text=last.text[: word.end])]
 
 
-def _behind(segments: list[Segment], word: _Word) -> list[Segment]:
-    """Segments behind a word."""
+def _after(segments: list[Segment], word: _Word) -> list[Segment]:
+    """Segments after a word."""
     first = segments[word.segment]
     text = first.text[word.end :].strip()
     rest = segments[word.segment + 1 :]

@@ -1,4 +1,4 @@
-"""Opening sound files that strangers send: which containers, rates, channels and lengths are taken."""
+"""Opening untrusted audio files: which containers, codecs, sample rates, channel counts and durations are accepted."""
 
 import io
 from contextlib import suppress
@@ -14,13 +14,13 @@ from model_core.audio.containers import Window, close_quietly, lacks_index
 from model_core.errors import InvalidInput
 from model_core.ffmpeg import decoders
 
-SHORTEST_SECONDS = 0.1
-LOWEST_RATE, HIGHEST_RATE = 4_000, 384_000
-MOST_CHANNELS = 8
+MIN_AUDIO_SECONDS = 0.1
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4_000, 384_000
+MAX_CHANNELS = 8
 
-# Only these containers are probed: playlists and the like could make FFmpeg open other files or addresses.
+# Only these containers are probed: playlists could make FFmpeg open other files or URLs.
 _CONTAINERS = "wav,w64,mp3,flac,ogg,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac"
-# What recordings are in; no other decoder of FFmpeg is run.
+# Codecs of recordings; no other decoder of FFmpeg runs.
 _CODECS = ("aac", "ac3", "alac", "amr_nb", "amr_wb", "eac3", "flac", "mp1", "mp2", "mp3", "opus", "speex", "vorbis")
 _WAVE_CODECS = ("adpcm_ima_wav", "adpcm_ms", "gsm_ms", "pcm_")
 KINDS = "wav, mp3, flac, ogg, opus, webm, m4a"
@@ -29,10 +29,10 @@ Source = bytes | Path | BinaryIO
 
 
 def as_file(source: Source, field: str) -> tuple[BinaryIO, bool]:
-    """A source as a seekable file, and whether it is ours to close.
+    """A source as a seekable file, and whether the caller has to close it.
 
     Raises:
-        InvalidInput: no bytes, or a path that cannot be read.
+        InvalidInput: the source is empty, or a path that cannot be read.
     """
     if isinstance(source, bytes):
         if not source:
@@ -47,10 +47,10 @@ def as_file(source: Source, field: str) -> tuple[BinaryIO, bool]:
 
 
 def open_stream(window: Window, field: str) -> tuple[InputContainer, AudioStream]:
-    """The container in a window, and its audio stream.
+    """Opens the container in a window and finds its audio stream.
 
     Raises:
-        InvalidInput: as `open_sound`.
+        InvalidInput: as `open_audio`.
     """
     container = _open_container(window, field, f"audio ({KINDS})")
     try:
@@ -58,10 +58,10 @@ def open_stream(window: Window, field: str) -> tuple[InputContainer, AudioStream
             raise InvalidInput(field, "holds no audio stream")
         stream = container.streams.audio[0]
         if stream.codec_context is None:
-            raise InvalidInput(field, f"is in a codec that is not known ({KINDS})")
+            raise InvalidInput(field, f"is in an unknown codec ({KINDS})")
         codec = stream.codec_context.codec.canonical_name
         if not _is_taken(codec):
-            raise InvalidInput(field, f"is in {codec}; taken are {', '.join(_CODECS)} and what WAV files hold")
+            raise InvalidInput(field, f"is in {codec}; accepted are {', '.join(_CODECS)} and the codecs of WAV files")
         check_format(stream.rate or 0, stream.channels, field)
     except BaseException:
         container.close()
@@ -69,11 +69,11 @@ def open_stream(window: Window, field: str) -> tuple[InputContainer, AudioStream
     return container, stream
 
 
-def has_sound(source: Source, field: str) -> bool:
+def has_audio(source: Source, field: str) -> bool:
     """Whether a video has an audio track.
 
     Raises:
-        InvalidInput: it is no video at all.
+        InvalidInput: it is not a video.
     """
     file, owned = as_file(source, field)
     try:
@@ -90,7 +90,7 @@ def _open_container(window: Window, field: str, kind: str) -> InputContainer:
         container = av.open(window, "r", container_options=only, metadata_errors="replace")
     except av.FFmpegError as error:
         window.raise_failure()
-        why = "; it is cut off, its index is missing" if lacks_index(window) else ""
+        why = "; it is truncated, its index is missing" if lacks_index(window) else ""
         raise InvalidInput(field, f"does not decode as {kind}{why}") from error
     if window.failed:
         container.close()
@@ -104,35 +104,35 @@ def _is_taken(codec: str) -> bool:
 
 @cache
 def _decoders() -> str:
-    """What FFmpeg may run while it looks into a file: picture tracks and covers are not looked into."""
+    """Decoders that FFmpeg may run while probing: none for video tracks and covers."""
     return decoders(_is_taken)
 
 
-def stated_seconds(container: InputContainer, stream: AudioStream) -> float | None:
-    """What a file's header says of the length of its sound, or FFmpeg estimates from its size; None for nothing."""
+def header_seconds(container: InputContainer, stream: AudioStream) -> float | None:
+    """The duration that the header states, or that FFmpeg estimates from the file size; None where neither is known."""
     with suppress(ValueError):
         hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    only_sound = not container.streams.video
-    return container.duration / av.time_base if container.duration and only_sound else None
+    audio_only = not container.streams.video
+    return container.duration / av.time_base if container.duration and audio_only else None
 
 
 def check_format(sample_rate: int, channels: int, field: str) -> None:
-    """Refuses sample rates outside 4 to 384 kHz and more than 8 channels, with InvalidInput."""
-    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
-        raise InvalidInput(field, f"sample rate {sample_rate} Hz is outside {LOWEST_RATE} to {HIGHEST_RATE} Hz")
-    if not 1 <= channels <= MOST_CHANNELS:
-        raise InvalidInput(field, f"{channels} channels are outside 1 to {MOST_CHANNELS}")
+    """Raises InvalidInput for sample rates outside 4 to 384 kHz and for more than 8 channels."""
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise InvalidInput(field, f"sample rate {sample_rate} Hz is outside {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise InvalidInput(field, f"{channels} channels are outside 1 to {MAX_CHANNELS}")
 
 
 def too_long(max_seconds: float, field: str) -> InvalidInput:
-    """The refusal of a recording over a limit."""
+    """The error for a recording over the limit."""
     limit = f"{max_seconds / 60:g} min" if max_seconds >= 60 else f"{max_seconds:g} s"
     return InvalidInput(field, f"is over the limit of {limit}")
 
 
 def too_short(seconds: float, min_seconds: float, field: str) -> InvalidInput:
-    """The refusal of a recording under a limit."""
-    return InvalidInput(field, f"{seconds:.2f} s is under the shortest recording of {min_seconds} s")
+    """The error for a recording under the minimum."""
+    return InvalidInput(field, f"{seconds:.2f} s is under the minimum of {min_seconds} s")

@@ -1,6 +1,6 @@
-"""Recordings as tensors: encoded audio to 16 kHz mono samples, 30-second clips.
+"""Recordings as torch tensors: 16 kHz mono samples, and clips of 30 s.
 
-Shapes: S samples. Decoding itself is `model_core.audio`'s, which knows no torch.
+Shapes: S samples. The only module of `model_core.audio` that imports torch.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_core.audio.decoding import SAMPLE_RATE, check_duration, open_sound, resample
+from model_core.audio.decoding import SAMPLE_RATE, check_duration, open_audio, resample
 from model_core.audio.encoding import encode_wav
-from model_core.audio.opening import SHORTEST_SECONDS, check_format, has_sound, too_long, too_short
+from model_core.audio.opening import MIN_AUDIO_SECONDS, check_format, has_audio, too_long, too_short
 from model_core.errors import InvalidInput
 
 __all__ = [
@@ -33,38 +33,38 @@ _SILENCE_PEAK = 1e-3  # -60 dB of full scale
 
 
 def decode_audio(
-    data: bytes | Path, *, max_seconds: float, field: str = "audio", min_seconds: float = SHORTEST_SECONDS
+    data: bytes | Path, *, max_seconds: float, field: str = "audio", min_seconds: float = MIN_AUDIO_SECONDS
 ) -> Tensor:
     """Decodes a recording to [S] float32 at 16 kHz, -1 to 1, channels averaged.
 
-    Reads no further than `max_seconds`. A silent recording is a valid one (`is_silent` tells), and so is one that is
-    cut off: what is there is given.
+    Reads no further than `max_seconds`. Silent recordings are valid (see `is_silent`), and so are truncated ones: the
+    part that is there is returned.
 
     Args:
-        data: The file's bytes, or where it lies: wav, mp3, flac, ogg, opus, webm or m4a.
+        data: The file's bytes or its path: wav, mp3, flac, ogg, opus, webm or m4a.
         max_seconds: Longest recording that is accepted.
-        field: What errors call the value.
+        field: Field that errors name.
         min_seconds: Shortest recording that is accepted.
 
     Raises:
-        InvalidInput: nothing that decodes, too long, too short, more than 8 channels, sample rate outside
-            4 to 384 kHz, or samples that are not finite.
+        InvalidInput: not decodable, too long, too short, more than 8 channels, sample rate outside 4 to 384 kHz, or
+            samples that are not finite.
     """
     check_duration(data, max_seconds, field)
-    with open_sound(data, max_seconds=max_seconds, field=field, min_seconds=min_seconds) as sound:
-        return torch.from_numpy(np.concatenate([*sound, np.zeros(0, np.float32)]))
+    with open_audio(data, max_seconds=max_seconds, field=field, min_seconds=min_seconds) as audio:
+        return torch.from_numpy(np.concatenate([*audio, np.zeros(0, np.float32)]))
 
 
 def decode_audio_track(data: bytes | Path, *, max_seconds: float, field: str = "video") -> Tensor:
-    """The sound of a video as `decode_audio` has it; [0] where it has no audio track, or one under 0.1 s.
+    """The audio track of a video as [S], as `decode_audio` gives it; [0] without one, or with one under 0.1 s.
 
     Raises:
         InvalidInput: as for `decode_audio`.
     """
-    if not has_sound(data, field):
+    if not has_audio(data, field):
         return torch.zeros(0)
     samples_S = decode_audio(data, max_seconds=max_seconds, field=field, min_seconds=0.0)
-    return samples_S if len(samples_S) >= SHORTEST_SECONDS * SAMPLE_RATE else samples_S[:0]
+    return samples_S if len(samples_S) >= MIN_AUDIO_SECONDS * SAMPLE_RATE else samples_S[:0]
 
 
 def decode_pcm16(data: bytes, *, sample_rate: int, channels: int, max_seconds: float, field: str = "audio") -> Tensor:
@@ -78,8 +78,8 @@ def decode_pcm16(data: bytes, *, sample_rate: int, channels: int, max_seconds: f
         raise too_long(max_seconds, field)
     mono_S = np.frombuffer(data, "<i2").reshape(-1, channels).mean(axis=1, dtype=np.float32) / np.float32(32768)
     samples_S = resample(mono_S, sample_rate)
-    if len(samples_S) < SHORTEST_SECONDS * SAMPLE_RATE:
-        raise too_short(len(samples_S) / SAMPLE_RATE, SHORTEST_SECONDS, field)
+    if len(samples_S) < MIN_AUDIO_SECONDS * SAMPLE_RATE:
+        raise too_short(len(samples_S) / SAMPLE_RATE, MIN_AUDIO_SECONDS, field)
     return torch.from_numpy(samples_S).clamp_(-1.0, 1.0)
 
 
@@ -90,7 +90,7 @@ def is_silent(samples_S: Tensor) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """At most 30 s of a recording: [S] float32 at 16 kHz, and where it lies in the recording."""
+    """At most 30 s of a recording: [S] float32 at 16 kHz, and its position in the recording."""
 
     index: int
     start_seconds: float
@@ -99,7 +99,7 @@ class Clip:
 
 
 def split_clips(samples_S: Tensor) -> list[Clip]:
-    """[S] at 16 kHz -> clips of 30 s, the last one shorter unless S is a whole multiple; none of them is empty."""
+    """[S] at 16 kHz -> clips of 30 s, the last one with the rest; none is empty."""
     length = CLIP_SECONDS * SAMPLE_RATE
     return [
         Clip(index, start / SAMPLE_RATE, (start + len(part)) / SAMPLE_RATE, part)

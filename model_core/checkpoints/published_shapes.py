@@ -100,7 +100,7 @@ def _qwen_tower(stored: Mapping[str, StoredTensor], token_width: int) -> nn.Modu
         feed_forward_ratio=fed[0] // width,
         patch=patch,
         merge=isqrt(merged[1] // width),
-        frames_a_patch=frames,
+        frames_per_patch=frames,
     )
     return encoder.build().vision_tower
 

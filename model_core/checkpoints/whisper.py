@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from model_core.checkpoints.tensors import index_folder, read_json, stream
 from model_core.errors import CheckpointError
-from model_core.speech.ctranslate2_decoder import QuickDecoder
+from model_core.speech.ctranslate2_decoder import CTranslate2Decoder
 from model_core.speech.transcriber import EncodeFrames, Transcriber
 from model_core.speech.whisper_decoder import WhisperDecoder
 
@@ -18,7 +18,7 @@ _MIN_MULTILINGUAL_VOCABULARY = 51_865  # English-only checkpoints have one token
 def load_transcriber(
     folder: Path,
     encode_frames: EncodeFrames,
-    quick: QuickDecoder | None = None,
+    quick: CTranslate2Decoder | None = None,
     device: torch.device | str = "cpu",
 ) -> Transcriber | None:
     """The decoder of a Whisper from a folder in Hugging Face's layout; None where the folder has an encoder alone.

@@ -67,7 +67,7 @@ def build_speech_encoder(
     from model_core.kernels import fast_dtype
     from model_core.presets import nano, tiny
     from model_core.presets.building import below, chosen_device, load, on_meta, read, seeded, trained
-    from model_core.speech.ctranslate2_decoder import QuickDecoder
+    from model_core.speech.ctranslate2_decoder import CTranslate2Decoder
     from model_core.speech.encoder import SpeechEncoder
     from model_core.speech.random_transcriber import random_transcriber
 
@@ -90,10 +90,10 @@ def build_speech_encoder(
         # Words are written while the next clips are encoded: both with all threads would stand in each other's way.
         threads = max(1, torch.get_num_threads() // 2)
         words_folder = part_folder(home or lyra_home(), preset, "transcriber")
-        quick = QuickDecoder(words_folder, threads, encoder.whisper.config.width)
+        quick = CTranslate2Decoder(words_folder, threads, encoder.whisper.config.width)
     encoder.transcriber = load_transcriber(folder, encoder.frames_with_tail, quick, device)
     if fast:
-        encoder.multiply_in(fast_dtype(device))
+        encoder.set_compute_dtype(fast_dtype(device))
     return encoder.eval()
 
 

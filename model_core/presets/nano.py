@@ -8,8 +8,8 @@ from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR, StageTable, TrainingStage
 from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.encoder import SpeechEncoder
+from model_core.speech.phone_units import PHONES
 from model_core.speech.projector import SpeechProjector
-from model_core.speech.sounds import SOUNDS
 from model_core.speech.streaming import Layer
 from model_core.speech.vocoder import DurationPredictor, FrameRenderer, UnitVocoder
 from model_core.speech.whisper import WhisperEncoder
@@ -61,7 +61,7 @@ VISION_ENCODER = GridVisionEncoder.Config(
 )
 
 # 16 frames to a token for 3 units or so; letters of longer tokens than that are left out.
-UNIT_GENERATOR = CharacterUnitGenerator.Config(hidden_width=576, vocabulary=49_152, units=len(SOUNDS))
+UNIT_GENERATOR = CharacterUnitGenerator.Config(hidden_width=576, vocabulary=49_152, units=len(PHONES))
 
 # Name of the voice that speaks from hidden states.
 GENERATED_VOICE = "nano"
@@ -70,7 +70,7 @@ DEFAULT_VOICE = "joe"
 
 # The HiFi-GAN is the Piper voice's own, read from its file; what stands before it is trained here.
 VOCODER = UnitVocoder.Config(
-    units=len(SOUNDS),
+    units=len(PHONES),
     embedding_width=192,
     duration=DurationPredictor.Config(width=192, hidden_width=128, ahead=1),
     renderer=FrameRenderer.Config(

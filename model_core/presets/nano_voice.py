@@ -28,7 +28,7 @@ _TABLE = "model.embed_tokens.weight"
 def untrained_generator(home: Path) -> CharacterUnitGenerator:
     """A random generator that knows the letters of the language model's tokens. Raises WeightsMissing."""
     tokenizer = part_folder(home, "nano", "language") / "tokenizer.json"
-    return nano.UNIT_GENERATOR.build().spell(Tokenizer.from_file(str(tokenizer)))
+    return nano.UNIT_GENERATOR.build().set_spelling(Tokenizer.from_file(str(tokenizer)))
 
 
 def untrained_vocoder(home: Path) -> UnitVocoder:
@@ -45,7 +45,7 @@ def generated_voice(home: Path, parts: Path, device: torch.device | str = "cpu")
     _load(vocoder, trained(parts / VOCODER_FILE))
     with safe_open(part_folder(home, "nano", "language") / "model.safetensors", "pt") as tensors:
         table_VE: Tensor = tensors.get_tensor(_TABLE)
-    generator = generator.read_with(table_VE.to(fast_dtype(device))).to(device)
+    generator = generator.set_output_table(table_VE.to(fast_dtype(device))).to(device)
     return UnitVoice(generator, vocoder.to(device), nano.GENERATED_VOICE)
 
 

@@ -70,7 +70,7 @@ PRESET = PublishedPreset(
         feed_forward_ratio=2,
         patch=14,
         merge=2,
-        frames_a_patch=2,
+        frames_per_patch=2,
         max_pixels=28 * 28 * 64,
         max_clip_pixels=28 * 28 * 256,
     ),

@@ -37,7 +37,7 @@ LAYERS = (
 
 
 @dataclass(slots=True)
-class SpelledGeneratorState:
+class CharacterUnitGeneratorState:
     """One answer: what the convolutions still need of the past, and the last frame, which the next may repeat."""
 
     last_frame: int
@@ -83,14 +83,14 @@ class CharacterUnitGenerator(nn.Module):
         """The frame that stands for no unit."""
         return self.units
 
-    def spell(self, tokenizer: Tokenizer) -> Self:
+    def set_spelling(self, tokenizer: Tokenizer) -> Self:
         """Learns the letters of the vocabulary; part of the weights from then on."""
         for token in range(self.config.vocabulary):
             letters = letters_of(tokenizer.decode([token], skip_special_tokens=True))
             self.spelling_VT[token] = torch.tensor(spread(letters, self.config.frames), dtype=torch.uint8)
         return self
 
-    def read_with(self, table_VE: Tensor) -> Self:
+    def set_output_table(self, table_VE: Tensor) -> Self:
         """Takes the language model's output table, which tells the token of a hidden state; not part of the weights."""
         wanted = (self.config.vocabulary, self.hidden_width)
         if table_VE.shape != wanted:
@@ -104,16 +104,16 @@ class CharacterUnitGenerator(nn.Module):
             raise RuntimeError("this generator was not given the language model's output table")
         return F.linear(hidden_LE.to(self._table_VE), self._table_VE).argmax(-1)
 
-    def new_state(self) -> SpelledGeneratorState:
+    def new_state(self) -> CharacterUnitGeneratorState:
         """An answer that begins."""
-        return SpelledGeneratorState(self.blank)
+        return CharacterUnitGeneratorState(self.blank)
 
     def predict(self, hidden_LE: Tensor) -> Tensor:
         """The likeliest frames of a whole answer, [T] int64, blanks among them. Raises InvalidInput as `step` does."""
         return self.step([self.new_state()], [hidden_LE], [True])[0]
 
     def step(
-        self, states: Sequence[SpelledGeneratorState], hidden: Sequence[Tensor], last: Sequence[bool]
+        self, states: Sequence[CharacterUnitGeneratorState], hidden: Sequence[Tensor], last: Sequence[bool]
     ) -> list[Tensor]:
         """Takes streams a step further, all in one batch.
 
@@ -137,7 +137,7 @@ class CharacterUnitGenerator(nn.Module):
             state.past = past
         return [each.argmax(-1) for each in logits]
 
-    def collapse(self, states: Sequence[SpelledGeneratorState], frames: Sequence[Tensor]) -> list[Tensor]:
+    def collapse(self, states: Sequence[CharacterUnitGeneratorState], frames: Sequence[Tensor]) -> list[Tensor]:
         """Frames [T] of each stream's last step to units [N]: repeats merged, across steps too, and blanks dropped."""
         return collapse(states, frames, self.blank)
 

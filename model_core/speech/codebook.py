@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model_core.errors import CheckpointError
 from model_core.speech.latents import Reading
-from model_core.speech.sounds import SOUNDS, unstressed
+from model_core.speech.phone_units import PHONES, unstressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ def write_codebook(path: Path, readings: Iterable[Reading]) -> None:
     mean_C, deviation_C = latents_TC.float().mean(0), latents_TC.float().std(0)
     standard_TC = (latents_TC.float() - mean_C) / deviation_C
     of_frame_T = units_N.repeat_interleave(durations_N)
-    counts_U = torch.bincount(of_frame_T, minlength=len(SOUNDS))
-    sums_UC = torch.zeros(len(SOUNDS), standard_TC.shape[1]).index_add_(0, of_frame_T, standard_TC)
+    counts_U = torch.bincount(of_frame_T, minlength=len(PHONES))
+    sums_UC = torch.zeros(len(PHONES), standard_TC.shape[1]).index_add_(0, of_frame_T, standard_TC)
     centroids_UC = sums_UC / counts_U.clamp(min=1)[:, None]
     for unit in (counts_U == 0).nonzero().flatten().tolist():
         centroids_UC[unit] = centroids_UC[unstressed(unit)]

@@ -20,7 +20,7 @@ _CHECKED_ROWS, _CHECKED_TOKENS = 3, 12
 
 
 @dataclass(frozen=True, slots=True)
-class QuickDraft:
+class GreedyHypothesis:
     """A clip's likeliest tokens after the prompt, without the one that ends them; both figures as in Whisper."""
 
     tokens: list[int]
@@ -28,7 +28,7 @@ class QuickDraft:
     no_speech_probability: float
 
 
-class QuickDecoder:
+class CTranslate2Decoder:
     """Writes the likeliest transcripts, by Whisper's rules for timestamps.
 
     A clip's draft does not depend on the others of its batch: every row is rounded to integers by a scale of its own,
@@ -59,7 +59,7 @@ class QuickDecoder:
 
     def write(
         self, frames: Sequence[Tensor], prompt: list[int], never: list[int], max_first: int, max_tokens: int
-    ) -> list[QuickDraft]:
+    ) -> list[GreedyHypothesis]:
         """One draft a clip, the same to the bit whatever else is in the batch.
 
         Args:
@@ -70,14 +70,14 @@ class QuickDecoder:
             max_tokens: Most tokens of a draft.
         """
         at_a_time = len(frames) if self.together else 1
-        drafts: list[QuickDraft] = []
+        drafts: list[GreedyHypothesis] = []
         for at in range(0, len(frames), at_a_time):
             drafts += self._write_batch(frames[at : at + at_a_time], prompt, never, max_first, max_tokens)
         return drafts
 
     def _write_batch(
         self, frames: Sequence[Tensor], prompt: list[int] | list[str], never: list[int], max_first: int, max_tokens: int
-    ) -> list[QuickDraft]:
+    ) -> list[GreedyHypothesis]:
         frames_BTD = torch.stack(list(frames)).float().cpu().contiguous().numpy()
         written = self._model.generate(
             ctranslate2.StorageView.from_array(frames_BTD),
@@ -92,7 +92,7 @@ class QuickDecoder:
         )
         return [
             # A score is the mean over the tokens without the end, where Whisper counts it.
-            QuickDraft(tokens, each.scores[0] * len(tokens) / (len(tokens) + 1), each.no_speech_prob)
+            GreedyHypothesis(tokens, each.scores[0] * len(tokens) / (len(tokens) + 1), each.no_speech_prob)
             for each in written
             for tokens in (each.sequences_ids[0],)
         ]
@@ -102,7 +102,7 @@ class QuickDecoder:
         drawn = torch.Generator().manual_seed(0)
         frames = [torch.randn(_FRAMES, width, generator=drawn) for _ in range(_CHECKED_ROWS)]
 
-        def drafts(rows: list[Tensor]) -> list[QuickDraft]:
+        def drafts(rows: list[Tensor]) -> list[GreedyHypothesis]:
             return self._write_batch(rows, ["<|startoftranscript|>"], [], MAX_FIRST_TIMESTAMP, _CHECKED_TOKENS)
 
         return drafts(frames) == [draft for frames_TD in frames for draft in drafts([frames_TD])]

@@ -62,17 +62,17 @@ class SpeechEncoder(nn.Module):
         self._transcriber: Transcriber | None = None
         self._multiplies_in: torch.dtype | None = None
 
-    def multiply_in(self, dtype: torch.dtype) -> None:
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Rounds weights to `dtype` where most of the work is: Whisper's layers, projectors, the transcriber's decoder.
 
         With bfloat16, speech tokens turn by less than a thousandth (1 - cosine similarity), on a processor that
         multiplies it natively in about 0.7 of the time.
         """
         self._multiplies_in = dtype
-        self.whisper.multiply_in(dtype)
+        self.whisper.set_compute_dtype(dtype)
         self.projectors.to(dtype)
         if self._transcriber is not None:
-            self._transcriber.multiply_in(dtype)
+            self._transcriber.set_compute_dtype(dtype)
 
     @property
     def number_format(self) -> str:

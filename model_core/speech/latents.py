@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx.utils import Extractor
 
-from model_core.speech.sounds import units_with_lengths
+from model_core.speech.phone_units import units_with_durations
 from model_core.speech.voice import PiperVoice, session_options, voice_model
 
 _INPUTS = ("input", "input_lengths", "scales")
@@ -46,7 +46,7 @@ class LatentReader:
         symbols, ids = self._voice.symbols(phonemes)
         inputs = np.array([ids], np.int64), np.array([len(ids)], np.int64), np.array([0.0, 1.0, 0.0], np.float32)
         latents_1CT, frames = self._session.run(None, dict(zip(_INPUTS, inputs, strict=True)))
-        found = units_with_lengths(symbols, frames.reshape(-1).astype(int).tolist())
+        found = units_with_durations(symbols, frames.reshape(-1).astype(int).tolist())
         ends = np.maximum(np.cumsum([length for _, length in found]) - _EARLY_FRAMES, 0)
         ends[-1] += _EARLY_FRAMES
         durations = np.diff(ends, prepend=0)

@@ -1,7 +1,7 @@
 """Speech projector: Whisper frames to language-model tokens (Lyra, section 3.2).
 
 Shapes: B batch, T encoder frames, N speech tokens (T // group), D encoder width, C context width, E language-model
-width, V pieces of words.
+width, V word pieces.
 """
 
 import math
@@ -14,22 +14,22 @@ from einops import rearrange
 from torch import Tensor, nn
 
 _DROPOUT = 0.1
-_FIRST_SCALE = 30.0  # of cosines, before it is learned
+_INITIAL_SCALE = 30.0  # of cosines; learned from there
 
 
 class SpeechProjector(nn.Module):
-    """Joins `group` neighbouring frames and maps them to one speech token.
+    """Stacks `group` neighbouring frames and maps them to one speech token.
 
-    Frames that do not fill a group are dropped, as in the published checkpoints. Those have no context layers. A small
-    speech encoder leaves more to do: there a few convolutions over the joined frames, each over `kernel` tokens to be,
-    put sounds together to words before the method's two linear layers (docs/nano.md has the trials).
+    Frames that do not fill a group are dropped, as in the published checkpoints, which have no context layers. A small
+    speech encoder leaves more to do: there, a few convolutions over the stacked frames, each spanning `kernel` groups,
+    assemble phones into words before the method's two linear layers (docs/nano.md has the experiments).
 
-    With `pieces`, a token is the mean of the embeddings of so many pieces of words by how likely each is said: where
-    the projector is sure, the language model reads what it would read in writing. A head tells groups in which none
-    is said; they make no token, nor does a group that says what the one before it says, so that speech takes the
-    language model about as many tokens as its words do. `merges` says what the pieces are: those that the language
-    model's tokenizer makes with the first so many of its merges, all of them where it is None. A small recording set
-    has too few examples of a rare word for a token of its own; its pieces are common.
+    With `pieces`, a token is the mean of the embeddings of that many word pieces, weighted by the probability of each:
+    where the projector is certain, the language model reads what it would read in writing. A head detects groups
+    without speech; they make no token, nor does a group that repeats the piece of the one before it, so that speech
+    takes about as many tokens as its text. `merges` defines the pieces: those that the language model's tokenizer makes
+    with only its first `merges` merges, all of them where it is None. A small data set has too few examples of a rare
+    word for a token of its own; its pieces are common.
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -45,7 +45,7 @@ class SpeechProjector(nn.Module):
         pieces: int | None = None
 
         def build(self) -> "SpeechProjector":
-            assert self.context_layers or self.pieces is None, "one group alone does not tell pauses"
+            assert self.context_layers or self.pieces is None, "detecting pauses takes context layers"
             return SpeechProjector(self)
 
     def __init__(self, config: Config) -> None:
@@ -64,29 +64,33 @@ class SpeechProjector(nn.Module):
         self.pieces_VE: Tensor | None
         pieces = None if config.pieces is None else torch.zeros(config.pieces, config.model_width)
         self.register_buffer("pieces_VE", pieces)
-        self.log_scale = None if pieces is None else nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
+        self.log_scale = None if pieces is None else nn.Parameter(torch.tensor(math.log(_INITIAL_SCALE)))
 
     def forward(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
-        """[B, T, D] floats -> [B, N, E], of every group.
+        """[B, T, D] floats -> [B, N, E], one token a group.
 
         Args:
             frames_BTD: Rows may be padded on the right.
-            lengths: Frames of each row that are its own; what comes of the others means nothing.
+            lengths: Valid frames of each row; tokens of the padding are meaningless.
         """
-        return self.spot(frames_BTD, lengths)[0]
+        return self.tokens_and_pauses(frames_BTD, lengths)[0]
 
-    def spot(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
-        """`forward`, and with `pieces` the log-odds [B, N] that a group says nothing that the one before it did not."""
+    def tokens_and_pauses(
+        self, frames_BTD: Tensor, lengths: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and with `pieces` the log-odds [B, N] that a group adds nothing to the one before it."""
         if self.pieces_VE is None:
             tokens_BNE: Tensor = self.linear2(F.relu(self.linear1(self._in_context(frames_BTD, lengths))))
             return tokens_BNE, None
-        said_BNV, pauses_BN = self.spell(frames_BTD, lengths)
+        said_BNV, pauses_BN = self.piece_log_probs(frames_BTD, lengths)
         pauses_BN = pauses_BN.masked_fill(_repeated(said_BNV.argmax(-1), pauses_BN), torch.inf)
         return said_BNV.exp() @ self.pieces_VE, pauses_BN
 
-    def spell(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """With `pieces`, what is said in each group: log-probabilities [B, N, V] of the pieces, by the cosine with each
-        one's embedding times a scale that is learned, and log-odds [B, N] that it is none."""
+    def piece_log_probs(self, frames_BTD: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """With `pieces`: log-probabilities [B, N, V] of the pieces in each group, and log-odds [B, N] that it has none.
+
+        The logit of a piece is the cosine with its embedding times a learned scale.
+        """
         assert self.pieces_VE is not None
         assert self.pause is not None
         assert self.log_scale is not None
@@ -96,7 +100,7 @@ class SpeechProjector(nn.Module):
         return (cosines_BNV * self.log_scale.exp()).log_softmax(-1), self.pause(groups).squeeze(-1)
 
     def _in_context(self, frames_BTD: Tensor, lengths: Sequence[int] | None) -> Tensor:
-        """[B, T, D] -> groups [B, N, C], each with its neighbours put in; without context layers, as they are."""
+        """[B, T, D] -> groups [B, N, C] after the context layers; without any, the stacked frames."""
         whole = frames_BTD.shape[1] // self.group * self.group
         groups = rearrange(frames_BTD[:, :whole], "b (n g) d -> b n (g d)", g=self.group)
         if self.context:
@@ -108,34 +112,39 @@ class SpeechProjector(nn.Module):
         return groups
 
     def read(self, frames_TD: Tensor) -> Tensor:
-        """One recording's frames [T, D] -> its speech tokens [N, E], pauses left out; N is at least 1."""
-        tokens_1NE, pauses_1N = self.spot(frames_TD[None])
+        """Frames [T, D] of one clip -> its speech tokens [N, E] without pauses; N is at least 1."""
+        tokens_1NE, pauses_1N = self.tokens_and_pauses(frames_TD[None])
         if pauses_1N is None:
             return tokens_1NE[0]
-        return tokens_1NE[0, spoken(pauses_1N, torch.ones_like(pauses_1N, dtype=torch.bool))[0]]
+        return tokens_1NE[0, token_mask(pauses_1N, torch.ones_like(pauses_1N, dtype=torch.bool))[0]]
 
-    def freeze_spotting(self) -> None:
-        """With `pieces`, what tells pauses learns no more: only the two linear layers and the scale do."""
+    def freeze_pause_head(self) -> None:
+        """With `pieces`, freezes what detects pauses: only the two linear layers and the scale stay trainable."""
         if self.pause is not None:
             for part in (self.join, self.context, self.pause):
                 part.requires_grad_(False)
 
 
 def _repeated(best_BN: Tensor, pauses_BN: Tensor) -> Tensor:
-    """[B, N] true where a group goes on with the piece of the group before it, as CTC reads a path."""
+    """[B, N] true where a group repeats the piece of the group before it, as CTC collapses a path."""
     same_BN = (best_BN[:, 1:] == best_BN[:, :-1]) & (pauses_BN[:, :-1] < 0)
     return F.pad(same_BN, (1, 0))
 
 
-def spoken(pauses_BN: Tensor, own_BN: Tensor) -> Tensor:
-    """[B, N] true where a row's own group makes a speech token: it is likelier no pause, or the row's likeliest one."""
+def token_mask(pauses_BN: Tensor, own_BN: Tensor) -> Tensor:
+    """[B, N] true where a group makes a speech token: it is probably no pause, or the least likely pause of its row.
+
+    Args:
+        pauses_BN: Log-odds that a group is a pause.
+        own_BN: False for padding.
+    """
     best_B = pauses_BN.masked_fill(~own_BN, torch.inf).argmin(-1)
     best_BN = F.one_hot(best_B, pauses_BN.shape[1]).bool()
     return own_BN & ((pauses_BN < 0) | best_BN)
 
 
 class ContextLayer(nn.Module):
-    """A depthwise convolution and a feed-forward layer beside a residual stream: ConvNeXt's block in one dimension."""
+    """A depthwise convolution and a feed-forward layer around a residual stream: a one-dimensional ConvNeXt block."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -147,7 +156,7 @@ class ContextLayer(nn.Module):
         nn.init.zeros_(self.reduce.bias)
 
     def forward(self, x_BNC: Tensor, own_BN1: Tensor) -> Tensor:
-        """[B, N, C] -> [B, N, C]; positions that are no row's own are zeros to the others, as beyond its end."""
+        """[B, N, C] -> [B, N, C]; padding reads as zeros, like what lies beyond the end."""
         normed_BCN = (self.norm(x_BNC) * own_BN1).transpose(1, 2)
         mixed_BNC = self.mix(normed_BCN).transpose(1, 2)
         update: Tensor = self.reduce(F.gelu(self.expand(mixed_BNC)))

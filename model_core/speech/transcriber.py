@@ -17,21 +17,21 @@ from torch import Tensor
 
 from model_core.audio.tensors import CLIP_SECONDS, SAMPLE_RATE, Clip, is_silent
 from model_core.errors import InvalidInput
-from model_core.speech.ctranslate2_decoder import QuickDecoder
+from model_core.speech.ctranslate2_decoder import CTranslate2Decoder
 from model_core.speech.whisper_decoder import WhisperDecoder
 from model_core.speech.whisper_tokens import (
     MAX_FIRST_TIMESTAMP,
-    SECONDS_A_TIMESTAMP,
+    SECONDS_PER_TIMESTAMP,
     WhisperTokens,
 )
 
 SILENT_TAIL_SECONDS = 1.0
-SHORTEST_REST_SECONDS = 0.5
+MIN_REST_SECONDS = 0.5
 ENGLISH = "en"
 
-_LONGEST_PROMPT = 3  # start, language, task
+_MAX_PROMPT = 3  # start, language, task
 
-_STEPS_A_TURN = 8  # of decoding, between two places where other work may come in
+_STEPS_PER_TURN = 8  # of decoding, between two places where other work may come in
 _FULL_ENOUGH = 0.75  # share of a batch's rows that still write; below, those that ended leave it
 
 EncodeFrames = Callable[[list[Tensor]], list[Tensor]]
@@ -71,7 +71,7 @@ class DecodingOptions:
         max_compression: A text that zlib makes smaller than this factor repeats itself.
         min_log_probability: Mean over a clip's tokens; below it another temperature is tried.
         max_no_speech: Above it improbable words are taken for silence.
-        tokens_a_second: Most tokens for a second of sound, far above fast speech.
+        tokens_per_second: Most tokens for a second of sound, far above fast speech.
         max_tokens: Most tokens for any clip.
     """
 
@@ -81,12 +81,12 @@ class DecodingOptions:
     max_compression: float = 2.4
     min_log_probability: float = -1.0
     max_no_speech: float = 0.6
-    tokens_a_second: float = 12.0
+    tokens_per_second: float = 12.0
     max_tokens: int = 224
 
 
 @dataclass(slots=True)
-class _Draft:
+class _Hypothesis:
     """A clip's transcript while it is written; one log probability a token."""
 
     last_timestamp: int
@@ -123,7 +123,7 @@ class Transcriber:
         options: DecodingOptions | None = None,
         *,
         multilingual: bool = False,
-        quick: QuickDecoder | None = None,
+        quick: CTranslate2Decoder | None = None,
     ) -> None:
         self._decoder = decoder.eval()
         self._quick = quick
@@ -156,9 +156,9 @@ class Transcriber:
         self.check_language(language)
         return self._segments([clip for clip in clips if not is_silent(clip.samples)], language)
 
-    def multiply_in(self, dtype: torch.dtype) -> None:
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Rounds most of the decoder's weights, and what it keeps of clips and texts, to `dtype`."""
-        self._decoder.multiply_in(dtype)
+        self._decoder.set_compute_dtype(dtype)
 
     def check_language(self, language: str) -> None:
         """Raises InvalidInput where the language is not one that the model knows; empty is fine."""
@@ -204,21 +204,21 @@ class Transcriber:
         logits_V = self._decoder(start_11, self._decoder.new_state(self._until_window_ends([frames_TD])))[0]
         return max(languages, key=lambda language: float(logits_V[languages[language]]))
 
-    def _rest(self, clip: Clip, draft: _Draft) -> list[Clip]:
+    def _rest(self, clip: Clip, draft: _Hypothesis) -> list[Clip]:
         """What Whisper left of a clip because a sentence in it does not end there: it closes one segment and starts the
         next, with no words. Such a rest is heard again on its own."""
         first = self._tokens.first_timestamp
         if len(draft.tokens) < 3 or min(draft.tokens[-2:]) < first:
             return []
-        start = (draft.tokens[-1] - first) * SECONDS_A_TIMESTAMP
+        start = (draft.tokens[-1] - first) * SECONDS_PER_TIMESTAMP
         samples = clip.samples[round(start * SAMPLE_RATE) :]
-        if samples.shape[0] < SHORTEST_REST_SECONDS * SAMPLE_RATE or is_silent(samples):
+        if samples.shape[0] < MIN_REST_SECONDS * SAMPLE_RATE or is_silent(samples):
             return []
         return [Clip(clip.index, clip.start_seconds + start, clip.end_seconds, samples)]
 
-    def _write(self, clips: list[Clip], frames: list[Tensor], language: str) -> Turns[list[_Draft]]:
+    def _write(self, clips: list[Clip], frames: list[Tensor], language: str) -> Turns[list[_Hypothesis]]:
         """One transcript a clip: the first that passes, or of those that fail the most probable without repetition."""
-        best: dict[int, _Draft] = {}
+        best: dict[int, _Hypothesis] = {}
         pending = list(range(len(clips)))
         for temperature in self._options.temperatures:
             tried, heard = [clips[row] for row in pending], [frames[row] for row in pending]
@@ -248,8 +248,8 @@ class Transcriber:
         return self._encode_frames([torch.zeros(CLIP_SECONDS * SAMPLE_RATE)])[0]
 
     def _decode_quickly(
-        self, quick: QuickDecoder, clips: list[Clip], frames: list[Tensor], language: str
-    ) -> list[_Draft]:
+        self, quick: CTranslate2Decoder, clips: list[Clip], frames: list[Tensor], language: str
+    ) -> list[_Hypothesis]:
         """Writes one batch at temperature 0."""
         written = quick.write(
             frames,
@@ -271,14 +271,14 @@ class Transcriber:
 
     def _decode(
         self, clips: list[Clip], frames: list[Tensor], language: str, temperature: float
-    ) -> Turns[list[_Draft]]:
+    ) -> Turns[list[_Hypothesis]]:
         """Writes clips at one temperature, together or one after the other."""
         together = self._options.together
         if together is None:
             together = frames[0].device.type != "cpu"
         if together:
             return (yield from self._decode_batch(clips, frames, language, temperature))
-        drafts: list[_Draft] = []
+        drafts: list[_Hypothesis] = []
         for clip, frames_TD in zip(clips, frames, strict=True):
             drafts += yield from self._decode_batch([clip], [frames_TD], language, temperature)
         return drafts
@@ -286,7 +286,7 @@ class Transcriber:
     @torch.inference_mode()
     def _decode_batch(
         self, clips: list[Clip], frames: list[Tensor], language: str, temperature: float
-    ) -> Turns[list[_Draft]]:
+    ) -> Turns[list[_Hypothesis]]:
         """Writes one batch at one temperature. Rows that ended leave it as soon as enough have for that to pay."""
         state = self._decoder.new_state(frames)
         device = frames[0].device
@@ -306,22 +306,22 @@ class Transcriber:
                 rows, state = [rows[row] for row in running], state.select(running)
             last_B1 = torch.tensor([[draft.tokens[-1]] for draft in rows], device=device)
             logits_BV = self._decoder(last_B1, state).cpu().float()
-            if step % _STEPS_A_TURN == 0:
+            if step % _STEPS_PER_TURN == 0:
                 yield
         return drafts
 
-    def _new_draft(self, clip: Clip, no_speech_probability: float) -> _Draft:
+    def _new_draft(self, clip: Clip, no_speech_probability: float) -> _Hypothesis:
         seconds = clip.samples.shape[0] / SAMPLE_RATE + SILENT_TAIL_SECONDS
-        timestamps = min(math.ceil(seconds / SECONDS_A_TIMESTAMP), self._tokens.timestamps - 1)
-        room = self._decoder.config.max_tokens - _LONGEST_PROMPT
-        by_length = math.ceil(seconds * self._options.tokens_a_second)
-        return _Draft(
+        timestamps = min(math.ceil(seconds / SECONDS_PER_TIMESTAMP), self._tokens.timestamps - 1)
+        room = self._decoder.config.max_tokens - _MAX_PROMPT
+        by_length = math.ceil(seconds * self._options.tokens_per_second)
+        return _Hypothesis(
             last_timestamp=self._tokens.first_timestamp + timestamps,
             max_tokens=min(by_length, self._options.max_tokens, room),
             no_speech_probability=no_speech_probability,
         )
 
-    def _step(self, drafts: list[_Draft], logits_BV: Tensor, temperature: float) -> None:
+    def _step(self, drafts: list[_Hypothesis], logits_BV: Tensor, temperature: float) -> None:
         """Adds the next token to each draft that has not ended."""
         logits_BV = logits_BV.masked_fill_(self._tokens.never, float("-inf"))
         for row, draft in enumerate(drafts):
@@ -342,24 +342,24 @@ class Transcriber:
                 draft.tokens.append(token)
             draft.ended = token == self._tokens.end or len(draft.tokens) >= draft.max_tokens
 
-    def _is_silence(self, written: _Draft | Segment) -> bool:
+    def _is_silence(self, written: _Hypothesis | Segment) -> bool:
         return (
             written.no_speech_probability > self._options.max_no_speech
             and written.mean_log_probability < self._options.min_log_probability
         )
 
-    def _fails(self, draft: _Draft) -> bool:
+    def _fails(self, draft: _Hypothesis) -> bool:
         improbable = draft.mean_log_probability < self._options.min_log_probability
         return (improbable or self._repeats(draft)) and not self._is_silence(draft)
 
-    def _rank(self, draft: _Draft) -> tuple[bool, float]:
+    def _rank(self, draft: _Hypothesis) -> tuple[bool, float]:
         return not self._repeats(draft), draft.mean_log_probability
 
-    def _repeats(self, draft: _Draft) -> bool:
+    def _repeats(self, draft: _Hypothesis) -> bool:
         text = self._tokens.text(draft.tokens).encode()
         return len(text) > self._options.max_compression * len(zlib.compress(text))
 
-    def _cut(self, clip: Clip, draft: _Draft) -> Iterator[Segment]:
+    def _cut(self, clip: Clip, draft: _Hypothesis) -> Iterator[Segment]:
         """Segments between a draft's timestamps; an open end is the clip's end. Nothing is given where no word is."""
         first = self._tokens.first_timestamp
         words: list[int] = []
@@ -370,13 +370,13 @@ class Transcriber:
                 words.append(token)
                 log_probabilities.append(log_probability)
                 continue
-            end = (token - first) * SECONDS_A_TIMESTAMP
+            end = (token - first) * SECONDS_PER_TIMESTAMP
             yield from self._segment(clip, draft, words, log_probabilities, start, end)
             words, log_probabilities, start = [], [], end
         yield from self._segment(clip, draft, words, log_probabilities, start, math.inf)
 
     def _segment(
-        self, clip: Clip, draft: _Draft, words: list[int], log_probabilities: list[float], start: float, end: float
+        self, clip: Clip, draft: _Hypothesis, words: list[int], log_probabilities: list[float], start: float, end: float
     ) -> Iterator[Segment]:
         text = self._tokens.text(words).strip()
         if not any(letter.isalnum() for letter in text):

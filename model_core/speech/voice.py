@@ -22,7 +22,7 @@ from model_core.text.phonemes import EnglishPhonemes
 
 Samples = NDArray[np.int16]
 
-SLOWEST, FASTEST = 0.25, 4.0
+MIN_SPEED, MAX_SPEED = 0.25, 4.0
 CHUNK_SECONDS = 0.25
 _PAUSE_SECONDS = {",": 0.12, ";": 0.2, ":": 0.2, "-": 0.16, "–": 0.16, "—": 0.16}
 _SENTENCE_PAUSE_SECONDS = 0.32
@@ -30,7 +30,7 @@ _UNMARKED_PAUSE_SECONDS = 0.03  # a clause that was cut for its length goes on a
 _QUIET = 0.006  # full scale is 1; below it (-44 dB) the edges of a clause count as silence
 _EDGE_SECONDS = 0.02
 _FADE_SECONDS = 0.008
-_MOST_PHONEMES = 220  # at normal speed; about 12 s of sound and 200 MB while the model runs
+_MAX_PHONEMES = 220  # at normal speed; about 12 s of sound and 200 MB while the model runs
 
 
 class Voice(Protocol):
@@ -154,7 +154,7 @@ class PiperVoice:
         """
         scales = np.array([0.667 * variation, 1.0 / speed, 0.8 * variation], np.float32)
         parts = [np.zeros(0, np.int16)]
-        for phonemes in _parts(self._phonemes.phonemes(clause), int(_MOST_PHONEMES * min(1.0, speed))):
+        for phonemes in _parts(self._phonemes.phonemes(clause), int(_MAX_PHONEMES * min(1.0, speed))):
             ids = np.array([self.symbols(phonemes)[1]], np.int64)
             inputs = {"input": ids, "input_lengths": np.array([ids.shape[1]], np.int64), "scales": scales}
             sound = np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1)
@@ -255,8 +255,8 @@ def check_voice(voice: str, speed: float, voices: tuple[str, ...]) -> None:
     """Raises InvalidInput where `voice` is not one of `voices` (or empty) or `speed` is out of range."""
     if voice and voice not in voices:
         raise InvalidInput("voice", f"{voice!r} is not one of: {', '.join(voices)}")
-    if not SLOWEST <= speed <= FASTEST:
-        raise InvalidInput("speed", f"{speed} is outside {SLOWEST} to {FASTEST}")
+    if not MIN_SPEED <= speed <= MAX_SPEED:
+        raise InvalidInput("speed", f"{speed} is outside {MIN_SPEED} to {MAX_SPEED}")
 
 
 def _parts(phonemes: str, most: int) -> list[str]:

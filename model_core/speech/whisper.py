@@ -49,10 +49,10 @@ class WhisperEncoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.layer_norm = nn.LayerNorm(config.width)
 
-    def multiply_in(self, dtype: torch.dtype) -> None:
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Holds the weights of the layers' linear maps in `dtype`; residual stream, norms and convolutions stay."""
         for module in self.modules():
-            if isinstance(module, OwnLinear):
+            if isinstance(module, CastLinear):
                 module.to(dtype)
 
     def frames_of(self, samples: Tensor) -> int:
@@ -94,7 +94,7 @@ class WhisperEncoder(nn.Module):
         return normed_BTD
 
 
-class OwnLinear(nn.Linear):
+class CastLinear(nn.Linear):
     """A linear map that multiplies in the precision of its own weights, whatever that of the rest is."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = EncoderAttention(config.width, config.heads)
         self.self_attn_layer_norm = nn.LayerNorm(config.width)
-        self.fc1 = OwnLinear(config.width, config.feed_forward)
-        self.fc2 = OwnLinear(config.feed_forward, config.width)
+        self.fc1 = CastLinear(config.width, config.feed_forward)
+        self.fc2 = CastLinear(config.feed_forward, config.width)
         self.final_layer_norm = nn.LayerNorm(config.width)
 
     def forward(self, hidden_BTD: Tensor, mask: Tensor | None) -> Tensor:
@@ -120,10 +120,10 @@ class EncoderAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj = OwnLinear(width, width)
-        self.k_proj = OwnLinear(width, width, bias=False)
-        self.v_proj = OwnLinear(width, width)
-        self.out_proj = OwnLinear(width, width)
+        self.q_proj = CastLinear(width, width)
+        self.k_proj = CastLinear(width, width, bias=False)
+        self.v_proj = CastLinear(width, width)
+        self.out_proj = CastLinear(width, width)
 
     def forward(self, hidden_BTD: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from model_core.speech.whisper import OwnLinear
+from model_core.speech.whisper import CastLinear
 
 _ROOM = 64  # tokens
 
@@ -73,11 +73,11 @@ class WhisperDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.layer_norm = nn.LayerNorm(config.width)
 
-    def multiply_in(self, dtype: torch.dtype) -> None:
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Holds linear maps, token embeddings, keys and values in `dtype`; residual stream and norms stay."""
         self.embed_tokens.to(dtype)
         for module in self.modules():
-            if isinstance(module, OwnLinear):
+            if isinstance(module, CastLinear):
                 module.to(dtype)
 
     def new_state(self, frames: list[Tensor]) -> DecoderState:
@@ -116,8 +116,8 @@ class DecoderLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(config.width)
         self.encoder_attn = DecoderAttention(config.width, config.heads)
         self.encoder_attn_layer_norm = nn.LayerNorm(config.width)
-        self.fc1 = OwnLinear(config.width, config.feed_forward)
-        self.fc2 = OwnLinear(config.feed_forward, config.width)
+        self.fc1 = CastLinear(config.width, config.feed_forward)
+        self.fc2 = CastLinear(config.feed_forward, config.width)
         self.final_layer_norm = nn.LayerNorm(config.width)
 
     def hear(self, frames_BTD: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,10 +153,10 @@ class DecoderAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj = OwnLinear(width, width)
-        self.k_proj = OwnLinear(width, width, bias=False)
-        self.v_proj = OwnLinear(width, width)
-        self.out_proj = OwnLinear(width, width)
+        self.q_proj = CastLinear(width, width)
+        self.k_proj = CastLinear(width, width, bias=False)
+        self.v_proj = CastLinear(width, width)
+        self.out_proj = CastLinear(width, width)
 
     def keys_values(self, source_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, D] -> two of [B, H, T, D / H]."""

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-SECONDS_A_TIMESTAMP = 0.02
+SECONDS_PER_TIMESTAMP = 0.02
 TIMESTAMPS = 1501  # 0 to 30 s
 MAX_FIRST_TIMESTAMP = 50  # a second: speech that starts later is still given from the start of its clip
 

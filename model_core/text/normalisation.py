@@ -1,9 +1,9 @@
-"""Written English to the words that are spoken: markup, addresses, symbols, abbreviations and initialisms.
+"""Text normalisation for TTS: written English to words, with markup, URLs, symbols, abbreviations and initialisms.
 
-`spoken("Dr. Smith (NASA) paid **$3.50** for 2 kg.")` is
+`normalise("Dr. Smith (NASA) paid **$3.50** for 2 kg.")` is
 `"doctor smith, nasa, paid three dollars and fifty cents for two kilograms."`. A result holds lower-case words, single
 capitals that stand for letter names, apostrophes inside words and the marks `, . ; : ? !`, and nothing else.
-Numbers are in `spoken_numbers`.
+Numbers are handled by `numbers_to_words`.
 """
 
 # ruff: noqa: RUF001 - typographic marks and phonetic letters are the subject
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from anyascii import anyascii
 
-from model_core.text.numbers import spoken_numbers
+from model_core.text.numbers import numbers_to_words
 
 _SYMBOL_WORDS = {
     "&": "and", "+": "plus", "=": "equals", "<": "less than", ">": "greater than", "%": "percent", "@": "at",
@@ -40,8 +40,8 @@ _ABBREVIATIONS = {
 }  # fmt: skip
 _OPERATORS = {"!=": "does not equal", "==": "equals", "<=": "at most", ">=": "at least", "->": "to", "=>": "to"}
 _OPERATOR = re.compile("|".join(_OPERATORS))
-# Capitals that are said as words, though their letters may be few: emphasis, and names with sounds of their own.
-_CAPITALS_SAID_AS_WORDS = frozenset({
+# Words in capitals that are read as words even though they are short: emphasis, and acronyms.
+_CAPITALS_READ_AS_WORDS = frozenset({
     "am", "an", "and", "are", "as", "at", "be", "but", "by", "do", "for", "go", "he", "if", "in", "is", "it", "its",
     "me", "my", "no", "not", "of", "off", "on", "one", "or", "our", "out", "she", "so", "the", "to", "two", "up",
     "was", "we", "yes", "you", "all", "any", "can", "did", "get", "had", "has", "her", "him", "his", "how", "new",
@@ -49,7 +49,7 @@ _CAPITALS_SAID_AS_WORDS = frozenset({
 })  # fmt: skip
 
 _RANGE_DASH = re.compile(r"(?<=\d)\s?–\s?(?=\d)")
-_SEEN_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Sm", "Sc", "Sk", "So", "Co"})
+_VISIBLE_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Sm", "Sc", "Sk", "So", "Co"})
 _CODE_FENCE = re.compile(r"```[\w+-]*")
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*\)")
 _LINE_MARK = re.compile(
@@ -69,32 +69,32 @@ _CAPITALS = re.compile(r"\b([A-Z]{2,})('?s)?\b")
 _LETTER_A = re.compile(r"(?<=[\w,] )A(?= ?(?:[.,;:?!]|$))")
 
 
-def spoken(text: str, known_word: Callable[[str], bool] = lambda word: False) -> str:
-    """The words of `text` as they are said; empty when there is nothing to say (blank, or marks alone).
+def normalise(text: str, known_word: Callable[[str], bool] = lambda word: False) -> str:
+    """`text` in words as they are read aloud; empty when there is nothing to read (blank, or punctuation alone).
 
     Args:
-        text: Anything a language model writes: prose, markdown, addresses, code, emoji, any script.
-        known_word: Tells whether a lower-case word can be pronounced; capitals that spell such a word are
-            read as it (NASA), others letter by letter (HTTP).
+        text: Anything a language model writes: prose, markdown, URLs, code, emoji, any script.
+        known_word: Whether a lower-case word is in the lexicon; capitals that spell such a word are read as a word
+            (NASA), others letter by letter (HTTP).
     """
     plain = _RANGE_DASH.sub("-", unicodedata.normalize("NFC", text))
     plain = _without_markup(plain.translate(_PUNCTUATION))
-    plain = _URL.sub(_say_address, plain)
-    plain = _EMAIL.sub(_say_address, plain)
-    plain = _DOMAIN.sub(_say_address, plain)
+    plain = _URL.sub(_read_url, plain)
+    plain = _EMAIL.sub(_read_url, plain)
+    plain = _DOMAIN.sub(_read_url, plain)
     plain = _CAMEL.sub(" ", plain)
     plain = re.sub(r"\be\.g\.,?", "for example,", plain, flags=re.I)
     plain = re.sub(r"\bi\.e\.,?", "that is,", plain, flags=re.I)
-    plain = spoken_numbers(plain)
-    plain = _ABBREVIATION.sub(_say_abbreviation, plain)
+    plain = numbers_to_words(plain)
+    plain = _ABBREVIATION.sub(_read_abbreviation, plain)
     plain = _OPERATOR.sub(lambda match: f" {_OPERATORS[match.group()]} ", plain)
-    plain = spoken_numbers(_say_symbols(plain))  # once more for figures of other scripts
-    plain = _DOTTED_INITIALS.sub(_say_dotted, plain)
-    plain = _say_capitals(plain, known_word)
+    plain = numbers_to_words(_read_symbols(plain))  # again, for digits of other scripts
+    plain = _DOTTED_INITIALS.sub(_read_dotted_initials, plain)
+    plain = _read_capitals(plain, known_word)
     plain = _tidy(plain)
     if plain or text.isascii():
         return plain
-    unread = any(unicodedata.category(character) in _SEEN_CATEGORIES for character in text)
+    unread = any(unicodedata.category(character) in _VISIBLE_CATEGORIES for character in text)
     return "symbol" if unread else ""
 
 
@@ -109,8 +109,8 @@ def _without_markup(text: str) -> str:
     return _EMPHASIS.sub("", text)
 
 
-def _say_address(match: re.Match[str]) -> str:
-    """`https://www.lyra.ai/docs/a-b?x=1` -> `lyra dot ai slash docs slash a dash b`; `?` and `#` end what is read."""
+def _read_url(match: re.Match[str]) -> str:
+    """`https://www.lyra.ai/docs/a-b?x=1` -> `lyra dot ai slash docs slash a dash b`; reading stops at `?` and `#`."""
     address = re.sub(r"^(?:\w+://)?(?:www\.)?", "", match.group(), flags=re.I)
     address = re.split(r"[?#]", address, maxsplit=1)[0].rstrip("/")
     for sign, word in ((".", "dot"), ("/", "slash"), ("-", "dash"), ("_", "underscore"), ("@", "at"), (":", "colon")):
@@ -118,35 +118,35 @@ def _say_address(match: re.Match[str]) -> str:
     return address
 
 
-def _say_abbreviation(match: re.Match[str]) -> str:
+def _read_abbreviation(match: re.Match[str]) -> str:
     word = match.group(1)
     ends_sentence = match.end() == len(match.string) or match.string[match.end() :].isspace()
     return _ABBREVIATIONS[word.lower()] + ("." if ends_sentence else "")
 
 
-def _say_dotted(match: re.Match[str]) -> str:
-    """`U.S.` -> `US`, with a full stop where the text ends there."""
+def _read_dotted_initials(match: re.Match[str]) -> str:
+    """`U.S.` -> `US`, with a full stop at the end of the text."""
     letters = match.group().replace(".", "").upper()
     return f" {' '.join(letters)}{'.' if not match.string[match.end() :].strip() else ' '}"
 
 
-def _say_symbols(text: str) -> str:
+def _read_symbols(text: str) -> str:
     has_words = any(character.isalnum() for character in text)
-    said: list[str] = []
+    words: list[str] = []
     for character in text:
         if character in _SYMBOL_WORDS:
-            said.append(f" {_SYMBOL_WORDS[character]} ")
+            words.append(f" {_SYMBOL_WORDS[character]} ")
         elif character.isascii():
-            said.append(character)
+            words.append(character)
         elif unicodedata.category(character) in ("So", "Sk", "Mn", "Me", "Cf", "Co", "Cn", "Cs"):
-            # Emoji and ornaments decorate words; where they stand alone they are named.
-            said.append("" if has_words else f" {anyascii(character).strip(':').replace('_', ' ')} ")
+            # Emoji and ornaments beside words are dropped; alone they are named.
+            words.append("" if has_words else f" {anyascii(character).strip(':').replace('_', ' ')} ")
         else:
-            said.append(anyascii(character))
-    return "".join(said)
+            words.append(anyascii(character))
+    return "".join(words)
 
 
-def _say_capitals(text: str, known_word: Callable[[str], bool]) -> str:
+def _read_capitals(text: str, known_word: Callable[[str], bool]) -> str:
     words = re.findall(r"[A-Za-z]{2,}", text)
     shouted = sum(word.isupper() for word in words)
     if len(words) >= 3 and shouted > 0.7 * len(words):
@@ -157,7 +157,7 @@ def _say_capitals(text: str, known_word: Callable[[str], bool]) -> str:
         lower = word.lower()
         if lower == "ok":
             return f"okay{ending}"
-        if lower in _CAPITALS_SAID_AS_WORDS and word != "US":
+        if lower in _CAPITALS_READ_AS_WORDS and word != "US":
             return lower + ending
         if len(word) > 5 or (len(word) >= 4 and known_word(lower)):
             return lower + ending
@@ -167,13 +167,13 @@ def _say_capitals(text: str, known_word: Callable[[str], bool]) -> str:
 
 
 def _lower_words(text: str) -> str:
-    """Lower case for all but single capitals, which are letter names; the article `A` before a word is lower case."""
+    """Lower case for everything but single capitals, which are letter names; the article `A` becomes lower case."""
     text = re.sub(r"\b(?=\w*[A-Z])\w{2,}\b", lambda match: match.group().lower(), text)
     return re.sub(r"(?<![A-Z] )\bA\b(?= [a-z])", "a", text)
 
 
 def _tidy(text: str) -> str:
-    """Only words and marks: brackets and lone dashes become pauses, everything else a space."""
+    """Leaves only words and punctuation: brackets and lone dashes become pauses, anything else a space."""
     text = re.sub(r"\s*(?:[()\[\]{}]|(?<=\s)-+(?=\s)|\s--+\s*)\s*", " , ", text)
     text = re.sub(r"\.{2,}(?=\s*[a-z])", ", ", text)
     text = re.sub(r"\band/or\b", "and or", text)

@@ -1,6 +1,6 @@
-"""Figures to words, the American way: money, times, dates, ordinals, units, fractions, telephone numbers, years.
+"""Numbers to American English words: money, times, dates, ordinals, units, fractions, phone numbers, years.
 
-Each rule is a pattern and the words for what it matched; the first rule that takes a figure is the last to see it.
+Each rule is a pattern and the words for a match. Rules run in order, and each replaces what it matches.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from num2words import num2words
 
-_LONGEST_COUNT = 15  # digits; longer figures are read digit by digit
+_MAX_COUNT_DIGITS = 15  # digits; longer numbers are read digit by digit
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June",
@@ -42,9 +42,9 @@ _FIGURE = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 
 
 def cardinal(figure: str) -> str:
-    """`1,250.5` -> `one thousand two hundred fifty point five`; long or zero-led figures digit by digit."""
+    """`1,250.5` -> `one thousand two hundred fifty point five`; long or zero-led numbers digit by digit."""
     whole, _, decimals = figure.replace(",", "").partition(".")
-    if len(whole) > _LONGEST_COUNT or (len(whole) > 1 and whole.startswith("0")):
+    if len(whole) > _MAX_COUNT_DIGITS or (len(whole) > 1 and whole.startswith("0")):
         words = digits(whole)
     else:
         words = _american(num2words(int(whole or "0")))
@@ -57,7 +57,7 @@ def digits(figure: str) -> str:
 
 def ordinal(figure: str) -> str:
     whole = figure.replace(",", "")
-    return _american(num2words(int(whole), to="ordinal")) if len(whole) <= _LONGEST_COUNT else digits(whole)
+    return _american(num2words(int(whole), to="ordinal")) if len(whole) <= _MAX_COUNT_DIGITS else digits(whole)
 
 
 def year(figure: str) -> str:
@@ -175,8 +175,8 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
 ]
 
 
-def spoken_numbers(text: str) -> str:
-    """`text` with every figure in words; the rest of it is left as it was."""
+def numbers_to_words(text: str) -> str:
+    """`text` with every number in words; everything else stays."""
     for pattern, words in _RULES:
         text = pattern.sub(words, text)
     return text

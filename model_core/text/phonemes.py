@@ -1,7 +1,7 @@
-"""Spoken English to the phonemes the voice was trained on: what espeak writes for `en-us`, from gruut's tables.
+"""Grapheme to phoneme: English text to espeak's phonemes for `en-us`, which the voice was trained on.
 
-gruut (MIT) ships a lexicon of 124,000 words and a model for unknown words in espeak's notation, and a tagger that tells
-nouns from verbs. Only these tables are used: nothing is asked of the network, and no espeak program is run.
+gruut (MIT) ships a lexicon of 124,000 words and a model for unknown words in espeak's notation, and a part-of-speech
+tagger. Only these tables are used: no network access, and no espeak process.
 """
 
 # ruff: noqa: RUF001, RUF002 - typographic marks and phonetic letters are the subject
@@ -15,7 +15,7 @@ import gruut_lang_en
 from gruut.g2p import GraphemesToPhonemes
 from gruut.pos import PartOfSpeechTagger
 
-from model_core.text.normalisation import spoken
+from model_core.text.normalisation import normalise
 
 _LETTERS = {
     "A": "eɪ", "B": "biː", "C": "siː", "D": "diː", "E": "iː", "F": "ɛf", "G": "dʒiː", "H": "eɪtʃ", "I": "aɪ",
@@ -23,7 +23,7 @@ _LETTERS = {
     "S": "ɛs", "T": "tiː", "U": "juː", "V": "viː", "W": "dʌbəljuː", "X": "ɛks", "Y": "waɪ", "Z": "ziː",
 }  # fmt: skip
 _VOWELS = "aæɑɐeɛəɚɜiɪᵻoɔuʊʌ"
-# Words that sound different as noun and verb (Penn tags), where the lexicon knows one sound.
+# Heteronyms by Penn tag, of which the lexicon has one pronunciation.
 _BY_TAG = {
     ("wind", "V"): "wˈaɪnd", ("live", "V"): "lˈɪv", ("lives", "V"): "lˈɪvz", ("lives", "N"): "lˈaɪvz",
     ("use", "N"): "jˈuːs", ("use", "V"): "jˈuːz", ("close", "V"): "klˈoʊz", ("close", "J"): "klˈoʊs",
@@ -31,27 +31,27 @@ _BY_TAG = {
     ("project", "V"): "pɹədʒˈɛkt", ("produce", "N"): "pɹˈoʊduːs", ("house", "V"): "hˈaʊz",
     ("read", "VBD"): "ɹˈɛd", ("read", "VBN"): "ɹˈɛd", ("tear", "V"): "tˈɛɹ", ("lead", "V"): "lˈiːd",
 }  # fmt: skip
-_SOUNDS_AS = {"over": "ˈoʊvɚ", "miz": "mɪz", "ok": "oʊkˈeɪ", "has": "hæz", "can": "kæn"}
+_OVERRIDES = {"over": "ˈoʊvɚ", "miz": "mɪz", "ok": "oʊkˈeɪ", "has": "hæz", "can": "kæn"}
 _TOKEN = re.compile(r"[A-Za-z']+|[,.;:?!]")
 
 
 class EnglishPhonemes:
-    """Turns text into espeak-style IPA. Safe to share between threads; a clause takes about a millisecond."""
+    """Turns text into espeak-style IPA. Thread-safe; a clause takes about a millisecond."""
 
     def __init__(self) -> None:
         folder = gruut_lang_en.get_lang_dir()
         with closing(sqlite3.connect(folder / "espeak" / "lexicon.db")) as lexicon:
             rows = lexicon.execute("SELECT word, phonemes FROM word_phonemes WHERE role = '' ORDER BY pron_order DESC")
-            # The first pronunciation of a word comes last and stays.
+            # The preferred pronunciation of a word comes last and wins.
             self._lexicon: dict[str, str] = {word: _alone(word, sounds.replace(" ", "")) for word, sounds in rows}
-        self._lexicon.update(_SOUNDS_AS)
+        self._lexicon.update(_OVERRIDES)
         self._guess = GraphemesToPhonemes(folder / "espeak" / "g2p" / "model.crf")
         self._tag = PartOfSpeechTagger(folder / "pos" / "model.crf")
-        self._lock = threading.Lock()  # crfsuite keeps the sequence it is working on
+        self._lock = threading.Lock()  # crfsuite taggers are stateful
 
     def phonemes(self, text: str) -> str:
-        """IPA of `text`, words apart by spaces, marks kept: `"Hello, you."` -> `"həlˈoʊ, juː."`; may be empty."""
-        tokens = _TOKEN.findall(spoken(text, self._lexicon.__contains__))
+        """IPA of `text`, with spaces and punctuation kept: `"Hello, you."` -> `"həlˈoʊ, juː."`; may be empty."""
+        tokens = _TOKEN.findall(normalise(text, self._lexicon.__contains__))
         with self._lock:
             tags = self._tag(tokens) if tokens else []
             sounds = [self._sound(token, tag) for token, tag in zip(tokens, tags, strict=True)]
@@ -78,7 +78,7 @@ class EnglishPhonemes:
 
 
 def _alone(word: str, sounds: str) -> str:
-    """Undoes what a following word did to the last sound in the lexicon: `can` `kæŋ`, `actor` `ˈæktɚɹ`, `it` `ɪɾ`."""
+    """Undoes the assimilation of a last phone to a following word: `can` `kæŋ`, `actor` `ˈæktɚɹ`, `it` `ɪɾ`."""
     if sounds.endswith("ŋ") and word.endswith(("n", "ne")):
         return sounds[:-1] + "n"
     if sounds.endswith("ɚɹ"):
@@ -87,7 +87,7 @@ def _alone(word: str, sounds: str) -> str:
 
 
 def _joined(tokens: list[str], sounds: list[str]) -> str:
-    """Words and marks in one line: letters that follow each other become one word, `the` is `ðɪ` before a vowel."""
+    """Words and punctuation in one line: consecutive letter names become one word, `the` is `ðɪ` before a vowel."""
     line = ""
     for index, (token, sound) in enumerate(zip(tokens, sounds, strict=True)):
         if not token[0].isalpha():
@@ -114,11 +114,11 @@ def _is_pronoun(tokens: list[str], index: int) -> bool:
 
 
 def _starts_with_vowel(following: list[str]) -> bool:
-    """Whether the next word, if there is one, is spoken with a vowel first (letter names too: the F)."""
+    """Whether the next word, if any, starts with a vowel (letter names too: the F)."""
     return any(_LETTERS.get(sound, sound).lstrip("ˈˌ").startswith(tuple(_VOWELS)) for sound in following)
 
 
 def _stressed(sound: str, mark: str) -> str:
-    """The stress mark stands before the vowel, as in `bˈiː`."""
+    """Puts the stress mark before the vowel, as in `bˈiː`."""
     vowel = next(position for position, phoneme in enumerate(sound) if phoneme in _VOWELS)
     return sound[:vowel] + mark + sound[vowel:]

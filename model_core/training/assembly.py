@@ -124,7 +124,7 @@ def build_projectors(models: Models, stage: TrainingStage, start: Start) -> Proj
         vision.requires_grad_("vision" not in start.freeze)
     speech.requires_grad_("speech" not in start.freeze)
     if stage.objective == "language":
-        speech.freeze_spotting()
+        speech.freeze_pause_head()
     return Projectors(speech, vision, stage.mask_frames)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from model_core.speech.projector import SpeechProjector, spoken
+from model_core.speech.projector import SpeechProjector, token_mask
 
 _SPANS = 2
 
@@ -32,7 +32,7 @@ class SpeechTokens:
     @property
     def kept(self) -> Tensor:
         """[S, N] true where a group makes a speech token."""
-        return self.own if self.pauses is None else spoken(self.pauses, self.own)
+        return self.own if self.pauses is None else token_mask(self.pauses, self.own)
 
     def without_pauses(self) -> tuple[Tensor, Tensor]:
         """The tokens that are kept, [S, M, E], and how many each clip has, [S]."""
@@ -61,7 +61,7 @@ class Projectors(nn.Module):
         """What is heard in clips, of which each has so many frames of its own, [S]."""
         assert self.speech is not None, "speech without a speech projector"
         frames_STD, lengths, own_SN = self._prepared(frames_STD, frame_lengths, self.speech.group)
-        tokens_SNE, pauses_SN = self.speech.spot(frames_STD, lengths)
+        tokens_SNE, pauses_SN = self.speech.tokens_and_pauses(frames_STD, lengths)
         return SpeechTokens(tokens_SNE, own_SN, pauses_SN)
 
     def spelled(self, frames_STD: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ class Projectors(nn.Module):
         group, nothing first; and which groups are a clip's own, [S, N]."""
         assert self.speech is not None, "speech without a speech projector"
         frames_STD, lengths, own_SN = self._prepared(frames_STD, frame_lengths, self.speech.group)
-        said_SNV, pauses_SN = self.speech.spell(frames_STD, lengths)
+        said_SNV, pauses_SN = self.speech.piece_log_probs(frames_STD, lengths)
         odds_SN1 = pauses_SN.float()[..., None]
         return torch.cat((F.logsigmoid(odds_SN1), F.logsigmoid(-odds_SN1) + said_SNV.float()), dim=-1), own_SN
 

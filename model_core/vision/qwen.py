@@ -4,7 +4,7 @@ The tower and the picture processor are those of `transformers`. Its merger join
 language model, so there is no projector. Tensors are named `vision_tower.…`, as in published Lyra checkpoints.
 
 Shapes: F frames, P patches of a frame or picture, K values of a patch (channels * frames a patch * patch * patch),
-N vision tokens (P / merge**2 for every `frames_a_patch` frames), E language-model width.
+N vision tokens (P / merge**2 for every `frames_per_patch` frames), E language-model width.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from model_core.vision.encoder import VisionTokens
 
 # Rules of the published checkpoints, applied before Qwen2-VL's own processor. Together they keep the aspect ratio under
 # 103, where that processor takes up to 200.
-LONGEST_SIDE = 2880
-SHORTEST_SIDE = 28
+MAX_SIDE = 2880
+MIN_SIDE = 28
 
 
 class QwenVisionEncoder(nn.Module):
@@ -43,7 +43,7 @@ class QwenVisionEncoder(nn.Module):
         feed_forward_ratio: int = 4
         patch: int = 14
         merge: int = 2
-        frames_a_patch: int = 2
+        frames_per_patch: int = 2
         min_pixels: int = 28 * 28 * 4
         max_pixels: int = 28 * 28 * 16_384
         max_clip_pixels: int = 28 * 28 * 2048 * 32
@@ -70,11 +70,11 @@ class QwenVisionEncoder(nn.Module):
                 num_heads=config.heads,
                 patch_size=config.patch,
                 spatial_merge_size=config.merge,
-                temporal_patch_size=config.frames_a_patch,
+                temporal_patch_size=config.frames_per_patch,
             )
         )
         self._processor = Qwen2VLImageProcessorPil(
-            patch_size=config.patch, merge_size=config.merge, temporal_patch_size=config.frames_a_patch
+            patch_size=config.patch, merge_size=config.merge, temporal_patch_size=config.frames_per_patch
         )
         self.requires_grad_(False)
         self.eval()
@@ -86,11 +86,11 @@ class QwenVisionEncoder(nn.Module):
 
     @torch.no_grad()
     def encode_video(self, frames: list[Image.Image]) -> VisionTokens:
-        """RGB frames of one video, all of one size -> its tokens; grid (frames / frames_a_patch, height, width).
+        """RGB frames of one video, all of one size -> its tokens; grid (frames / frames_per_patch, height, width).
 
         Where the last patch in time is not full, the last frame is repeated.
         """
-        together = self.config.frames_a_patch
+        together = self.config.frames_per_patch
         most = max(self.config.min_pixels, min(self.config.max_pixels, self.config.max_clip_pixels // len(frames)))
         single = []
         grid = (1, 0, 0)
@@ -127,10 +127,10 @@ class QwenVisionEncoder(nn.Module):
 def fitted(image: Image.Image) -> Image.Image:
     """The picture in RGB, its longer side at most 2880 and both at least 28, scaled to the nearest pixel."""
     longest = max(image.size)
-    if longest > LONGEST_SIDE:
-        width, height = (side * LONGEST_SIDE // longest for side in image.size)
+    if longest > MAX_SIDE:
+        width, height = (side * MAX_SIDE // longest for side in image.size)
         image = image.resize((max(width, 1), max(height, 1)), Image.Resampling.NEAREST)
-    if min(image.size) < SHORTEST_SIDE:
-        width, height = (max(side, SHORTEST_SIDE) for side in image.size)
+    if min(image.size) < MIN_SIDE:
+        width, height = (max(side, MIN_SIDE) for side in image.size)
         image = image.resize((width, height), Image.Resampling.NEAREST)
     return image.convert("RGB")

@@ -23,16 +23,16 @@ from PIL import Image
 from model_core.errors import InvalidInput
 from model_core.ffmpeg import decoders
 
-FRAMES_A_SECOND = 2.0  # sampled, as long as their count allows
-HIGHEST_RATE = 240  # frames a second that a file may hold
+FRAMES_PER_SECOND = 2.0  # sampled, as long as their count allows
+MAX_FRAME_RATE = 240  # frames a second that a file may hold
 KINDS = "mp4, webm, mov"
 
 # Only these containers are probed: playlists and the like could make FFmpeg open other files or addresses.
 _CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2"
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores")
 _DURATION_SLACK_SECONDS = 0.25
-_MOST_THREADS = 4  # each holds frames of its own
-_MOST_MISSING = 0.1  # share of the length told by the header that may not be there
+_MAX_THREADS = 4  # each holds frames of its own
+_MAX_MISSING = 0.1  # share of the length told by the header that may not be there
 
 
 Source = bytes | Path | BinaryIO
@@ -155,7 +155,7 @@ def _opened(data: Source, limits: _Limits) -> Iterator[tuple[InputContainer, Vid
         stream = _video_stream(container, limits)
         stream.codec_context.options = codec_options
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = min(_MOST_THREADS, os.cpu_count() or 1)
+        stream.codec_context.thread_count = min(_MAX_THREADS, os.cpu_count() or 1)
         yield container, stream
 
 
@@ -188,7 +188,7 @@ def _read_index(container: InputContainer, stream: VideoStream, limits: _Limits)
     if stream.time_base is None:
         raise limits.error("does not tell the times of its frames")
     index = _Index(stream.time_base)
-    most = int((limits.seconds + _DURATION_SLACK_SECONDS) * HIGHEST_RATE)
+    most = int((limits.seconds + _DURATION_SLACK_SECONDS) * MAX_FRAME_RATE)
     start = float((container.start_time or 0) / av.time_base)
     for packet in container.demux():
         if packet.pts is None or packet.time_base is None or packet.is_corrupt:
@@ -200,13 +200,13 @@ def _read_index(container: InputContainer, stream: VideoStream, limits: _Limits)
         if end > limits.seconds + _DURATION_SLACK_SECONDS:
             raise limits.error(f"is over the limit of {_length(limits.seconds)}")
         if len(index.times) >= most:
-            raise limits.error(f"has over {HIGHEST_RATE} frames a second")
+            raise limits.error(f"has over {MAX_FRAME_RATE} frames a second")
         if not packet.is_discard:  # cut away by an edit list; as a key frame still needed
             index.times.append(packet.pts)
         if packet.is_keyframe:
             index.keys.append(packet.pts)
     told = float((container.duration or 0) / av.time_base)
-    if index.end_seconds < told * (1 - _MOST_MISSING) - _DURATION_SLACK_SECONDS:
+    if index.end_seconds < told * (1 - _MAX_MISSING) - _DURATION_SLACK_SECONDS:
         raise limits.error(f"is truncated: it tells of {told:.1f} s and ends after {index.end_seconds:.1f} s")
     index.keys.sort()
     # What comes before the first key frame cannot be decoded.
@@ -217,7 +217,7 @@ def _read_index(container: InputContainer, stream: VideoStream, limits: _Limits)
 
 
 def _frame_count(index: _Index, max_frames: int) -> int:
-    return min(len(index.times), max_frames, max(2, round(index.seconds * FRAMES_A_SECOND)))
+    return min(len(index.times), max_frames, max(2, round(index.seconds * FRAMES_PER_SECOND)))
 
 
 def _spread(times: list[int], count: int) -> list[int]:

@@ -15,7 +15,7 @@ from model_core.audio.tensors import (
 )
 from services.shared.rpc.uploads import Upload
 from services.shared.sandbox.cancellation import Cancellation
-from services.shared.sandbox.decoders import SHORTEST_SECONDS, Decoders
+from services.shared.sandbox.decoders import MIN_AUDIO_SECONDS, Decoders
 from services.shared.service_errors import InvalidInput
 from services.speech_encoder.settings import SpeechEncoderSettings
 
@@ -88,7 +88,7 @@ class RecordingReader:
         options = {"max_seconds": self._max_seconds, "tenant": tenant, "cancellation": cancellation}
         if self._of_video:
             track = decoders.samples(self._upload.source(), field="video", of_video=True, min_seconds=0.0, **options)
-            samples = torch.from_numpy(track if len(track) >= SHORTEST_SECONDS * SAMPLE_RATE else track[:0])
+            samples = torch.from_numpy(track if len(track) >= MIN_AUDIO_SECONDS * SAMPLE_RATE else track[:0])
             return Recording(len(samples) / SAMPLE_RATE, [] if is_silent(samples) else split_clips(samples))
         if self._pcm is None:
             samples = torch.from_numpy(decoders.samples(self._upload.source(), field="audio", **options))

@@ -9,7 +9,7 @@ from contextlib import suppress
 import redis
 
 from model_core.audio.encoding import encode_flac
-from model_core.audio.planning import plan_sound
+from model_core.audio.planning import plan_audio
 from services.shared.jobs.kinds import State
 from services.shared.jobs.model import Plan, PlannedClip
 from services.shared.jobs.state import Job, Unit
@@ -54,7 +54,7 @@ def _cut(context: WorkerContext, job: Job) -> Plan | None:
         sound = context.decoders.sound(
             source, max_seconds=context.settings.max_job_seconds, field="media_id", tenant=job.manifest.tenant
         )
-        planned = plan_sound(sound)
+        planned = plan_audio(sound)
         for cut, samples in planned:
             clips.append(
                 PlannedClip(

@@ -23,7 +23,7 @@ from model_core.presets import nano
 from model_core.speech.codebook import write_codebook
 from model_core.speech.ctc import frames_needed
 from model_core.speech.latents import LatentReader, Reading
-from model_core.speech.sounds import phonemes_of_answer, units_of
+from model_core.speech.phone_units import answer_phonemes, phone_units
 from model_core.text.phonemes import EnglishPhonemes
 
 CODEBOOK = "codebook.safetensors"
@@ -78,7 +78,7 @@ class AnswerMaker:
 
     def sample(self, name: str, text: str, source: str) -> Made:
         """A conversation whose answer is `text`, with its units, or why it can be none."""
-        units = units_of(phonemes_of_answer(text, self._phonemes))
+        units = phone_units(answer_phonemes(text, self._phonemes))
         if not units:
             return Dropped(name, NOT_SPEAKABLE, f"nothing is to be said in {text!r}")
         tokens = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -184,7 +184,7 @@ def with_codebook(maker: Mixture, reader: PhonemeReader, readings: int, place: W
 def _readings(maker: Mixture, reader: PhonemeReader, wanted: int, place: Workplace) -> Iterator[Reading]:
     phonemes, done = EnglishPhonemes(), 0
     for made in maker.make(range(maker.samples)):
-        said = phonemes_of_answer(made.answers[-1], phonemes) if isinstance(made, Conversation) else ""
+        said = answer_phonemes(made.answers[-1], phonemes) if isinstance(made, Conversation) else ""
         if 0 < len(said) <= _MOST_PHONEMES:
             yield reader.read(said)
             done += 1

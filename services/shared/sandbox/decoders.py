@@ -23,7 +23,7 @@ from services.shared.sandbox.settings import MIB, DecoderSettings, VisionLimits
 from services.shared.service_errors import Unavailable
 
 SAMPLE_RATE = 16_000
-SHORTEST_SECONDS = 0.1
+MIN_AUDIO_SECONDS = 0.1
 
 _TRIES = 2
 _MAX_THREADS = 128
@@ -118,11 +118,11 @@ class Decoders:
         field: str,
         tenant: str = "",
         cancellation: Cancellation | None = None,
-        min_seconds: float = SHORTEST_SECONDS,
+        min_seconds: float = MIN_AUDIO_SECONDS,
         of_video: bool = False,
         check_first: bool = False,
     ) -> "DecodedSound":
-        """A recording in blocks: to be used and read as `model_core.audio.decoding.open_sound` is, whose arguments
+        """A recording in blocks: to be used and read as `model_core.audio.decoding.open_audio` is, whose arguments
         these are, but that all errors come while it is read. For the others see `tasks.run_sound`.
         """
         arguments = {

@@ -6,8 +6,8 @@ The decoders are model_core's, which knows nothing of processes. Shapes: S sampl
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, BinaryIO
 
-from model_core.audio.decoding import check_duration, open_sound
-from model_core.audio.opening import has_sound
+from model_core.audio.decoding import check_duration, open_audio
+from model_core.audio.opening import has_audio
 from model_core.vision.image import decode_image
 from model_core.vision.video import iterate_frames
 from services.shared.sandbox.inspecting import inspect
@@ -31,11 +31,11 @@ def run_sound(source: BinaryIO, *, max_seconds: float, min_seconds: float, of_vi
         of_video: What has no audio track is no sound, and no error.
         check_first: Adds up the packets first, so that hours too many are refused at once.
     """
-    if of_video and not has_sound(source, FIELD):
+    if of_video and not has_audio(source, FIELD):
         return {"truncated": False}
     if check_first:
         check_duration(source, max_seconds, FIELD)
-    with open_sound(source, max_seconds=max_seconds, field=FIELD, min_seconds=min_seconds) as sound:
+    with open_audio(source, max_seconds=max_seconds, field=FIELD, min_seconds=min_seconds) as sound:
         for block_S in sound:
             yield {}, block_S.tobytes()
         return {"truncated": sound.truncated}

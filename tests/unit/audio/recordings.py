@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from model_core.audio.decoding import SAMPLE_RATE, Mono, open_sound
+from model_core.audio.decoding import SAMPLE_RATE, Mono, open_audio
 from tests.paths import DATA
 
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
@@ -63,7 +63,7 @@ def wav(samples: NDArray[np.float32], rate: int = SAMPLE_RATE) -> bytes:
 
 def read(data: bytes, max_seconds: float = 60) -> tuple[Mono, bool]:
     """All samples of a recording, and whether it was cut off."""
-    with open_sound(data, max_seconds=max_seconds) as sound:
+    with open_audio(data, max_seconds=max_seconds) as sound:
         blocks = list(sound)
         assert round(sound.seconds * SAMPLE_RATE) == sum(map(len, blocks))
         return np.concatenate(blocks), sound.truncated
@@ -78,7 +78,7 @@ def sentences(count: int = 6) -> tuple[Mono, ...]:
 
 
 def _blocks(data: bytes) -> Iterator[Mono]:
-    with open_sound(data, max_seconds=60) as sound:
+    with open_audio(data, max_seconds=60) as sound:
         yield from sound
 
 

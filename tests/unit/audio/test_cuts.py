@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_core.audio.cuts import Cut, CutOptions, Cutter
-from model_core.audio.frames import FRAME_SECONDS, Heard
+from model_core.audio.frames import FRAME_SECONDS, FrameActivity
 
 # Stretches of speech or silence, in frames.
 STRETCHES = st.lists(st.tuples(st.booleans(), st.integers(1, 1_200)), max_size=12)
@@ -17,10 +17,10 @@ RANDOM = st.lists(st.floats(0, 1, width=32), max_size=80).flatmap(
 )
 
 
-def heard(speech_F: np.ndarray, loudness_F: np.ndarray | None = None) -> Heard:
+def heard(speech_F: np.ndarray, loudness_F: np.ndarray | None = None) -> FrameActivity:
     """Frames; loudness goes up and down where it does not matter."""
     loudness = 0.1 + 0.05 * np.sin(np.arange(len(speech_F))) if loudness_F is None else loudness_F
-    return Heard(speech_F.astype(np.float32), loudness.astype(np.float32))
+    return FrameActivity(speech_F.astype(np.float32), loudness.astype(np.float32))
 
 
 def spoken(*stretches: tuple[bool, float]) -> np.ndarray:
@@ -29,13 +29,13 @@ def spoken(*stretches: tuple[bool, float]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def cut(frames: Heard, sizes: list[int] | None = None, seconds: float | None = None) -> list[Cut]:
+def cut(frames: FrameActivity, sizes: list[int] | None = None, seconds: float | None = None) -> list[Cut]:
     """The cuts of a recording whose frames come in groups of such sizes."""
     cutter = Cutter()
     cuts: list[Cut] = []
     at = 0
     for size in [*(sizes or []), len(frames.speech_F)]:
-        part = Heard(frames.speech_F[at : at + size], frames.loudness_F[at : at + size])
+        part = FrameActivity(frames.speech_F[at : at + size], frames.loudness_F[at : at + size])
         at += size
         needed_from = cutter.needed_from_seconds
         new = cutter.push(part)

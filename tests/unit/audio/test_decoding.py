@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from model_core.audio.decoding import SAMPLE_RATE, open_sound
+from model_core.audio.decoding import SAMPLE_RATE, open_audio
 from model_core.errors import InvalidInput
 from tests.unit.audio.recordings import FORMATS, encoded, read, vorbis, warble, wav
 
@@ -179,7 +179,7 @@ def test_tags_are_passed_over_with_the_pictures_that_are_packed_into_them() -> N
     frame = b"APIC" + size(len(picture) + 4) + struct.pack(">H", 9) + size(4 << 20) + picture
     tag = b"ID3\4\0\0" + size(len(frame)) + frame
     data = encoded(warble(SECONDS, 44_100), 44_100, "mp3", "libmp3lame", id3v2_version="0")
-    with open_sound(tag + tag + data, max_seconds=60) as sound:
+    with open_audio(tag + tag + data, max_seconds=60) as sound:
         assert not sound.container.streams.video
         assert np.array_equal(np.concatenate(list(sound)), read(data)[0])
         assert not sound.truncated
@@ -189,7 +189,7 @@ def test_what_reading_fails_with_comes_through_and_is_never_taken_for_the_end() 
     for container, codec, rate in FORMATS:
         data = encoded(warble(SECONDS, rate), rate, container, codec)
         for good in (0, len(data) // 2):
-            with pytest.raises(ConnectionError), open_sound(FailingFile(data, good), max_seconds=60) as sound:
+            with pytest.raises(ConnectionError), open_audio(FailingFile(data, good), max_seconds=60) as sound:
                 list(sound)
 
 
@@ -197,32 +197,32 @@ def test_a_file_of_the_caller_is_read_from_its_beginning_and_stays_open() -> Non
     data = wav(warble(1, SAMPLE_RATE)[0])
     file = io.BytesIO(data)
     file.seek(100)
-    with open_sound(file, max_seconds=60) as sound:
+    with open_audio(file, max_seconds=60) as sound:
         assert np.array_equal(np.concatenate(list(sound)), read(data)[0])
     assert not file.closed
 
 
 def test_blocks_are_short_however_long_the_recording() -> None:
-    with open_sound(wav(warble(20, SAMPLE_RATE)[0]), max_seconds=60) as sound:
+    with open_audio(wav(warble(20, SAMPLE_RATE)[0]), max_seconds=60) as sound:
         assert max(map(len, sound)) < 2 * SAMPLE_RATE
 
 
 def test_a_recording_over_the_limit_is_read_no_further() -> None:
-    with open_sound(wav(np.zeros(60 * SAMPLE_RATE, np.float32)), max_seconds=5, field="media") as sound:
+    with open_audio(wav(np.zeros(60 * SAMPLE_RATE, np.float32)), max_seconds=5, field="media") as sound:
         with pytest.raises(InvalidInput, match="media: is over the limit of 5 s"):
             list(sound)
         assert sound.seconds < 8
 
 
 def test_whether_it_is_cut_off_is_not_told_before_its_end() -> None:
-    with open_sound(wav(np.zeros(5 * SAMPLE_RATE, np.float32)), max_seconds=60) as sound:
+    with open_audio(wav(np.zeros(5 * SAMPLE_RATE, np.float32)), max_seconds=60) as sound:
         next(iter(sound))
         with pytest.raises(RuntimeError, match="read to its end"):
             assert sound.truncated
 
 
 def test_a_recording_of_nothing_is_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"audio: holds no sound: 0 s"):
+    with pytest.raises(InvalidInput, match=r"audio: holds no audio: 0 s"):
         read(wav(np.zeros(0, np.float32)))
 
 
@@ -236,10 +236,10 @@ def test_a_file_whose_packets_do_not_decode_is_refused() -> None:
 def test_a_codec_that_recordings_are_not_in_is_refused_by_name_and_never_run() -> None:
     data = encoded(warble(1.0, 16_000), 16_000, "matroska", "wavpack")
 
-    with pytest.raises(InvalidInput, match="is in wavpack; taken are aac"):
+    with pytest.raises(InvalidInput, match="is in wavpack; accepted are aac"):
         read(data)
 
 
 def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read"):
-        open_sound(tmp_path / "nothing.wav", max_seconds=60)
+        open_audio(tmp_path / "nothing.wav", max_seconds=60)

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from av.audio.layout import AudioLayout
 
-from model_core.audio.decoding import SAMPLE_RATE, Mono, open_sound
-from model_core.audio.opening import MOST_CHANNELS
+from model_core.audio.decoding import SAMPLE_RATE, Mono, open_audio
+from model_core.audio.opening import MAX_CHANNELS
 from model_core.errors import InvalidInput
 
 RATE = 48_000
@@ -80,12 +80,12 @@ def test_every_layout_decodes_to_the_mean_of_its_channels(
 ) -> None:
     decoded = refused = 0
     for layout, data in takes(container, codec, sample_format):
-        if channels_of(layout) > MOST_CHANNELS:
+        if channels_of(layout) > MAX_CHANNELS:
             with pytest.raises(InvalidInput, match="channels are outside 1 to 8"):
-                open_sound(data, max_seconds=60)
+                open_audio(data, max_seconds=60)
             refused += 1
             continue
-        with open_sound(data, max_seconds=60) as sound:
+        with open_audio(data, max_seconds=60) as sound:
             samples = np.concatenate(list(sound))
         # FFmpeg's AAC encoder writes nothing into the third channel of 2.1.
         expected = 2 / 3 if (codec, layout) == ("aac", "2.1") else 1.0
@@ -94,12 +94,12 @@ def test_every_layout_decodes_to_the_mean_of_its_channels(
     assert decoded + refused >= least
 
 
-@pytest.mark.parametrize("channels", range(1, MOST_CHANNELS + 1))
+@pytest.mark.parametrize("channels", range(1, MAX_CHANNELS + 1))
 def test_vorbis_of_any_number_of_channels_decodes_to_their_mean(channels: int) -> None:
     tone = 0.25 * np.sin(2 * np.pi * 100 * np.arange(int(RATE * SECONDS)) / RATE)
     file = io.BytesIO()
     soundfile.write(file, np.repeat(tone[:, np.newaxis], channels, axis=1), RATE, format="OGG", subtype="VORBIS")
-    with open_sound(file.getvalue(), max_seconds=60) as sound:
+    with open_audio(file.getvalue(), max_seconds=60) as sound:
         assert loudness(np.concatenate(list(sound))) == pytest.approx(1.0, abs=0.05)
 
 
@@ -114,6 +114,6 @@ def test_channels_that_differ_are_averaged_in_eight_channels_too() -> None:
         frame.sample_rate, frame.pts = RATE, 0
         output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    with open_sound(file.getvalue(), max_seconds=60) as sound:
+    with open_audio(file.getvalue(), max_seconds=60) as sound:
         samples = np.concatenate(list(sound))
     assert np.abs(samples).max() == pytest.approx(0.45, abs=0.01)

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from model_core.audio.probe import SoundInfo, probe
+from model_core.audio.probe import AudioInfo, probe
 from model_core.errors import InvalidInput
 from tests.unit.audio.recordings import FORMATS, encoded, warble, wav
 from tests.videos import make_video
@@ -20,7 +20,7 @@ CONTAINERS = {"adts": "aac"}
 def test_container_codec_length_rate_and_channels_are_told(container: str, codec: str, rate: int) -> None:
     info = probe(encoded(warble(3, rate, 2), rate, container, codec))
     assert info.seconds == pytest.approx(3, abs=0.15)
-    assert info == SoundInfo(
+    assert info == AudioInfo(
         container=CONTAINERS.get(container, container),
         codec=CODECS.get(codec, codec),
         seconds=info.seconds,
@@ -80,8 +80,8 @@ def test_what_only_poses_as_sound_is_refused(data: bytes) -> None:
     [
         (b"", "is empty: 0 bytes"),
         (make_video("mp4"), "holds no audio stream"),
-        (wav(np.zeros(0, np.float32)), "holds no sound: 0 s"),
-        (wav(np.zeros(800, np.float32)), "0.05 s is under the shortest recording of 0.1 s"),
+        (wav(np.zeros(0, np.float32)), "holds no audio: 0 s"),
+        (wav(np.zeros(800, np.float32)), "0.05 s is under the minimum of 0.1 s"),
     ],
     ids=["nothing", "video without sound", "0 s", "too short"],
 )

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from model_core.audio.decoding import open_sound
-from model_core.audio.planning import plan_clips, plan_sound
+from model_core.audio.decoding import open_audio
+from model_core.audio.planning import plan_audio, plan_clips
 from model_core.errors import InvalidInput as Refused
 from model_core.vision.image import decode_image
 from model_core.vision.video import sample_frames
@@ -65,7 +65,7 @@ def recordings() -> dict[str, bytes]:
 
 
 def whole(data: bytes) -> np.ndarray[Any, Any]:
-    with open_sound(data, max_seconds=60) as sound:
+    with open_audio(data, max_seconds=60) as sound:
         return np.concatenate(list(sound))
 
 
@@ -152,7 +152,7 @@ def test_clips_of_a_plan_are_those_that_are_planned_here(decoders: Decoders) -> 
     speech = np.concatenate([soundfile.read(path, dtype="int16")[0] for path in sorted(data)[:8]])
     file = io.BytesIO()
     soundfile.write(file, speech, 16_000, format="FLAC")
-    there = plan_sound(decoders.sound(Remote(file.getvalue()), max_seconds=600, field="media_id"))  # type: ignore[arg-type]
+    there = plan_audio(decoders.sound(Remote(file.getvalue()), max_seconds=600, field="media_id"))  # type: ignore[arg-type]
     here = plan_clips(file.getvalue(), max_seconds=600)
     assert [(cut, samples.tobytes()) for cut, samples in there] == [(cut, samples.tobytes()) for cut, samples in here]
     assert there.summary == here.summary

@@ -23,7 +23,7 @@ def random_generator() -> CharacterUnitGenerator:
     generator = config.build().eval()
     generator.spelling_VT.copy_(torch.randint(1, 96, (VOCABULARY, FRAMES)))
     torch.nn.init.normal_(generator.out.weight, std=2.0)
-    return generator.read_with(torch.randn(VOCABULARY, WIDTH)).requires_grad_(False)
+    return generator.set_output_table(torch.randn(VOCABULARY, WIDTH)).requires_grad_(False)
 
 
 GENERATOR = random_generator()
@@ -73,7 +73,7 @@ def test_frames_wait_for_one_token_and_the_end_lets_go_of_the_last() -> None:
 
 def test_a_hidden_state_stands_for_its_likeliest_token() -> None:
     table = torch.eye(VOCABULARY, WIDTH)
-    generator = random_generator().read_with(table)
+    generator = random_generator().set_output_table(table)
     assert generator.tokens(3.0 * table[:WIDTH] + 0.1).tolist() == list(range(WIDTH))
 
 
@@ -98,7 +98,7 @@ def test_a_generator_knows_the_spelling_of_a_vocabulary() -> None:
     tokenizer = tiny.tokenizer()
     size = tokenizer.get_vocab_size()
     config = CharacterUnitGenerator.Config(hidden_width=4, vocabulary=size, units=3, width=4, frames=2, layers=LAYERS)
-    generator = config.build().spell(tokenizer)
+    generator = config.build().set_spelling(tokenizer)
     assert generator.spelling_VT[tokenizer.token_to_id("a")].tolist() == letters_of("aa")
     assert generator.spelling_VT[tokenizer.token_to_id("<|im_end|>")].tolist() == [0, 0]
 
@@ -134,4 +134,4 @@ def test_an_unknown_unit_and_a_table_of_another_model_are_refused() -> None:
     with pytest.raises(InvalidInput, match="units"):
         GENERATOR.loss([torch.tensor([1])], [torch.tensor([UNITS])])
     with pytest.raises(InvalidInput, match="table"):
-        random_generator().read_with(torch.zeros(VOCABULARY, WIDTH + 1))
+        random_generator().set_output_table(torch.zeros(VOCABULARY, WIDTH + 1))

@@ -15,7 +15,7 @@ from model_core.errors import CheckpointError
 from model_core.evaluation.metrics import WordErrors, word_errors
 from model_core.kernels import instructions
 from model_core.presets import build_speech_encoder
-from model_core.speech.ctranslate2_decoder import QuickDecoder, QuickDraft
+from model_core.speech.ctranslate2_decoder import CTranslate2Decoder, GreedyHypothesis
 from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
 from tests.unit.speech.test_encode_and_transcribe import encoder, held_out_sentences, recordings
 from tests.unit.speech.test_transcriber import TOKENIZER, TOKENS, Scripted, letters, timestamp
@@ -25,15 +25,15 @@ pytestmark = pytest.mark.kernels
 
 
 class Drafts:
-    """Gives the same draft for each clip; the place of a QuickDecoder."""
+    """Gives the same draft for each clip; the place of a CTranslate2Decoder."""
 
     def __init__(
         self, tokens: list[int], mean_log_probability: float = -0.2, no_speech_probability: float = 0.0
     ) -> None:
-        self.draft = QuickDraft(tokens, mean_log_probability, no_speech_probability)
+        self.draft = GreedyHypothesis(tokens, mean_log_probability, no_speech_probability)
         self.batches: list[int] = []
 
-    def write(self, frames: list[Tensor], prompt: list[int], never: list[int], **limits: int) -> list[QuickDraft]:
+    def write(self, frames: list[Tensor], prompt: list[int], never: list[int], **limits: int) -> list[GreedyHypothesis]:
         assert prompt == [TOKENS.start]
         assert TOKENS.no_speech in never
         self.batches.append(len(frames))
@@ -41,7 +41,7 @@ class Drafts:
 
 
 def written(drafts: Drafts, clips: list[Clip], scripts: list[list[int]] | None = None) -> list[Segment]:
-    quick: QuickDecoder = drafts  # type: ignore[assignment]
+    quick: CTranslate2Decoder = drafts  # type: ignore[assignment]
     transcriber = Transcriber(Scripted(scripts or []), TOKENIZER, frames_of, DecodingOptions(batch=8), quick=quick)
     return list(transcriber.transcribe(clips))
 
@@ -103,7 +103,7 @@ def test_nano_served_writes_nearly_what_its_own_decoder_writes(
 
 
 class Kernels:
-    """What ctranslate2.models.Whisper is to a QuickDecoder. `slips` where rows are added up as their number has it."""
+    """Stands in for ctranslate2.models.Whisper. `slips`: results depend on the number of rows in the batch."""
 
     def __init__(self, slips: bool) -> None:
         self.slips, self.batches = slips, list[int]()
@@ -124,7 +124,7 @@ def test_clips_are_written_one_by_one_where_kernels_give_a_batch_other_numbers(
 ) -> None:
     kernels = Kernels(slips)
     monkeypatch.setattr(ctranslate2.models, "Whisper", lambda *_, **__: kernels)
-    quick = QuickDecoder(tmp_path, 1, 8)
+    quick = CTranslate2Decoder(tmp_path, 1, 8)
     kernels.batches.clear()
     frames = [torch.full((1500, 8), float(row)) for row in range(3)]
     together = quick.write(frames, [0], [], max_first=50, max_tokens=10)
@@ -138,4 +138,4 @@ def test_weights_that_cannot_be_read_are_refused(damage: str, tmp_path: Path) ->
     if damage == "torn":
         (tmp_path / "model.bin").write_bytes(b"no model")
     with pytest.raises(CheckpointError, match=r"model\.bin"):
-        QuickDecoder(tmp_path, 1, 8)
+        CTranslate2Decoder(tmp_path, 1, 8)

@@ -100,7 +100,7 @@ def test_words_of_a_recording_in_many_clips_are_those_of_each_clip(preset: str) 
 def test_weights_rounded_for_serving_give_nearly_the_same_tokens(preset: str) -> None:
     encoder(preset)  # or this is skipped
     exact, rounded = build_speech_encoder(preset), build_speech_encoder(preset)
-    rounded.multiply_in(torch.bfloat16)
+    rounded.set_compute_dtype(torch.bfloat16)
     samples = recordings()[0].samples
     nearly_same_tokens(rounded.encode([samples])[0], exact.encode([samples])[0])
 

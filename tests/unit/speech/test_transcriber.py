@@ -121,7 +121,7 @@ def test_a_decoder_that_multiplies_in_bfloat16_gives_nearly_the_same_logits(deco
     clips, tokens = [torch.randn(length, WIDTH) for length in (5, 40)], torch.tensor([[3, 80, 200], [3, 9, 4]])
     exact = decoder(tokens, decoder.new_state(clips))
     rounded = copy.deepcopy(decoder)
-    rounded.multiply_in(torch.bfloat16)
+    rounded.set_compute_dtype(torch.bfloat16)
     near = rounded(tokens, rounded.new_state(clips)).float()
     assert torch.nn.functional.cosine_similarity(near, exact, dim=-1).min() > 0.99
 
@@ -309,7 +309,7 @@ def test_clip_that_holds_punctuation_only_has_no_segment() -> None:
 
 def test_text_is_never_longer_than_its_clip_allows() -> None:
     decoder = Scripted([[], [timestamp(0), *letters("ha" * 500)]])
-    segments = transcribe(decoder, [clip(2, level=1)], tokens_a_second=10, temperatures=(0.0,))
+    segments = transcribe(decoder, [clip(2, level=1)], tokens_per_second=10, temperatures=(0.0,))
     assert len(segments[0].text) == 29  # (2 s + 1 s of silence) * 10, less the first timestamp
 
 

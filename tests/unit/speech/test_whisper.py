@@ -92,7 +92,7 @@ def test_layers_that_multiply_in_bfloat16_give_nearly_the_same_frames() -> None:
     encoder = config(80).build().eval()
     clips = [clip(12), clip(7, seed=1)]  # alone and beside a longer one: attention is computed in two ways
     exact = encoder.encode(clips)
-    encoder.multiply_in(torch.bfloat16)
+    encoder.set_compute_dtype(torch.bfloat16)
     for near in (encoder.encode(clips), [encoder.encode([each])[0] for each in clips]):
         for ours, theirs in zip(near, exact, strict=True):
             assert torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min() > 0.999

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.text.normalisation import spoken
-from model_core.text.numbers import spoken_numbers
+from model_core.text.normalisation import normalise
+from model_core.text.numbers import numbers_to_words
 from model_core.text.phonemes import EnglishPhonemes
 
 ENGLISH = EnglishPhonemes()
 
 
 def said(text: str) -> str:
-    return spoken(text, {"nasa", "hello", "world", "must"}.__contains__)
+    return normalise(text, {"nasa", "hello", "world", "must"}.__contains__)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_marks_alone_say_nothing(written: str) -> None:
 
 @given(st.text(max_size=240))
 def test_any_text_becomes_words_and_marks(text: str) -> None:
-    assert re.fullmatch(r"[A-Za-z',.;:?! ]*", spoken(text))
+    assert re.fullmatch(r"[A-Za-z',.;:?! ]*", normalise(text))
 
 
 @given(st.text(alphabet="0123456789.,:-/$%°x# \nkmst'ap", max_size=60))
 def test_no_figure_is_left_in_what_is_said(text: str) -> None:
-    assert not re.search(r"\d", spoken_numbers(text))
+    assert not re.search(r"\d", numbers_to_words(text))
 
 
 @given(st.text(max_size=120))

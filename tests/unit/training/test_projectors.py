@@ -49,7 +49,7 @@ def test_a_recording_gives_the_same_tokens_in_any_batch(
 def test_pauses_make_no_token() -> None:
     own = projector(1, pieces=200)
     frames = torch.randn(36, WIDTH)
-    tokens, pauses = own.spot(frames[None])
+    tokens, pauses = own.tokens_and_pauses(frames[None])
     assert pauses is not None
     assert own.pause is not None
     some = pauses[0] < 0
@@ -68,7 +68,7 @@ def test_a_projector_that_is_sure_says_pieces_as_they_are_written_and_each_once(
     assert own.log_scale is not None
     torch.nn.init.constant_(own.log_scale, 9.0)  # and the likeliest piece is certain
     frames = torch.randn(60, WIDTH)
-    best = own.spell(frames[None])[0][0].argmax(-1).tolist()
+    best = own.piece_log_probs(frames[None])[0][0].argmax(-1).tolist()
     expected = [piece for piece, _ in groupby(best)]
     assert 1 < len(expected) < len(best)
     torch.testing.assert_close(own.read(frames), own.pieces_VE[expected], rtol=1e-3, atol=1e-3)
@@ -77,7 +77,7 @@ def test_a_projector_that_is_sure_says_pieces_as_they_are_written_and_each_once(
 def test_a_projector_that_is_not_sure_says_the_mean_of_pieces() -> None:
     own = projector(1, pieces=4)
     assert own.pieces_VE is not None
-    said, _ = own.spell(torch.randn(1, 30, WIDTH, generator=torch.Generator().manual_seed(1)))
+    said, _ = own.piece_log_probs(torch.randn(1, 30, WIDTH, generator=torch.Generator().manual_seed(1)))
     torch.testing.assert_close(said.exp().sum(-1), torch.ones(1, 10))
     tokens = own(torch.randn(1, 30, WIDTH, generator=torch.Generator().manual_seed(1)))
     torch.testing.assert_close(tokens, said.exp() @ own.pieces_VE)

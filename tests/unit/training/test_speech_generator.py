@@ -16,7 +16,7 @@ from model_core.presets import build_language_model, tiny
 from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.codebook import Codebook, read_codebook, write_codebook
 from model_core.speech.latents import Reading
-from model_core.speech.sounds import SOUNDS
+from model_core.speech.phone_units import PHONES
 from model_core.speech.streaming import Layer
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.vocoder import DurationPredictor, FrameRenderer, UnitVocoder
@@ -70,7 +70,7 @@ def stop_tokens() -> list[int]:
 
 def spelled(codebook: Codebook) -> SpelledSpeech:
     torch.manual_seed(0)
-    tokenizer, units = tiny.tokenizer(), len(SOUNDS)
+    tokenizer, units = tiny.tokenizer(), len(PHONES)
     generator = CharacterUnitGenerator.Config(
         hidden_width=16, vocabulary=320, units=units, width=8, frames=4, layers=LAYERS, dropout=0.0
     ).build()

@@ -28,7 +28,7 @@ from model_core.presets import nano, tiny
 from model_core.speech.codebook import read_codebook
 from model_core.speech.ctc import frames_needed
 from model_core.speech.latents import Reading
-from model_core.speech.sounds import SOUNDS, units_of
+from model_core.speech.phone_units import PHONES, phone_units
 
 TEXTS = ["The sun is hot.", "Is it late?", "Apples, and pears."]
 
@@ -37,7 +37,7 @@ class SmallReader:
     """Reads with a frame for each sound, and latents that tell which."""
 
     def read(self, phonemes: str) -> Reading:
-        units = units_of(phonemes)
+        units = phone_units(phonemes)
         latents = np.array([[unit, 1.0] for unit in units], np.float32)
         return Reading(latents, tuple(units), (1,) * len(units))
 
@@ -51,7 +51,7 @@ def test_an_answer_has_the_units_of_its_sounds(answers: AnswerMaker) -> None:
     made = answers.sample("a-1", "Is it late?", "mine")
     assert isinstance(made, Conversation)
     assert made.answers == ("Is it late?",)
-    assert [SOUNDS[unit] for unit in made.units[0]] == ["ɪ", "z", "ɪ", "t", "l", "ˈe", "ɪ", "t", "?"]
+    assert [PHONES[unit] for unit in made.units[0]] == ["ɪ", "z", "ɪ", "t", "l", "ˈe", "ɪ", "t", "?"]
 
 
 def test_an_answer_that_cannot_be_said_is_dropped_by_reason(answers: AnswerMaker) -> None:

@@ -13,40 +13,40 @@ from hypothesis import strategies as st
 from model_core.errors import CheckpointError
 from model_core.speech.codebook import read_codebook, write_codebook
 from model_core.speech.latents import Reading
-from model_core.speech.sounds import SOUNDS, phonemes_of_answer, units_of, units_with_lengths, unstressed
+from model_core.speech.phone_units import PHONES, answer_phonemes, phone_units, units_with_durations, unstressed
 from model_core.text.phonemes import EnglishPhonemes
 
 
 def names(units: list[int]) -> list[str]:
-    return [SOUNDS[unit] for unit in units]
+    return [PHONES[unit] for unit in units]
 
 
 def test_units_are_sounds_with_their_stress_and_marks() -> None:
-    assert names(units_of("həlˈoʊ, juː.")) == ["h", "ə", "l", "ˈo", "ʊ", ",", "j", "u", "."]
+    assert names(phone_units("həlˈoʊ, juː.")) == ["h", "ə", "l", "ˈo", "ʊ", ",", "j", "u", "."]
 
 
 def test_kinds_of_a_sound_that_the_voice_hardly_knows_are_taken_for_common_ones() -> None:
-    assert names(units_of("bˈʌt̩n; lɑːx")) == ["b", "ˈʌ", "t", "n", ",", "l", "ɑ", "k"]
+    assert names(phone_units("bˈʌt̩n; lɑːx")) == ["b", "ˈʌ", "t", "n", ",", "l", "ɑ", "k"]
 
 
 def test_pads_stresses_and_blanks_belong_to_the_sound_that_they_are_said_with() -> None:
     symbols = ["^", "_", "ˈ", "_", "a", "_", "ː", "_", " ", "_", "b", "_", ".", "_", "$"]
     frames = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
-    found = units_with_lengths(symbols, frames)
+    found = units_with_durations(symbols, frames)
     assert names([unit for unit, _ in found]) == ["ˈa", "b", "."]
     assert [length for _, length in found] == [55, 23, 42]
 
 
 @given(st.lists(st.tuples(st.sampled_from("^$_ˈˌː abdˈɪz.,"), st.integers(0, 9)), min_size=1))
 def test_no_frame_is_lost(symbols: list[tuple[str, int]]) -> None:
-    found = units_with_lengths([symbol for symbol, _ in symbols], [length for _, length in symbols])
+    found = units_with_durations([symbol for symbol, _ in symbols], [length for _, length in symbols])
     assert not found or sum(length for _, length in found) == sum(length for _, length in symbols)
 
 
 def test_an_answer_of_several_clauses_keeps_a_pause_between_them() -> None:
-    said = phonemes_of_answer("Two things:\n- An apple\n- A pear", EnglishPhonemes())
-    assert names(units_of(said)).count(",") == 3
-    assert phonemes_of_answer("...\n\n", EnglishPhonemes()) == ""
+    said = answer_phonemes("Two things:\n- An apple\n- A pear", EnglishPhonemes())
+    assert names(phone_units(said)).count(",") == 3
+    assert answer_phonemes("...\n\n", EnglishPhonemes()) == ""
 
 
 def reading(units: list[int], durations: list[int], seed: int) -> Reading:
@@ -55,7 +55,7 @@ def reading(units: list[int], durations: list[int], seed: int) -> Reading:
 
 
 def test_a_codebook_holds_readings_and_the_mean_latents_of_each_unit(tmp_path: Path) -> None:
-    stressed = SOUNDS.index("ˈɪ")
+    stressed = PHONES.index("ˈɪ")
     plain = unstressed(stressed)
     path, readings = tmp_path / "codebook.safetensors", [reading([plain, 4], [3, 2], 0), reading([4], [4], 1)]
     write_codebook(path, readings)

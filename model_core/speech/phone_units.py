@@ -23,28 +23,28 @@ _CONSONANTS = "bdfhjklmnpstvwzðŋɡɹɾʃʒʔθ"
 _MARKS = ",.?!"
 _SAME = str.maketrans({";": ",", ":": ",", "r": "ɹ", "ɬ": "l", "x": "k"})
 
-SOUNDS: tuple[str, ...] = (*_MARKS, *_CONSONANTS, *(stress + vowel for vowel in _VOWELS for stress in _STRESSES))
-_NUMBERS = {sound: number for number, sound in enumerate(SOUNDS)}
+PHONES: tuple[str, ...] = (*_MARKS, *_CONSONANTS, *(stress + vowel for vowel in _VOWELS for stress in _STRESSES))
+_NUMBERS = {sound: number for number, sound in enumerate(PHONES)}
 
 
 def unstressed(unit: int) -> int:
     """The same sound without stress."""
-    return _NUMBERS[SOUNDS[unit].lstrip("ˈˌ")]
+    return _NUMBERS[PHONES[unit].lstrip("ˈˌ")]
 
 
-def phonemes_of_answer(text: str, phonemes: "EnglishPhonemes") -> str:
+def answer_phonemes(text: str, phonemes: "EnglishPhonemes") -> str:
     """A whole answer as the voice says it, clause by clause; a clause without a mark is closed by a comma."""
     splitter = ClauseSplitter()
     said = [phonemes.phonemes(clause).strip() for clause in (*splitter.push(text), *splitter.finish())]
     return " ".join(clause if clause[-1] in _MARKS + ";:" else clause + "," for clause in said if clause.strip(_MARKS))
 
 
-def units_of(phonemes: str) -> list[int]:
-    """Numbers of the sounds of a line of phonemes, in SOUNDS."""
-    return [unit for unit, _ in units_with_lengths(list(unicodedata.normalize("NFD", phonemes)), None)]
+def phone_units(phonemes: str) -> list[int]:
+    """Numbers of the sounds of a line of phonemes, in PHONES."""
+    return [unit for unit, _ in units_with_durations(list(unicodedata.normalize("NFD", phonemes)), None)]
 
 
-def units_with_lengths(symbols: Sequence[str], frames: Sequence[int] | None) -> list[tuple[int, int]]:
+def units_with_durations(symbols: Sequence[str], frames: Sequence[int] | None) -> list[tuple[int, int]]:
     """Units and how many frames each lasts.
 
     Args:
