@@ -72,7 +72,7 @@ def test_an_mp4_with_its_index_in_front_gives_what_is_there_and_says_so(tmp_path
 
 def test_an_mp4_that_lost_its_index_is_refused_with_the_reason() -> None:
     data = encoded(warble(SECONDS, 44_100), 44_100, "mp4", "aac")
-    with pytest.raises(InvalidInput, match="cut off, its index is missing"):
+    with pytest.raises(InvalidInput, match="it is truncated, its index is missing"):
         read(data[: len(data) // 2])
 
 
@@ -214,10 +214,10 @@ def test_a_recording_over_the_limit_is_read_no_further() -> None:
         assert sound.seconds < 8
 
 
-def test_whether_it_is_cut_off_is_not_told_before_its_end() -> None:
+def test_truncation_is_unknown_before_the_end() -> None:
     with open_audio(wav(np.zeros(5 * SAMPLE_RATE, np.float32)), max_seconds=60) as sound:
         next(iter(sound))
-        with pytest.raises(RuntimeError, match="read to its end"):
+        with pytest.raises(RuntimeError, match="reading it to its end"):
             assert sound.truncated
 
 

@@ -106,7 +106,7 @@ def test_what_is_too_long_is_refused_while_it_is_read() -> None:
     clips = plan_clips(wav(silence(20)), max_seconds=10, field="media_id")
     with pytest.raises(InvalidInput, match="media_id: is over the limit of 10 s"):
         list(clips)
-    with pytest.raises(RuntimeError, match="once all clips have been taken"):
+    with pytest.raises(RuntimeError, match="known only after reading all clips"):
         assert clips.summary
 
 
