@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 import av
 from av.error import FFmpegError
 
-from model_core.audio.containers import size_of
+from model_core.audio.containers import file_size
 from model_core.audio.probe import probe
 from model_core.errors import InvalidInput
 from model_core.vision.image import decode_image
@@ -38,7 +38,7 @@ def inspect(
     head = source.read(_HEAD_BYTES)
     image = _image_format(head, field)
     if image is not None:
-        size = size_of(source)
+        size = file_size(source)
         if size > max_image_bytes:
             raise InvalidInput(field, f"{size:,} bytes are over the limit of {max_image_bytes:,} bytes for a picture")
         source.seek(0)
