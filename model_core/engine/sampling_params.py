@@ -38,6 +38,7 @@ class SamplingParams:
         max_tokens: Maximum number of answer tokens; None for as many as the context has room for.
         temperature: 0 samples greedily.
         top_p: Nucleus sampling: probability mass of the tokens that are sampled from.
+        min_p: Tokens less likely than this share of the most likely token's probability are never sampled; 0 is off.
         seed: Makes sampling repeatable; None for a random one.
         stop: Strings that end the answer, at most MAX_STOPS of 1 to MAX_STOP_CHARACTERS characters; not part of it.
         end_loops: Whether an answer that repeats itself ends there.
@@ -49,6 +50,7 @@ class SamplingParams:
     max_tokens: int | None = _bounded(None, ge=1, le=2**31 - 1)
     temperature: float = _bounded(0.0, ge=0, le=2)
     top_p: float = _bounded(1.0, gt=0, le=1)
+    min_p: float = _bounded(0.0, ge=0, le=1)
     seed: int | None = _bounded(None, ge=0, le=2**64 - 1)
     stop: tuple[str, ...] = ()
     end_loops: bool = False

@@ -101,6 +101,15 @@ async def test_same_seed_gives_the_same_answer(client: Client) -> None:
     assert await client.answer(requests) == await client.answer(requests)
 
 
+async def test_min_p_of_one_samples_only_the_most_likely_token(client: Client) -> None:
+    def text(events: list[GenerateResponse]) -> str:
+        return "".join(event.text_delta.text for event in events)
+
+    greedy = text(await client.answer(prompt(max_tokens=20)))
+    assert text(await client.answer(prompt(max_tokens=20, temperature=1.5, seed=7))) != greedy
+    assert text(await client.answer(prompt(max_tokens=20, temperature=1.5, seed=7, min_p=1.0))) == greedy
+
+
 async def test_hidden_states_come_only_where_asked_for(client: Client) -> None:
     plain = await client.answer(prompt(max_tokens=3))
     assert not any(event.text_delta.HasField("hidden_states") for event in plain)
@@ -159,6 +168,7 @@ async def test_an_answer_uses_the_adapter_whose_projector_made_the_tokens(start_
         (prompt(temperature=2.5), "temperature"),
         (prompt(temperature=float("nan")), "temperature"),
         (prompt(top_p=1.5), "top_p"),
+        (prompt(min_p=1.5), "min_p"),
         (prompt(stop=["a"] * 5), "stop"),
         (prompt(stop=[""]), "stop"),
         (prompt(adapter="unheard"), "adapter"),

@@ -17,6 +17,8 @@ from model_core.errors import InvalidInput
         ({"temperature": math.nan}, "temperature: nan is out of range"),
         ({"top_p": 0.0}, "top_p: 0 is out of range: it has to be greater than 0 and at most 1"),
         ({"top_p": 1.1}, "top_p: 1.1 is out of range"),
+        ({"min_p": -0.1}, "min_p: -0.1 is out of range: it has to be at least 0 and at most 1"),
+        ({"min_p": 1.5}, "min_p: 1.5 is out of range"),
         ({"seed": -1}, "seed: -1 is out of range"),
         ({"seed": 2**64}, "seed: 18446744073709551616 is out of range"),
         ({"stop": ("a",) * 5}, "stop: 5 strings are over the limit of 4"),

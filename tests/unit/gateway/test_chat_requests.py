@@ -61,7 +61,7 @@ def test_every_option_reaches_the_pipeline() -> None:
             {"role": "assistant", "content": None, "audio": {"id": "audio_1", "transcript": "Before."}},
             {"role": "user", "content": [TEXT, SOUND, PICTURE], "name": "Ann"},
         ],
-        max_completion_tokens=5, temperature=0.5, top_p=0.9, seed=-1, stop=["a", "b"],
+        max_completion_tokens=5, temperature=0.5, top_p=0.9, min_p=0.1, seed=-1, stop=["a", "b"],
         modalities=["text", "audio"], audio={"voice": {"id": "joe"}, "format": "mp3"},
         lyra={"adapter": "long_speech", "keep_rate": 0.7, "blocks": 4},
         user="u", metadata={"a": "b"}, store=False, service_tier="auto", n=1, tools=None,
@@ -78,7 +78,9 @@ def test_every_option_reaches_the_pipeline() -> None:
             ),
         ),
     )
-    assert request.sampling == SamplingParams(max_tokens=5, temperature=0.5, top_p=0.9, seed=2**64 - 1, stop=("a", "b"))
+    assert request.sampling == SamplingParams(
+        max_tokens=5, temperature=0.5, top_p=0.9, min_p=0.1, seed=2**64 - 1, stop=("a", "b")
+    )
     assert request.speech == SpeechOptions("joe")
     assert (request.adapter, request.keep_rate, request.blocks) == ("long_speech", 0.7, 4)
     assert request.paths["max_tokens"] == "max_completion_tokens"
@@ -143,6 +145,9 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"temperature": 2.1}, "temperature", "less than or equal to 2"),
     ({"temperature": float("nan")}, "temperature", ""),
     ({"top_p": 0}, "top_p", "greater than 0"),
+    ({"min_p": -0.1}, "min_p", "greater than or equal to 0"),
+    ({"min_p": 1.5}, "min_p", "less than or equal to 1"),
+    ({"min_p": "0.1"}, "min_p", "valid number"),
     ({"stop": ["a"] * 5}, "stop", "at most 4"),
     ({"stop": [""]}, "stop[0]", "at least 1"),
     ({"stop": ["a" * 257]}, "stop", "1 to 256 characters"),

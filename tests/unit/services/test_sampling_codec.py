@@ -15,6 +15,7 @@ VALUES: dict[str, Any] = {
     "max_tokens": 9,
     "temperature": 0.5,
     "top_p": 0.25,
+    "min_p": 0.125,
     "seed": 2**64 - 1,
     "stop": ("a", "b"),
     "end_loops": True,
