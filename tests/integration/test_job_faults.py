@@ -18,16 +18,29 @@ from services.shared.webhooks.secrets import SecretStore
 from tests.job_stack import JobStack, kill, speech, until
 
 SENTENCES = 16  # about a minute: three clips or so
-QUESTIONS = ("Who speaks?", "What is it about?")
-ASKED: dict[str, Any] = {"tasks": ["transcript", "summary", "questions"], "questions": QUESTIONS}
+TRANSCRIPT: dict[str, Any] = {"tasks": ["transcript"]}  # enough where a fault hits planning, clips or callbacks
+ALL_TASKS: dict[str, Any] = {
+    "tasks": ["transcript", "summary", "questions"],
+    "questions": ("Who speaks?", "What is it about?"),
+}
+
+
+def result_of_undisturbed_run(jobs: JobStack, options: dict[str, Any]) -> bytes:
+    name = jobs.submit(speech(SENTENCES), **options)
+    assert jobs.ended(name)["state"] == "succeeded"
+    return jobs.kept(name)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(jobs: JobStack) -> bytes:
-    """What a run gives to which nothing happens."""
-    name = jobs.submit(speech(SENTENCES), **ASKED)
-    assert jobs.ended(name)["state"] == "succeeded"
-    return jobs.kept(name)
+    """The transcript from a run without faults."""
+    return result_of_undisturbed_run(jobs, TRANSCRIPT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_answers(jobs: JobStack) -> bytes:
+    """Transcript, summary and answers from a run without faults."""
+    return result_of_undisturbed_run(jobs, ALL_TASKS)
 
 
 def assert_whole(jobs: JobStack, name: str, undisturbed: bytes) -> None:
@@ -40,7 +53,7 @@ def assert_whole(jobs: JobStack, name: str, undisturbed: bytes) -> None:
 
 def test_a_killed_worker_child_loses_no_clip(jobs: JobStack, undisturbed: bytes) -> None:
     with jobs.frozen("speech_encoder"):
-        name = jobs.submit(speech(SENTENCES), **ASKED)
+        name = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
         until(lambda: jobs.leases("clip") > 0)
         for child in jobs.children("clip_worker"):
             kill(child)
@@ -64,7 +77,7 @@ def test_a_clip_that_ends_its_worker_every_time_is_given_up_and_named(jobs: JobS
 
 def test_a_killed_worker_loses_no_clip(jobs: JobStack, undisturbed: bytes) -> None:
     with jobs.frozen("speech_encoder"):
-        name = jobs.submit(speech(SENTENCES), **ASKED)
+        name = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
         until(lambda: jobs.leases("clip") > 0)
         children = jobs.children("clip_worker")
         jobs.stack.kill("clip_worker")
@@ -76,7 +89,7 @@ def test_a_killed_worker_loses_no_clip(jobs: JobStack, undisturbed: bytes) -> No
 def test_a_killed_planner_begins_again(jobs: JobStack, undisturbed: bytes) -> None:
     with jobs.frozen("object_store"):
         jobs.stack.kill("plan_worker")
-    name = jobs.submit(speech(SENTENCES), **ASKED)
+    name = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
     assert jobs.job(name)["state"] == "queued"
     jobs.stack.restart("plan_worker")
     until(lambda: "started.json" in jobs.names(name))
@@ -85,42 +98,52 @@ def test_a_killed_planner_begins_again(jobs: JobStack, undisturbed: bytes) -> No
     assert_whole(jobs, name, undisturbed)
 
 
-@pytest.mark.parametrize(("service", "work"), [("speech_encoder", "clip"), ("language_model", "windows")])
-def test_a_killed_service_costs_a_retry(jobs: JobStack, undisturbed: bytes, service: str, work: str) -> None:
+def kill_service_at_work(jobs: JobStack, service: str, work: str, options: dict[str, Any]) -> str:
+    """Kills a service while it holds a unit of that kind, and restarts it. Returns the job's id."""
     with jobs.frozen(service):
-        name = jobs.submit(speech(SENTENCES), **ASKED)
+        name = jobs.submit(speech(SENTENCES), **options)
         until(lambda: jobs.leases(work) > 0)
         jobs.stack.kill(service)
     jobs.stack.restart(service)
+    return name
+
+
+def test_a_killed_speech_encoder_costs_a_retry(jobs: JobStack, undisturbed: bytes) -> None:
+    name = kill_service_at_work(jobs, "speech_encoder", "clip", TRANSCRIPT)
     assert_whole(jobs, name, undisturbed)
+
+
+def test_a_killed_language_model_costs_a_retry(jobs: JobStack, undisturbed_answers: bytes) -> None:
+    name = kill_service_at_work(jobs, "language_model", "windows", ALL_TASKS)
+    assert_whole(jobs, name, undisturbed_answers)
 
 
 @pytest.mark.parametrize("seconds", [0, pytest.param(30, marks=pytest.mark.full)])
 def test_a_redis_that_stops_loses_nothing(jobs: JobStack, undisturbed: bytes, seconds: float) -> None:
     with jobs.frozen("speech_encoder"):
-        name = jobs.submit(speech(SENTENCES), **ASKED)
+        name = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
         until(lambda: jobs.leases("clip") > 0)
         jobs.stack.kill("redis")
-    submitted_meanwhile = jobs.submit(speech(SENTENCES), **ASKED)
+    submitted_meanwhile = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
     time.sleep(seconds)
     jobs.stack.restart("redis")
     assert_whole(jobs, name, undisturbed)
     assert_whole(jobs, submitted_meanwhile, undisturbed)
 
 
-def test_a_redis_that_is_wiped_loses_nothing(jobs: JobStack, undisturbed: bytes) -> None:
+def test_a_redis_that_is_wiped_loses_nothing(jobs: JobStack, undisturbed_answers: bytes) -> None:
     with jobs.frozen("speech_encoder"):
-        name = jobs.submit(speech(SENTENCES), **ASKED)
+        name = jobs.submit(speech(SENTENCES), **ALL_TASKS)
         until(lambda: jobs.leases("clip") > 0)
         jobs.redis.flushall()
     jobs.redis.flushall()
-    assert_whole(jobs, name, undisturbed)
+    assert_whole(jobs, name, undisturbed_answers)
 
 
 @pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.full)])
 def test_an_object_store_that_stops_loses_nothing(jobs: JobStack, undisturbed: bytes, seconds: float) -> None:
     with jobs.frozen("speech_encoder"):
-        name = jobs.submit(speech(SENTENCES), **ASKED)
+        name = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
         until(lambda: jobs.leases("clip") > 0)
         jobs.stack.kill("object_store")
     refused = jobs.http.get(f"/v1/jobs/{name}")
@@ -134,7 +157,7 @@ def test_an_object_store_that_stops_loses_nothing(jobs: JobStack, undisturbed: b
 def test_an_object_store_that_cannot_write_loses_nothing(jobs: JobStack, undisturbed: bytes) -> None:
     with ExitStack() as full:
         with jobs.frozen("speech_encoder"):
-            name = jobs.submit(speech(SENTENCES), **ASKED)
+            name = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
             until(lambda: jobs.leases("clip") > 0)
             full.enter_context(jobs.full())
         refused = jobs.http.post("/v1/media", files={"file": ("b.flac", speech(2, first=50))})
@@ -145,7 +168,7 @@ def test_an_object_store_that_cannot_write_loses_nothing(jobs: JobStack, undistu
 
 
 def test_events_go_on_behind_the_last_one_when_the_gateway_is_back(jobs: JobStack, undisturbed: bytes) -> None:
-    name = jobs.submit(speech(SENTENCES), **ASKED)
+    name = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
     seen: list[tuple[str, str]] = []
     with jobs.http.stream("GET", f"/v1/jobs/{name}/events") as response:
         for number, data in numbered_events(response):
@@ -183,7 +206,7 @@ def test_a_gateway_that_dies_during_an_upload_leaves_nothing(jobs: JobStack) -> 
 
 def test_two_workers_with_the_same_clip_give_one_result(jobs: JobStack, undisturbed: bytes) -> None:
     with jobs.frozen("speech_encoder"):
-        name = jobs.submit(speech(SENTENCES), **ASKED)
+        name = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
         until(lambda: jobs.leases("clip") > 0)
         # Redis forgets who works on what: the reconciler gives every clip out again.
         for key in jobs.redis.scan_iter(match="lyra:lease:*"):
@@ -194,11 +217,14 @@ def test_two_workers_with_the_same_clip_give_one_result(jobs: JobStack, undistur
 
 def test_the_same_submission_twice_at_once_makes_one_job(jobs: JobStack, undisturbed: bytes) -> None:
     with ThreadPoolExecutor(4) as pool:
-        names = set(pool.map(lambda _: jobs.submit(speech(SENTENCES), key="once", **ASKED), range(4)))
+        names = set(pool.map(lambda _: jobs.submit(speech(SENTENCES), key="once", **TRANSCRIPT), range(4)))
     assert len(names) == 1
     assert_whole(jobs, names.pop(), undisturbed)
     other = jobs.http.post(
-        "/v1/jobs", files={"file": ("a.flac", speech(SENTENCES))}, headers={"Idempotency-Key": "once"}
+        "/v1/jobs",
+        files={"file": ("a.flac", speech(SENTENCES))},
+        data={"request": json.dumps(ALL_TASKS)},
+        headers={"Idempotency-Key": "once"},
     )
     assert other.status_code == 422
     assert other.json()["error"]["code"] == "idempotency_key_reused"
@@ -231,7 +257,7 @@ def test_a_receiver_that_fails_nine_times_is_called_with_one_id(jobs: JobStack, 
     with Receiver(failures=9) as receiver:
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
         hook = {"url": f"http://127.0.0.1:{receiver.server_address[1]}/", "secret_id": secret.id}
-        name = jobs.submit(speech(SENTENCES), webhook=hook, **ASKED)
+        name = jobs.submit(speech(SENTENCES), webhook=hook, **TRANSCRIPT)
         until(lambda: (jobs.job(name)["webhook"] or {})["state"] != "waiting")
         receiver.shutdown()
     assert jobs.job(name)["webhook"]["state"] == "delivered"
