@@ -1,8 +1,5 @@
 """Speech is told from silence and noise, in a stream as at once, and without torch."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,21 +50,3 @@ def test_speech_is_heard_and_silence_noise_and_tones_are_not() -> None:
 def test_loudness_is_the_root_mean_square_of_a_frame() -> None:
     loudness = listen(np.concatenate([np.full(512, 0.5), np.zeros(512)]).astype(np.float32), [])[1]
     assert loudness == pytest.approx([0.5, 0.0])
-
-
-def test_nothing_under_sound_brings_torch() -> None:
-    modules = (
-        "containers",
-        "cuts",
-        "decoding",
-        "encoding",
-        "frames",
-        "joining",
-        "opening",
-        "planning",
-        "probe",
-        "voice_activity",
-    )
-    imports = "; ".join(f"import model_core.audio.{module}" for module in modules)
-    check = f"{imports}; model_core.audio.voice_activity.VoiceActivity(); import sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -99,16 +99,6 @@ def test_parts_of_every_kind_make_one_card(data: Path, monkeypatch: pytest.Monke
         assert json.loads((data.parent / "card" / "parts" / part.name / "result.json").read_text())["count"] > 0
 
 
-def test_two_processes_measure_what_one_does(data: Path) -> None:
-    steps: list[tuple[str, int, int]] = []
-    only = ("wer-known", "vqa-written")
-    two = evaluate_nano(plan(data, *only, workers=2), lambda *step: steps.append(step))
-    assert steps[0] == ("parts", 0, 2)
-    assert steps[-1] == ("parts", 2, 2)
-    one = evaluate_nano(Plan(data=data, out=data.parent / "one", preset="tiny", only=only), nothing)
-    assert two.result.details["figures"] == one.result.details["figures"]
-
-
 def test_missing_test_set_is_named_and_finished_parts_stay(data: Path) -> None:
     (data / "human.jsonl").unlink()
     with pytest.raises(InvalidInput, match=r"human\.jsonl is not a file"):

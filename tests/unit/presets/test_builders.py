@@ -1,8 +1,6 @@
 """From a folder in the published layout to the parts of a preset, and what is refused on the way."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -238,14 +236,6 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(folder: Path) -> None:
 
 def test_the_command_line_offers_every_preset() -> None:
     assert sorted(Preset) == sorted(PRESETS)
-
-
-def test_the_voice_of_nano_needs_neither_torch_nor_transformers() -> None:
-    program = (
-        "import sys; from model_core.presets import build_voice; build_voice('tiny'); "
-        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_the_vision_encoder_of_a_checkpoint_is_frozen(folder: Path) -> None:

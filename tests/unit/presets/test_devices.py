@@ -22,7 +22,6 @@ from model_core.presets.building import chosen_device
 from model_core.speech.encoder import SpeechEncoder
 
 RANDOM = ["tiny", "tiny-qwen2-vl"]
-PRESETS = [*RANDOM, "nano"]
 BUILDERS: list[Callable[..., object]] = [build_language_model, build_speech_encoder, build_vision_encoder, build_voice]
 PICTURE = Image.effect_noise((60, 40), 80).convert("RGB")
 
@@ -126,23 +125,6 @@ def test_answers_are_spoken_as_on_the_cpu(gpu: torch.device) -> None:
         spoken.append(np.concatenate([*stream.push_hidden(hidden_NE), *stream.finish()]).astype(int))
     assert len(spoken[0]) > 0
     assert np.abs(spoken[0] - spoken[1]).max() <= 2
-
-
-def test_nano_runs_on_a_gpu_as_a_whole(gpu: torch.device) -> None:
-    encoder, model = build_speech_encoder("nano", device=gpu, fast=True), build_language_model("nano", device=gpu)
-    vision, voice = build_vision_encoder("nano", device=gpu), build_voice("nano", device=gpu)
-    assert isinstance(vision, nn.Module)
-    assert lies_on(gpu, encoder, *encoder.projectors.values(), vision, model.decoder)
-    (tokens,) = encoder.encode(clips()[1:])
-    (seen,) = vision.encode([PICTURE])
-    parts: tuple[Part, ...] = (VisionPart(seen.tokens, seen.grid), SpeechPart(tokens), "what is this?")
-    options = GenerationOptions(sampling=SamplingParams(max_tokens=2), hidden_states=True)
-    states = [event.hidden_states for event in model.generate(ask(*parts), options) if isinstance(event, Delta)]
-    stream = voice.new_stream("nano")
-    for state in states:
-        assert state is not None
-        list(stream.push_hidden(state.float().cpu().numpy()))
-    assert sum(len(samples) for samples in stream.finish()) > 0
 
 
 def test_a_checkpoint_is_read_to_the_gpu(gpu: torch.device, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Words that CTranslate2 writes in 8-bit integers: nearly those of our own decoder, and by the same rules."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,14 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_core.audio.tensors import SAMPLE_RATE, Clip
+from model_core.audio.tensors import Clip
 from model_core.errors import CheckpointError
-from model_core.evaluation.metrics import WordErrors, word_errors
-from model_core.kernels import instructions
-from model_core.presets import build_speech_encoder
 from model_core.speech.ctranslate2_decoder import CTranslate2Decoder, GreedyHypothesis
 from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
-from tests.unit.speech.test_encode_and_transcribe import encoder, held_out_sentences, recordings
 from tests.unit.speech.test_transcriber import TOKENIZER, TOKENS, Scripted, letters, timestamp
 from tests.unit.speech.tiny_whisper import clip, frames_of
 
@@ -70,36 +65,6 @@ def test_a_draft_that_repeats_itself_is_tried_again_by_our_own_decoder() -> None
 
 def test_nobody_speaks_where_a_draft_says_so() -> None:
     assert written(Drafts([timestamp(0), *letters("um"), timestamp(1)], -2.0, 0.9), [clip(3)]) == []
-
-
-def test_segments_of_several_sentences_follow_each_other() -> None:
-    spoken = torch.cat([each.samples for each in recordings()[:4]])
-    seconds = len(spoken) / SAMPLE_RATE
-    segments = list(encoder("nano").transcriber.transcribe([Clip(0, 0.0, seconds, spoken)]))
-    starts = [s.start_seconds for s in segments]
-    assert len(segments) > 1
-    assert starts == sorted(starts)
-    assert segments[-1].end_seconds <= seconds
-
-
-# Of one sentence a single word may be a matter of chance: all that was said counts. Over all 200 sentences 0.3 to 0.5 %
-# of the words differ, whatever instructions the processor has.
-@pytest.mark.parametrize(
-    ("every", "at_most"), [(10, 0.04), pytest.param(1, 0.02, marks=[pytest.mark.full, pytest.mark.timeout(1800)])]
-)
-def test_nano_served_writes_nearly_what_its_own_decoder_writes(
-    every: int, at_most: float, record_property: Callable[[str, object], None]
-) -> None:
-    served, own = encoder("nano"), build_speech_encoder("nano")
-    clips = held_out_sentences(slice(None, None, every))
-    between = WordErrors()
-    for each in clips:
-        quick, exact = (" ".join(s.text for s in model.transcriber.transcribe([each], "en")) for model in (served, own))
-        between += word_errors(exact, quick)
-    report = f"{between.rate:.4f} of {between.words} words differ in {len(clips)} sentences"
-    record_property("agreement", report)
-    print(f"{report}: {instructions()}, {served.number_format}, {served.transcriber.number_format}")
-    assert between.rate < at_most
 
 
 class Kernels:

@@ -17,14 +17,14 @@ from model_core.data.dataset import ConversationDataset
 from model_core.data.shards import Manifest
 from model_core.errors import InvalidInput
 from tests.conftest import until
+from tests.integration.data.counting import CountingSpec
 from tests.paths import ROOT
-from tests.unit.data.build.counting import CountingSpec
 
 BUILD = """
 import sys
 from pathlib import Path
 from model_core.data.build.work import build
-from tests.unit.data.build.counting import CountingSpec
+from tests.integration.data.counting import CountingSpec
 if __name__ == "__main__":
     build(CountingSpec(name="n"), Path(sys.argv[1]), home=Path(sys.argv[1]), workers=int(sys.argv[2]))
 """

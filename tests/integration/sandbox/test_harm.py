@@ -20,9 +20,9 @@ from PIL import Image
 from services.shared.sandbox.decoders import Decoders
 from services.shared.sandbox.settings import DecoderSettings, VisionLimits
 from services.shared.service_errors import InvalidInput
+from tests.integration.sandbox.processes import Trap, children, runs, until
 from tests.paths import ROOT
 from tests.unit.audio.test_layouts import encoded
-from tests.unit.sandbox.processes import Trap, children, runs, until
 
 LIMITS = VisionLimits()
 MIB = 2**20
