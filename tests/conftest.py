@@ -17,6 +17,7 @@ from hypothesis import settings
 from services.operations.local.stack import SERVICES, Stack
 from services.shared.rpc.channels import open_channel
 from services.shared.rpc.server import ModelServer
+from tests.distribution import StackScheduling, position, session_stack
 from tests.gpu import gpu
 from tests.servers import object_store, redis_server, start_redis, start_store, store_server, store_settings
 
@@ -32,10 +33,21 @@ settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Marks what needs a session's stack, before pytest-xdist reads the marks."""
+    if stack := session_stack(item):
+        item.add_marker(pytest.mark.xdist_group(stack))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts processes runs first, in whatever order within: workers then end at the same time."""
-    items.sort(key=lambda item: ("e2e" in item.path.parts, "integration" in item.path.parts), reverse=True)
+    """Keeps the random order except for what `position` says."""
+    items.sort(key=position)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackScheduling | None:
+    return StackScheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.fixture(autouse=True)
