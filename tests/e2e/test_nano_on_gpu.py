@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from model_core.engine.engine import Delta, GenerationOptions
-from model_core.language.chat_template import Part, SpeechPart, VisionPart
+from model_core.engine.request import Delta, GenerationOptions
+from model_core.engine.sampling_params import SamplingParams
+from model_core.language.messages import Part, SpeechPart, VisionPart
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
 from tests.unit.presets.test_devices import PICTURE, ask, clips, lies_on
 
