@@ -166,8 +166,8 @@ def _when(time: datetime) -> str:
 
 def _expire_soon(keys: "tuple[Key, ...]") -> str:
     """`2 keys expire`, or nothing."""
-    from services.gateway.http.keys import State
+    from services.gateway.http.keys import KeyState
 
     now = datetime.now(UTC)
-    ending = [key for key in keys if key.state(now) is State.GOOD and key.state(now + _SOON) is State.EXPIRED]
+    ending = [key for key in keys if key.state(now) is KeyState.GOOD and key.state(now + _SOON) is KeyState.EXPIRED]
     return "" if not ending else "1 key expires" if len(ending) == 1 else f"{len(ending)} keys expire"

@@ -1,1 +1,1 @@
-"""The HTTP API: a folder for each group of it, and `http` for what all of them need before a request is understood."""
+"""The HTTP API: a package per API group, and `http` for what all of them share."""

@@ -11,14 +11,14 @@ from starlette.requests import ClientDisconnect
 
 from services.gateway.api_groups import discover_routers
 from services.gateway.http.api_errors import install_handlers
-from services.gateway.http.auth import KeyRequired
-from services.gateway.http.client_addresses import ClientAddress
-from services.gateway.http.concurrency import Places, share
+from services.gateway.http.auth import ApiKeyMiddleware
+from services.gateway.http.client_addresses import ClientAddressMiddleware
+from services.gateway.http.concurrency import TenantSemaphore, tenant_share
 from services.gateway.http.keys import KeyStore
-from services.gateway.http.limits import DrainedRefusals, Limits, Pace, PlainHeads, UploadLimits
+from services.gateway.http.limits import BodyTimeouts, DrainRefusedBodies, HeaderLimits, RequestLimits, UploadLimits
 from services.gateway.http.rate_limits import RateLimits
 from services.gateway.http.route_markers import Marker, marked_paths, paths
-from services.gateway.http.streaming import ClientGone
+from services.gateway.http.streaming import ClientDisconnected
 from services.gateway.http.telemetry import Telemetry
 from services.gateway.jobs.service import JobsApi
 from services.gateway.settings import GatewaySettings
@@ -34,12 +34,12 @@ from services.shared.storage.client import ObjectStore
 from services.shared.webhooks.deliveries import Webhooks
 from services.shared.webhooks.secrets import SecretStore
 
-# Of a form that FastAPI reads: one recording and a few words about it.
+# Of forms that FastAPI reads into memory: one recording and a few short fields.
 _FORM_LIMITS: Any = {"max_files": 1, "max_fields": 64, "max_part_size": 256 * 2**10}
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """Builds the gateway. The services need not be there yet: until they are, requests get 503.
+    """Builds the gateway. Until the model services are available, requests get 503.
 
     Raises:
         SecretFileError: A file of tokens or certificates cannot be used.
@@ -64,7 +64,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     app = FastAPI(
         title="Lyra",
-        summary="Text, pictures and speech in; text and speech out. OpenAI's API.",
+        summary="Text, pictures and speech in; text and speech out. OpenAI-compatible.",
         version="0.1.0",
         lifespan=lifespan,
         docs_url="/docs" if settings.docs else None,
@@ -81,8 +81,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     for router in routers:
         app.include_router(router)
     install_handlers(app)
-    app.add_exception_handler(ClientGone, _nobody_listens)
-    app.add_exception_handler(ClientDisconnect, _nobody_listens)
+    app.add_exception_handler(ClientDisconnected, _client_disconnected)
+    app.add_exception_handler(ClientDisconnect, _client_disconnected)
     _add_middleware(app, routers, settings, rate_limits)
     _leave_out_422(app)
     return app
@@ -99,31 +99,31 @@ def _jobs(store: ObjectStore, settings: GatewaySettings) -> JobsApi:
 def _add_middleware(
     app: FastAPI, routers: Sequence[APIRouter], settings: GatewaySettings, rate_limits: RateLimits
 ) -> None:
-    """From the inside out: what is added last sees a request first."""
+    """Adds middleware from the inside out: the last one added handles a request first."""
     docs_paths = [path for path in (app.docs_url, app.openapi_url) if path is not None]
-    open_paths = marked_paths(routers, Marker.WITHOUT_KEY).union(docs_paths)
+    public_paths = marked_paths(routers, Marker.PUBLIC).union(docs_paths)
     _add_limits(app, routers, settings)
-    app.add_middleware(KeyRequired, keys=KeyStore(settings.home), open_paths=open_paths, limits=rate_limits)
-    app.add_middleware(DrainedRefusals)
-    app.add_middleware(PlainHeads)
-    app.add_middleware(Telemetry, known=(*paths(routers), *docs_paths), open_paths=open_paths)
-    app.add_middleware(ClientAddress, trusted=settings.proxies)
+    app.add_middleware(ApiKeyMiddleware, keys=KeyStore(settings.home), public_paths=public_paths, limits=rate_limits)
+    app.add_middleware(DrainRefusedBodies)
+    app.add_middleware(HeaderLimits)
+    app.add_middleware(Telemetry, known=(*paths(routers), *docs_paths), public_paths=public_paths)
+    app.add_middleware(ClientAddressMiddleware, trusted=settings.proxies)
 
 
 def _add_limits(app: FastAPI, routers: Sequence[APIRouter], settings: GatewaySettings) -> None:
     upload_paths = marked_paths(routers, Marker.ACCEPTS_UPLOAD)
     body, rate = settings.max_body_bytes, settings.min_body_bytes_per_second
     bodies, arriving = max(settings.max_bodies_bytes, body), settings.max_arriving
-    running, own_running = settings.max_running, share(settings.max_running, settings.max_running_per_tenant)
-    uploads, own_uploads = settings.max_uploads, share(settings.max_uploads, settings.max_uploads_per_tenant)
+    running, own_running = settings.max_running, tenant_share(settings.max_running, settings.max_running_per_tenant)
+    uploads, own_uploads = settings.max_uploads, tenant_share(settings.max_uploads, settings.max_uploads_per_tenant)
     app.add_middleware(
-        Limits,
+        RequestLimits,
         max_body_bytes=body,
         max_plain_bytes=min(settings.max_json_bytes, body),
-        bodies=Places(bodies, share(bodies, 0, least=body), "bytes of requests are being worked on"),
-        arriving=Places(arriving, share(arriving, 0), "requests are arriving"),
-        running=Places(running, own_running, "requests are running"),
-        pace=Pace(
+        bodies=TenantSemaphore(bodies, tenant_share(bodies, 0, minimum=body), "bytes of request bodies are in memory"),
+        arriving=TenantSemaphore(arriving, tenant_share(arriving, 0), "requests are arriving"),
+        running=TenantSemaphore(running, own_running, "requests are running"),
+        timeouts=BodyTimeouts(
             total_seconds=settings.body_seconds,
             idle_seconds=settings.body_seconds,
             grace_seconds=settings.body_grace_seconds,
@@ -136,22 +136,22 @@ def _add_limits(app: FastAPI, routers: Sequence[APIRouter], settings: GatewaySet
         UploadLimits,
         paths=upload_paths,
         max_bytes=settings.max_media_bytes,
-        pace=Pace(
+        timeouts=BodyTimeouts(
             total_seconds=settings.upload_seconds,
             idle_seconds=settings.upload_idle_seconds,
             grace_seconds=settings.body_grace_seconds,
             min_bytes_per_second=rate,
         ),
-        running=Places(uploads, own_uploads, "uploads are running"),
+        running=TenantSemaphore(uploads, own_uploads, "uploads are running"),
     )
 
 
-async def _nobody_listens(request: Request, error: Exception) -> Response:
+async def _client_disconnected(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
 def _leave_out_422(app: FastAPI) -> None:
-    """What does not fit a schema gets 400 here, so the documentation has no 422."""
+    """Removes 422 from the OpenAPI document: requests that do not fit a schema get 400 here."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

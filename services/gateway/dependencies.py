@@ -1,4 +1,4 @@
-"""What routes need, each as one type to annotate a parameter with."""
+"""Dependencies of routes, each an annotated type for a parameter."""
 
 from typing import Annotated, cast
 

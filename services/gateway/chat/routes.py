@@ -9,7 +9,7 @@ from services.gateway.chat.request_mapping import to_answer_request
 from services.gateway.chat.schemas import ChatCompletion, ChatRequest
 from services.gateway.dependencies import ApiKey, Clients, Media, Settings
 from services.gateway.http.error_response import ERROR_RESPONSES
-from services.gateway.http.json_route import JsonRoute, aside
+from services.gateway.http.json_route import JsonRoute, run_off_loop
 from services.gateway.http.route_markers import accepts_media
 from services.gateway.http.streaming import StreamedBody, while_connected, with_errors_in_band
 from services.gateway.media.stored_media import load_named
@@ -27,9 +27,9 @@ async def create_chat_completion(
 ) -> ChatCompletion | Response:
     """Answers a conversation; with `stream`, piece by piece as server-sent events."""
     completion = Completion(body, request.state.started)
-    stored = await load_named(body, key.tenant, media, settings, request.state.body)
-    size = request.state.body.taken  # its media have to be decoded
-    asked = await aside(lambda: to_answer_request(body, key.tenant, settings, stored), size)
+    stored = await load_named(body, key.tenant, media, settings, request.state.body_memory)
+    size = request.state.body_memory.size
+    asked = await run_off_loop(lambda: to_answer_request(body, key.tenant, settings, stored), size)
     body.messages = []  # which hold them in base64, and would do so until the answer has ended
     events = answer(clients, asked)
     if body.stream:

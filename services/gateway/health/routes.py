@@ -5,20 +5,20 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.gateway.dependencies import Clients, Settings
 from services.gateway.health.schemas import Health, Readiness
-from services.gateway.http.route_markers import without_key
+from services.gateway.http.route_markers import public
 
 router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz")
-@without_key
+@public
 async def healthz() -> Health:
     """Liveness: the process answers."""
     return Health()
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
-@without_key
+@public
 async def readyz(clients: Clients, settings: Settings, response: Response) -> Readiness:
     """Readiness: all model services are serving, except those that may be scaled to zero."""
     states = await clients.health()
@@ -28,7 +28,7 @@ async def readyz(clients: Clients, settings: Settings, response: Response) -> Re
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-@without_key
+@public
 async def metrics() -> Response:
     """Prometheus metrics of this process."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

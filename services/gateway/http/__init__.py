@@ -1,1 +1,1 @@
-"""HTTP itself: connections, TLS, keys, limits, errors, JSON and forms read with bounds, streaming."""
+"""What all API groups share: connections, TLS, API keys, limits, errors, JSON and form parsing, streaming."""

@@ -1,4 +1,4 @@
-"""Every error leaves the gateway in OpenAI's shape, with the field, the limit and nothing of our insides."""
+"""Error responses in OpenAI's schema: they name the field and the limit, and reveal no internals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,13 @@ from services.shared.telemetry import get_logger
 log = get_logger(__name__)
 
 _MAX_MESSAGE = 500
-_FULL_RETRY_SECONDS = 10.0  # somebody has to make room; it is used within this time
-# Keys of the input that pydantic puts before a field's own path.
+_FULL_RETRY_SECONDS = 10.0  # once space has been freed, it is used within this time
+# Prefixes that pydantic puts before a field's own path.
 _LOCATIONS = ("body", "query", "path", "header", "cookie")
 
 
 class ApiError(HTTPException):
-    """An error as a client sees it: status, and OpenAI's message, type, param, code."""
+    """An error response: status, and OpenAI's message, type, param and code."""
 
     def __init__(
         self,
@@ -65,12 +65,12 @@ class ApiError(HTTPException):
 
 
 def bad_request(param: str, message: str, code: str = "invalid_value") -> ApiError:
-    """400: the value of `param` is not acceptable."""
+    """400 for an invalid value of `param`."""
     return ApiError(HTTPStatus.BAD_REQUEST, f"{param}: {message}", param=param, code=code)
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """How an error of the pipeline looks from outside."""
+    """The response to an error of the pipeline or the stores."""
     match error:
         case ApiError():
             return error
@@ -80,7 +80,7 @@ def to_api_error(error: Exception) -> ApiError:
             retry = error.retry_after_seconds
             return ApiError(429, error.message, code="overloaded", retry_after_seconds=retry)
         case StoreFull():
-            text = "The object store is full: nothing can be kept at the moment. What is there can still be read."
+            text = "The object store is full: nothing can be stored at the moment. Existing data can still be read."
             return ApiError(507, text, code="store_full", retry_after_seconds=_FULL_RETRY_SECONDS)
         case Unavailable():
             message = f"The {error.service.replace('_', ' ')} is not available at the moment. Please try again."
@@ -91,11 +91,11 @@ def to_api_error(error: Exception) -> ApiError:
         case DeadlineExceeded():
             return ApiError(504, "The request took longer than its limit.", code="timeout")
         case _:
-            return ApiError(500, "Something failed inside. The log of the server says what.", code="internal_error")
+            return ApiError(500, "Internal error. See the server's log for details.", code="internal_error")
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Puts every error that a route can raise into OpenAI's shape."""
+    """Turns every error that a route can raise into a response in OpenAI's schema."""
 
     async def on_known(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, Failed):
@@ -121,7 +121,7 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def validation_error(errors: Sequence[ErrorDetails | Any], body: Any) -> ApiError:
-    """One of pydantic's errors, as a 400. Where all alternatives failed, it is that of the one that came furthest."""
+    """400 for one of pydantic's errors: if all alternatives of a union failed, that of the one that got furthest."""
     error = max(errors, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     if error["type"] == "json_invalid":
         return ApiError(400, "The body is not valid JSON.", code="invalid_json")
@@ -139,8 +139,8 @@ def validation_error(errors: Sequence[ErrorDetails | Any], body: Any) -> ApiErro
 def field_path(location: Sequence[str | int], body: Any, *, missing: bool = False) -> str:
     """`("body", "messages", 0, "text", "text")` -> `messages[0].text`.
 
-    Pydantic puts the names of the alternatives it tried into the path; what is not a key of the body is left out,
-    except for the last name where that is what is missing.
+    Pydantic's location includes the names of the union alternatives it tried. Steps that are not keys of the body are
+    left out, except for the last one if that is the missing field.
     """
     path = ""
     steps = location[1:] if location and location[0] in _LOCATIONS else location
@@ -149,7 +149,7 @@ def field_path(location: Sequence[str | int], body: Any, *, missing: bool = Fals
         if isinstance(step, int) and isinstance(body, list):
             path, body = f"{path}[{step}]", body[step] if step < len(body) else None
         elif isinstance(body, Mapping) and step == tag:
-            tag = None  # the alternative that the value's own type or role chose
+            tag = None  # the alternative selected by the value's type or role
             continue
         elif isinstance(body, Mapping) and (step in body or (missing and number == len(steps) - 1)):
             path, body = f"{path}.{step}" if path else str(step), body.get(step)

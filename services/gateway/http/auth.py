@@ -1,4 +1,4 @@
-"""Who may come in: nobody without a key, except where a path is open to all."""
+"""Authentication by API key."""
 
 from collections.abc import Collection
 from typing import Annotated, Any, cast
@@ -11,66 +11,69 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.http import rate_limits
 from services.gateway.http.api_errors import ApiError
-from services.gateway.http.client_addresses import client_address, limited_as
-from services.gateway.http.keys import Key, KeyStore, KeysUnreadable, State
+from services.gateway.http.client_addresses import client_address, rate_limited_address
+from services.gateway.http.keys import Key, KeyState, KeyStore, KeysUnreadable
 from services.gateway.http.rate_limits import RateLimits
 from services.shared import telemetry
 
 log = telemetry.get_logger(__name__)
 
 
-FAILED_KEYS = Counter("lyra_failed_keys_total", "Requests that came without a good key.", ("reason",))
+FAILED_KEYS = Counter("lyra_failed_keys_total", "Requests without a valid API key.", ("reason",))
 _REFUSALS = {
     "missing": (None, "No API key was sent. Send it in the header 'Authorization: Bearer KEY'."),
     "unknown": ("invalid_api_key", "This API key is unknown or revoked."),
-    State.REVOKED: ("invalid_api_key", "This API key is unknown or revoked."),
-    # Whoever holds the right key may know what became of it.
-    State.EXPIRED: ("expired_api_key", "This API key has expired. Ask who runs this server for a new one."),
+    KeyState.REVOKED: ("invalid_api_key", "This API key is unknown or revoked."),
+    # Not a secret from whoever holds the right key.
+    KeyState.EXPIRED: ("expired_api_key", "This API key has expired. Ask the operator of this server for a new one."),
 }
 for _reason in _REFUSALS:
     FAILED_KEYS.labels(_reason)
 
 
-class BadKey(Exception):
-    """A request without a good key; `reason` says why."""
+class InvalidKey(Exception):
+    """A request has no valid API key; `reason` is one of _REFUSALS."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class KeyRequired:
-    """ASGI middleware: looks the key up, and counts the request, before anything of the body is read.
+class ApiKeyMiddleware:
+    """ASGI middleware: looks up the API key and applies rate limits before anything of the body is read.
 
-    Requests without a good key are counted apart, and their limit refuses nobody but them: otherwise a stranger could
-    lock out everybody who shares an address with him. It keeps down noise, not guesses: a key is 256 random bits.
+    Requests without a valid key have a limit of their own, which never refuses valid keys: otherwise a stranger could
+    lock out everybody behind the same address. It reduces noise; guessing is hopeless, as a key is 256 random bits.
+
+    Args:
+        public_paths: Paths that need no key.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyStore, open_paths: Collection[str], limits: RateLimits) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyStore, public_paths: Collection[str], limits: RateLimits) -> None:
         self._app = app
         self._keys = keys
-        self._open_paths = frozenset(open_paths)
+        self._public_paths = frozenset(public_paths)
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in self._open_paths):
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in self._public_paths):
             return await self._app(scope, receive, send)
         state = scope.setdefault("state", {})
-        address = limited_as(client_address(scope))
+        address = rate_limited_address(client_address(scope))
         try:
             key = self._key(Headers(scope=scope), state)
-        except BadKey as bad:
-            response = await self._refuse(bad, address)
+        except InvalidKey as invalid:
+            response = await self._refuse(invalid, address)
             return await response(scope, receive, send)
         except KeysUnreadable as error:
-            log.error("keys cannot be read, nobody is let in", reason=str(error))
-            response = ApiError(503, "Keys cannot be checked at the moment.", retry_after_seconds=5).response()
+            log.error("API keys cannot be read, all requests are refused", reason=str(error))
+            response = ApiError(503, "API keys cannot be checked at the moment.", retry_after_seconds=5).response()
             return await response(scope, receive, send)
         state["key"] = key
-        standings = await self._limits.request(key.id, address)
-        fields = rate_limits.headers(standings)
-        if standings and not standings[-1].allowed:
-            response = standings[-1].error().response()
+        statuses = await self._limits.request(key.id, address)
+        fields = rate_limits.headers(statuses)
+        if statuses and not statuses[-1].allowed:
+            response = statuses[-1].error().response()
             response.headers.update(fields)
             return await response(scope, receive, send)
 
@@ -82,32 +85,32 @@ class KeyRequired:
         await self._app(scope, receive, send_with_limits)
 
     def _key(self, headers: Headers, state: dict[str, Any]) -> Key:
-        """The good key of a request. Raises BadKey and KeysUnreadable."""
+        """The valid key of a request. Raises InvalidKey and KeysUnreadable."""
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
-            raise BadKey("missing")
+            raise InvalidKey("missing")
         key = self._keys.match(secret.strip())
         if key is None:
-            raise BadKey("unknown")
-        state["key_id"] = key.id  # also of a key that is refused: whose it is helps who reads the log
-        if (now := key.state()) is not State.GOOD:
-            raise BadKey(now)
+            raise InvalidKey("unknown")
+        state["key_id"] = key.id  # logged for refused keys, too
+        if (key_state := key.state()) is not KeyState.GOOD:
+            raise InvalidKey(key_state)
         return key
 
-    async def _refuse(self, bad: BadKey, address: str) -> Response:
-        FAILED_KEYS.labels(bad.reason).inc()
-        standing = await self._limits.failed_key(address)
-        if standing is not None and not standing.allowed:
-            response = standing.error().response()
-            response.headers.update(rate_limits.headers([standing]))
+    async def _refuse(self, invalid: InvalidKey, address: str) -> Response:
+        FAILED_KEYS.labels(invalid.reason).inc()
+        status = await self._limits.failed_key(address)
+        if status is not None and not status.allowed:
+            response = status.error().response()
+            response.headers.update(rate_limits.headers([status]))
             return response
-        code, text = _REFUSALS[bad.reason]
+        code, text = _REFUSALS[invalid.reason]
         return ApiError(401, text, code=code).response()
 
 
-_bearer = HTTPBearer(auto_error=False, description="An API key, made with `lyra keys create`.")
+_bearer = HTTPBearer(auto_error=False, description="An API key, created with `lyra keys create`.")
 
 
 async def api_key(request: Request, _: Annotated[object, Security(_bearer)]) -> Key:
-    """The key that the request came with; the parameter shows the need for one in the API's documentation."""
+    """The API key of the request; the second parameter documents the requirement in the OpenAPI schema."""
     return cast(Key, request.state.key)

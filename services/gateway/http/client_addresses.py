@@ -1,4 +1,4 @@
-"""Where a request comes from: the connection's other end, or what trusted proxies in front of it say."""
+"""The client's address: the peer of the connection, or what trusted proxies forward."""
 
 from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -12,13 +12,13 @@ from services.shared import telemetry
 log = telemetry.get_logger(__name__)
 
 UNKNOWN = "-"
-# Whoever has one IPv6 address has the whole network that providers hand out.
+# A client usually controls the whole network that its provider assigns.
 _IPV6_PREFIX = 64
 _MAPPED_BITS = 96
 
 
 def trusted_networks(text: str) -> list[IPv4Network | IPv6Network]:
-    """The addresses and networks in `text`, with commas between. Raises ValueError."""
+    """Parses comma-separated addresses and networks. Raises ValueError."""
     networks = []
     for name in (each.strip() for each in text.split(",")):
         if not name:
@@ -26,30 +26,30 @@ def trusted_networks(text: str) -> list[IPv4Network | IPv6Network]:
         try:
             network = ip_network(name)
         except ValueError as error:
-            raise ValueError(f"{name[:60]!r} is no address and no network, such as 10.0.0.0/8: {error}") from None
+            raise ValueError(f"{name[:60]!r} is not an address or network such as 10.0.0.0/8: {error}") from None
         if network.prefixlen == 0:
-            raise ValueError(f"{name!r} is everybody: then anybody could claim any address")
+            raise ValueError(f"{name!r} covers every address: then any client could claim any address")
         networks.append(network)
     return networks
 
 
-class ClientAddress:
-    """ASGI middleware: `scope["client"]` becomes the client's address, which X-Forwarded-For names for trusted proxies.
+class ClientAddressMiddleware:
+    """ASGI middleware: sets `scope["client"]` to the client's address, from X-Forwarded-For behind trusted proxies.
 
-    The header is read from the right, past the trusted ones, so that what a client wrote into it counts for nothing.
-    Addresses are written in one way only: an IPv4 address that arrives as IPv6 (`::ffff:1.2.3.4`) is one of IPv4.
+    The header is read from the right, skipping trusted proxies, so that entries forged by a client have no effect.
+    Addresses are normalized: an IPv4-mapped IPv6 address (`::ffff:1.2.3.4`) becomes IPv4.
     """
 
     def __init__(self, app: ASGIApp, trusted: Collection[IPv4Network | IPv6Network]) -> None:
         self._app = app
         names = [str(network) for network in trusted]
-        # Proxies that write, and sockets that give, IPv4 addresses as IPv6.
+        # Some proxies and dual-stack sockets report IPv4 addresses as IPv6.
         names += [
             f"::ffff:{network.network_address}/{_MAPPED_BITS + network.prefixlen}"
             for network in trusted
             if isinstance(network, IPv4Network)
         ]
-        # Starlette and uvicorn have types of their own for the same three callables.
+        # Starlette and uvicorn define different types for the same three callables.
         middleware = ProxyHeadersMiddleware(cast(Any, self._normalized), names)
         self._trusted = middleware.trusted_hosts
         self._proxied = cast(ASGIApp, middleware)
@@ -64,35 +64,35 @@ class ClientAddress:
         await self._proxied(scope, receive, send)
 
     async def _normalized(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told, peer = scope.get("client"), scope["state"].pop("peer")
-        scope["client"] = _normalize(told) or _normalize(peer)
+        forwarded, peer = scope.get("client"), scope["state"].pop("peer")
+        scope["client"] = _normalize(forwarded) or _normalize(peer)
         await self._app(scope, receive, send)
 
     def _warn_of_unknown_proxy(self, scope: Scope, peer: str) -> None:
-        """Once: without the setting, all clients of a proxy share one address."""
+        """Logs once: without the setting, all clients of a proxy share one address."""
         if self._warned or peer in self._trusted:
             return
         if any(name == b"x-forwarded-for" for name, _ in scope["headers"]):
             self._warned = True
-            text = "X-Forwarded-For is not believed; if this is your proxy, name it in LYRA_TRUSTED_PROXIES"
+            text = "X-Forwarded-For is ignored; if this is your proxy, add it to LYRA_TRUSTED_PROXIES"
             log.warning(text, address=peer)
 
 
 def client_address(scope: Scope) -> str:
-    """Of a request's client, or "-" where the connection has none (a Unix socket)."""
+    """IP address of the client, or "-" for a connection without one (a Unix socket)."""
     client = scope.get("client")
     return str(client[0]) if client else UNKNOWN
 
 
-def limited_as(address: str) -> str:
-    """What is counted as one: an IPv4 address, or the /64 network of an IPv6 address."""
+def rate_limited_address(address: str) -> str:
+    """What rate limits count as one client: an IPv4 address, or the /64 network of an IPv6 address."""
     if address == UNKNOWN or not isinstance(parsed := ip_address(address), IPv6Address):
         return address
     return str(IPv6Network((parsed.packed, _IPV6_PREFIX), strict=False))
 
 
 def _normalize(client: tuple[str, int] | None) -> tuple[str, int] | None:
-    """None where it is no address, as `unknown` of some proxies."""
+    """None if it is not an address, such as the `unknown` of some proxies."""
     try:
         address = ip_address(client[0]) if client else None
     except ValueError:
@@ -100,6 +100,6 @@ def _normalize(client: tuple[str, int] | None) -> tuple[str, int] | None:
     if address is None or client is None:
         return None
     if isinstance(address, IPv6Address):
-        # A zone, as in fe80::1%eth0, is this machine's own word.
+        # Drops the zone of fe80::1%eth0, which is local to this machine.
         address = address.ipv4_mapped or IPv6Address(address.packed)
     return str(address), client[1]

@@ -1,7 +1,7 @@
-"""Connections: how many there may be, from whom, and how long they may take for what they do.
+"""Limits on connections: how many in total and per address, and timeouts for each.
 
-uvicorn closes idle connections, and no others: a client that never finishes its headers, or never reads its answer,
-stays for ever. So each connection is looked at a few times a second, and what is late is closed.
+uvicorn closes idle connections only: a client that never completes its headers, or never reads its response, would stay
+connected forever. So every connection is checked a few times per second, and closed if it has missed a deadline.
 """
 
 import asyncio
@@ -18,23 +18,21 @@ from uvicorn.server import ServerState
 
 from services.gateway.http.protocol import HttpProtocol
 
-OPEN = prometheus_client.Gauge("lyra_connections_open", "Connections of clients to the gateway.")
+OPEN = prometheus_client.Gauge("lyra_connections_open", "Open client connections of the gateway.")
 REFUSED = prometheus_client.Counter(
-    "lyra_connections_refused_total", "Connections closed as they came, by the limit that was reached.", ("reason",)
+    "lyra_connections_refused_total", "Connections refused when they were opened, by the limit reached.", ("reason",)
 )
 CUT = prometheus_client.Counter(
-    "lyra_connections_cut_total",
-    "Connections closed as their clients were too slow, or idle for too long.",
-    ("reason",),
+    "lyra_connections_cut_total", "Connections closed because the client was too slow or idle too long.", ("reason",)
 )
 
-_MAX_LINGERING = 64  # refused connections that are being told so
+_MAX_LINGERING = 64  # refused connections that are still sending their response
 _TLS_SHUTDOWN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """What the settings of the same names say."""
+    """The settings of the same names."""
 
     max_connections: int
     max_connections_per_address: int  # 0 for no limit
@@ -44,23 +42,26 @@ class ConnectionLimits:
     write_seconds: float
 
     @property
-    def step_seconds(self) -> float:
-        """Between two looks at all connections."""
+    def check_seconds(self) -> float:
+        """Interval between two checks of all connections."""
         return min(0.5, self.header_seconds / 4, self.idle_seconds / 4, self.write_seconds / 4)
 
 
 class Connections:
-    """All connections of one server. `protocol` is what uvicorn makes its protocols with."""
+    """All connections of one server; uvicorn creates its protocols with `protocol`.
+
+    Args:
+        context: Returns the TLS context of the next connection; None for plain HTTP.
+    """
 
     def __init__(self, limits: ConnectionLimits, context: Callable[[], ssl.SSLContext | None] = lambda: None) -> None:
-        """`context`: asked for at every connection, so that a new certificate counts from the next one on."""
         self.limits = limits
         self._context = context
         self._open: dict[HttpProtocol, str] = {}
-        self._idle: dict[HttpProtocol, None] = {}  # that do no request, the longest idle first
+        self._idle: dict[HttpProtocol, None] = {}  # without a request, the longest idle first
         self._by_address: Counter[str] = Counter()
         self._lingering = 0
-        self._next_look: asyncio.TimerHandle | None = None
+        self._next_check: asyncio.TimerHandle | None = None
 
     def protocol(
         self,
@@ -72,16 +73,16 @@ class Connections:
     ) -> asyncio.Protocol:
         http = HttpProtocol(self, config, server_state, app_state, _loop)
         context = self._context()
-        return http if context is None else _TlsDoor(self, http, context)
+        return http if context is None else _TlsAdmission(self, http, context)
 
     def admit(self, connection: HttpProtocol, address: str) -> int:
-        """Takes a connection in, if need be in the place of one that is idle. Returns 0, or the status that says no."""
+        """Registers a new connection, closing an idle one if necessary. Returns 0, or the status to refuse it with."""
         limits = self.limits
         if 0 < limits.max_connections_per_address <= self._by_address[address]:
             REFUSED.labels("address").inc()
             return 429
         if self._idle and (len(self._open) >= limits.max_connections or len(self._idle) >= limits.max_idle_connections):
-            self._end(next(iter(self._idle)), "idle")
+            self._close(next(iter(self._idle)), "idle")
         if len(self._open) >= limits.max_connections:
             REFUSED.labels("all").inc()
             return 503
@@ -89,22 +90,22 @@ class Connections:
         self._by_address[address] += 1
         self._idle[connection] = None
         OPEN.inc()
-        if self._next_look is None:
-            self._look_later()
+        if self._next_check is None:
+            self._schedule_check()
         return 0
 
-    def busy(self, connection: HttpProtocol) -> None:
-        """A request has begun."""
+    def mark_busy(self, connection: HttpProtocol) -> None:
+        """A request has started."""
         self._idle.pop(connection, None)
 
-    def idle(self, connection: HttpProtocol) -> None:
-        """No request is left."""
+    def mark_idle(self, connection: HttpProtocol) -> None:
+        """The last request has ended."""
         if connection in self._open:
             self._idle.pop(connection, None)
             self._idle[connection] = None
 
     def release(self, connection: HttpProtocol) -> None:
-        """A connection has ended; more than once does no harm."""
+        """Unregisters a connection. Idempotent."""
         address = self._open.pop(connection, None)
         if address is None:
             return
@@ -114,36 +115,36 @@ class Connections:
             del self._by_address[address]
         OPEN.dec()
 
-    def may_linger(self) -> bool:
-        """Whether one more refused connection may stay for the moment that its answer takes."""
+    def try_linger(self) -> bool:
+        """Whether another refused connection may linger until its response has been read; pair with `end_linger`."""
         if self._lingering >= _MAX_LINGERING:
             return False
         self._lingering += 1
         return True
 
-    def lingered(self) -> None:
+    def end_linger(self) -> None:
         self._lingering -= 1
 
-    def _look_later(self) -> None:
-        self._next_look = asyncio.get_running_loop().call_later(self.limits.step_seconds, self._look)
+    def _schedule_check(self) -> None:
+        self._next_check = asyncio.get_running_loop().call_later(self.limits.check_seconds, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = asyncio.get_running_loop().time()
         for connection in list(self._open):
-            if reason := connection.late(now):
-                self._end(connection, reason)
-        self._next_look = None
+            if reason := connection.missed_deadline(now):
+                self._close(connection, reason)
+        self._next_check = None
         if self._open:
-            self._look_later()
+            self._schedule_check()
 
-    def _end(self, connection: HttpProtocol, reason: str) -> None:
+    def _close(self, connection: HttpProtocol, reason: str) -> None:
         CUT.labels(reason).inc()
         self.release(connection)
-        connection.end(reason)
+        connection.close(reason)
 
 
-class _TlsDoor(asyncio.Protocol):
-    """Counts a connection before it shakes hands: that takes time and can be left half done, too."""
+class _TlsAdmission(asyncio.Protocol):
+    """Admits a connection before its TLS handshake, which takes resources and may never complete."""
 
     def __init__(self, connections: Connections, http: HttpProtocol, context: ssl.SSLContext) -> None:
         self._connections = connections
@@ -152,26 +153,26 @@ class _TlsDoor(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        # Not even a refusal could be read before hands are shaken.
+        # Before the handshake there is no way to send a response.
         if self._connections.admit(self._http, address_of(transport)):
             return transport.abort()
-        self._http.admitted(transport)
-        tls = _Tls(self._connections, self._http, self._context)
+        self._http.tls_started(transport)
+        tls = _TlsProtocol(self._connections, self._http, self._context)
         transport.set_protocol(tls)
         tls.connection_made(transport)
 
 
-class _Tls(sslproto.SSLProtocol):
-    """asyncio's TLS, as its servers use it. A connection that ends before the handshake is given free, too."""
+class _TlsProtocol(sslproto.SSLProtocol):
+    """asyncio's TLS protocol, which also releases connections that end during the handshake."""
 
     def __init__(self, connections: Connections, http: HttpProtocol, context: ssl.SSLContext) -> None:
         super().__init__(
             asyncio.get_running_loop(),
             http,
             context,
-            None,  # type: ignore[arg-type]  # nobody waits for the handshake
+            None,  # type: ignore[arg-type]  # nothing awaits the handshake
             server_side=True,
-            ssl_handshake_timeout=connections.limits.header_seconds,  # type: ignore[arg-type]  # any number does
+            ssl_handshake_timeout=connections.limits.header_seconds,  # type: ignore[arg-type]  # floats are fine
             ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS,
         )
         self._connections = connections
@@ -183,6 +184,6 @@ class _Tls(sslproto.SSLProtocol):
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:
-    """Of the client; of the proxy where there is one."""
+    """IP address of the peer: the client, or the proxy in front of it."""
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if peer else ""

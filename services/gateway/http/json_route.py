@@ -1,4 +1,4 @@
-"""Routes that take JSON: read with bounds, parsed and checked off the event loop where that takes time."""
+"""Routes with JSON bodies: read with bounded cost, parsed and validated off the event loop if they are large."""
 
 import asyncio
 import weakref
@@ -18,48 +18,48 @@ from services.gateway.settings import GatewaySettings
 
 T = TypeVar("T")
 
-# One at a time: Python parses in one thread at a time anyway, and each holds memory.
-_AT_ONCE = 1
+# Parsing holds the GIL anyway, and each body holds memory.
+_CONCURRENCY = 1
 _SMALL_BYTES = 32 * 2**10
 _limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, CapacityLimiter] = weakref.WeakKeyDictionary()
 
 
 class JsonRoute(APIRoute):
-    """A route whose body, where it has one in JSON, is read by `read_json`. FastAPI finds it checked already."""
+    """A route whose JSON body, if it has one, is read by `read_json`; FastAPI gets the validated model."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle, field = super().get_route_handler(), self.body_field
         if field is None or isinstance(field.field_info, params.Form):
             return handle
         annotation: Any = field.field_info.annotation
-        shape: TypeAdapter[Any] = TypeAdapter(annotation)
+        schema: TypeAdapter[Any] = TypeAdapter(annotation)
 
-        async def handle_checked(request: Request) -> Response:
-            return await handle(_CheckedRequest(request, await read_json(request, shape)))
+        async def handle_validated(request: Request) -> Response:
+            return await handle(_ValidatedRequest(request, await read_json(request, schema)))
 
-        return handle_checked
+        return handle_validated
 
 
-class _CheckedRequest(Request):
-    """A request whose body was read; its JSON is the model that was made of it."""
+class _ValidatedRequest(Request):
+    """A request whose body has been read; `json()` returns the validated model."""
 
     def __init__(self, request: Request, value: Any) -> None:
         super().__init__(request.scope, request.receive, request._send)
         self._value = value
 
     async def body(self) -> bytes:
-        return b"{}"  # there is one; nobody asks for more than that
+        return b"{}"  # FastAPI only checks that it is not empty
 
     async def json(self) -> Any:
         return self._value
 
 
-async def read_json(request: Request, shape: TypeAdapter[T], *, any_type: bool = False) -> T:
-    """Reads the body of a request as `shape`; with `any_type`, whatever its Content-Type says.
+async def read_json(request: Request, schema: TypeAdapter[T], *, any_type: bool = False) -> T:
+    """Reads and validates the body of a request; with `any_type`, whatever its Content-Type.
 
     Raises:
-        ApiError: As JsonReader; 400 too where the body is not sent as JSON in UTF-8.
-        RequestValidationError: It is JSON, but not of that shape. Only the first error of a list is looked for.
+        ApiError: As JsonReader; also 400 if the body is not sent as JSON in UTF-8.
+        RequestValidationError: The JSON does not fit the schema.
     """
     if not any_type:
         _check_type(request.headers.get("content-type", ""))
@@ -67,30 +67,30 @@ async def read_json(request: Request, shape: TypeAdapter[T], *, any_type: bool =
     reader = JsonReader(settings.max_json_bytes)
     async for piece in request.stream():
         reader.feed(piece)
-    if not reader.taken:
-        raise _no_object()
-    return await aside(lambda: _checked(reader.parse(), shape, settings), reader.taken)
+    if not reader.size:
+        raise _not_an_object()
+    return await run_off_loop(lambda: _validated(reader.parse(), schema, settings), reader.size)
 
 
-async def aside(work: Callable[[], T], size: int) -> T:
-    """Does work on `size` bytes: in a thread, after all that came before, where that takes time worth mentioning."""
+async def run_off_loop(work: Callable[[], T], size: int) -> T:
+    """Runs work on `size` bytes: small work at once, large work in a thread, one after the other."""
     if size < _SMALL_BYTES:
         return work()
     loop = asyncio.get_running_loop()
-    limiter = _limiters.setdefault(loop, CapacityLimiter(_AT_ONCE))
+    limiter = _limiters.setdefault(loop, CapacityLimiter(_CONCURRENCY))
     return await to_thread.run_sync(work, limiter=limiter)
 
 
-def parse_field(text: str, shape: TypeAdapter[T], settings: GatewaySettings) -> T:
-    """As `read_json`, of a text that is there already."""
+def parse_field(text: str, schema: TypeAdapter[T], settings: GatewaySettings) -> T:
+    """Like `read_json`, for the text of a form field."""
     reader = JsonReader(settings.max_json_bytes)
     reader.feed(text.encode())
-    return _checked(reader.parse(), shape, settings)
+    return _validated(reader.parse(), schema, settings)
 
 
-def _checked(value: Any, shape: TypeAdapter[T], settings: GatewaySettings) -> T:
+def _validated(value: Any, schema: TypeAdapter[T], settings: GatewaySettings) -> T:
     try:
-        return shape.validate_python(value, context=settings)
+        return schema.validate_python(value, context=settings)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found], body=value) from None
@@ -101,11 +101,13 @@ def _check_type(header: str) -> None:
     message["content-type"] = header
     main, sub = message.get_content_maintype(), message.get_content_subtype()
     if not header or main != "application" or not (sub == "json" or sub.endswith("+json")):
-        raise _no_object()
+        raise _not_an_object()
     charset = str(message.get_param("charset", "utf-8")).lower()
     if charset not in ("utf-8", "utf8"):
-        raise ApiError(400, f"Content-Type: {charset[:60]!r} is not the charset of JSON; send UTF-8.", param="charset")
+        raise ApiError(
+            400, f"Content-Type: the charset {charset[:60]!r} is not supported; send UTF-8.", param="charset"
+        )
 
 
-def _no_object() -> ApiError:
+def _not_an_object() -> ApiError:
     return ApiError(400, "The body has to be a JSON object, sent as application/json.", code="invalid_json")

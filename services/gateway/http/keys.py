@@ -1,7 +1,7 @@
-"""API keys: who may use the gateway.
+"""API keys.
 
-A key is 256 random bits, so a plain SHA-256 is enough to keep it: there is nothing to guess. The file holds only
-hashes; the key itself is shown once, when it is made.
+The file holds only SHA-256 hashes; a key itself is shown once, when it is created. A plain hash is enough because a key
+is 256 random bits, which cannot be guessed.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ class UnknownKey(LookupError):
 
 
 class KeysUnreadable(RuntimeError):
-    """The file of keys is damaged; nobody is let in until it is mended."""
+    """The key file is damaged; all requests are refused until it is repaired."""
 
 
-class State(StrEnum):
-    """What a key is good for at a time."""
+class KeyState(StrEnum):
+    """State of a key at some time."""
 
     GOOD = "good"
     REVOKED = "revoked"
@@ -39,8 +39,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is kept of a key. Times are ISO 8601 in UTC; `revoked` is empty where nobody revoked it, `expires` where it
-    never does."""
+    """The stored record of a key. Times are ISO 8601 in UTC, or empty if the key is not revoked or never expires."""
 
     id: str
     tenant: str
@@ -50,48 +49,48 @@ class Key:
     revoked: str = ""
     expires: str = ""
 
-    def state(self, now: datetime | None = None) -> State:
-        """At `now`, by default the present."""
+    def state(self, now: datetime | None = None) -> KeyState:
+        """State at `now`, by default the current time."""
         if self.revoked:
-            return State.REVOKED
+            return KeyState.REVOKED
         expires = self.expires_at
-        return State.EXPIRED if expires is not None and expires <= (now or datetime.now(UTC)) else State.GOOD
+        return KeyState.EXPIRED if expires is not None and expires <= (now or datetime.now(UTC)) else KeyState.GOOD
 
     @property
     def expires_at(self) -> datetime | None:
-        """From when on it is refused; None for never."""
+        """When the key expires; None for never."""
         return datetime.fromisoformat(self.expires) if self.expires else None
 
 
 class KeyStore:
-    """The keys in `<home>/keys.json`. Changes made by another process are seen at the next look-up."""
+    """The keys in `<home>/keys.json`. Changes by other processes are visible at the next lookup."""
 
     def __init__(self, home: Path) -> None:
         self._file = PrivateFile(home / FILE_NAME)
         self._keys: tuple[Key, ...] = ()
-        self._seen: tuple[int, int, int] | None = None
+        self._version: tuple[int, int, int] | None = None
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """Path of the file."""
         return self._file.path
 
     def create(self, tenant: str, name: str = "", expires_at: datetime | None = None) -> tuple[Key, str]:
-        """Makes a key for `tenant`. Returns what is kept of it, and the key itself, which is not kept.
+        """Creates a key for `tenant`. Returns its record, and the key itself, which is not stored.
 
         Args:
-            tenant: A plain word: it travels in headers.
-            name: What it is for.
-            expires_at: From when on it is refused, with its time zone; None for never.
+            tenant: See `tenants.check_tenant`.
+            name: For people.
+            expires_at: When the key expires, with a time zone; None for never.
 
         Raises:
-            ValueError: The tenant is no plain word, or the time has no time zone or is not ahead.
+            ValueError: The tenant is invalid, or the time has no time zone or is not in the future.
             KeysUnreadable: The file is damaged.
             OSError: The file cannot be written.
         """
         check_tenant(tenant)
         if expires_at is not None and (expires_at.tzinfo is None or expires_at <= datetime.now(UTC)):
-            raise ValueError("expires: has to be a time ahead, with its time zone")
+            raise ValueError("expires: has to be a time in the future, with a time zone")
         secret = PREFIX + secrets.token_urlsafe(32)
         expires = "" if expires_at is None else _iso(expires_at)
         key = Key(
@@ -102,14 +101,14 @@ class KeyStore:
         return key, secret
 
     def list(self) -> tuple[Key, ...]:
-        """All keys, revoked ones too, oldest first. Raises KeysUnreadable."""
-        seen = self._file.version()
-        if seen != self._seen:
-            self._keys, self._seen = (() if seen is None else _read(self.path)), seen
+        """All keys including revoked ones, oldest first. Raises KeysUnreadable."""
+        version = self._file.version()
+        if version != self._version:
+            self._keys, self._version = (() if version is None else _read(self.path)), version
         return self._keys
 
     def revoke(self, key_id: str) -> Key:
-        """Ends a key for good; a running gateway refuses it from its next request. Raises UnknownKey."""
+        """Revokes a key for good; running gateways refuse its next request. Raises UnknownKey."""
         with self._file.locked():
             keys = {key.id: key for key in self.list()}
             if key_id not in keys:
@@ -120,7 +119,7 @@ class KeyStore:
             return keys[key_id]
 
     def match(self, secret: str) -> Key | None:
-        """The key that `secret` is, also a revoked or expired one, or None. Takes the same time wherever the match is.
+        """The key with this secret, even if revoked or expired; None if there is none. Compares in constant time.
 
         Raises KeysUnreadable.
         """
@@ -131,16 +130,16 @@ class KeyStore:
         return found
 
     def find(self, secret: str) -> Key | None:
-        """The good key that `secret` is, or None. Raises KeysUnreadable."""
+        """The valid key with this secret, or None. Raises KeysUnreadable."""
         key = self.match(secret)
-        return key if key is not None and key.state() is State.GOOD else None
+        return key if key is not None and key.state() is KeyState.GOOD else None
 
     def _write(self, keys: tuple[Key, ...]) -> None:
         self._file.write(json.dumps({"version": 1, "keys": [_entry(key) for key in keys]}, indent=2))
 
 
 def _entry(key: Key) -> dict[str, Any]:
-    """`expires` stands only where there is one: releases that do not know it read all other files."""
+    """Leaves out an empty `expires`, so that releases which do not know the field can read the file."""
     return {name: value for name, value in asdict(key).items() if value or name != "expires"}
 
 

@@ -1,4 +1,4 @@
-"""multipart/form-data as it comes (RFC 7578): files in pieces that are never put together here, other fields whole."""
+"""Streaming multipart/form-data (RFC 7578): files arrive in pieces, other fields as a whole."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -10,13 +10,13 @@ from starlette.requests import Request
 
 from services.gateway.http.api_errors import ApiError, bad_request
 
-_MOST_FIELDS = 64
-_FIELD_BYTES = 256 * 2**10  # of all fields that are no files, together
+_MAX_FIELDS = 64
+_MAX_FIELD_BYTES = 256 * 2**10  # of all fields but files together
 
 
 @dataclass(frozen=True, slots=True)
 class FormField:
-    """A whole field."""
+    """A field that is not a file."""
 
     name: str
     value: str
@@ -24,7 +24,7 @@ class FormField:
 
 @dataclass(frozen=True, slots=True)
 class FileStart:
-    """A file begins; its bytes follow, then FileEnd."""
+    """Start of a file; its bytes follow, then FileEnd."""
 
     name: str
     filename: str
@@ -32,17 +32,17 @@ class FileStart:
 
 @dataclass(frozen=True, slots=True)
 class FileEnd:
-    """The file that had begun is whole."""
+    """End of the current file."""
 
 
 FormEvent = FormField | FileStart | bytes | FileEnd
 
 
 async def form_events(request: Request) -> AsyncIterator[FormEvent]:
-    """What the body of a request holds, one after the other.
+    """The parts of a request body as they arrive.
 
     Raises:
-        ApiError: 400 where this is no multipart form, ends before its end, or has too many fields.
+        ApiError: 400 if the body is not a multipart form, is truncated, or has too many fields.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
@@ -57,11 +57,11 @@ async def form_events(request: Request) -> AsyncIterator[FormEvent]:
     except FormParserError as error:
         raise ApiError(400, "The body is not valid multipart/form-data.", code="invalid_form") from error
     if not form.complete:
-        raise ApiError(400, "The body ends before its closing boundary.", code="invalid_form")
+        raise ApiError(400, "The body ends before the closing boundary.", code="invalid_form")
 
 
 class _Form:
-    """Turns the callbacks of the parser into events."""
+    """Turns the parser's callbacks into events."""
 
     def __init__(self, boundary: bytes) -> None:
         self.events: deque[FormEvent] = deque()
@@ -93,8 +93,8 @@ class _Form:
     def _part_begin(self) -> None:
         self._headers = {}
         self._fields += 1
-        if self._fields > _MOST_FIELDS:
-            raise bad_request("body", f"has more than {_MOST_FIELDS} fields")
+        if self._fields > _MAX_FIELDS:
+            raise bad_request("body", f"has more than {_MAX_FIELDS} fields")
 
     def _header_begin(self) -> None:
         self._header = self._value = b""
@@ -124,8 +124,8 @@ class _Form:
             self.events.append(data[start:end])
             return
         self._field_bytes += end - start
-        if self._field_bytes > _FIELD_BYTES:
-            raise bad_request(self._name, f"fields that are no files are over the limit of {_FIELD_BYTES:,} bytes")
+        if self._field_bytes > _MAX_FIELD_BYTES:
+            raise bad_request(self._name, f"fields other than files are over the limit of {_MAX_FIELD_BYTES:,} bytes")
         self._field += data[start:end]
 
     def _part_end(self) -> None:

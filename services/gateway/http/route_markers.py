@@ -20,14 +20,14 @@ _ATTRIBUTE = "__lyra_markers__"
 class Marker(Enum):
     """A property of a route that middleware acts on."""
 
-    WITHOUT_KEY = "needs no API key"
+    PUBLIC = "no API key needed"
     ACCEPTS_MEDIA = "its body may carry media, up to LYRA_MAX_BODY_BYTES"
     ACCEPTS_UPLOAD = "streams a file of a multipart form to the object store, up to LYRA_MAX_MEDIA_BYTES"
 
 
-def without_key(endpoint: EndpointT) -> EndpointT:
+def public(endpoint: EndpointT) -> EndpointT:
     """Marks an endpoint that needs no API key."""
-    return _mark(endpoint, Marker.WITHOUT_KEY)
+    return _mark(endpoint, Marker.PUBLIC)
 
 
 def accepts_media(endpoint: EndpointT) -> EndpointT:

@@ -1,4 +1,4 @@
-"""Responses that go out while they are made, and work that ends when its client is gone."""
+"""Streaming responses, and work that is cancelled when its client disconnects."""
 
 import asyncio
 import json
@@ -21,18 +21,18 @@ T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 
 
-class ClientGone(Exception):
-    """The client closed its connection; there is nobody to answer."""
+class ClientDisconnected(Exception):
+    """The client closed its connection before the response was complete."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits `work`, and cancels it as soon as the client of `request` goes away (ClientGone)."""
+    """Awaits `work`; cancels it and raises ClientDisconnected as soon as the client of `request` disconnects."""
     working = asyncio.create_task(work)
     watching = asyncio.create_task(_disconnect(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientGone
+            raise ClientDisconnected
         return working.result()
     finally:
         working.cancel()
@@ -46,11 +46,11 @@ async def _disconnect(request: Request) -> None:
 
 
 class StreamedBody(StreamingResponse):
-    """Sends what a generator yields. The generator is closed at once when the client goes away."""
+    """Streams what a generator yields, and closes it at once when the client disconnects."""
 
     @classmethod
     async def begin(cls, request: Request, body: AsyncGenerator[bytes, None], media_type: str) -> Self:
-        """Waits for the first piece before the status is sent, so that early errors get a status of their own."""
+        """Awaits the first piece before the status is sent, so that early errors get their own status."""
         first = await while_connected(request, _first(body))
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         response = cls(body, media_type=media_type, headers=headers)
@@ -74,14 +74,14 @@ async def _first(body: AsyncIterator[bytes]) -> bytes:
 
 
 def event(content: BaseModel | dict[str, Any]) -> bytes:
-    """One server-sent event."""
+    """Encodes one server-sent event."""
     if isinstance(content, BaseModel):
         return f"data: {content.model_dump_json()}\n\n".encode()
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
 
 
 async def with_errors_in_band(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """An error before the first event is raised; later the status has gone out, and it becomes the last event."""
+    """Yields `events`. An error after the first one becomes the last event: by then the status has been sent."""
     begun = False
     async with aclosing(events):
         try:
@@ -93,5 +93,5 @@ async def with_errors_in_band(events: AsyncGenerator[bytes, None]) -> AsyncGener
                 raise
             api_error = to_api_error(error)
             status, cause = api_error.status_code, error if api_error.status_code == 500 else None
-            log.warning("answer broke off", status=status, reason=str(error), exc_info=cause)
+            log.warning("stream aborted", status=status, reason=str(error), exc_info=cause)
             yield event(api_error.body)

@@ -1,6 +1,6 @@
-"""What the gateway tells about each request: an id, a log line, a span, metrics.
+"""Telemetry of requests: an id, a log line, a span and metrics.
 
-Nothing that a client wrote goes into the log as it is: paths are cut and escaped, and hide what looks like a key.
+Input from clients is never logged verbatim: paths are truncated and escaped, and anything like an API key is masked.
 """
 
 import re
@@ -27,15 +27,14 @@ FIRST_TOKEN_SECONDS = Histogram(
 )
 FIRST_AUDIO_SECONDS = Histogram(
     "lyra_first_audio_seconds",
-    "Seconds from the start of a request to the first sound of its answer.",
+    "Seconds from the start of a request to the first audio of its answer.",
     buckets=_BUCKETS,
 )
 
-# The client went away before a status was sent.
+# nginx's status for a client that disconnected before the response.
 _CLIENT_GONE = 499
 
-
-# What a client may call its request; anything else gets a name of ours.
+# Request ids that clients may choose; anything else is replaced.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECRET = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{8,}")
 _MAX_PATH = 200
@@ -49,12 +48,12 @@ class Telemetry:
 
     Args:
         known: Path templates of all routes. Every path parameter is reported as `{id}`, any other path as "other".
-        open_paths: Paths without a key, such as probes: logged at level debug.
+        public_paths: Paths without a key, such as probes: logged at level debug.
     """
 
-    def __init__(self, app: ASGIApp, known: Collection[str], open_paths: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, known: Collection[str], public_paths: Collection[str] = ()) -> None:
         self._app = app
-        self._open_paths = frozenset(open_paths)
+        self._public_paths = frozenset(public_paths)
         self._known = [(_PARAMETER.sub("{id}", path), compile_path(path)[0]) for path in known]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,7 +87,7 @@ class Telemetry:
             try:
                 await self._app(scope, watched_receive, send_with_id)
             except Exception as error:
-                if status != _CLIENT_GONE:  # the status has gone out: all that is left is to close the connection
+                if status != _CLIENT_GONE:  # the status has been sent: only the connection can be closed
                     raise
                 log.exception("a request failed")
                 await to_api_error(error).response()(scope, receive, send_with_id)
@@ -97,9 +96,9 @@ class Telemetry:
                 running.dec()
                 telemetry.REQUESTS.labels(method, str(status)).inc()
                 telemetry.REQUEST_SECONDS.labels(method).observe(seconds)
-                # Probes come every few seconds and say little.
-                tell = log.debug if scope["path"] in self._open_paths and status < 500 else log.info
-                tell(
+                # Probes are frequent and uninteresting.
+                emit = log.debug if scope["path"] in self._public_paths and status < 500 else log.info
+                emit(
                     "request ended",
                     method=scope["method"],
                     path=name or _raw_path(scope),
@@ -123,7 +122,7 @@ def _request_id(headers: Headers) -> str:
 
 
 def _raw_path(scope: Scope) -> str:
-    """As the client sent it, percent signs and all, without the query; printable ASCII of some length."""
+    """The path as sent, still percent-encoded and without the query; truncated printable ASCII."""
     raw = scope.get("raw_path") or scope["path"].encode()
     path = raw[:_MAX_PATH].decode("latin-1")
     return _SECRET.sub(f"{PREFIX}***", "".join(each if "!" <= each <= "~" else "?" for each in path))

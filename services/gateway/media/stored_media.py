@@ -15,7 +15,7 @@ from services.gateway.chat.schemas import (
     VideoContent,
 )
 from services.gateway.http.api_errors import ApiError, bad_request
-from services.gateway.http.concurrency import Body
+from services.gateway.http.concurrency import BodyMemory
 from services.gateway.settings import GatewaySettings
 from services.shared.media.library import MediaLibrary
 from services.shared.media.records import Kind, MediaRecord
@@ -38,12 +38,12 @@ class StoredMedia:
 
 
 async def load_named(
-    request: ChatRequest, tenant: str, media: MediaLibrary, settings: GatewaySettings, body: Body
+    request: ChatRequest, tenant: str, media: MediaLibrary, settings: GatewaySettings, memory: BodyMemory
 ) -> Mapping[str, StoredMedia]:
     """All media that a request names, by the id, each once.
 
     Args:
-        body: Counts their bytes, as if the request had brought them.
+        memory: Counts their bytes as if they were part of the body.
 
     Raises:
         ApiError: 404 for what is not there, 400 for another kind than the part's, or for too many or too large ones;
@@ -59,10 +59,10 @@ async def load_named(
             try:
                 record = await run_in_threadpool(media.get, tenant, media_id)
                 _check(record, path, kinds)
-                if body.taken + record.bytes > settings.max_body_bytes:
+                if memory.size + record.bytes > settings.max_body_bytes:
                     limit = settings.max_body_bytes
                     raise bad_request(path, f"the request and what it names are over the limit of {limit:,} bytes")
-                body.take(record.bytes)
+                memory.reserve(record.bytes)
                 loaded[media_id] = StoredMedia(record, await run_in_threadpool(media.load, record))
             except NotFound as error:
                 raise ApiError(404, f"{path}: {error.message}", param=path, code="media_not_found") from error

@@ -194,8 +194,8 @@ async def test_while_redis_hangs_each_gateway_counts_for_itself_and_then_togethe
         freeze(redis.process, signal.SIGCONT)
         await until(told_twice)
     assert told(log) == [
-        "Redis does not answer: until it does, this gateway counts requests for itself",
-        "Redis answers: requests are counted over all gateways again",
+        "Redis is unavailable: until it is back, this gateway counts requests on its own",
+        "Redis is available: requests are counted across all gateways again",
     ]
 
 

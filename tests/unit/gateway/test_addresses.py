@@ -2,7 +2,12 @@ import pytest
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from services.gateway.http.client_addresses import ClientAddress, client_address, limited_as, trusted_networks
+from services.gateway.http.client_addresses import (
+    ClientAddressMiddleware,
+    client_address,
+    rate_limited_address,
+    trusted_networks,
+)
 
 
 async def seen(trusted: str, peer: str | None, *forwarded: str) -> str:
@@ -21,7 +26,7 @@ async def seen(trusted: str, peer: str | None, *forwarded: str) -> str:
 
     headers = [(b"x-forwarded-for", each.encode()) for each in forwarded]
     scope: Scope = {"type": "http", "client": (peer, 5000) if peer else None, "headers": headers}
-    await ClientAddress(app, trusted_networks(trusted))(scope, receive, send)
+    await ClientAddressMiddleware(app, trusted_networks(trusted))(scope, receive, send)
     return address
 
 
@@ -65,7 +70,7 @@ async def test_an_address_is_what_the_connection_or_a_trusted_proxy_says(
     ],
 )
 def test_an_ipv6_network_is_counted_as_one(address: str, counted: str) -> None:
-    assert limited_as(address) == counted
+    assert rate_limited_address(address) == counted
 
 
 async def test_a_proxy_that_nobody_named_is_told_once() -> None:
@@ -73,7 +78,7 @@ async def test_a_proxy_that_nobody_named_is_told_once() -> None:
         return
 
     forwarded = [(b"x-forwarded-for", b"192.0.2.1")]
-    middleware = ClientAddress(app, trusted_networks("10.0.0.1"))
+    middleware = ClientAddressMiddleware(app, trusted_networks("10.0.0.1"))
     with structlog.testing.capture_logs() as log:
         for peer, headers in (
             ("10.0.0.1", forwarded),

@@ -11,18 +11,18 @@ from fastapi import APIRouter
 from services import gateway
 from services.gateway.api_groups import discover_routers
 from services.gateway.app import create_app
-from services.gateway.http.route_markers import Marker, accepts_media, accepts_upload, marked_paths, paths, without_key
+from services.gateway.http.route_markers import Marker, accepts_media, accepts_upload, marked_paths, paths, public
 from services.gateway.settings import GatewaySettings
 
 AddGroup = Callable[[str], None]
 GROUP = """
 from fastapi import APIRouter
-from services.gateway.http.route_markers import without_key
+from services.gateway.http.route_markers import public
 
 router = APIRouter()
 
 @router.get("/ping")
-@without_key
+@public
 async def ping() -> str:
     return "pong"
 
@@ -50,7 +50,7 @@ def add_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddGroup:
 
 def test_middleware_knows_the_paths_of_every_group() -> None:
     routers = discover_routers()
-    assert marked_paths(routers, Marker.WITHOUT_KEY) == {"/healthz", "/readyz", "/metrics"}
+    assert marked_paths(routers, Marker.PUBLIC) == {"/healthz", "/readyz", "/metrics"}
     assert marked_paths(routers, Marker.ACCEPTS_MEDIA) == {"/v1/chat/completions", "/v1/audio/transcriptions"}
     assert marked_paths(routers, Marker.ACCEPTS_UPLOAD) == {"/v1/media", "/v1/jobs"}
     assert {"/v1/models/{model}", "/v1/jobs/{job_id}/events", "/v1/media/uploads/{upload_id}"} <= set(paths(routers))
@@ -88,8 +88,8 @@ def test_markers_add_up() -> None:
 
     @router.post("/both")
     @accepts_upload
-    @without_key
+    @public
     async def both() -> None: ...
 
-    for marker in (Marker.ACCEPTS_UPLOAD, Marker.WITHOUT_KEY):
+    for marker in (Marker.ACCEPTS_UPLOAD, Marker.PUBLIC):
         assert marked_paths([router], marker) == {"/v1/both"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.http.keys import KeyStore, KeysUnreadable, State, UnknownKey
+from services.gateway.http.keys import KeyState, KeyStore, KeysUnreadable, UnknownKey
 
 
 def test_a_key_that_was_made_is_found_and_only_its_hash_is_kept(tmp_path: Path) -> None:
@@ -92,14 +92,14 @@ def test_a_key_is_good_until_it_expires_and_is_then_still_known(tmp_path: Path) 
     key, secret = store.create("acme", expires_at=ends)
     assert key.expires == "2099-01-01T00:00:00+00:00"
     assert store.find(secret) == key
-    assert key.state(ends - timedelta(seconds=1)) is State.GOOD
-    assert key.state(ends) is State.EXPIRED
+    assert key.state(ends - timedelta(seconds=1)) is KeyState.GOOD
+    assert key.state(ends) is KeyState.EXPIRED
 
     store.path.write_text(store.path.read_text().replace("2099", "2020"))
     assert store.find(secret) is None
     assert (match := store.match(secret)) is not None
-    assert match.state() is State.EXPIRED
-    assert store.revoke(key.id).state() is State.REVOKED
+    assert match.state() is KeyState.EXPIRED
+    assert store.revoke(key.id).state() is KeyState.REVOKED
 
 
 @pytest.mark.parametrize("ends", [datetime(2099, 1, 1), datetime(2020, 1, 1, tzinfo=UTC)])

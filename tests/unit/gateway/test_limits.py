@@ -7,8 +7,8 @@ import pytest
 from starlette.responses import Response
 
 from services.gateway.http.api_errors import ApiError
-from services.gateway.http.concurrency import Places, share
-from services.gateway.http.limits import DrainedRefusals, Limits, Pace, PlainHeads
+from services.gateway.http.concurrency import TenantSemaphore, tenant_share
+from services.gateway.http.limits import BodyTimeouts, DrainRefusedBodies, HeaderLimits, RequestLimits
 
 
 class Client:
@@ -54,18 +54,23 @@ class Application:
         await send({"type": "http.response.body", "body": b""})
 
 
-PACE = Pace(total_seconds=5.0, idle_seconds=5.0, grace_seconds=5.0, min_bytes_per_second=1.0)
+TIMEOUTS = BodyTimeouts(total_seconds=5.0, idle_seconds=5.0, grace_seconds=5.0, min_bytes_per_second=1.0)
 
 
-def limits(app: Any, pace: Pace = PACE, running: Places | None = None, arriving: Places | None = None) -> Limits:
-    return Limits(
+def limits(
+    app: Any,
+    timeouts: BodyTimeouts = TIMEOUTS,
+    running: TenantSemaphore | None = None,
+    arriving: TenantSemaphore | None = None,
+) -> RequestLimits:
+    return RequestLimits(
         app,
         max_body_bytes=10,
         max_plain_bytes=10,
-        bodies=Places(15, 15, "bytes are held"),
-        arriving=arriving or Places(2, 2, "arrive"),
-        running=running or Places(2, 2, "run"),
-        pace=pace,
+        bodies=TenantSemaphore(15, 15, "bytes are held"),
+        arriving=arriving or TenantSemaphore(2, 2, "arrive"),
+        running=running or TenantSemaphore(2, 2, "run"),
+        timeouts=timeouts,
     )
 
 
@@ -102,7 +107,7 @@ async def test_a_body_that_grows_over_the_limit_is_refused() -> None:
 
 async def test_a_body_that_does_not_arrive_is_given_up() -> None:
     client = Client()
-    await limits(Application(), replace(PACE, total_seconds=0.01))(client.scope, client.receive, client.send)
+    await limits(Application(), replace(TIMEOUTS, total_seconds=0.01))(client.scope, client.receive, client.send)
     assert client.status == 408
 
 
@@ -111,7 +116,7 @@ async def test_a_refusal_ends_only_when_the_client_has_sent_all() -> None:
         await ApiError(401, "no").response()(scope, receive, send)
 
     client = Client(b"x", b"y", b"z")
-    await DrainedRefusals(refuse)(client.scope, client.receive, client.send)
+    await DrainRefusedBodies(refuse)(client.scope, client.receive, client.send)
     assert client.pieces == []
     assert [message.get("more_body") for message in client.sent[1:]] == [True, False]
 
@@ -124,8 +129,8 @@ async def test_a_body_slower_than_the_rate_is_given_up_once_its_grace_is_over() 
         await asyncio.sleep(0.05)
         return await receive()
 
-    pace = replace(PACE, grace_seconds=0.08, min_bytes_per_second=1e6)
-    await limits(Application(), pace)(client.scope, slow, client.send)
+    timeouts = replace(TIMEOUTS, grace_seconds=0.08, min_bytes_per_second=1e6)
+    await limits(Application(), timeouts)(client.scope, slow, client.send)
     assert client.status == 408
 
 
@@ -136,15 +141,15 @@ async def test_a_body_is_not_slow_because_its_reader_is() -> None:
         await Response()(scope, receive, send)
 
     client = Client(b"x", b"x", b"x")
-    pace = replace(PACE, grace_seconds=0.01, min_bytes_per_second=1e9)
-    await limits(slow_reader, pace)(client.scope, client.receive, client.send)
+    timeouts = replace(TIMEOUTS, grace_seconds=0.01, min_bytes_per_second=1e9)
+    await limits(slow_reader, timeouts)(client.scope, client.receive, client.send)
     assert client.status == 200
 
 
 async def test_requests_whose_bodies_are_not_there_yet_keep_none_from_running() -> None:
     app = Application()
     app.go_on.set()
-    middleware = limits(app, running=Places(1, 1, "run"), arriving=Places(9, 9, "arrive"))
+    middleware = limits(app, running=TenantSemaphore(1, 1, "run"), arriving=TenantSemaphore(9, 9, "arrive"))
     waiting = [Client() for _ in range(3)]
     tasks = [asyncio.create_task(middleware(each.scope, each.receive, each.send)) for each in waiting]
     await asyncio.sleep(0)
@@ -158,7 +163,7 @@ async def test_requests_whose_bodies_are_not_there_yet_keep_none_from_running() 
 @pytest.mark.parametrize("held", ["running", "arriving"])
 async def test_one_tenant_takes_its_share_and_leaves_the_rest_to_others(held: str) -> None:
     app = Application()
-    few: dict[str, Any] = {held: Places(4, share(4, 0), "are there")}
+    few: dict[str, Any] = {held: TenantSemaphore(4, tenant_share(4, 0), "are there")}
     middleware = limits(app, **few)
     pieces = (b"x",) if held == "running" else ()
     first = [Client(*pieces) for _ in range(3)]
@@ -177,10 +182,11 @@ async def test_one_tenant_takes_its_share_and_leaves_the_rest_to_others(held: st
 
 
 @pytest.mark.parametrize(
-    ("limit", "given", "least", "expected"), [(64, 0, 1, 48), (1, 0, 1, 1), (8, 2, 1, 2), (8, 99, 1, 8), (10, 0, 9, 9)]
+    ("limit", "configured", "minimum", "expected"),
+    [(64, 0, 1, 48), (1, 0, 1, 1), (8, 2, 1, 2), (8, 99, 1, 8), (10, 0, 9, 9)],
 )
-def test_a_share_is_three_quarters_or_what_is_given(limit: int, given: int, least: int, expected: int) -> None:
-    assert share(limit, given, least=least) == expected
+def test_a_share_is_three_quarters_or_what_is_given(limit: int, configured: int, minimum: int, expected: int) -> None:
+    assert tenant_share(limit, configured, minimum=minimum) == expected
 
 
 @pytest.mark.parametrize(
@@ -196,6 +202,6 @@ async def test_a_head_that_is_large_or_ambiguous_ends_the_connection(
 ) -> None:
     client = Client(b"")
     client.scope |= {"headers": headers, "http_version": version}
-    await PlainHeads(Application())(client.scope, client.receive, client.send)
+    await HeaderLimits(Application())(client.scope, client.receive, client.send)
     assert client.status == status
     assert (b"connection", b"close") in client.sent[0]["headers"]

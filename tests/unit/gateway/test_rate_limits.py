@@ -6,7 +6,7 @@ from limits import RateLimitItem, parse
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from services.gateway.http.rate_limits import ADDRESS, KEY, Standing, _Counts, headers
+from services.gateway.http.rate_limits import ADDRESS, KEY, LimitStatus, _Counters, headers
 
 RATE = parse("1000/hour")
 
@@ -21,7 +21,7 @@ class SlowForOne(SlidingWindowCounterRateLimiter):
 
 
 async def test_one_request_that_waits_too_long_is_no_outage_while_others_get_answers() -> None:
-    counts = _Counts("redis://127.0.0.1:1/0", 0.1)
+    counts = _Counters("redis://127.0.0.1:1/0", 0.1)
     counts._shared = SlowForOne(MemoryStorage())
     with structlog.testing.capture_logs() as log:
         slow = asyncio.create_task(counts.hit(KEY, RATE, "slow"))
@@ -38,12 +38,14 @@ async def test_one_request_that_waits_too_long_is_no_outage_while_others_get_ans
     ("seconds", "told"), [(0.0, "0s"), (11.2, "12s"), (60.0, "1m0s"), (90.0, "1m30s"), (7205.0, "2h0m5s")]
 )
 def test_openai_s_clients_read_when_there_is_more(seconds: float, told: str) -> None:
-    standing = Standing(KEY, RATE, True, 5, seconds)
-    assert headers([standing])["x-ratelimit-reset-requests"] == told
+    status = LimitStatus(KEY, RATE, True, 5, seconds)
+    assert headers([status])["x-ratelimit-reset-requests"] == told
 
 
 def test_every_limit_has_its_item_in_the_fields_of_the_draft() -> None:
-    fields = headers([Standing(ADDRESS, parse("20/10 seconds"), True, 7, 2.5), Standing(KEY, RATE, False, 0, 59.0)])
+    fields = headers(
+        [LimitStatus(ADDRESS, parse("20/10 seconds"), True, 7, 2.5), LimitStatus(KEY, RATE, False, 0, 59.0)]
+    )
     assert fields["RateLimit-Policy"] == '"address";q=20;w=10, "key";q=1000;w=3600'
     assert fields["RateLimit"] == '"address";r=7;t=3, "key";r=0;t=59'
     assert headers([]) == {}
@@ -53,6 +55,6 @@ def test_every_limit_has_its_item_in_the_fields_of_the_draft() -> None:
     ("rate", "per"), [("6000/minute", "6,000 requests with this key per minute"), ("2/10 seconds", "per 10 seconds")]
 )
 def test_a_refusal_says_the_limit_and_when_to_come_again(rate: str, per: str) -> None:
-    error = Standing(KEY, parse(rate), False, 0, 2.2).error()
+    error = LimitStatus(KEY, parse(rate), False, 0, 2.2).error()
     assert per in error.body["error"]["message"]
     assert error.headers == {"Retry-After": "3"}
