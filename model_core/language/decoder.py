@@ -1,14 +1,15 @@
-"""A decoder of the LLaMA family: RMS norm, rotary positions, grouped-query attention, gated feed-forward, named LoRA.
+"""A decoder of the LLaMA family: RMSNorm, rotary positions, grouped-query attention, gated feed-forward, named LoRA.
 
-One class for SmolLM2 and LLaMA 3 (as it is), Qwen2-VL (biases, multimodal rotary positions) and the speech generator.
-Names are those of transformers' `LlamaForCausalLM` and `Qwen2ForCausalLM`, below `model.`.
+One class for SmolLM2, LLaMA 3, Qwen2-VL (biases, multimodal rotary positions) and the speech generator. Modules are
+named as in transformers' `LlamaForCausalLM` and `Qwen2ForCausalLM`, below `model.`.
 
-Shapes: B batch, L positions of this call, P positions in the cache before it, E width, H heads, K key-value heads,
-D head width, F rotary frequencies (D / 2), V vocabulary.
+Shapes: B batch, L positions of this call, P positions in the cache or the prefix before it, E width, H heads, K
+key-value heads, D head width, F rotary frequencies (D / 2), V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,36 +17,38 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model_core.language.attention import Rotary, attend, rotate
 from model_core.language.extractor import Extraction
 from model_core.language.kv_cache import KeyValueCache
 from model_core.language.lora import AdaptedLinear, Adapter, AdapterRows, LoraConfig, LoraWeights, rows_of
 
-# Cosines and sines of the rotary angles, each [B, L, D], B being 1 where all rows have the same positions.
-Rotary = tuple[Tensor, Tensor]
-# One cache of sequences that advance in step, or one for each row.
+# One cache of sequences that advance in lockstep, or one for each row.
 Cache = KeyValueCache | Sequence[KeyValueCache] | None
+# Gets the queries [B, H, L, D] and keys [B, K, L, D] of a layer.
 Observer = Callable[[Tensor, Tensor], None]
 
-# Without gradients the wide feed-forward takes so many positions at a time: a long prompt then never holds it all.
+# Positions that the feed-forward processes at a time without gradients, which bounds the memory of a long prompt.
 _MLP_CHUNK = 2048
-_SHORT = 512  # positions
 
 
 class DecoderStack(nn.Module):
-    """Layers and the final norm, over embeddings that come from elsewhere."""
+    """Decoder layers and the final norm, over given embeddings.
+
+    Attributes:
+        checkpoint_every: Recompute the activations of every n-th layer in the backward pass, for less memory and more
+            work; 0 keeps all.
+    """
 
     def __init__(self, config: "Decoder.Config") -> None:
         super().__init__()
         self.config = config
-        # Training may forget the activations of every n-th layer and compute them again backwards: less memory, more
-        # work; 0 keeps all.
         self.checkpoint_every = 0
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.norm_epsilon)
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """Adapters that are resident."""
+        """Names of the resident adapters."""
         return tuple(sorted({name for module in self._adapted().values() for name in module.adapters}))
 
     def add_adapter(self, name: str, config: LoraConfig, projections: Sequence[str]) -> None:
@@ -67,7 +70,7 @@ class DecoderStack(nn.Module):
                 module.adapters[name].train(self.training)
 
     def remove_adapter(self, name: str) -> None:
-        """Takes an adapter out of memory."""
+        """Removes an adapter from memory."""
         for module in self._adapted().values():
             if name in module.adapters:
                 del module.adapters[name]
@@ -103,22 +106,18 @@ class DecoderStack(nn.Module):
         Returns:
             Hidden states after the final norm, [B, L, E]; undefined in the padding.
 
-        Raises:
-            ValueError: `extraction` with one cache for several rows.
+        Raises ValueError for an extraction with one cache for several rows.
         """
         adapters = rows_of(adapter, embeds_BLE.device)
         caches = [cache] if isinstance(cache, KeyValueCache) else cache
         if extraction and caches and len(caches) != len(embeds_BLE):
             raise ValueError("extraction leaves rows of different lengths: each needs a cache of its own")
         if positions is None:
-            starts = torch.tensor([each.length for each in caches or ()] or [0])
-            positions = (starts[:, None] + torch.arange(embeds_BLE.shape[1])).expand(3, -1, -1).to(embeds_BLE.device)
-        all_rotary = rotary = self._rotary(positions if positions.dim() == 3 else positions[:, None], embeds_BLE.dtype)
-        if prefix_hidden is not None:
-            cos, sin = (x[:, prefix_hidden.shape[1] :] for x in all_rotary)
-            rotary = cos, sin
-        added = lengths or [embeds_BLE.shape[1]] * embeds_BLE.shape[0]
-        for each, length in zip(caches or (), added, strict=False):
+            positions = _next_positions(embeds_BLE, caches or ())
+        cos, sin = self._rotary(positions if positions.dim() == 3 else positions[:, None], embeds_BLE.dtype)
+        skipped = prefix_hidden.shape[1] if prefix_hidden is not None else 0
+        rotary = cos[:, skipped:], sin[:, skipped:]
+        for each, length in zip(caches or (), lengths or [embeds_BLE.shape[1]] * len(embeds_BLE), strict=False):
             each.length += length
         ends = extraction.config.block_ends(len(self.layers)) if extraction else []
         joint = ends[0] if prefix_hidden is not None else None
@@ -127,12 +126,11 @@ class DecoderStack(nn.Module):
             observer: Observer | None = extraction.observe if extraction and index in ends else None
             if extraction and caches and index == joint:
                 observer = _with_prefix(caches[0].keys(index), extraction.observe)
-            if self.checkpoint_every and index % self.checkpoint_every == 0 and self.training and not observer:
-                hidden_BLE = checkpoint(layer, hidden_BLE, rotary, caches, adapters, lengths, None, use_reentrant=False)
-            else:
-                hidden_BLE = layer(hidden_BLE, rotary, caches, adapters, lengths, observer)
+            recompute = self.training and self.checkpoint_every and index % self.checkpoint_every == 0 and not observer
+            run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
+            hidden_BLE = run(hidden_BLE, rotary, caches, adapters, lengths, observer)
             if prefix_hidden is not None and index == joint:
-                hidden_BLE, rotary = torch.cat((prefix_hidden, hidden_BLE), dim=1), all_rotary
+                hidden_BLE, rotary = torch.cat((prefix_hidden, hidden_BLE), dim=1), (cos, sin)
             if extraction and observer:
                 hidden_BLE = extraction.drop(hidden_BLE)
                 cos, sin = (x.expand(len(embeds_BLE), -1, -1) for x in rotary)
@@ -158,7 +156,7 @@ class DecoderStack(nn.Module):
         return hidden_1PE
 
     def _rotary(self, positions_3BL: Tensor, dtype: torch.dtype) -> Rotary:
-        """Each frequency turns with the position in time, height or width, as `rope_sections` shares them out."""
+        """Rotates each frequency by the position in time, height or width, as `rope_sections` assigns them."""
         config, device = self.config, positions_3BL.device
         steps_F = torch.arange(0, config.head_width, 2, dtype=torch.float32, device=device) / config.head_width
         sections = config.rope_sections or (len(steps_F), 0, 0)
@@ -172,17 +170,18 @@ class DecoderStack(nn.Module):
 
 
 class Decoder(DecoderStack):
-    """The stack between an embedding table and an output layer, which may be the embedding table again."""
+    """The stack with an embedding table before it and an output layer behind it, which may share their weights."""
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
         """Shape of a decoder.
 
         Args:
-            qkv_bias: Whether queries, keys and values have a bias, as in Qwen2.
-            tied_output: Whether the embedding table is the output layer too.
-            rope_sections: How many rotary frequencies turn with time, height and width (Qwen2-VL, section 2.1); None
-                where all turn with the one position.
+            context: Context length in tokens.
+            qkv_bias: Whether query, key and value projections have a bias, as in Qwen2.
+            tied_output: Whether the output layer shares the embedding table's weights.
+            rope_sections: Number of rotary frequencies for time, height and width (Qwen2-VL, section 2.1); None for one
+                position that rotates all.
         """
 
         vocabulary: int
@@ -211,11 +210,13 @@ class Decoder(DecoderStack):
         self.lm_head = None if config.tied_output else nn.Linear(config.width, config.vocabulary, bias=False)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., E] -> [..., V]"""
+        """[..., E] hidden states -> [..., V] logits."""
         return F.linear(hidden, self.lm_head.weight if self.lm_head else self.embed_tokens.weight)
 
 
 class DecoderLayer(nn.Module):
+    """Attention and feed-forward, each with its norm before it and a residual connection around it."""
+
     def __init__(self, config: Decoder.Config, index: int) -> None:
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.width, config.norm_epsilon)
@@ -235,18 +236,20 @@ class DecoderLayer(nn.Module):
         mixed_BLE = self.self_attn(self.input_layernorm(hidden_BLE), rotary, caches, adapters, lengths, observer)
         hidden_BLE = hidden_BLE + mixed_BLE
         if torch.is_grad_enabled() or hidden_BLE.shape[1] <= _MLP_CHUNK:
-            return hidden_BLE + self._fed(hidden_BLE, adapters)
+            return hidden_BLE + self._feed_forward(hidden_BLE, adapters)
         for start in range(0, hidden_BLE.shape[1], _MLP_CHUNK):
-            some_BLE = hidden_BLE[:, start : start + _MLP_CHUNK]
-            some_BLE += self._fed(some_BLE, adapters)
+            chunk_BLE = hidden_BLE[:, start : start + _MLP_CHUNK]
+            chunk_BLE += self._feed_forward(chunk_BLE, adapters)
         return hidden_BLE
 
-    def _fed(self, hidden_BLE: Tensor, adapters: AdapterRows) -> Tensor:
-        fed_BLE: Tensor = self.mlp(self.post_attention_layernorm(hidden_BLE), adapters)
-        return fed_BLE
+    def _feed_forward(self, hidden_BLE: Tensor, adapters: AdapterRows) -> Tensor:
+        update_BLE: Tensor = self.mlp(self.post_attention_layernorm(hidden_BLE), adapters)
+        return update_BLE
 
 
 class DecoderAttention(nn.Module):
+    """Grouped-query attention with rotary positions and a key-value cache."""
+
     def __init__(self, config: Decoder.Config, index: int) -> None:
         super().__init__()
         self.index = index
@@ -289,7 +292,7 @@ class DecoderAttention(nn.Module):
             return attend(q, k, v)
         if len(caches) == 1:
             return attend(q, *caches[0].append(self.index, k, v))
-        # Rows that have read more or less than others attend each for itself; all else is done for the batch at once.
+        # Rows with caches of different lengths attend one by one; everything else runs over the batch at once.
         attended = torch.zeros_like(q)
         for row, (cache, length) in enumerate(zip(caches, lengths or [q.shape[2]] * len(caches), strict=True)):
             own = slice(row, row + 1)
@@ -299,6 +302,8 @@ class DecoderAttention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
+    """SwiGLU feed-forward."""
+
     def __init__(self, config: Decoder.Config) -> None:
         super().__init__()
         self.gate_proj = AdaptedLinear(config.width, config.feed_forward, bias=False)
@@ -307,10 +312,16 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, hidden_BLE: Tensor, adapters: AdapterRows) -> Tensor:
         gated, up = self.gate_proj(hidden_BLE, adapters), self.up_proj(hidden_BLE, adapters)
-        # A long prompt's are large: without gradients they are overwritten.
+        # Large for a long prompt: without gradients they are overwritten in place.
         gated = F.silu(gated) * up if torch.is_grad_enabled() else F.silu(gated, inplace=True).mul_(up)
-        fed: Tensor = self.down_proj(gated, adapters)
-        return fed
+        projected: Tensor = self.down_proj(gated, adapters)
+        return projected
+
+
+def _next_positions(embeds_BLE: Tensor, caches: Sequence[KeyValueCache]) -> Tensor:
+    """[3, B, L] positions that continue each cache, or start at 0."""
+    starts = torch.tensor([cache.length for cache in caches] or [0])
+    return (starts[:, None] + torch.arange(embeds_BLE.shape[1])).expand(3, -1, -1).to(embeds_BLE.device)
 
 
 def _with_prefix(keys_BKPD: Tensor, observe: Observer) -> Observer:
@@ -320,38 +331,3 @@ def _with_prefix(keys_BKPD: Tensor, observe: Observer) -> Observer:
         observe(F.pad(q_BHLD, (0, 0, keys_BKPD.shape[2], 0)), torch.cat((keys_BKPD, k_BKLD), dim=2))
 
     return observer
-
-
-def rotate(x_BHLD: Tensor, rotary: Rotary) -> Tensor:
-    """Rotary position embedding over halves (Su et al. 2021, in the layout of the LLaMA checkpoints)."""
-    cos, sin = (x_BLD[:, None] for x_BLD in rotary)
-    first, second = x_BHLD.chunk(2, dim=-1)
-    return x_BHLD * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def attend(q_BHLD: Tensor, k_BKPD: Tensor, v_BKPD: Tensor) -> Tensor:
-    """Causal attention of the last L of P + L positions, [B, H, L, D]; key-value heads are shared, never copied."""
-    length, all_positions, groups = q_BHLD.shape[2], k_BKPD.shape[2], q_BHLD.shape[1] // k_BKPD.shape[1]
-    if length == 1:
-        grouped = rearrange(q_BHLD, "b (k g) 1 d -> b k g d", g=groups)
-        return rearrange(F.scaled_dot_product_attention(grouped, k_BKPD, v_BKPD), "b k g d -> b (k g) 1 d")
-    if length == all_positions:
-        return _attend_within(q_BHLD, k_BKPD, v_BKPD)
-    mask = causal_mask(all_positions - length, length, q_BHLD.device)
-    return F.scaled_dot_product_attention(q_BHLD, k_BKPD, v_BKPD, attn_mask=mask, enable_gqa=True)
-
-
-def _attend_within(q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor) -> Tensor:
-    if not (q_BHLD.is_cpu and q_BHLD.requires_grad and q_BHLD.shape[2] <= _SHORT):
-        return F.scaled_dot_product_attention(q_BHLD, k_BKLD, v_BKLD, is_causal=True, enable_gqa=True)
-    # PyTorch's backward over short sequences on a CPU takes three times as long in bfloat16 as in float32.
-    with torch.autocast("cpu", enabled=False):
-        attended_BHLD = F.scaled_dot_product_attention(
-            q_BHLD.float(), k_BKLD.float(), v_BKLD.float(), is_causal=True, enable_gqa=True
-        )
-    return attended_BHLD.to(q_BHLD.dtype)
-
-
-def causal_mask(before: int, length: int, device: torch.device) -> Tensor:
-    """[L, P + L] booleans: True where a position may attend."""
-    return torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before)

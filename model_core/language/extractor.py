@@ -1,8 +1,8 @@
-"""The latent multi-modality extractor (Lyra, section 3.4): context tokens that the instruction ignores are dropped.
+"""The latent multi-modality extractor (Lyra, section 3.4): drops context tokens that the instruction ignores.
 
-The layers are cut into blocks. After each block but the last, context tokens (speech and vision) are ranked by the
-attention that instruction tokens pay them in the block's last layer, and the top share goes on; all other positions
-always do. Each sequence of a padded batch is extracted by itself.
+The layers are divided into blocks. After each block but the last, context tokens (speech and vision) are ranked by the
+attention that instruction tokens pay them in the block's last layer, and only the top share is kept; all other
+positions always are. Each sequence of a padded batch is treated separately.
 
 Shapes: B batch, H heads, K key-value heads, G heads a key-value head, L positions, Q instruction tokens, D head width,
 E width.
@@ -19,50 +19,56 @@ from torch.nn.utils.rnn import pad_sequence
 
 from model_core.errors import InvalidInput
 
-LEAST_CONTEXT = 32
-# Attention weights that are held at a time while scoring.
-_WEIGHTS_AT_ONCE = 1 << 20
+MIN_CONTEXT_TOKENS = 32
+# Attention weights held in memory at a time while scoring.
+_MAX_WEIGHTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractionConfig:
-    """Blocks that the layers are cut into, and the share of context tokens kept after each but the last."""
+    """Settings of the extractor.
+
+    Attributes:
+        blocks: Number of blocks that the layers are divided into; 1 turns extraction off.
+        keep_rate: Share of the context tokens kept after each block but the last; 1 turns extraction off.
+    """
 
     blocks: int = 1
     keep_rate: float = 1.0
 
     @property
     def drops(self) -> bool:
+        """Whether extraction is on."""
         return self.blocks > 1 and self.keep_rate < 1
 
     def check(self, layers: int) -> None:
-        """Raises InvalidInput for `blocks` or `keep_rate` out of bounds."""
+        """Raises InvalidInput if `blocks` or `keep_rate` is out of bounds for a decoder of so many layers."""
         if not 1 <= self.blocks <= layers:
-            raise InvalidInput("blocks", f"{self.blocks} is not from 1 to the model's {layers} layers")
+            raise InvalidInput("blocks", f"{self.blocks} is not between 1 and {layers}, the model's number of layers")
         if not 0 < self.keep_rate <= 1:
-            raise InvalidInput("keep_rate", f"{self.keep_rate:g} is not over 0 and at most 1")
+            raise InvalidInput("keep_rate", f"{self.keep_rate:g} is not greater than 0 and at most 1")
 
     def block_ends(self, layers: int) -> list[int]:
-        """Index of the last layer of every block but the last."""
+        """Indices of the last layer of every block but the last."""
         return [(block + 1) * layers // self.blocks - 1 for block in range(self.blocks - 1)]
 
     def kept(self, context: int) -> int:
-        """How many of `context` tokens go on to the next block."""
-        # The rate is meant as it is written: in binary 0.7 * 350 is less than 245.
-        return min(context, max(LEAST_CONTEXT, int(Decimal(f"{self.keep_rate:.6f}") * context)))
+        """How many of `context` tokens are kept for the next block; at least `MIN_CONTEXT_TOKENS`."""
+        # In decimal, as the rate is written: in binary 0.7 * 350 is less than 245.
+        return min(context, max(MIN_CONTEXT_TOKENS, int(Decimal(f"{self.keep_rate:.6f}") * context)))
 
 
 class Extraction:
-    """The extraction of one batch.
+    """The extraction of one batch, while it runs through the layers.
 
     Args:
         config: Blocks and keep rate.
-        context: Which positions of each sequence are context tokens, [L] booleans each.
-        instruction: Which are instruction tokens.
+        context: [L] booleans for each sequence, True for context tokens.
+        instruction: [L] booleans for each sequence, True for instruction tokens.
 
     Attributes:
-        kept: Positions of each sequence that are left, in order.
-        context_tokens: Context tokens of each sequence that each block saw so far.
+        kept: Remaining positions of each sequence, ascending.
+        context_tokens: For each sequence, the number of context tokens in each block so far.
     """
 
     def __init__(self, config: ExtractionConfig, context: Sequence[Tensor], instruction: Sequence[Tensor]) -> None:
@@ -74,7 +80,7 @@ class Extraction:
 
     @torch.no_grad()
     def observe(self, q_BHLD: Tensor, k_BKLD: Tensor) -> None:
-        """Takes queries and keys of a block's last layer, after rotary embedding, and decides what is kept."""
+        """Decides what to keep from queries and keys of a block's last layer, after rotary embedding."""
         self._next = []
         for row, (context_L, instruction_L) in enumerate(zip(self._context, self._instruction, strict=True)):
             length = len(context_L)
@@ -85,13 +91,13 @@ class Extraction:
                 self._next.append(torch.arange(length, device=context_L.device))
 
     def drop(self, x_BLE: Tensor) -> Tensor:
-        """[B, L, E] of the block's positions -> [B, L', E] of those that are kept, padded anew."""
+        """[B, L, E] of the block's positions -> [B, L', E] of those that are kept, padded again."""
         if len(self._next) == 1:
             return x_BLE[:, self._next[0]]
         return pad_sequence([x_LE[kept] for x_LE, kept in zip(x_BLE, self._next, strict=True)], batch_first=True)
 
     def advance(self) -> list[int]:
-        """Goes on to the next block. Returns the lengths that its sequences have."""
+        """Moves on to the next block. Returns the lengths of its sequences."""
         for row, kept in enumerate(self._next):
             self.kept[row] = self.kept[row][kept]
             self._context[row], self._instruction[row] = self._context[row][kept], self._instruction[row][kept]
@@ -100,34 +106,43 @@ class Extraction:
 
 
 def context_scores(q_HLD: Tensor, k_KLD: Tensor, context_L: Tensor, instruction_L: Tensor) -> Tensor:
-    """Attention that each context token gets, averaged over instruction tokens and heads.
+    """Attention paid to each context token, averaged over instruction tokens and heads.
 
-    As in the reference the softmax runs over all positions, without a causal mask. Queries are taken some at a time, so
-    that the work is that of the instruction tokens alone and the full attention matrix never exists.
+    As in the reference implementation, the softmax runs over all positions, without a causal mask. Only the queries of
+    instruction tokens are used, in chunks, so that the full attention matrix never exists.
+
+    Args:
+        q_HLD: [H, L, D] queries after rotary embedding.
+        k_KLD: [K, L, D] keys after rotary embedding.
+        context_L: [L] booleans, True for context tokens.
+        instruction_L: [L] booleans, True for instruction tokens, of which there is at least one.
 
     Returns:
-        [context tokens] float32.
+        [context tokens] float32 scores, in the order of their positions.
     """
     scaled_HQD = q_HLD[:, instruction_L] * q_HLD.shape[-1] ** -0.5
     q_KQD = rearrange(scaled_HQD, "(k g) q d -> k (g q) d", k=len(k_KLD))
     total_L = k_KLD.new_zeros(len(context_L), dtype=torch.float32)
     for q_QD, keys_LD in zip(q_KQD, k_KLD, strict=True):
-        for some_QD in q_QD.split(max(_WEIGHTS_AT_ONCE // len(context_L), 1)):
-            total_L += (some_QD @ keys_LD.T).softmax(-1, dtype=torch.float32).sum(0)
+        for chunk_QD in q_QD.split(max(_MAX_WEIGHTS // len(context_L), 1)):
+            total_L += (chunk_QD @ keys_LD.T).softmax(-1, dtype=torch.float32).sum(0)
     scores: Tensor = total_L[context_L] / (len(q_HLD) * int(instruction_L.sum()))
     return scores
 
 
 def kept_positions(scores: Tensor, context_L: Tensor, keep_rate: float) -> Tensor:
-    """Positions that survive, in order: all that are no context, and the context tokens with the highest scores.
+    """Positions to keep: everything but context, and the context tokens with the highest scores.
 
     Args:
-        scores: Of the context tokens, in their order.
-        context_L: [L] booleans.
-        keep_rate: Share of the context tokens that is kept; at least `LEAST_CONTEXT` of them are.
+        scores: [context tokens] floats, in the order of their positions.
+        context_L: [L] booleans, True for context tokens.
+        keep_rate: Share of the context tokens to keep; at least `MIN_CONTEXT_TOKENS` of them are.
+
+    Returns:
+        [kept] int64 positions, ascending.
     """
-    places = context_L.nonzero()[:, 0]
-    top = scores.topk(ExtractionConfig(2, keep_rate).kept(len(places))).indices
+    context_positions = context_L.nonzero()[:, 0]
+    top = scores.topk(ExtractionConfig(2, keep_rate).kept(len(context_positions))).indices
     kept_L = ~context_L
-    kept_L[places[top]] = True
+    kept_L[context_positions[top]] = True
     return kept_L.nonzero()[:, 0]

@@ -1,8 +1,9 @@
 """Multi-modality LoRA (Lyra, section 3.3): low-rank updates that are switched by name, row by row of a batch.
 
-Any number of adapters stays resident; the base's weights never change, so that without an adapter the base computes
-exactly what it computes alone. For a long prompt a layer multiplies by the sum of weight and update, and forgets it.
-On disk an adapter is a PEFT folder: see `checkpoints/adapters.py`.
+Any number of adapters can be resident. The base weights never change, so that rows without an adapter get exactly what
+the base model computes. On disk an adapter is a PEFT folder: see `checkpoints/peft_adapters.py`.
+
+Shapes: B batch; `in` and `out` are the widths of the layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +16,18 @@ from torch import Tensor, nn
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-_MANY = 512  # positions
+# From this many positions on, one product with the sum of weight and update is cheaper than two products.
+_MERGE_POSITIONS = 512
 
-# Which adapter is on: one for the whole batch, or one a row; None for the base alone.
+# The adapter in use: one for the whole batch, or one for each row; None for the base model.
 Adapter = str | None | Sequence[str | None]
-# The same, resolved: each adapter with the rows it is on for; None for all of them.
+# The same, resolved: each adapter with the indices of its rows; None for all of them.
 AdapterRows = tuple[tuple[str, Tensor | None], ...]
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class LoraConfig:
-    """Rank and scale of an adapter, as PEFT names them; `alpha / rank` scales the update."""
+    """Rank and scale of an adapter, in PEFT's terms; `alpha / rank` scales the update."""
 
     rank: int
     alpha: float
@@ -49,7 +51,7 @@ class LoraWeights:
 
 
 class LowRank(nn.Module):
-    """The update `x A^T B^T alpha / rank`; B starts at zero, so that a new adapter changes nothing."""
+    """The update `x A^T B^T alpha / rank`; B is initialised to zero, so that a new adapter changes nothing."""
 
     def __init__(self, in_width: int, out_width: int, config: LoraConfig) -> None:
         super().__init__()
@@ -60,12 +62,13 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]"""
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         update: Tensor = self.lora_B(self.lora_A(x)) * self.scale
         return update
 
-    def added_to(self, weight: Tensor) -> Tensor:
-        """[out, in] -> [out, in]: what multiplies by `weight` and updates in one."""
+    def merged_with(self, weight: Tensor) -> Tensor:
+        """[out, in] -> [out, in]: sum of a weight and this update."""
         return torch.addmm(weight, self.lora_B.weight, self.lora_A.weight, alpha=self.scale)
 
 
@@ -77,12 +80,13 @@ class AdaptedLinear(nn.Linear):
         self.adapters = nn.ModuleDict()
 
     def add_adapter(self, name: str, config: LoraConfig) -> None:
+        """Adds an adapter that changes nothing yet."""
         self.adapters[name] = LowRank(self.in_features, self.out_features, config)
 
     def forward(self, x: Tensor, adapters: AdapterRows = ()) -> Tensor:
-        """[B, ..., in] -> [B, ..., out]; rows that no adapter is on for are the base's to the bit."""
-        if update := self._for_all(x, adapters):
-            return F.linear(x, update.added_to(self.weight), self.bias)
+        """[B, ..., in] -> [B, ..., out]; rows without an adapter are bit-identical to the base model's."""
+        if update := self._mergeable(x, adapters):
+            return F.linear(x, update.merged_with(self.weight), self.bias)
         y = F.linear(x, self.weight, self.bias)
         for name, rows in adapters:
             if name not in self.adapters:
@@ -93,19 +97,22 @@ class AdaptedLinear(nn.Linear):
                 y = y.index_add(0, rows, self.adapters[name](x[rows]).to(y.dtype))
         return y
 
-    def _for_all(self, x: Tensor, adapters: AdapterRows) -> LowRank | None:
-        """The update that is on for all of so many positions that its sum with the weight costs less than to multiply
-        by both; None where that is not so. A sum in fewer bits than float32 would round the update away."""
-        if torch.is_grad_enabled() or self.weight.dtype != torch.float32 or x.numel() < _MANY * self.in_features:
+    def _mergeable(self, x: Tensor, adapters: AdapterRows) -> LowRank | None:
+        """The one update in use for all rows, if `x` is long enough for merging to be cheaper; else None.
+
+        Only in float32: fewer bits would round the update away.
+        """
+        positions = x.numel() // self.in_features
+        if torch.is_grad_enabled() or self.weight.dtype != torch.float32 or positions < _MERGE_POSITIONS:
             return None
-        on = [(name, rows) for name, rows in adapters if name in self.adapters]
-        if len(on) != 1 or on[0][1] is not None:
+        used = [(name, rows) for name, rows in adapters if name in self.adapters]
+        if len(used) != 1 or used[0][1] is not None:
             return None
-        return cast(LowRank, self.adapters[on[0][0]])
+        return cast(LowRank, self.adapters[used[0][0]])
 
 
 def rows_of(adapter: Adapter, device: torch.device) -> AdapterRows:
-    """Resolves a choice of adapters for the rows of a batch."""
+    """Resolves the choice of adapters to the rows of each."""
     if adapter is None:
         return ()
     if isinstance(adapter, str):

@@ -6,7 +6,7 @@ from services.shared.rpc import model_service, server
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until SIGTERM or SIGINT."""
     loaded = settings.load(LanguageModelSettings, "python -m services.language_model")
     model_service.prepare_process(loaded)
     from services.language_model.servicer import DEFINITION  # imports torch, which reads what was just prepared

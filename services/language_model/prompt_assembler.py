@@ -1,4 +1,4 @@
-"""Prompts as they arrive: messages of text, speech tokens and vision tokens, put together and checked part by part."""
+"""Assembles a prompt from the stream that carries it: text, speech tokens and vision tokens, checked part by part."""
 
 from collections.abc import AsyncIterator
 
@@ -20,15 +20,15 @@ _ROLES = {
 
 
 class PromptAssembler:
-    """Builds the messages of one prompt from the requests that carry them.
+    """Assembles the messages of one prompt from its requests.
 
-    The clips of a recording follow one another, their indexes counting up from 0; together they make one speech part.
-    All recordings of a prompt come from the projector of one adapter.
+    The clips of a recording arrive in order, with indices from 0, and make one speech part. All recordings of a prompt
+    come from the projector of one adapter.
 
     Args:
-        width: Of the language model; what tokens have to match.
-        context_tokens: Of the language model; more speech and vision tokens are refused as they arrive.
-        max_text_bytes: Limit of all texts together.
+        width: The language model's width, which speech and vision tokens must have.
+        context_tokens: The language model's context length; more speech and vision tokens are refused as they arrive.
+        max_text_bytes: Maximum size of all text together, in UTF-8.
     """
 
     def __init__(self, *, width: int, context_tokens: int, max_text_bytes: int) -> None:
@@ -47,30 +47,30 @@ class PromptAssembler:
 
     @property
     def adapter(self) -> str:
-        """Adapter whose projector made the speech tokens; empty where there are none, or they do not tell."""
+        """Adapter whose projector made the speech tokens; empty if there are none or they do not name it."""
         return self._adapter or ""
 
     async def read(self, requests: AsyncIterator[language_model_pb2.GenerateRequest]) -> list[Message]:
-        """Takes requests up to the end of the stream. Returns the prompt.
+        """Reads requests to the end of the stream. Returns the messages of the prompt.
 
         Raises:
-            InvalidInput: Something is missing, out of order, over a limit or of the wrong shape.
+            InvalidInput: a part is missing, out of order, over a limit or has the wrong shape.
         """
         async for request in requests:
             self._add(request)
         self._close_recording()
-        self._require_whole()
+        self._require_complete()
         if not self._messages:
-            raise InvalidInput("messages", "the prompt holds no message")
+            raise InvalidInput("messages", "the prompt has no messages")
         return self._messages
 
     def _add(self, request: language_model_pb2.GenerateRequest) -> None:
         kind = request.WhichOneof("part")
         self._parts += 1
         if self._parts > MAX_PARTS:
-            raise InvalidInput("messages", f"more than {MAX_PARTS} parts")
+            raise InvalidInput("messages", f"the prompt has more than {MAX_PARTS} parts")
         if kind not in ("speech_tokens", "vision_tokens"):
-            self._require_whole()
+            self._require_complete()
         if kind != "speech_tokens":
             self._close_recording()
         match kind:
@@ -85,17 +85,17 @@ class PromptAssembler:
             case "header":
                 raise InvalidInput("header", "only the first message carries the header")
             case _:
-                raise InvalidInput("part", "a message without content")
+                raise InvalidInput("part", "the message is empty")
 
     def _start_message(self, start: language_model_pb2.MessageStart) -> None:
         role = _ROLES.get(start.role)
         if role is None:
-            raise InvalidInput(f"messages[{len(self._messages)}].role", f"role {start.role} is not known")
+            raise InvalidInput(f"messages[{len(self._messages)}].role", f"role {start.role} is unknown")
         self._messages.append(Message(role=role, parts=[]))
 
     def _message(self) -> Message:
         if not self._messages:
-            raise InvalidInput("message_start", "content came before the first message was begun")
+            raise InvalidInput("message_start", "content arrived before the first message_start")
         return self._messages[-1]
 
     def _add_text(self, text: str) -> None:
@@ -108,7 +108,7 @@ class PromptAssembler:
     def _add_speech(self, tokens: common_pb2.SpeechTokens) -> None:
         self._message()
         if self._grid is not None:
-            self._require_whole()
+            self._require_complete()
         if self._adapter is None:
             self._adapter = tokens.adapter
         elif tokens.adapter != self._adapter:
@@ -122,7 +122,7 @@ class PromptAssembler:
             elif tokens.clip_index != self._next_clip:
                 raise InvalidInput("speech_tokens.clip_index", f"{tokens.clip_index} where {self._next_clip} is next")
         elif tokens.clip_index != self._next_clip:
-            self._require_whole()
+            self._require_complete()
         self._next_clip = tokens.clip_index
         rows = self._take(tokens.tokens, "speech_tokens.tokens")
         if rows is not None:
@@ -133,10 +133,10 @@ class PromptAssembler:
         message = self._message()
         grid = (tokens.grid_time, tokens.grid_height, tokens.grid_width)
         if self._assembler is not None and grid != self._grid:
-            self._require_whole()
-        # Without tokens a side could have any length, and positions are made for each side.
+            self._require_complete()
+        # Without this a side could have any length, and positions are computed for each side.
         if min(grid) < 1 or grid[0] * grid[1] * grid[2] != tokens.tokens.rows_total:
-            raise InvalidInput("vision_tokens.grid", f"{grid} does not make {tokens.tokens.rows_total} tokens")
+            raise InvalidInput("vision_tokens.grid", f"the grid {grid} does not hold {tokens.tokens.rows_total} tokens")
         self._grid = grid
         rows = self._take(tokens.tokens, "vision_tokens.tokens")
         if rows is not None:
@@ -144,14 +144,14 @@ class PromptAssembler:
             self._grid = None
 
     def _take(self, chunk: common_pb2.TensorChunk, field: str) -> Array | None:
-        """Adds a chunk to the array that is open, or opens one. Returns the array when it is whole."""
+        """Adds a chunk to the current array, or starts one. Returns the array once it is complete."""
         if self._assembler is None:
             room = self._context_tokens - self._rows
             if chunk.rows_total > room:
                 total = self._rows + chunk.rows_total
                 raise InvalidInput(
                     "messages",
-                    f"{total} speech and vision tokens are over the model's context of {self._context_tokens} tokens",
+                    f"{total} speech and vision tokens exceed the model's context of {self._context_tokens} tokens",
                 )
             self._assembler = TensorAssembler(width=self._width, max_rows=room, field=field)
         self._assembler.add(chunk)
@@ -169,6 +169,6 @@ class PromptAssembler:
         if self._assembler is None:
             self._next_clip = 0
 
-    def _require_whole(self) -> None:
+    def _require_complete(self) -> None:
         if self._assembler is not None:
-            self._assembler.result()  # raises, for it is not whole
+            self._assembler.result()  # raises, because it is incomplete

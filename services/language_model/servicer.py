@@ -29,7 +29,7 @@ _REASONS = {"stop": language_model_pb2.FINISH_REASON_STOP, "length": language_mo
 
 
 class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
-    """Reads a prompt, waits for the model, streams the answer; a call that ends early stops the model at once."""
+    """Reads a prompt, queues for the model, streams the answer; a cancelled call stops the generation at once."""
 
     def __init__(self, model: LanguageModel, settings: LanguageModelSettings) -> None:
         self._model = model
@@ -45,17 +45,17 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             ),
             folder=settings.adapters_folder,
             thread=self._thread,
-            # One request runs at a time, so that its turn is when none runs with the adapter.
+            # One request runs at a time: while this holds the slot, none runs with the adapter.
             alone=lambda name: self._queue.slot("adapters"),
         )
 
     async def Generate(
         self, request_iterator: AsyncIterator[language_model_pb2.GenerateRequest], context: Context
     ) -> AsyncIterator[language_model_pb2.GenerateResponse]:
-        """A prompt to its answer."""
+        """Answers a prompt."""
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
-            raise InvalidInput("header", "the first message has to carry the header")
+            raise InvalidInput("header", "the first message must carry the header")
         options = _to_options(first.header, first.header.tenant or tenant_of(context))
         self._model.check(options)
         reader = PromptAssembler(
@@ -75,16 +75,16 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
     async def CountTokens(
         self, request: language_model_pb2.CountTokensRequest, context: Context
     ) -> language_model_pb2.CountTokensResponse:
-        """What a text takes."""
+        """Counts the tokens of a text."""
         limit = self._settings.max_prompt_text_bytes
         if len(request.text.encode()) > limit:
-            raise InvalidInput("text", f"over the limit of {megabytes(limit)}")
+            raise InvalidInput("text", f"the text is over the limit of {megabytes(limit)}")
         return language_model_pb2.CountTokensResponse(tokens=self._model.count_tokens(request.text))
 
     async def Describe(
         self, request: language_model_pb2.LanguageModelDescribeRequest, context: Context
     ) -> language_model_pb2.LanguageModelDescribeResponse:
-        """What this service runs."""
+        """Describes the model that this service runs."""
         model = common_pb2.ModelDescription(
             preset=self._settings.preset,
             model=self._model.model,
@@ -101,7 +101,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         )
 
     def shut_down(self) -> None:
-        """Lets the model's thread end."""
+        """Stops the model's thread."""
         self._thread.shut_down()
 
 
@@ -109,7 +109,7 @@ def _to_options(header: language_model_pb2.GenerateHeader, tenant: str) -> Gener
     return GenerationOptions(
         sampling=sampling_codec.from_header(header),
         adapter=header.adapter,
-        # The wire has 32 bits, in which 0.7 is a little less: that could cost a token of those kept.
+        # 0.7 is a little less in the wire's 32 bits, which could drop one token more.
         keep_rate=round(header.keep_rate, 6) if header.HasField("keep_rate") else None,
         blocks=header.blocks if header.HasField("blocks") else None,
         hidden_states=header.hidden_states,

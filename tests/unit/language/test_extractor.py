@@ -69,7 +69,7 @@ def test_scoring_a_few_queries_at_a_time_changes_nothing(monkeypatch: pytest.Mon
     q, k = torch.randn(4, 50, 8, generator=generator), torch.randn(2, 50, 8, generator=generator)
     context_L, instruction_L = masks(40, 7)
     whole = (q.view(2, 2, 50, 8) @ k[:, None].transpose(-1, -2) / 8**0.5).softmax(-1).flatten(0, 1)
-    monkeypatch.setattr("model_core.language.extractor._WEIGHTS_AT_ONCE", at_once)
+    monkeypatch.setattr("model_core.language.extractor._MAX_WEIGHTS", at_once)
     scores = context_scores(q, k, context_L, instruction_L)
     torch.testing.assert_close(scores, whole[:, instruction_L][:, :, context_L].mean((0, 1)), rtol=1e-5, atol=1e-7)
 

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from model_core.data.rows import to_light_sample, to_row
 from model_core.errors import InvalidInput
 from model_core.language.decoder import Decoder
-from model_core.language.extractor import LEAST_CONTEXT, ExtractionConfig
+from model_core.language.extractor import MIN_CONTEXT_TOKENS, ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets import tiny
 from model_core.speech.projector import SpeechProjector
@@ -165,5 +165,5 @@ def test_extraction_drops_context_alone_and_gradients_stay_numbers() -> None:
     dropping.decoder.register_forward_hook(lambda module, given, hidden: lengths.append(hidden.shape[1]))
     found = gradients(dropping, batch)
     assert all(gradient.isfinite().all() for gradient in found.values())
-    assert lengths == [int((batch["lengths"] - context + LEAST_CONTEXT).max())]
+    assert lengths == [int((batch["lengths"] - context + MIN_CONTEXT_TOKENS).max())]
     assert dropping(**batch)["loss"].item() != plain(**batch)["loss"].item()
