@@ -31,7 +31,7 @@ PRESETS: dict[str, PublishedPreset] = {
 PROCESS_MIB = 700  # Python, torch and what a request holds: nano's processes, less their weights
 LOADING = 1.1  # of the weights, while they are loaded
 CACHE_POSITIONS = 32_768  # of the prompt and answer that the language model's cache has room for
-KEPT_MIB = 256  # of beginnings that were read: LYRA_PREFIX_CACHE_MIB
+PREFIX_CACHE_MIB = 256  # default of LYRA_PREFIX_CACHE_MIB
 HALF, WHOLE = 2, 4  # bytes of a number: bfloat16, float32
 # Whisper's decoder, for transcripts: large-v3's and, in preset mini, large-v3-turbo's. They are no part of the presets'
 # shapes (https://github.com/openai/whisper: 1,550 M and 809 M parameters together with the encoder, which has 637 M).
@@ -140,7 +140,7 @@ def _cache(preset: PublishedPreset) -> int:
     """MiB of keys and values, when the extractor drops nothing, and of beginnings that are kept."""
     language = preset.language
     each = 2 * language.layers * language.key_value_heads * language.head_width * HALF
-    return math.ceil(each * CACHE_POSITIONS / 2**20) + KEPT_MIB
+    return math.ceil(each * CACHE_POSITIONS / 2**20) + PREFIX_CACHE_MIB
 
 
 if __name__ == "__main__":

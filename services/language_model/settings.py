@@ -14,14 +14,14 @@ class LanguageModelSettings(AdapterServiceSettings):
     metrics_port: int = Field(
         default=9153, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
     )
-    max_prompt_text_bytes: int = Field(default=2**20, gt=0, description="Most bytes of text (UTF-8) in a prompt.")
+    max_prompt_text_bytes: int = Field(default=2**20, gt=0, description="Maximum text in a prompt, in bytes of UTF-8.")
     quantization: Literal["none", "int8", "int4"] = Field(
-        default="none", description="Bits of the model's weights; int8 and int4 want the package torchao."
+        default="none", description="Weight-only quantization; int8 and int4 need the package torchao."
     )
     prefix_cache_mib: int = Field(
         default=256,
         ge=0,
-        description="MiB for what was read of long recordings and videos, so that the next question about one does not "
-        "have it read again; 0 for none.",
+        description="Capacity of the prefix cache, in MiB: a further question about the same long recording or video "
+        "skips its prefill; 0 turns it off.",
     )
-    max_waiting: int = Field(default=32, ge=0, description="Requests that may wait while one is answered.")
+    max_waiting: int = Field(default=32, ge=0, description="Maximum number of requests waiting while one is answered.")
