@@ -79,16 +79,15 @@ namespace="{{ .Release.Namespace }}",job="{{ .Release.Name }}"
 
 {{/* Triggers of a model service: its load, and where it may sleep what wakes it, calls that found nobody, and what keeps
      it awake, calls of the last minutes: most are too short to be seen running.
-     `.`: root, component, values, load (a query; SERIES stands for the release's labels). */}}
+     `.`: a model service's context. */}}
 {{- define "lyra.modelTriggers" -}}
 {{- $series := include "lyra.series" .root -}}
-{{- $facts := include "lyra.modelFacts" .component | fromYaml -}}
-{{ include "lyra.prometheusTrigger" (dict "root" .root "name" "load" "query" (.load | replace "SERIES" $series) "target" .values.autoscaling.target "activation" .values.autoscaling.activation) }}
+{{ include "lyra.prometheusTrigger" (dict "root" .root "name" "load" "query" .load "target" .values.autoscaling.target "activation" .values.autoscaling.activation) }}
 {{- if eq (int .values.autoscaling.minReplicas) 0 }}
 {{ include "lyra.prometheusTrigger" (dict "root" .root "name" "wake" "target" 1000000 "activation" 0
-  "query" (printf "sum(increase(lyra_calls_unserved_total{%s,service=\"%s\"}[2m]))" $series $facts.module)) }}
+  "query" (printf "sum(increase(lyra_calls_unserved_total{%s,service=\"%s\"}[2m]))" $series .module)) }}
 {{ include "lyra.prometheusTrigger" (dict "root" .root "name" "awake" "target" 1000000 "activation" 0
-  "query" (printf "sum(increase(lyra_requests_total{%s,method=~\"/lyra.v1.%s/.*\"}[2m]))" $series (.component | replace "-" "_" | camelcase))) }}
+  "query" (printf "sum(increase(lyra_requests_total{%s,method=~\"/lyra.v1.%s/.*\"}[2m]))" $series .service)) }}
 {{- end }}
 {{- end -}}
 
@@ -152,14 +151,16 @@ automountServiceAccountToken: false
 {{/* Model services that may be at zero, as LYRA_READY_WITHOUT names them. */}}
 {{- define "lyra.readyWithout" -}}
 {{- $names := list -}}
-{{- range $component, $values := dict "speech_encoder" .Values.speechEncoder "vision_encoder" .Values.visionEncoder "language_model" .Values.languageModel "speech_synthesizer" .Values.speechSynthesizer -}}
-{{- if and (eq $values.autoscaling.mode "keda") (eq (int $values.autoscaling.minReplicas) 0) }}{{- $names = append $names $component }}{{- end -}}
+{{- range include "lyra.modelServices" . | fromYamlArray -}}
+{{- $autoscaling := (index $.Values .section).autoscaling -}}
+{{- if and (eq $autoscaling.mode "keda") (eq (int $autoscaling.minReplicas) 0) }}{{- $names = append $names .module }}{{- end -}}
 {{- end -}}
-{{- join "," $names -}}
+{{- sortAlpha $names | join "," -}}
 {{- end -}}
 
 {{/* "yes" where KEDA counts units in Redis itself. */}}
 {{- define "lyra.kedaReadsRedis" -}}
-{{- $modes := list .Values.worker.plan.autoscaling.mode .Values.worker.clips.autoscaling.mode .Values.worker.answers.autoscaling.mode -}}
-{{- if and (has "keda" $modes) (eq .Values.worker.trigger "redis") -}}yes{{- end -}}
+{{- range include "lyra.workers" . | fromYamlArray -}}
+{{- if and (eq (index $.Values.worker .section).autoscaling.mode "keda") (eq $.Values.worker.trigger "redis") -}}yes{{- end -}}
+{{- end -}}
 {{- end -}}

@@ -11,15 +11,15 @@
 
 {{/* All checks. */}}
 {{- define "lyra.checks" -}}
-{{- range $key, $component := dict "speechEncoder" "speech-encoder" "visionEncoder" "vision-encoder" "languageModel" "language-model" "speechSynthesizer" "speech-synthesizer" -}}
-{{- $context := dict "root" $ "key" $key "component" $component "values" (index $.Values $key) -}}
+{{- range include "lyra.modelServices" . | fromYamlArray -}}
+{{- $context := merge (dict "root" $ "key" .section "values" (index $.Values .section)) . -}}
 {{- include "lyra.checkModel" $context -}}
 {{- include "lyra.checkReplicas" $context -}}
 {{- include "lyra.checkGrace" (merge (dict "stream" "longestStreamSeconds" "least" (add (int $context.values.preStopSeconds) (int $context.values.longestStreamSeconds))) $context) -}}
 {{- include "lyra.checkResources" $context -}}
 {{- end -}}
-{{- range $kind := list "plan" "clips" "answers" -}}
-{{- $context := dict "root" $ "key" (printf "worker.%s" $kind) "values" (index $.Values.worker $kind) -}}
+{{- range include "lyra.workers" . | fromYamlArray -}}
+{{- $context := dict "root" $ "key" (printf "worker.%s" .section) "values" (index $.Values.worker .section) -}}
 {{- include "lyra.checkReplicas" $context -}}
 {{- include "lyra.checkGrace" (merge (dict "stream" "longestUnitSeconds" "least" (int $context.values.longestUnitSeconds)) $context) -}}
 {{- include "lyra.checkResources" $context -}}
@@ -119,14 +119,14 @@
 {{/* Who scales by Prometheus has to know where it is. */}}
 {{- define "lyra.checkKeda" -}}
 {{- if not .Values.monitoring.prometheus.address -}}
-{{- range $key := list "speechEncoder" "visionEncoder" "languageModel" "speechSynthesizer" -}}
-{{- if eq (index $.Values $key).autoscaling.mode "keda" -}}
-{{- fail (printf "%s.autoscaling.mode is keda, which asks Prometheus: set monitoring.prometheus.address" $key) -}}
+{{- range include "lyra.modelServices" . | fromYamlArray -}}
+{{- if eq (index $.Values .section).autoscaling.mode "keda" -}}
+{{- fail (printf "%s.autoscaling.mode is keda, which asks Prometheus: set monitoring.prometheus.address" .section) -}}
 {{- end -}}
 {{- end -}}
-{{- range $kind := list "plan" "clips" "answers" -}}
-{{- if and (eq (index $.Values.worker $kind).autoscaling.mode "keda") (eq $.Values.worker.trigger "prometheus") -}}
-{{- fail (printf "worker.%s.autoscaling.mode is keda and worker.trigger is prometheus: set monitoring.prometheus.address, or worker.trigger to redis" $kind) -}}
+{{- range include "lyra.workers" . | fromYamlArray -}}
+{{- if and (eq (index $.Values.worker .section).autoscaling.mode "keda") (eq $.Values.worker.trigger "prometheus") -}}
+{{- fail (printf "worker.%s.autoscaling.mode is keda and worker.trigger is prometheus: set monitoring.prometheus.address, or worker.trigger to redis" .section) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -135,10 +135,10 @@
 {{/* Weights come from where they can come from. */}}
 {{- define "lyra.checkWeights" -}}
 {{- $weights := .Values.weights -}}
-{{- range $key := list "speechEncoder" "visionEncoder" "languageModel" "speechSynthesizer" -}}
-{{- $preset := include "lyra.preset" (dict "root" $ "values" (index $.Values $key)) -}}
+{{- range include "lyra.modelServices" . | fromYamlArray -}}
+{{- $preset := include "lyra.preset" (dict "root" $ "values" (index $.Values .section)) -}}
 {{- if and (eq $weights.source "packages") (not (has $preset (list "nano" "tiny" "tiny-qwen2-vl"))) -}}
-{{- fail (printf "weights.source is packages, and preset %s of %s has no packages: set weights.source to objectStore or volume, and weights.name to the checkpoint's folder" $preset $key) -}}
+{{- fail (printf "weights.source is packages, and preset %s of %s has no packages: set weights.source to objectStore or volume, and weights.name to the checkpoint's folder" $preset .section) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (eq $weights.source "volume") (not $weights.volume.existingClaim) -}}

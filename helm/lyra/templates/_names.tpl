@@ -72,21 +72,6 @@ labels: {{- include "lyra.labels" . | nindent 2 }}
 {{- include "lyra.reference" (dict "repository" $repository "tag" $tag "digest" $digest) -}}
 {{- end -}}
 
-{{/* What is fixed about a model service: module, gRPC service, ports. `.`: its component. */}}
-{{- define "lyra.modelFacts" -}}
-{{- $facts := dict
-  "speech-encoder" (dict "module" "speech_encoder" "service" "SpeechEncoder" "port" 50051 "metrics" 9151)
-  "vision-encoder" (dict "module" "vision_encoder" "service" "VisionEncoder" "port" 50052 "metrics" 9152)
-  "language-model" (dict "module" "language_model" "service" "LanguageModel" "port" 50053 "metrics" 9153)
-  "speech-synthesizer" (dict "module" "speech_synthesizer" "service" "SpeechSynthesizer" "port" 50054 "metrics" 9154) -}}
-{{- index $facts . | toYaml -}}
-{{- end -}}
-
-{{/* Queues that a kind of worker serves. `.`: plan, clips or answers. */}}
-{{- define "lyra.queues" -}}
-{{- index (dict "plan" "plans,webhooks,housekeeping" "clips" "clips" "answers" "answers") . -}}
-{{- end -}}
-
 {{/* Port of health and metrics of workers and clock. */}}
 {{- define "lyra.workerMetricsPort" -}}9155{{- end -}}
 

@@ -43,6 +43,15 @@ spec:
   ports: [{protocol: TCP, port: {{ .port }}}]
 {{- end -}}
 
+{{/* Egress rules: to the model services that a component calls. `.`: root, component. */}}
+{{- define "lyra.toModelServices" -}}
+{{- range include "lyra.modelServices" .root | fromYamlArray }}
+{{- if has $.component .callers }}
+{{ include "lyra.toComponent" (dict "root" $.root "to" .component "port" (int .port)) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Egress rule: to DNS. */}}
 {{- define "lyra.toDns" -}}
 - to: {{- toYaml .root.Values.networkPolicy.dns | nindent 4 }}
@@ -95,19 +104,6 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* Policy of a model service: its callers and Prometheus come in, out go weights alone. */}}
-{{- define "lyra.modelNetwork" -}}
-{{- if .root.Values.networkPolicy.enabled -}}
-{{- $facts := include "lyra.modelFacts" .component | fromYaml -}}
-{{ include "lyra.policyHead" . }}
-  ingress:
-    {{- include "lyra.fromComponents" (dict "root" .root "from" .callers "port" (int $facts.port)) | nindent 4 }}
-    {{- include "lyra.fromPrometheus" (dict "root" .root "port" (int $facts.metrics)) | nindent 4 }}
-  egress:
-    {{- include "lyra.weightsEgress" . | nindent 4 }}
-{{- end -}}
-{{- end -}}
-
 {{/* Egress of what fetches weights. */}}
 {{- define "lyra.weightsEgress" -}}
 {{- $packages := and (eq .root.Values.weights.source "packages") (include "lyra.hasWeights" .) -}}
@@ -120,7 +116,7 @@ spec:
 {{- end }}
 {{- end -}}
 
-{{/* Policy of a worker or the clock. `.`: root, component, kind, calls (model services). */}}
+{{/* NetworkPolicy of a worker or the clock. `.`: a worker's context, or without `queues` the clock's. */}}
 {{- define "lyra.workerNetwork" -}}
 {{- if .root.Values.networkPolicy.enabled -}}
 {{ include "lyra.policyHead" . }}
@@ -129,14 +125,13 @@ spec:
   egress:
     {{- include "lyra.toDns" . | nindent 4 }}
     {{- include "lyra.toRedis" . | nindent 4 }}
-    {{- if .kind }}
+    {{- if .queues }}
     {{- include "lyra.toStore" . | nindent 4 }}
     {{- end }}
-    {{- range .calls }}
-    {{- $facts := include "lyra.modelFacts" . | fromYaml }}
-    {{- include "lyra.toComponent" (dict "root" $.root "to" . "port" (int $facts.port)) | nindent 4 }}
+    {{- with include "lyra.toModelServices" . | trim }}
+    {{- . | nindent 4 }}
     {{- end }}
-    {{- if eq .kind "plan" }}
+    {{- if eq .component "worker-plan" }}
     {{- $settings := mergeOverwrite (dict) (deepCopy .root.Values.sharedSettings) (deepCopy .root.Values.worker.settings) (deepCopy .values.settings) }}
     {{- include "lyra.toInternet" (dict "root" .root "http" (eq (toString $settings.LYRA_OUTBOUND_ALLOW_HTTP | lower) "true")) | nindent 4 }}
     {{- end }}

@@ -141,10 +141,13 @@ topologySpreadConstraints:
 - {name: LYRA_REDIS_URL, value: {{ printf "%s://%s%s/%d" (ternary "rediss" "redis" (and (not $bundled) $external.tls)) $user (include "lyra.redisAddress" .root) (ternary 0 (int $external.database) $bundled) | quote }}}
 {{- end -}}
 
-{{/* Address of a model service: every pod of its headless Service. `.`: root, component. */}}
-{{- define "lyra.serviceAddress" -}}
-{{- $facts := include "lyra.modelFacts" .component | fromYaml -}}
-dns:///{{ include "lyra.name" . }}.{{ .root.Release.Namespace }}.svc:{{ int $facts.port }}
+{{/* Variables with the addresses of model services: every pod of its headless Service. `.`: root, components (all where left out). */}}
+{{- define "lyra.addressesEnv" -}}
+{{- range include "lyra.modelServices" .root | fromYamlArray }}
+{{- if or (not $.components) (has .component $.components) }}
+- {name: LYRA_{{ upper .module }}_ADDRESS, value: {{ printf "dns:///%s.%s.svc:%d" (include "lyra.name" (dict "root" $.root "component" .component)) $.root.Release.Namespace (int .port) | quote }}}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* What clients inside the cluster speak to the gateway: http or https. `.`: the root. */}}

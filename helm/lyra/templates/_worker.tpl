@@ -1,12 +1,12 @@
-{{/* Deployment of a worker, or of the clock. `.`: root, component, values, kind (plan, clips, answers; empty for the clock). */}}
+{{/* Deployment of a worker or the clock. `.`: a worker's context, or without `queues` the clock's. */}}
 {{- define "lyra.workerDeployment" -}}
 {{- $values := .values -}}
-{{- $grace := ternary (int $values.longestUnitSeconds) 10 (ne .kind "") -}}
+{{- $grace := ternary (int $values.longestUnitSeconds) 10 (not (empty .queues)) -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{- include "lyra.metadata" . | nindent 2 }}
 spec:
-  {{- if not .kind }}
+  {{- if not .queues }}
   replicas: 1
   strategy: {type: Recreate}
   {{- else }}
@@ -27,7 +27,7 @@ spec:
         - name: {{ .component }}
           image: {{ include "lyra.image" (merge (dict "family" "services") .) }}
           imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-          command: [python, -m, {{ ternary "services.worker" "services.worker.clock" (ne .kind "") }}]
+          command: [python, -m, {{ ternary "services.worker" "services.worker.clock" (not (empty .queues)) }}]
           env: {{- include "lyra.workerEnv" (merge (dict "grace" $grace) .) | nindent 12 }}
           ports:
             - {name: metrics, containerPort: {{ include "lyra.workerMetricsPort" . }}, protocol: TCP}
@@ -45,7 +45,7 @@ spec:
             {{- end }}
       volumes:
         - name: tmp
-          {{- include "lyra.scratch" (ternary "8Gi" "256Mi" (eq .kind "plan")) | nindent 10 }}
+          {{- include "lyra.scratch" (ternary "8Gi" "256Mi" (eq .component "worker-plan")) | nindent 10 }}
         - name: home
           {{- include "lyra.scratch" "64Mi" | nindent 10 }}
         {{- if include "lyra.callsServices" . }}
@@ -58,19 +58,20 @@ spec:
 
 {{/* "yes" where its units call model services: those that plan, and the clock, do not. */}}
 {{- define "lyra.callsServices" -}}
-{{- if has .kind (list "clips" "answers") -}}yes{{- end -}}
+{{- range include "lyra.modelServices" .root | fromYamlArray }}
+{{- if has $.component .callers -}}yes{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Environment of a worker or the clock. */}}
 {{- define "lyra.workerEnv" -}}
 {{ include "lyra.processEnv" . }}
 - {name: LYRA_METRICS_PORT, value: {{ include "lyra.workerMetricsPort" . | quote }}}
-{{- if .kind }}
-- {name: LYRA_QUEUES, value: {{ include "lyra.queues" .kind | quote }}}
+{{- if .queues }}
+- {name: LYRA_QUEUES, value: {{ .queues | quote }}}
 - {name: LYRA_CONCURRENCY, value: {{ int .values.concurrency | quote }}}
 {{- end }}
-- {name: LYRA_SPEECH_ENCODER_ADDRESS, value: {{ include "lyra.serviceAddress" (dict "root" .root "component" "speech-encoder") | quote }}}
-- {name: LYRA_LANGUAGE_MODEL_ADDRESS, value: {{ include "lyra.serviceAddress" (dict "root" .root "component" "language-model") | quote }}}
+{{- include "lyra.addressesEnv" (dict "root" .root "components" (list "speech-encoder" "language-model")) }}
 {{- if include "lyra.callsServices" . }}
 {{ include "lyra.serviceAuthEnv" . }}
 {{- end }}
