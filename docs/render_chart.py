@@ -82,7 +82,8 @@ helm test lyra --namespace lyra --logs
 | `values-base-gpu.yaml` | a published checkpoint on GPUs, one pod of each service |
 | `values-production.yaml` | external stores, autoscaling by KEDA, alerts, ingress: to start from |
 
-What each of them makes is under [examples](examples/). How to run it is in [docs/deploy](../../docs/deploy/index.md).
+[examples](examples/) has the chart rendered with values-production.yaml; [docs/deploy](../../docs/deploy/index.md) explains how to
+run it.
 A value that is wrong is refused before anything is made, with its name and what to set.
 
 ## Values

@@ -1,37 +1,37 @@
-"""Writes helm/lyra/examples/, what each values file makes: `make chart-examples`."""
+"""Writes helm/lyra/examples/, the chart rendered with values-production.yaml: `make chart-examples`."""
 
-from tests.chart.chart import CHART, VALUES_FILES, fixed, of_file
+from tests.chart.chart import CHART, fixed, of_file
 
 EXAMPLES = CHART / "examples"
+VALUES_FILE = "values-production.yaml"
+EXAMPLE = EXAMPLES / "production.yaml"
 
 _INTRODUCTION = """\
-# What the chart makes
+# A rendered chart
 
-Rendered by `make chart-examples`: `helm template lyra helm/lyra --namespace speech --values ...`, with the content of
-Secrets that are made at install replaced. A test holds that they are what the chart renders today.
+[production.yaml](production.yaml) is what `helm template lyra helm/lyra --namespace speech --values
+helm/lyra/values-production.yaml` prints, with the contents of generated Secrets replaced. `make chart-examples` renders
+it, and a test fails when it is out of date.
+
+| kind | names |
+| --- | --- |
 """
 
 
-def example(file: str) -> str:
-    """Name of the example of a values file."""
-    return file.removeprefix("values-")
+def rendered() -> str:
+    """The content of production.yaml."""
+    return fixed(of_file(VALUES_FILE).text)
 
 
 def summary() -> str:
-    """README.md: the objects of each example by kind."""
-    lines = [_INTRODUCTION]
-    for file in VALUES_FILES:
-        lines += [f"## [{example(file)}]({example(file)})", "", "| kind | names |", "| --- | --- |"]
-        kinds: dict[str, list[str]] = {}
-        for each in of_file(file).objects:
-            kinds.setdefault(each["kind"], []).append(each["metadata"]["name"])
-        lines += [f"| {kind} | {', '.join(sorted(kinds[kind]))} |" for kind in sorted(kinds)]
-        lines.append("")
-    return "\n".join(lines)
+    """The content of README.md: names of the rendered objects by kind."""
+    kinds: dict[str, list[str]] = {}
+    for each in of_file(VALUES_FILE).objects:
+        kinds.setdefault(each["kind"], []).append(each["metadata"]["name"])
+    return _INTRODUCTION + "".join(f"| {kind} | {', '.join(sorted(kinds[kind]))} |\n" for kind in sorted(kinds))
 
 
 if __name__ == "__main__":
     EXAMPLES.mkdir(exist_ok=True)
-    for name in VALUES_FILES:
-        (EXAMPLES / example(name)).write_text(fixed(of_file(name).text))
+    EXAMPLE.write_text(rendered())
     (EXAMPLES / "README.md").write_text(summary())
