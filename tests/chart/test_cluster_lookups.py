@@ -1,4 +1,4 @@
-"""What the chart asks a cluster for while it renders: helm speaks to a real HTTP server that knows a few objects."""
+"""What the chart looks up in a cluster while it renders: helm talks to an HTTP server that serves a few objects."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from tests.chart.programs import environment, program
 
 Objects = dict[str, dict[str, Any]]
 
-# Kinds that helm maps to paths, by group and version; namespaces alone are in no namespace.
+# Kinds that the server knows, by apiVersion.
 _KINDS = {
     "v1": ("Namespace", "Secret", "Service", "ServiceAccount", "Pod"),
     "apps/v1": ("Deployment", "StatefulSet"),
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 def _discovery() -> Objects:
-    """https://kubernetes.io/docs/concepts/overview/kubernetes-api/#api-discovery, in its older form."""
+    """Unaggregated API discovery: https://kubernetes.io/docs/concepts/overview/kubernetes-api/#api-discovery."""
     groups = [version.split("/") for version in _KINDS if "/" in version]
     known: Objects = {
         "/version": {"major": "1", "minor": "37", "gitVersion": "v1.37.0"},
@@ -77,7 +77,7 @@ def secret(name: str, **data: str) -> Objects:
 
 @contextmanager
 def cluster(folder: Path, objects: Objects) -> Iterator[Path]:
-    """A kubeconfig of a server that has these objects and no others."""
+    """Path of a kubeconfig for a server with exactly these objects."""
 
     known = _discovery() | objects
 
@@ -116,7 +116,7 @@ def cluster(folder: Path, objects: Objects) -> Iterator[Path]:
 
 
 def render_with(kubeconfig: Path, **values: str) -> Rendering:
-    """As `helm upgrade` would; raises RuntimeError with what helm said."""
+    """Renders as `helm upgrade` does. Raises RuntimeError with helm's error output."""
     command = [str(program("helm")), "template", "demo", str(CHART), "--namespace", NAMESPACE]
     command += ["--dry-run=server", "--disable-openapi-validation"]
     for name, value in values.items():
@@ -128,38 +128,38 @@ def render_with(kubeconfig: Path, **values: str) -> Rendering:
     return Rendering("with a cluster", done.stdout)
 
 
-def test_a_secret_that_is_named_and_not_there_is_refused_by_name(tmp_path: Path) -> None:
-    with cluster(tmp_path, namespace()) as kubeconfig, pytest.raises(RuntimeError) as refused:
+def test_missing_secret_is_rejected_by_name(tmp_path: Path) -> None:
+    with cluster(tmp_path, namespace()) as kubeconfig, pytest.raises(RuntimeError) as error:
         render_with(kubeconfig, keys__existingSecret="my-keys")
 
-    assert f"keys.existingSecret is my-keys, and there is no such Secret in namespace {NAMESPACE}" in str(refused.value)
+    assert f"keys.existingSecret is my-keys, and there is no such Secret in namespace {NAMESPACE}" in str(error.value)
 
 
-def test_a_secret_without_the_field_that_is_needed_is_refused_by_name(tmp_path: Path) -> None:
-    there = namespace() | secret("queue", pass_word="x")
-    with cluster(tmp_path, there) as kubeconfig, pytest.raises(RuntimeError) as refused:
+def test_secret_without_a_required_key_is_rejected_by_name(tmp_path: Path) -> None:
+    objects = namespace() | secret("queue", pass_word="x")
+    with cluster(tmp_path, objects) as kubeconfig, pytest.raises(RuntimeError) as error:
         render_with(kubeconfig, redis__bundled__existingSecret="queue")
 
-    assert "redis.bundled.existingSecret is queue, and that Secret has no field password: add it" in str(refused.value)
+    assert "redis.bundled.existingSecret is queue, and that Secret has no key password: add it" in str(error.value)
 
 
-def test_certificates_without_their_authority_are_refused_by_name(tmp_path: Path) -> None:
-    there = namespace() | secret("certificates", **{"tls.crt": "x", "tls.key": "x"})
-    with cluster(tmp_path, there) as kubeconfig, pytest.raises(RuntimeError) as refused:
+def test_certificates_without_a_ca_are_rejected_by_name(tmp_path: Path) -> None:
+    objects = namespace() | secret("certificates", **{"tls.crt": "x", "tls.key": "x"})
+    with cluster(tmp_path, objects) as kubeconfig, pytest.raises(RuntimeError) as error:
         render_with(kubeconfig, serviceAuth__tls__existingSecret="certificates")
 
-    assert "serviceAuth.tls.existingSecret is certificates, and that Secret has no field ca.crt" in str(refused.value)
+    assert "serviceAuth.tls.existingSecret is certificates, and that Secret has no key ca.crt" in str(error.value)
 
 
-def test_a_secret_that_is_there_is_taken(tmp_path: Path) -> None:
-    there = namespace() | secret("my-keys", **{"keys.json": "{}"})
-    with cluster(tmp_path, there) as kubeconfig:
+def test_existing_secret_is_used(tmp_path: Path) -> None:
+    objects = namespace() | secret("my-keys", **{"keys.json": "{}"})
+    with cluster(tmp_path, objects) as kubeconfig:
         rendered = render_with(kubeconfig, keys__existingSecret="my-keys")
 
     assert "demo-lyra-keys" not in {each["metadata"]["name"] for each in rendered.of("Secret")}
 
 
-def test_secrets_made_on_the_first_install_stay_as_they_are(tmp_path: Path) -> None:
+def test_secrets_generated_on_the_first_install_are_kept(tmp_path: Path) -> None:
     first = (
         secret("demo-lyra-redis", password="old")
         | secret("demo-lyra-object-store", **{"access-key": "a", "secret-key": "b"})

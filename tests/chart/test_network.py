@@ -1,19 +1,19 @@
-"""Network policies let exactly the arrows of docs/deploy/security.md through."""
+"""Network policies allow exactly the connections drawn in docs/deploy/security.md."""
 
 import re
 
 import pytest
 
-from tests.chart.arrows import INTERNET, Arrow, arrows, half_arrows
 from tests.chart.chart import ROOT, render
 from tests.chart.combinations import SWITCHES, merge
+from tests.chart.connections import INTERNET, Connection, allowed_by, connections
 
 MODELS = {"speech-encoder": 50051, "vision-encoder": 50052, "language-model": 50053, "speech-synthesizer": 50054}
 METRICS = {"speech-encoder": 9151, "vision-encoder": 9152, "language-model": 9153, "speech-synthesizer": 9154}
 WORKERS = ("worker-plan", "worker-clips", "worker-answers")
-SPEAKERS = ("gateway", *WORKERS, "beat", *MODELS)
+PROCESSES = ("gateway", *WORKERS, "beat", *MODELS)
 
-DRAWN: set[Arrow] = {
+DRAWN: set[Connection] = {
     *(("gateway", model, port) for model, port in MODELS.items()),
     ("worker-clips", "speech-encoder", 50051),
     ("worker-answers", "language-model", 50053),
@@ -21,7 +21,7 @@ DRAWN: set[Arrow] = {
     *((each, "object-store", 9000) for each in ("gateway", *WORKERS)),
     ("test", "gateway", 8000),
 }
-DNS = {(each, "dns", 53) for each in (*SPEAKERS, "test")}
+DNS = {(each, "dns", 53) for each in (*PROCESSES, "test")}
 SCRAPES = {
     *(("prometheus", model, port) for model, port in METRICS.items()),
     *(("prometheus", each, 9155) for each in (*WORKERS, "beat")),
@@ -29,85 +29,89 @@ SCRAPES = {
 }
 
 
-def test_exactly_the_drawn_arrows_are_let_through() -> None:
+def test_exactly_the_drawn_connections_are_allowed() -> None:
     weights = {(model, INTERNET, 443) for model in MODELS}
     callbacks = {("worker-plan", INTERNET, 443)}
     closed = render({"networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]}})
 
-    found = arrows(closed)
+    found = connections(closed)
 
     assert found == DRAWN | DNS | SCRAPES | weights | callbacks | {("ingress", "gateway", 8000)}
 
 
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
-def test_neither_side_allows_more_than_the_drawn_arrows(direction: str) -> None:
-    assert half_arrows(render(SWITCHES["network"]["named"]), direction) == DRAWN
+def test_neither_side_allows_more_than_the_drawn_connections(direction: str) -> None:
+    assert allowed_by(direction, render(SWITCHES["network"]["named"])) == DRAWN
 
 
-def test_without_named_clients_everybody_reaches_the_gateway_and_nothing_else_changes() -> None:
+def test_without_configured_clients_anyone_reaches_the_gateway_and_nothing_else_changes() -> None:
     closed = render({"networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]}})
 
-    more = arrows(render()) - arrows(closed)
+    more = connections(render()) - connections(closed)
 
-    assert {arrow[1:] for arrow in more} == {("gateway", 8000)}
-    assert not {arrow[0] for arrow in more} & set(SPEAKERS)
+    assert {connection[1:] for connection in more} == {("gateway", 8000)}
+    assert not {connection[0] for connection in more} & set(PROCESSES)
 
 
-def test_weights_from_the_object_store_need_no_way_to_the_internet() -> None:
-    found = arrows(render({"weights": {"source": "objectStore"}, "adapters": ["legal"]}))
+def test_weights_from_the_object_store_need_no_internet() -> None:
+    found = connections(render({"weights": {"source": "objectStore"}, "adapters": ["legal"]}))
 
-    assert {arrow for arrow in found if arrow[0] in MODELS and arrow[1] != "dns"} == {
+    assert {connection for connection in found if connection[0] in MODELS and connection[1] != "dns"} == {
         (model, "object-store", 9000) for model in MODELS
     }
 
 
-def test_weights_from_a_volume_need_no_way_out_at_all() -> None:
-    found = arrows(render(SWITCHES["weights"]["nano-volume"]))
+def test_weights_from_a_volume_need_no_egress() -> None:
+    found = connections(render(SWITCHES["weights"]["nano-volume"]))
 
-    assert {arrow for arrow in found if arrow[0] in MODELS} == {(model, "dns", 53) for model in MODELS}
+    assert {connection for connection in found if connection[0] in MODELS} == {(model, "dns", 53) for model in MODELS}
 
 
-def test_external_stores_are_reached_on_their_ports_alone() -> None:
+def test_external_stores_are_reachable_on_their_ports_only() -> None:
     values = merge(SWITCHES["redis"]["tls"], SWITCHES["store"]["external"], SWITCHES["network"]["named"])
 
-    found = {arrow for arrow in arrows(render(values)) if arrow[1] == "private network"}
+    found = {connection for connection in connections(render(values)) if connection[1] == "private network"}
 
     assert found == {(each, "private network", 6380) for each in ("gateway", *WORKERS, "beat")} | {
         (each, "private network", 443) for each in ("gateway", *WORKERS)
     }
 
 
-def test_keda_reaches_redis_only_where_it_counts_there() -> None:
-    def by_keda(setting: str) -> set[Arrow]:
+def test_keda_reaches_redis_only_if_it_reads_queue_lengths() -> None:
+    def by_keda(setting: str) -> set[Connection]:
         named = SWITCHES["network"]["named"]
-        return {arrow for arrow in arrows(render(merge(SWITCHES["workers"][setting], named))) if arrow[0] == "keda"}
+        return {
+            connection
+            for connection in connections(render(merge(SWITCHES["workers"][setting], named)))
+            if connection[0] == "keda"
+        }
 
     assert by_keda("redis") == {("keda", "redis", 6379)}
     assert by_keda("prometheus") == by_keda("hpa") == set()
 
 
-def test_uploads_past_the_gateway_reach_the_bundled_store() -> None:
+def test_direct_uploads_reach_the_bundled_store() -> None:
     named = SWITCHES["network"]["named"]
 
-    found = arrows(render(merge(SWITCHES["store"]["public"], named))) - arrows(render(named))
+    found = connections(render(merge(SWITCHES["store"]["public"], named))) - connections(render(named))
 
     assert found == {("ingress", "object-store", 9000)}
 
 
-def test_plain_http_goes_out_only_where_callbacks_may_use_it() -> None:
+def test_plain_http_is_allowed_only_if_callbacks_may_use_it() -> None:
     allowed = render({"sharedSettings": {"LYRA_OUTBOUND_ALLOW_HTTP": True}})
 
-    assert arrows(allowed) - arrows(render()) == {("worker-plan", INTERNET, 80)}
+    assert connections(allowed) - connections(render()) == {("worker-plan", INTERNET, 80)}
 
 
-def test_training_reaches_nobody_and_is_reached_by_nobody() -> None:
+def test_training_has_no_connections_but_dns() -> None:
     values = merge(SWITCHES["training"]["on"], SWITCHES["weights"]["nano-volume"], SWITCHES["network"]["named"])
-    found = arrows(render(values))
+    found = connections(render(values))
 
-    assert {arrow for arrow in found if "training" in arrow} == {("training", "dns", 53)}
+    assert {connection for connection in found if "training" in connection} == {("training", "dns", 53)}
 
 
-def test_the_page_draws_these_arrows() -> None:
+def test_the_page_draws_these_connections() -> None:
     page = (ROOT / "docs/deploy/security.md").read_text()
     drawn = re.findall(r"^ *([a-z-]+) -- (\d+) --> ([a-z-]+)$", page, re.M)
 

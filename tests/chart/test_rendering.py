@@ -1,4 +1,4 @@
-"""Lint, and that what the repository shows of the chart is what the chart makes today."""
+"""Lint, generated files that must be up to date, images, keys and notes."""
 
 import base64
 import hashlib
@@ -28,23 +28,23 @@ def test_the_example_is_up_to_date() -> None:
     assert (EXAMPLES / "README.md").read_text() == summary(), "run `make chart-examples`"
 
 
-def test_readme_and_schema_are_what_values_and_settings_say() -> None:
+def test_readme_and_schema_are_up_to_date() -> None:
     assert render_chart.README.read_text() == render_chart.readme(), "run `make docs`"
     assert render_chart.SCHEMA.read_text() == render_chart.schema(), "run `make docs`"
 
 
-def test_the_memory_of_presets_is_what_their_shapes_say() -> None:
+def test_memory_of_presets_is_up_to_date() -> None:
     assert preset_memory.CHART_TABLE.read_text() == preset_memory.chart_table(), "run `make docs`"
     assert preset_memory.page_table() in preset_memory.PAGE.read_text(), "run `make docs`"
 
 
-def test_the_chart_has_the_version_of_the_package() -> None:
+def test_app_version_is_the_version_of_the_package() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
 
     assert f'version = "{chart["appVersion"]}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_images_of_bundled_stores_are_those_of_compose() -> None:
+def test_bundled_stores_have_the_images_of_compose() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     images = {each["image"] for each in compose["services"].values()}
@@ -57,7 +57,7 @@ def images(rendering: Rendering) -> set[str]:
     return {container["image"] for _, pod in rendering.pods() for container in containers(pod)}
 
 
-def test_gpus_bring_the_image_for_cuda_and_digests_win_over_tags() -> None:
+def test_gpus_select_the_cuda_image_and_digests_override_tags() -> None:
     plain = images(render())
     assert "ghcr.io/lyra-platform/lyra-models:0.1.0-cpu" in plain
     assert "ghcr.io/lyra-platform/lyra-services:0.1.0" in plain
@@ -74,14 +74,14 @@ def test_gpus_bring_the_image_for_cuda_and_digests_win_over_tags() -> None:
     assert "mirror.local/own:7" in found
 
 
-def test_a_model_computes_on_the_gpu_that_its_pod_asks_for() -> None:
+def test_pod_with_a_gpu_runs_on_cuda() -> None:
     values = {"visionEncoder": {"gpu": {"count": 1}}}
     found = {name: environment(pod["spec"]["containers"][0]).get("LYRA_DEVICE") for name, pod in render(values).pods()}
     assert [device for name, device in found.items() if "vision-encoder" in name] == ["cuda"]
     assert [device for name, device in found.items() if "language-model" in name] == ["cpu"]
 
 
-def test_the_first_key_is_one_that_the_gateway_accepts() -> None:
+def test_generated_key_is_valid_for_the_gateway() -> None:
     secret = render().get("Secret", "-keys")
     data = {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
 
@@ -91,14 +91,14 @@ def test_the_first_key_is_one_that_the_gateway_accepts() -> None:
     assert not keys[0].revoked
 
 
-def test_keys_are_mounted_whole_so_that_changes_count_without_a_restart() -> None:
+def test_keys_are_mounted_as_a_folder_so_that_changes_apply_without_a_restart() -> None:
     pod = render().get("Deployment", "-gateway")["spec"]["template"]["spec"]
     mount = next(each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "keys")
 
     assert mount == {"name": "keys", "mountPath": "/var/lib/lyra", "readOnly": True}
 
 
-def test_a_certificate_makes_everybody_speak_https_to_the_gateway() -> None:
+def test_certificate_switches_every_client_of_the_gateway_to_https() -> None:
     monitoring = {"serviceMonitor": {"enabled": True}}
     rendering = render({"gateway": {"tls": {"existingSecret": "certificate"}}, "monitoring": monitoring})
     pod = rendering.get("Deployment", "-gateway")["spec"]["template"]["spec"]
@@ -115,7 +115,7 @@ def test_a_certificate_makes_everybody_speak_https_to_the_gateway() -> None:
     assert environment(test["spec"]["containers"][0])["LYRA_URL"].startswith("https://")
 
 
-def test_notes_say_what_to_do_next() -> None:
+def test_notes_list_next_steps() -> None:
     done = helm("install", "demo", CHART, "--dry-run=client", "--namespace", "speech")
 
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What the chart tells the processes is what the processes read, and what it asks of metrics is what they tell."""
+"""Environment variables of the chart are settings of the processes, and its queries use metrics that they export."""
 
 import importlib
 import importlib.util
@@ -32,20 +32,20 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "services.worker.clock": WorkerSettings,
     "services.shared.storage.folders": StoreSettings,
 }
-# Told by others than this platform's processes: Prometheus, the kubelet, kube-state-metrics.
-OTHERS = re.compile(r"up|kube_\w+|kubelet_\w+|container_\w+")
-_WORDS = re.compile(r"(?<![\w\".])(?:lyra|kube|kubelet|container)_\w+(?=[\{\[\s)]|$)")
+# Metrics of Prometheus, the kubelet and kube-state-metrics.
+FOREIGN_METRICS = re.compile(r"up|kube_\w+|kubelet_\w+|container_\w+")
+_METRIC_NAME = re.compile(r"(?<![\w\".])(?:lyra|kube|kubelet|container)_\w+(?=[\{\[\s)]|$)")
 
 
 def modules(rendering: Rendering) -> Iterator[tuple[str, dict[str, str]]]:
-    """Module and plain variables of every container of ours."""
+    """Module and plain environment variables of every Lyra container."""
     for _, pod in rendering.pods():
         for container in containers(pod):
             if container.get("command", [])[:2] == ["python", "-m"]:
                 yield container["command"][2], environment(container)
 
 
-def test_every_command_is_a_module_and_every_variable_a_setting(renderings: tuple[Rendering, ...]) -> None:
+def test_commands_are_modules_and_variables_are_settings(renderings: tuple[Rendering, ...]) -> None:
     unknown = set()
     for rendering in renderings:
         for module, variables in modules(rendering):
@@ -59,7 +59,7 @@ def test_every_command_is_a_module_and_every_variable_a_setting(renderings: tupl
 
 
 @pytest.mark.parametrize("file", ["nano", "base-gpu", "production"])
-def test_the_processes_accept_what_the_chart_sets(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_accept_their_environment(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, variables in modules(render(files=(f"values-{file}.yaml",))):
         if module in SETTINGS:
             with monkeypatch.context() as own:
@@ -70,24 +70,24 @@ def test_the_processes_accept_what_the_chart_sets(file: str, monkeypatch: pytest
                 assert getattr(settings, "host", "") == "0.0.0.0"
 
 
-def test_workers_serve_the_queues_of_the_local_stack(nano: Rendering) -> None:
-    served = {
+def test_workers_consume_the_queues_of_the_local_stack(nano: Rendering) -> None:
+    consumed = {
         environment(each["spec"]["template"]["spec"]["containers"][0]).get("LYRA_QUEUES")
         for each in nano.of("Deployment")
     }
 
-    assert served - {None} == {queues for queues, _ in WORKERS.values()}
+    assert consumed - {None} == {queues for queues, _ in WORKERS.values()}
 
 
 def alerts(rendering: Rendering) -> Iterator[dict[str, Any]]:
-    """The rules of all alerts."""
+    """All alert rules."""
     for each in rendering.of("PrometheusRule"):
         for group in each["spec"]["groups"]:
             yield from group["rules"]
 
 
 def queries(rendering: Rendering) -> Iterator[str]:
-    """All that is asked of Prometheus: by autoscalers, alerts and the dashboard."""
+    """All Prometheus queries: of autoscalers, alerts and the dashboard."""
     for each in rendering.of("ScaledObject"):
         yield from (
             trigger["metadata"]["query"] for trigger in each["spec"]["triggers"] if trigger["type"] == "prometheus"
@@ -102,23 +102,23 @@ def queries(rendering: Rendering) -> Iterator[str]:
 
 
 def known_metrics() -> set[str]:
-    """Names that this platform's processes tell."""
+    """Names of the metrics that Lyra processes export."""
     for module in ("services.shared.telemetry", "services.gateway.http.telemetry", "services.worker.queue_metrics"):
         importlib.import_module(module)
-    # The last is counted by the clock from Redis; no registry knows it before.
+    # The clock adds the last one when it is scraped, from Redis.
     return {*REGISTRY._names_to_collectors, "lyra_units_waiting"}
 
 
-def test_every_metric_that_is_asked_for_is_told_by_somebody(renderings: tuple[Rendering, ...]) -> None:
-    asked = {word for rendering in renderings for query in queries(rendering) for word in _WORDS.findall(query)}
+def test_every_queried_metric_is_exported(renderings: tuple[Rendering, ...]) -> None:
+    used = {name for rendering in renderings for query in queries(rendering) for name in _METRIC_NAME.findall(query)}
 
-    missing = {name for name in asked if not OTHERS.fullmatch(name)} - known_metrics()
+    missing = {name for name in used if not FOREIGN_METRICS.fullmatch(name)} - known_metrics()
 
-    assert asked >= {"lyra_audio_seconds_waiting", "lyra_requests_waiting", "lyra_units_waiting"}
+    assert used >= {"lyra_audio_seconds_waiting", "lyra_requests_waiting", "lyra_units_waiting"}
     assert not missing
 
 
-def test_every_alert_has_a_runbook_that_is_there(production: Rendering) -> None:
+def test_every_alert_links_to_an_existing_runbook(production: Rendering) -> None:
     text = (ROOT / "docs/deploy/runbooks.md").read_text()
     anchors = {heading.strip().lower() for heading in re.findall(r"(?m)^#+ (.+)$", text)}
     rules = [
@@ -149,7 +149,7 @@ def test_every_runbook_has_its_alert(production: Rendering) -> None:
     assert described == set(rules)
 
 
-def test_services_at_zero_are_woken_by_calls_that_found_nobody() -> None:
+def test_services_at_zero_scale_up_on_unserved_calls() -> None:
     values = {
         "monitoring": {"prometheus": {"address": "http://prometheus:9090"}},
         "visionEncoder": {"autoscaling": {"mode": "keda", "minReplicas": 0}},
@@ -165,7 +165,7 @@ def test_services_at_zero_are_woken_by_calls_that_found_nobody() -> None:
     assert gateway["LYRA_READY_WITHOUT"] == "vision_encoder"
 
 
-def test_the_gateway_believes_the_proxies_that_values_name_and_nobody_by_default(nano: Rendering) -> None:
+def test_gateway_trusts_the_configured_proxies_and_none_by_default(nano: Rendering) -> None:
     def gateway(rendering: Rendering) -> dict[str, str]:
         return environment(rendering.get("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"][0])
 

@@ -1,13 +1,14 @@
-{{/* Autoscalers. `.`: root, component, values, metric (what an HPA looks at), triggers (of KEDA, as YAML). */}}
+{{/* Autoscalers, PodDisruptionBudgets and ServiceAccounts. `.` unless stated otherwise: a component's context (root,
+     component, values). */}}
 
-{{/* HorizontalPodAutoscaler, where the mode is hpa. */}}
-{{- define "lyra.hpa" -}}
+{{/* HorizontalPodAutoscaler if the mode is hpa, else nothing. `.`: also `metric`, either cpu or a metric of pods. */}}
+{{- define "lyra.horizontalPodAutoscaler" -}}
 {{- if eq .values.autoscaling.mode "hpa" -}}
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata: {{- include "lyra.metadata" . | nindent 2 }}
 spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ include "lyra.name" . }}}
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ include "lyra.componentName" . }}}
   minReplicas: {{ int .values.autoscaling.minReplicas }}
   maxReplicas: {{ int .values.autoscaling.maxReplicas }}
   metrics:
@@ -20,12 +21,12 @@ spec:
         metric: {name: {{ .metric }}}
         target: {type: AverageValue, averageValue: {{ .values.autoscaling.target | quote }}}
     {{- end }}
-  behavior: {{- include "lyra.behavior" .values.autoscaling | nindent 4 }}
+  behavior: {{- include "lyra.scalingBehavior" .values.autoscaling | nindent 4 }}
 {{- end -}}
 {{- end -}}
 
-{{/* How fast replicas come and go. `.`: an autoscaling section. */}}
-{{- define "lyra.behavior" -}}
+{{/* `behavior` of an HPA: how fast it scales up and down. `.`: an `autoscaling` section of the values. */}}
+{{- define "lyra.scalingBehavior" -}}
 scaleUp:
   stabilizationWindowSeconds: {{ int .scaleUp.stabilizationSeconds }}
   policies:
@@ -36,7 +37,7 @@ scaleDown:
     - {type: Pods, value: {{ int .scaleDown.pods }}, periodSeconds: {{ int .scaleDown.periodSeconds }}}
 {{- end -}}
 
-{{/* KEDA's ScaledObject, where the mode is keda. It makes the HPA itself. */}}
+{{/* ScaledObject if the mode is keda, else nothing; KEDA creates the HPA. `.`: also `triggers`, as YAML. */}}
 {{- define "lyra.scaledObject" -}}
 {{- $autoscaling := .values.autoscaling -}}
 {{- if eq $autoscaling.mode "keda" -}}
@@ -44,28 +45,28 @@ apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata: {{- include "lyra.metadata" . | nindent 2 }}
 spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ include "lyra.name" . }}}
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ include "lyra.componentName" . }}}
   minReplicaCount: {{ int $autoscaling.minReplicas }}
   maxReplicaCount: {{ int $autoscaling.maxReplicas }}
   pollingInterval: {{ int $autoscaling.pollingSeconds }}
   cooldownPeriod: {{ int $autoscaling.cooldownSeconds }}
-  # Where the metric cannot be had, what runs goes on running.
+  # If the metric is unavailable, keep the pods that are running.
   fallback: {failureThreshold: 3, replicas: {{ max 1 (int $autoscaling.minReplicas) }}, behavior: currentReplicasIfHigher}
   advanced:
     restoreToOriginalReplicaCount: false
     horizontalPodAutoscalerConfig:
-      name: {{ include "lyra.name" . }}
-      behavior: {{- include "lyra.behavior" $autoscaling | nindent 8 }}
+      name: {{ include "lyra.componentName" . }}
+      behavior: {{- include "lyra.scalingBehavior" $autoscaling | nindent 8 }}
   triggers: {{- .triggers | nindent 4 }}
 {{- end -}}
 {{- end -}}
 
-{{/* Labels of this release's series, for a query. `.`: root. */}}
-{{- define "lyra.series" -}}
+{{/* Label matchers that select this release's time series in PromQL. `.`: root. */}}
+{{- define "lyra.seriesLabels" -}}
 namespace="{{ .Release.Namespace }}",job="{{ .Release.Name }}"
 {{- end -}}
 
-{{/* A trigger by Prometheus. `.`: root, name, query, target, activation. */}}
+{{/* KEDA trigger on a Prometheus query. `.`: root, name, query, target, activation. */}}
 {{- define "lyra.prometheusTrigger" -}}
 - type: prometheus
   name: {{ .name }}
@@ -77,11 +78,11 @@ namespace="{{ .Release.Namespace }}",job="{{ .Release.Name }}"
     activationThreshold: {{ .activation | quote }}
 {{- end -}}
 
-{{/* Triggers of a model service: its load, and where it may sleep what wakes it, calls that found nobody, and what keeps
-     it awake, calls of the last minutes: most are too short to be seen running.
+{{/* KEDA triggers of a model service: its load. A service that may scale to zero has two more: `wake` on calls that found
+     no pod, and `awake` on recent calls, which are mostly too short for a scrape to see them running.
      `.`: a model service's context. */}}
 {{- define "lyra.modelTriggers" -}}
-{{- $series := include "lyra.series" .root -}}
+{{- $series := include "lyra.seriesLabels" .root -}}
 {{ include "lyra.prometheusTrigger" (dict "root" .root "name" "load" "query" .load "target" .values.autoscaling.target "activation" .values.autoscaling.activation) }}
 {{- if eq (int .values.autoscaling.minReplicas) 0 }}
 {{ include "lyra.prometheusTrigger" (dict "root" .root "name" "wake" "target" 1000000 "activation" 0
@@ -91,19 +92,20 @@ namespace="{{ .Release.Namespace }}",job="{{ .Release.Name }}"
 {{- end }}
 {{- end -}}
 
-{{/* Trigger of a worker: units waiting in its queue, counted in Redis or told by the clock. `.`: root, values, queue. */}}
+{{/* KEDA trigger of a worker: units waiting in its queue, read from Redis or from the clock's metrics. `.`: a worker's
+     context. */}}
 {{- define "lyra.workerTriggers" -}}
 {{- $autoscaling := .values.autoscaling -}}
 {{- if eq .root.Values.worker.trigger "prometheus" -}}
 {{ include "lyra.prometheusTrigger" (dict "root" .root "name" "units" "target" $autoscaling.target "activation" $autoscaling.activation
-  "query" (printf "max(lyra_units_waiting{%s,queue=\"%s\"})" (include "lyra.series" .root) .queue)) }}
+  "query" (printf "max(lyra_units_waiting{%s,queue=\"%s\"})" (include "lyra.seriesLabels" .root) .queue)) }}
 {{- else -}}
 {{- $external := and (eq .root.Values.redis.mode "external") .root.Values.redis.external -}}
 - type: redis
   name: units
   metadata:
     address: {{ include "lyra.redisAddress" .root | quote }}
-    {{- if include "lyra.redisSecret" .root }}
+    {{- if include "lyra.redisSecretName" .root }}
     passwordFromEnv: REDIS_PASSWORD
     {{- end }}
     {{- if $external }}
@@ -116,8 +118,8 @@ namespace="{{ .Release.Namespace }}",job="{{ .Release.Name }}"
 {{- end -}}
 {{- end -}}
 
-{{/* PodDisruptionBudget of a component. */}}
-{{- define "lyra.budget" -}}
+{{/* PodDisruptionBudget if enabled, else nothing. */}}
+{{- define "lyra.podDisruptionBudget" -}}
 {{- $budget := .values.podDisruptionBudget -}}
 {{- if $budget.enabled -}}
 apiVersion: policy/v1
@@ -130,14 +132,14 @@ spec:
   maxUnavailable: {{ $budget.maxUnavailable }}
   {{- end }}
   selector:
-    matchLabels: {{- include "lyra.selector" . | nindent 6 }}
-  # Pods that do not work anyway never hold a node back.
+    matchLabels: {{- include "lyra.selectorLabels" . | nindent 6 }}
+  # Pods that are broken anyway must not block a node drain.
   unhealthyPodEvictionPolicy: AlwaysAllow
 {{- end -}}
 {{- end -}}
 
-{{/* ServiceAccount of a component; without a token, since nothing of Lyra speaks to the API server. */}}
-{{- define "lyra.account" -}}
+{{/* ServiceAccount without a mounted token: no process of Lyra calls the API server. */}}
+{{- define "lyra.serviceAccount" -}}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
@@ -148,7 +150,7 @@ metadata:
 automountServiceAccountToken: false
 {{- end -}}
 
-{{/* Model services that may be at zero, as LYRA_READY_WITHOUT names them. */}}
+{{/* Model services that may scale to zero, comma-separated, for LYRA_READY_WITHOUT. `.`: root. */}}
 {{- define "lyra.readyWithout" -}}
 {{- $names := list -}}
 {{- range include "lyra.modelServices" . | fromYamlArray -}}
@@ -158,7 +160,7 @@ automountServiceAccountToken: false
 {{- sortAlpha $names | join "," -}}
 {{- end -}}
 
-{{/* "yes" where KEDA counts units in Redis itself. */}}
+{{/* Non-empty if KEDA reads queue lengths from Redis. `.`: root. */}}
 {{- define "lyra.kedaReadsRedis" -}}
 {{- range include "lyra.workers" . | fromYamlArray -}}
 {{- if and (eq (index $.Values.worker .section).autoscaling.mode "keda") (eq $.Values.worker.trigger "redis") -}}yes{{- end -}}

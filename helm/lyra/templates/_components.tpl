@@ -1,15 +1,19 @@
-{{/* The components that come in several: what is fixed about each, as a YAML list. A template ranges over it and makes its
-     context of the item, `root` and `values`:
+{{/* Components of which there are several, as YAML lists with what is fixed about each. A template ranges over a list and
+     builds the context of its helpers from an item, `root` and `values`:
 
        {{- range include "lyra.modelServices" . | fromYamlArray }}
        {{- $context := merge (dict "root" $ "values" (index $.Values .section)) . }}
 */}}
 
-{{/* Model services, in the order in which a request passes them. `section`: of the values; `module`: under services/;
-     `service`: gRPC service; `callers`: components that may call it; `metric`: what an HPA looks at; `load`: the query that
-     KEDA asks Prometheus. `.`: root. */}}
+{{/* Model services, in the order in which a request passes through them. `.`: root.
+       section  section of the values
+       module   Python module under services/
+       service  gRPC service in lyra.v1
+       callers  components that may call it
+       metric   metric that an HPA scales on
+       load     PromQL query that KEDA scales on */}}
 {{- define "lyra.modelServices" -}}
-{{- $series := include "lyra.series" . -}}
+{{- $series := include "lyra.seriesLabels" . -}}
 - component: speech-encoder
   section: speechEncoder
   module: speech_encoder
@@ -50,8 +54,10 @@
   load: sum(lyra_requests_waiting{ {{- $series }},service="speech_synthesizer"}) + sum(lyra_model_running{ {{- $series }},service="speech_synthesizer"})
 {{- end -}}
 
-{{/* Workers of long-audio jobs. `section`: under `worker` in the values; `queues`: all that it serves; `queue`: the one that
-     KEDA scales it by. */}}
+{{/* Workers of long-audio jobs.
+       section  section of the values, under `worker`
+       queues   queues that it consumes
+       queue    queue whose length KEDA scales on */}}
 {{- define "lyra.workers" -}}
 - component: worker-plan
   section: plan

@@ -1,5 +1,5 @@
-{{/* Environment of a model service. LYRA_THREADS is the CPU limit: a container sees every core of its node. A pod that was
-     given no GPU where one is wanted says so and ends, and does not compute on its CPU for ever. */}}
+{{/* Environment of a model service. LYRA_THREADS is the CPU limit because a container sees every core of its node.
+     LYRA_DEVICE is explicit so that a pod without the GPU it needs fails instead of falling back to the CPU. */}}
 {{- define "lyra.modelEnv" -}}
 {{ include "lyra.processEnv" (merge (dict "grace" (int .values.longestStreamSeconds)) .) }}
 - {name: LYRA_PORT, value: {{ int .port | quote }}}
@@ -12,8 +12,8 @@
 {{- include "lyra.settingsEnv" (dict "settings" (list .values.settings) "extra" .values.extraEnv) }}
 {{- end -}}
 
-{{/* gRPC health decides: not serving while weights load and while the service drains. Kubelets do not speak it over TLS:
-     there they ask for it beside the metrics. */}}
+{{/* Probes of a model service by gRPC health, which is NOT_SERVING while weights load and while the service drains. The
+     kubelet cannot probe gRPC over TLS; with TLS it probes the same health over HTTP on the metrics port. */}}
 {{- define "lyra.grpcProbes" -}}
 {{- $probes := .values.probes -}}
 {{- $own := printf "grpc: {port: %d, service: lyra.v1.%s}" (int .port) .service -}}
@@ -39,7 +39,7 @@ livenessProbe:
   failureThreshold: 3
 {{- end -}}
 
-{{/* Requests and limits with GPUs: whole ones, or slices by their resource name. */}}
+{{/* Resource requests and limits, including GPUs or MIG slices. */}}
 {{- define "lyra.gpuResources" -}}
 {{- $gpu := .values.gpu -}}
 requests:

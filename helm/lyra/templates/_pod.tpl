@@ -1,7 +1,7 @@
-{{/* Pieces of pods that every component has. `.`: root, component, values. */}}
+{{/* What the pods of all components have in common. `.` unless stated otherwise: a component's context. */}}
 
-{{/* Security of a pod: the restricted profile of the Pod Security Standards. */}}
-{{- define "lyra.podSecurity" -}}
+{{/* Security context of a pod: the restricted profile of the Pod Security Standards. */}}
+{{- define "lyra.podSecurityContext" -}}
 runAsNonRoot: true
 runAsUser: 10001
 runAsGroup: 10001
@@ -10,26 +10,26 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* Security of a container. */}}
-{{- define "lyra.containerSecurity" -}}
+{{/* Security context of a container. */}}
+{{- define "lyra.containerSecurityContext" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Labels and annotations of a pod, under `metadata:`. */}}
+{{/* Labels and annotations: the content of a pod template's `metadata`. */}}
 {{- define "lyra.podMetadata" -}}
 labels:
   {{- include "lyra.podLabels" . | nindent 2 }}
-  {{- include "lyra.serving" . | nindent 2 }}
+  {{- include "lyra.servingLabel" . | nindent 2 }}
 {{- with .values.podAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* Who a pod is and where it runs. */}}
-{{- define "lyra.placement" -}}
-serviceAccountName: {{ include "lyra.name" . }}
+{{/* Service account, image pull secrets, security context and scheduling: the first fields of a pod's `spec`. */}}
+{{- define "lyra.commonPodSpec" -}}
+serviceAccountName: {{ include "lyra.componentName" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
@@ -38,7 +38,7 @@ imagePullSecrets:
   - name: {{ . }}
   {{- end }}
 {{- end }}
-securityContext: {{- include "lyra.podSecurity" . | nindent 2 }}
+securityContext: {{- include "lyra.podSecurityContext" . | nindent 2 }}
 {{- with .values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
@@ -51,22 +51,22 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .values.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- include "lyra.spread" . }}
+{{- include "lyra.topologySpreadConstraints" . }}
 {{- end -}}
 
-{{/* Topology spread, with the component's own selector. */}}
-{{- define "lyra.spread" -}}
+{{/* Topology spread constraints with the component's selector filled in. */}}
+{{- define "lyra.topologySpreadConstraints" -}}
 {{- with .values.topologySpreadConstraints }}
 topologySpreadConstraints:
   {{- range . }}
   - {{- toYaml . | nindent 4 }}
     labelSelector:
-      matchLabels: {{- include "lyra.selector" $ | nindent 8 }}
+      matchLabels: {{- include "lyra.selectorLabels" $ | nindent 8 }}
   {{- end }}
 {{- end }}
 {{- end -}}
 
-{{/* Environment of every process of ours. `grace`: seconds that running work may take after SIGTERM. */}}
+{{/* Environment of every Lyra process. `.`: also `grace`, seconds to finish running work after SIGTERM. */}}
 {{- define "lyra.processEnv" -}}
 - {name: HOME, value: /tmp}
 - {name: LYRA_HOME, value: /var/lib/lyra}
@@ -76,7 +76,7 @@ topologySpreadConstraints:
 - {name: LYRA_GRACE_SECONDS, value: {{ .grace | quote }}}
 {{- end -}}
 
-{{/* Settings as variables, in order, then `extraEnv`. `.`: settings (a list of maps, later ones win), extra. */}}
+{{/* `settings` as environment variables, then `extraEnv`. `.`: settings (a list of maps, later ones win), extra. */}}
 {{- define "lyra.settingsEnv" -}}
 {{- $all := dict -}}
 {{- range .settings }}{{- $all = mergeOverwrite $all (deepCopy (. | default dict)) }}{{- end -}}
@@ -88,8 +88,8 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* Variables that lead to the object store. `.`: root. */}}
-{{- define "lyra.storeEnv" -}}
+{{/* Environment variables for the object store. `.`: root. */}}
+{{- define "lyra.objectStoreEnv" -}}
 {{- $store := .root.Values.objectStore -}}
 {{- $bundled := eq $store.mode "bundled" -}}
 - {name: LYRA_STORE_ENDPOINT, value: {{ ternary (printf "%s-object-store:9000" (include "lyra.fullname" .root)) $store.external.endpoint $bundled | quote }}}
@@ -109,8 +109,8 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* Name of the Secret with Redis' password; empty where there is none. */}}
-{{- define "lyra.redisSecret" -}}
+{{/* Name of the Secret with the Redis password; empty if Redis has none. `.`: root. */}}
+{{- define "lyra.redisSecretName" -}}
 {{- $redis := .Values.redis -}}
 {{- if eq $redis.mode "bundled" -}}
 {{- include "lyra.secretName" (dict "root" . "existing" $redis.bundled.existingSecret "suffix" "redis") -}}
@@ -119,7 +119,7 @@ topologySpreadConstraints:
 {{- end -}}
 {{- end -}}
 
-{{/* host:port of Redis. */}}
+{{/* host:port of Redis. `.`: root. */}}
 {{- define "lyra.redisAddress" -}}
 {{- if eq .Values.redis.mode "bundled" -}}
 {{- include "lyra.fullname" . }}-redis.{{ .Release.Namespace }}.svc:6379
@@ -128,11 +128,11 @@ topologySpreadConstraints:
 {{- end -}}
 {{- end -}}
 
-{{/* Variables that lead to Redis. `.`: root. */}}
+{{/* Environment variables for Redis. `.`: root. */}}
 {{- define "lyra.redisEnv" -}}
 {{- $external := .root.Values.redis.external -}}
 {{- $bundled := eq .root.Values.redis.mode "bundled" -}}
-{{- $secret := include "lyra.redisSecret" .root -}}
+{{- $secret := include "lyra.redisSecretName" .root -}}
 {{- $user := "" -}}
 {{- if $secret }}{{- $user = ":$(REDIS_PASSWORD)@" }}
 - name: REDIS_PASSWORD
@@ -141,21 +141,22 @@ topologySpreadConstraints:
 - {name: LYRA_REDIS_URL, value: {{ printf "%s://%s%s/%d" (ternary "rediss" "redis" (and (not $bundled) $external.tls)) $user (include "lyra.redisAddress" .root) (ternary 0 (int $external.database) $bundled) | quote }}}
 {{- end -}}
 
-{{/* Variables with the addresses of model services: every pod of its headless Service. `.`: root, components (all where left out). */}}
-{{- define "lyra.addressesEnv" -}}
+{{/* Environment variables with the addresses of model services; the headless Service resolves to every pod.
+     `.`: root, components (all if omitted). */}}
+{{- define "lyra.modelServiceAddressesEnv" -}}
 {{- range include "lyra.modelServices" .root | fromYamlArray }}
 {{- if or (not $.components) (has .component $.components) }}
-- {name: LYRA_{{ upper .module }}_ADDRESS, value: {{ printf "dns:///%s.%s.svc:%d" (include "lyra.name" (dict "root" $.root "component" .component)) $.root.Release.Namespace (int .port) | quote }}}
+- {name: LYRA_{{ upper .module }}_ADDRESS, value: {{ printf "dns:///%s.%s.svc:%d" (include "lyra.componentName" (dict "root" $.root "component" .component)) $.root.Release.Namespace (int .port) | quote }}}
 {{- end }}
 {{- end }}
 {{- end -}}
 
-{{/* What clients inside the cluster speak to the gateway: http or https. `.`: the root. */}}
+{{/* URL scheme of the gateway inside the cluster: http or https. `.`: root. */}}
 {{- define "lyra.gatewayScheme" -}}
 {{- ternary "https" "http" (ne .Values.gateway.tls.existingSecret "") -}}
 {{- end -}}
 
-{{/* A probe over HTTP of health and metrics. `.`: path, port, scheme (http where there is none), values (with probes). */}}
+{{/* Startup, readiness and liveness probes over HTTP. `.`: path, port, scheme (http by default), values. */}}
 {{- define "lyra.httpProbes" -}}
 {{- $probes := .values.probes -}}
 {{- $scheme := ternary ", scheme: HTTPS" "" (eq (.scheme | default "http") "https") -}}
@@ -176,18 +177,18 @@ livenessProbe:
   failureThreshold: 3
 {{- end -}}
 
-{{/* Seconds until a pod is killed. `.`: given (0 for none), least (preStop and longest work together). */}}
-{{- define "lyra.termination" -}}
-{{- int .given | default (add (int .least) 15) -}}
+{{/* terminationGracePeriodSeconds of a pod: `given` if not 0, else `minimum` (preStop and the longest work) and 15 s more. */}}
+{{- define "lyra.terminationGracePeriodSeconds" -}}
+{{- int .given | default (add (int .minimum) 15) -}}
 {{- end -}}
 
-{{/* An empty folder for what a process writes for itself. */}}
-{{- define "lyra.scratch" -}}
+{{/* Volume source of an emptyDir. `.`: its size limit. */}}
+{{- define "lyra.scratchVolume" -}}
 emptyDir: {sizeLimit: {{ . }}}
 {{- end -}}
 
-{{/* How a Deployment replaces its pods. */}}
-{{- define "lyra.rollout" -}}
+{{/* `strategy` of a Deployment. */}}
+{{- define "lyra.deploymentStrategy" -}}
 type: RollingUpdate
 rollingUpdate: {maxSurge: {{ .values.rollout.maxSurge }}, maxUnavailable: {{ .values.rollout.maxUnavailable }}}
 {{- end -}}

@@ -1,20 +1,20 @@
-{{/* How services know each other: files of tokens and certificates. `.`: root, component; `operator` where it checks operators. */}}
+{{/* Authentication between services: token and certificate files. `.` unless stated otherwise: a component's context. */}}
 
-{{/* Name of the Secret with the services' token. */}}
-{{- define "lyra.serviceTokenSecret" -}}
+{{/* Name of the Secret with the service token. `.`: root. */}}
+{{- define "lyra.serviceTokenSecretName" -}}
 {{- include "lyra.secretName" (dict "root" . "existing" .Values.serviceAuth.token.existingSecret "suffix" "service-token") -}}
 {{- end -}}
 
-{{/* "yes" where this component checks the operators' token. */}}
-{{- define "lyra.checksOperators" -}}
+{{/* Non-empty if the component checks the operator token. */}}
+{{- define "lyra.checksOperatorToken" -}}
 {{- if and .root.Values.serviceAuth.operatorToken.existingSecret (has .component (list "language-model" "speech-encoder")) -}}yes{{- end -}}
 {{- end -}}
 
-{{/* Variables that lead to the files. */}}
+{{/* Environment variables with the paths of the files. */}}
 {{- define "lyra.serviceAuthEnv" -}}
 {{- $tls := .root.Values.serviceAuth.tls -}}
 - {name: LYRA_SERVICE_TOKEN_FILE, value: /etc/lyra/service-token/token}
-{{- if include "lyra.checksOperators" . }}
+{{- if include "lyra.checksOperatorToken" . }}
 - {name: LYRA_OPERATOR_TOKEN_FILE, value: /etc/lyra/operator-token/token}
 {{- end }}
 {{- if $tls.existingSecret }}
@@ -27,10 +27,10 @@
 {{- end }}
 {{- end -}}
 
-{{/* Where they are mounted. */}}
-{{- define "lyra.serviceAuthMounts" -}}
+{{/* Volume mounts of the files. */}}
+{{- define "lyra.serviceAuthVolumeMounts" -}}
 - {name: service-token, mountPath: /etc/lyra/service-token, readOnly: true}
-{{- if include "lyra.checksOperators" . }}
+{{- if include "lyra.checksOperatorToken" . }}
 - {name: operator-token, mountPath: /etc/lyra/operator-token, readOnly: true}
 {{- end }}
 {{- if .root.Values.serviceAuth.tls.existingSecret }}
@@ -38,11 +38,11 @@
 {{- end }}
 {{- end -}}
 
-{{/* The volumes of these mounts. Files change with their Secrets, and processes read them again. */}}
+{{/* Volumes of the files. They follow their Secrets, and processes reload them. */}}
 {{- define "lyra.serviceAuthVolumes" -}}
 - name: service-token
-  secret: {secretName: {{ include "lyra.serviceTokenSecret" .root }}, defaultMode: 0440, items: [{key: token, path: token}]}
-{{- if include "lyra.checksOperators" . }}
+  secret: {secretName: {{ include "lyra.serviceTokenSecretName" .root }}, defaultMode: 0440, items: [{key: token, path: token}]}
+{{- if include "lyra.checksOperatorToken" . }}
 - name: operator-token
   secret: {secretName: {{ .root.Values.serviceAuth.operatorToken.existingSecret }}, defaultMode: 0440, items: [{key: token, path: token}]}
 {{- end }}

@@ -1,4 +1,6 @@
-{{/* Deployment of a worker or the clock. `.`: a worker's context, or without `queues` the clock's. */}}
+{{/* Objects of workers, and of the clock (beat), whose context has no `queues`. */}}
+
+{{/* Deployment of a worker or the clock. */}}
 {{- define "lyra.workerDeployment" -}}
 {{- $values := .values -}}
 {{- $grace := ternary (int $values.longestUnitSeconds) 10 (not (empty .queues)) -}}
@@ -13,16 +15,16 @@ spec:
   {{- if eq $values.autoscaling.mode "none" }}
   replicas: {{ int $values.replicas }}
   {{- end }}
-  strategy: {{- include "lyra.rollout" . | nindent 4 }}
+  strategy: {{- include "lyra.deploymentStrategy" . | nindent 4 }}
   {{- end }}
   revisionHistoryLimit: 5
   selector:
-    matchLabels: {{- include "lyra.selector" . | nindent 6 }}
+    matchLabels: {{- include "lyra.selectorLabels" . | nindent 6 }}
   template:
     metadata: {{- include "lyra.podMetadata" . | nindent 6 }}
     spec:
-      {{- include "lyra.placement" . | nindent 6 }}
-      terminationGracePeriodSeconds: {{ include "lyra.termination" (dict "given" $values.terminationGracePeriodSeconds "least" $grace) }}
+      {{- include "lyra.commonPodSpec" . | nindent 6 }}
+      terminationGracePeriodSeconds: {{ include "lyra.terminationGracePeriodSeconds" (dict "given" $values.terminationGracePeriodSeconds "minimum" $grace) }}
       containers:
         - name: {{ .component }}
           image: {{ include "lyra.image" (merge (dict "family" "services") .) }}
@@ -32,31 +34,31 @@ spec:
           ports:
             - {name: metrics, containerPort: {{ include "lyra.workerMetricsPort" . }}, protocol: TCP}
           {{- include "lyra.httpProbes" (dict "path" "/metrics" "port" "metrics" "values" $values) | nindent 10 }}
-          resources: {{- include "lyra.plainResources" . | nindent 12 }}
-          securityContext: {{- include "lyra.containerSecurity" . | nindent 12 }}
+          resources: {{- include "lyra.resources" . | nindent 12 }}
+          securityContext: {{- include "lyra.containerSecurityContext" . | nindent 12 }}
           volumeMounts:
             - {name: tmp, mountPath: /tmp}
             - {name: home, mountPath: /var/lib/lyra}
             {{- if include "lyra.callsServices" . }}
-            {{- include "lyra.serviceAuthMounts" . | nindent 12 }}
+            {{- include "lyra.serviceAuthVolumeMounts" . | nindent 12 }}
             {{- end }}
-            {{- with include "lyra.webhookMount" .root | trim }}
+            {{- with include "lyra.webhookVolumeMounts" .root | trim }}
             {{- . | nindent 12 }}
             {{- end }}
       volumes:
         - name: tmp
-          {{- include "lyra.scratch" (ternary "8Gi" "256Mi" (eq .component "worker-plan")) | nindent 10 }}
+          {{- include "lyra.scratchVolume" (ternary "8Gi" "256Mi" (eq .component "worker-plan")) | nindent 10 }}
         - name: home
-          {{- include "lyra.scratch" "64Mi" | nindent 10 }}
+          {{- include "lyra.scratchVolume" "64Mi" | nindent 10 }}
         {{- if include "lyra.callsServices" . }}
         {{- include "lyra.serviceAuthVolumes" . | nindent 8 }}
         {{- end }}
-        {{- with include "lyra.webhookVolume" .root | trim }}
+        {{- with include "lyra.webhookVolumes" .root | trim }}
         {{- . | nindent 8 }}
         {{- end }}
 {{- end -}}
 
-{{/* "yes" where its units call model services: those that plan, and the clock, do not. */}}
+{{/* Non-empty if it calls model services; worker-plan and the clock do not. */}}
 {{- define "lyra.callsServices" -}}
 {{- range include "lyra.modelServices" .root | fromYamlArray }}
 {{- if has $.component .callers -}}yes{{- end -}}
@@ -71,42 +73,42 @@ spec:
 - {name: LYRA_QUEUES, value: {{ .queues | quote }}}
 - {name: LYRA_CONCURRENCY, value: {{ int .values.concurrency | quote }}}
 {{- end }}
-{{- include "lyra.addressesEnv" (dict "root" .root "components" (list "speech-encoder" "language-model")) }}
+{{- include "lyra.modelServiceAddressesEnv" (dict "root" .root "components" (list "speech-encoder" "language-model")) }}
 {{- if include "lyra.callsServices" . }}
 {{ include "lyra.serviceAuthEnv" . }}
 {{- end }}
-{{ include "lyra.storeEnv" . }}
+{{ include "lyra.objectStoreEnv" . }}
 {{- include "lyra.redisEnv" . }}
 {{- include "lyra.webhookEnv" .root }}
 {{- include "lyra.settingsEnv" (dict "settings" (list .root.Values.sharedSettings .root.Values.worker.settings .values.settings) "extra" .values.extraEnv) }}
 {{- end -}}
 
-{{/* Where the secrets of callbacks are, for those that sign. Nothing where there are none. */}}
+{{/* Signing secrets of callbacks: environment, volume mounts and volumes; nothing if there are none. `.`: root. */}}
 {{- define "lyra.webhookEnv" -}}
 {{- if .Values.webhooks.existingSecret }}
 - {name: LYRA_WEBHOOK_SECRETS_FILE, value: /etc/lyra/webhooks/webhook_secrets.json}
 {{- end }}
 {{- end -}}
-{{- define "lyra.webhookMount" -}}
+{{- define "lyra.webhookVolumeMounts" -}}
 {{- if .Values.webhooks.existingSecret }}
 - {name: webhooks, mountPath: /etc/lyra/webhooks, readOnly: true}
 {{- end }}
 {{- end -}}
-{{- define "lyra.webhookVolume" -}}
+{{- define "lyra.webhookVolumes" -}}
 {{- with .Values.webhooks.existingSecret }}
 - name: webhooks
   secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: webhook_secrets.json, path: webhook_secrets.json}]}
 {{- end }}
 {{- end -}}
 
-{{/* Headless Service of workers and clock: for Prometheus alone. */}}
-{{- define "lyra.metricsService" -}}
+{{/* Headless Service of a worker or the clock; only Prometheus uses it. */}}
+{{- define "lyra.workerService" -}}
 apiVersion: v1
 kind: Service
 metadata: {{- include "lyra.metadata" . | nindent 2 }}
 spec:
   clusterIP: None
-  selector: {{- include "lyra.selector" . | nindent 4 }}
+  selector: {{- include "lyra.selectorLabels" . | nindent 4 }}
   ports:
     - {name: metrics, port: {{ include "lyra.workerMetricsPort" . }}, targetPort: metrics, protocol: TCP}
 {{- end -}}

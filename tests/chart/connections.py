@@ -1,17 +1,17 @@
-"""What network policies let through, as arrows (from, to, port), computed as Kubernetes does.
+"""Connections that network policies allow, as (source, destination, port), evaluated as Kubernetes does.
 
-A connection is let through where the egress rules of its sender and the ingress rules of its receiver allow it; a pod
-that no policy chooses is open (https://kubernetes.io/docs/concepts/services-networking/network-policies/).
+A connection is allowed if the egress rules of its source and the ingress rules of its destination allow it; a pod that
+no policy selects is open (https://kubernetes.io/docs/concepts/services-networking/network-policies/).
 """
 
 from typing import Any
 
 from tests.chart.chart import Object, Rendering, matches
 
-Arrow = tuple[str, str, int]
+Connection = tuple[str, str, int]
 Labels = dict[str, str]
 
-# Who is not of the release, by what its peer in the chart's values says.
+# Clients and servers outside the release, by a label value that selects them in the chart's values.
 OUTSIDE = {
     "prometheus": "monitoring",
     "keda": "keda",
@@ -23,35 +23,35 @@ INTERNET, PRIVATE = "internet", "private network"
 _PORTS = (53, 80, 443, 5432, 6379, 6380, 8000, 9000, 9151, 9152, 9153, 9154, 9155, 50051, 50052, 50053, 50054)
 
 
-def arrows(rendering: Rendering) -> set[Arrow]:
-    """Every connection that can be made: by and to pods of the release, those outside and networks."""
+def connections(rendering: Rendering) -> set[Connection]:
+    """All allowed connections from and to pods of the release."""
     pods = _pods(rendering)
     policies = [each["spec"] for each in rendering.of("NetworkPolicy")]
     ends = [*pods, *OUTSIDE, INTERNET, PRIVATE]
     found = set()
-    for sender in ends:
-        for receiver in ends:
-            if sender == receiver or (sender not in pods and receiver not in pods):
+    for source in ends:
+        for destination in ends:
+            if source == destination or (source not in pods and destination not in pods):
                 continue
             for port in _PORTS:
-                goes = sender not in pods or _allowed(policies, "egress", pods[sender], receiver, pods, port)
-                comes = receiver not in pods or _allowed(policies, "ingress", pods[receiver], sender, pods, port)
-                if goes and comes:
-                    found.add((sender, receiver, port))
+                leaves = source not in pods or _allowed(policies, "egress", pods[source], destination, pods, port)
+                enters = destination not in pods or _allowed(policies, "ingress", pods[destination], source, pods, port)
+                if leaves and enters:
+                    found.add((source, destination, port))
     return found
 
 
-def half_arrows(rendering: Rendering, direction: str) -> set[Arrow]:
-    """Connections within the release that the rules of one side allow: `egress` the sender, `ingress` the receiver."""
+def allowed_by(direction: str, rendering: Rendering) -> set[Connection]:
+    """Connections within the release that one side's rules allow: `egress` of the source or `ingress` of the other."""
     pods = _pods(rendering)
     policies = [each["spec"] for each in rendering.of("NetworkPolicy")]
     found = set()
-    for sender in pods:
-        for receiver in pods:
-            own, other = (sender, receiver) if direction == "egress" else (receiver, sender)
-            if sender != receiver:
+    for source in pods:
+        for destination in pods:
+            own, other = (source, destination) if direction == "egress" else (destination, source)
+            if source != destination:
                 open_ports = (port for port in _PORTS if _allowed(policies, direction, pods[own], other, pods, port))
-                found |= {(sender, receiver, port) for port in open_ports}
+                found |= {(source, destination, port) for port in open_ports}
     return found
 
 
@@ -82,7 +82,7 @@ def _opens(rule: dict[str, Any], peers: str, other: str, pods: dict[str, Labels]
 
 
 def _is(peer: dict[str, Any], other: str, pods: dict[str, Labels]) -> bool:
-    """Whether a peer of a policy means this end."""
+    """Whether a peer of a policy selects this end."""
     if "ipBlock" in peer:
         block = peer["ipBlock"]
         everywhere = block["cidr"] == "0.0.0.0/0"
