@@ -1,4 +1,4 @@
-"""`lyra cluster`: a release of the chart, looked over, looked at and steered."""
+"""`lyra cluster`: inspect and operate a release on Kubernetes."""
 
 import json
 import sys
@@ -30,11 +30,11 @@ from cli.console import err, note, out, write_text
 from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from services.operations.cluster.status import Row
+    from services.operations.cluster.status import ComponentStatus
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="A release on Kubernetes: looked over, looked at and steered. Asks before it changes anything.",
+    help="Inspect and operate a release on Kubernetes. Asks for confirmation before changing anything.",
 )
 app.add_typer(cluster_stores.weights, name="weights")
 app.command("job-metrics")(cluster_stores.job_metrics)
@@ -45,7 +45,7 @@ _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
 @app.command()
 def doctor(
     manifest: Annotated[
-        str, typer.Option(help="Rendering of a release that is not installed yet; - reads it from stdin.")
+        str, typer.Option(help="Rendered manifest of a release that is not installed yet; - for stdin.")
     ] = "",
     as_json: JsonOption = False,
     release: ReleaseOption = None,
@@ -53,9 +53,9 @@ def doctor(
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Find what keeps a release from running, and how to mend it: exit code 1 where something is missing.
+    """Find what prevents a release from running and how to fix it. Exits with 1 if something is missing.
 
-    Looks at the version, GPUs and who holds them, storage, kinds of objects, Secrets, quotas, images and pods.
+    Checks the Kubernetes version, API resources, GPUs, storage, Secrets, quotas, images and pods.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def doctor(
     with connected(kubeconfig, context, namespace) as cluster:
         from services.operations.cluster.doctor import diagnose
 
-        with err.status("looking the cluster over"):
+        with err.status("running checks"):
             found = diagnose(cluster, release, _manifest(manifest))
     if as_json:
         page = {
@@ -79,8 +79,8 @@ def doctor(
     else:
         show_diagnosis(found)
     if found.missing:
-        things = "1 thing is" if found.missing == 1 else f"{found.missing} things are"
-        raise CommandFailed(f"{things} missing", "mend the first one and look again")
+        problems = "1 problem prevents" if found.missing == 1 else f"{found.missing} problems prevent"
+        raise CommandFailed(f"{problems} the release from running", "fix the first one and run this again")
 
 
 def _manifest(name: str) -> str | None:
@@ -96,16 +96,16 @@ def _manifest(name: str) -> str | None:
 
 @app.command()
 def status(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks with --watch.")] = 3.0,
-    metrics: Annotated[bool, typer.Option(help="Whether pods are asked what waits and runs.")] = True,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="Refresh interval of --watch in seconds.")] = 3.0,
+    metrics: Annotated[bool, typer.Option(help="Scrape pods for waiting and running work.")] = True,
     as_json: JsonOption = False,
     release: ReleaseOption = None,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Show every part of a release: pods, restarts, image, rollout, autoscaler, what waits and what runs.
+    """Show every component of a release: pods, restarts, image, rollout, autoscaler, waiting and running work.
 
     \b
     Examples:
@@ -114,36 +114,36 @@ def status(
       lyra cluster status --json | jq '.[] | {component, ready, wanted}'
     """
     with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
-        from services.operations.cluster.status import status as look
+        from services.operations.cluster.status import status as read_status
 
-        def rows() -> list["Row"]:
-            return look(cluster, found, with_metrics=metrics)
+        def rows() -> list["ComponentStatus"]:
+            return read_status(cluster, found, with_metrics=metrics)
 
         if not watch:
             _show_rows(rows(), as_json)
         elif as_json or not out.is_terminal:
-            for each in _again_and_again(rows, every):
+            for each in _poll(rows, every):
                 _show_rows(each, as_json)
         else:
             with Live(console=out, auto_refresh=False) as live:
-                for each in _again_and_again(rows, every):
+                for each in _poll(rows, every):
                     live.update(status_table(each), refresh=True)
 
 
-def _again_and_again(look: Callable[[], list["Row"]], every: float) -> Iterator[list["Row"]]:
-    """What each look sees. An API server that does not answer for a while, as in its upgrade, ends nothing."""
+def _poll(read: Callable[[], list["ComponentStatus"]], every: float) -> Iterator[list["ComponentStatus"]]:
+    """Polls forever. Continues if the API server is unreachable for a while, as during its upgrade."""
     from services.operations.cluster.cluster_errors import Unreachable
 
-    yield look()
+    yield read()
     while True:
         time.sleep(every)
         try:
-            yield look()
+            yield read()
         except Unreachable as error:
             note(error.message)
 
 
-def _show_rows(rows: list["Row"], as_json: bool) -> None:
+def _show_rows(rows: list["ComponentStatus"], as_json: bool) -> None:
     if as_json:
         write_text(json.dumps([row.as_json() for row in rows]) + "\n")
     else:
@@ -153,15 +153,15 @@ def _show_rows(rows: list["Row"], as_json: bool) -> None:
 @app.command()
 def scale(
     component: ComponentArgument,
-    replicas: Annotated[int, typer.Argument(min=0, metavar="N", help="Pods that it is to have.")],
-    anyway: Annotated[bool, typer.Option("--anyway", help="Also where an autoscaler will undo it.")] = False,
+    replicas: Annotated[int, typer.Argument(min=0, metavar="N", help="Number of pods.")],
+    anyway: Annotated[bool, typer.Option("--anyway", help="Scale even if an autoscaler will revert it.")] = False,
     yes: YesOption = False,
     release: ReleaseOption = None,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Give one service so many pods. Where an autoscaler would undo it, says how to have it last.
+    """Set the number of pods of a component. If an autoscaler would revert it, show how to make it permanent.
 
     \b
     Examples:
@@ -172,36 +172,39 @@ def scale(
         from services.operations.cluster import scaling
 
         plan = scaling.plan_scale(cluster, found, component, replicas)
-        if plan.now == plan.wanted and plan.autoscaler is None:
-            note(f"{plan.workload} has {plan.now} already")
+        if plan.current == plan.replicas and plan.autoscaler is None:
+            note(f"{plan.workload} already has {plan.current} pods")
             return
-        for each in plan.cautions:
+        for each in plan.warnings:
             note(each)
         scaler = plan.autoscaler
         if scaler is not None:
-            undoes = f"{scaler.kind} {scaler.name} keeps {plan.workload} between {scaler.least} and {scaler.most} pods"
+            bounds = f"between {scaler.min_replicas} and {scaler.max_replicas} pods"
+            reverts = f"{scaler.kind} {scaler.name} keeps {plan.workload} {bounds}"
             if not anyway:
-                lasting = " or `".join(f"{each}`" for each in plan.undone)
-                raise CommandFailed(f"{undoes} and would undo this", f"`{lasting} lasts; --anyway does it all the same")
-            note(f"{undoes} and will undo this")
-        confirm(f"Scale {plan.workload} from {plan.now} to {plan.wanted}?", yes)
+                commands = " or ".join(f"`{each}`" for each in plan.permanent_commands)
+                raise CommandFailed(
+                    f"{reverts} and would revert this", f"make it permanent with {commands}, or pass --anyway"
+                )
+            note(f"{reverts} and will revert this")
+        confirm(f"Scale {plan.workload} from {plan.current} to {plan.replicas}?", yes)
         scaling.scale(cluster, plan)
-    note(f"{plan.workload}: {plan.now} -> {plan.wanted}; the next `helm upgrade` sets the number of the values again")
+    note(f"{plan.workload}: {plan.current} -> {plan.replicas}; the next `helm upgrade` resets it to that of the values")
 
 
 @app.command()
 def drain(
     pod: Annotated[str, typer.Argument(help="Name of the pod.")],
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds that its running calls may take.")] = 900.0,
-    undo: Annotated[bool, typer.Option("--undo", help="Put it back into its Service instead.")] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Also where no other pod is ready.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for running calls.")] = 900.0,
+    undo: Annotated[bool, typer.Option("--undo", help="Return it to its Service instead.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Drain even if no other pod is ready.")] = False,
     yes: YesOption = False,
     release: ReleaseOption = None,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Take a pod out of work: out of its Service, wait for its running calls to end, delete it. Nobody is cut off.
+    """Remove a pod from its Service, wait for its running calls, and delete it, so that no call is dropped.
 
     \b
     Examples:
@@ -213,40 +216,42 @@ def drain(
 
         plan = draining.plan_drain(cluster, found, pod)
         if undo:
-            confirm(f"Put {pod} back to work?", yes)
+            confirm(f"Return {pod} to its Service?", yes)
             draining.undo(cluster, pod)
-            note(f"{pod} is found by its Service again")
+            note(f"{pod} is back in its Service")
             return
-        if plan.services and not plan.others and not anyway:
+        if plan.services and not plan.other_ready_pods and not anyway:
             raise CommandFailed(
                 f"no other pod of {plan.component} is ready: calls would fail until there is one",
-                f"`lyra cluster scale {plan.component} 2` first; --anyway does it all the same",
+                f"run `lyra cluster scale {plan.component} 2` first, or pass --anyway",
             )
-        runs = "takes work by itself" if plan.running is None else f"has {plan.running} running"
-        confirm(f"Drain and delete {pod}? It {runs}, and {plan.others} other ready pods stay.", yes)
+        work = "pulls its work" if plan.running_calls is None else f"has {plan.running_calls} running calls"
+        confirm(f"Drain and delete {pod}? It {work}; {plan.other_ready_pods} other ready pods remain.", yes)
         with err.status(f"draining {pod}") as progress:
 
             def show(running: int) -> None:
                 progress.update(f"draining {pod}: {running} running")
 
             draining.drain(cluster, plan, timeout, show)
-    note(f"{pod} is gone")
+    note(f"{pod} has been deleted")
 
 
 @app.command()
 def logs(
     component: ComponentArgument,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, new pods among them.")] = False,
-    tail: Annotated[int, typer.Option(min=-1, help="Last lines of each pod; -1 for all.")] = 100,
-    since: Annotated[int | None, typer.Option(min=1, help="Only of the last so many seconds.")] = None,
-    previous: Annotated[bool, typer.Option("--previous", "-p", help="Of the container before, which ended.")] = False,
-    container: Annotated[str, typer.Option("--container", "-c", help="Of the pod; its first by default.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stream until Ctrl-C, including new pods.")] = False,
+    tail: Annotated[int, typer.Option(min=-1, help="Number of last lines per pod; -1 for all.")] = 100,
+    since: Annotated[int | None, typer.Option(min=1, help="Only lines of this many last seconds.")] = None,
+    previous: Annotated[
+        bool, typer.Option("--previous", "-p", help="Logs of the previous, terminated container.")
+    ] = False,
+    container: Annotated[str, typer.Option("--container", "-c", help="Container; the pod's first by default.")] = "",
     release: ReleaseOption = None,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Print the logs of all pods of a service, each line with its pod.
+    """Print the logs of all pods of a component, each line prefixed with its pod.
 
     \b
     Examples:
@@ -255,14 +260,14 @@ def logs(
       lyra cluster logs speech-encoder --previous
     """
     with connected_release(kubeconfig, context, namespace, release) as (cluster, found):
-        from services.operations.cluster import logs as of_pods
+        from services.operations.cluster import logs as pod_logs
 
         last = None if tail < 0 else tail
-        options = of_pods.LogOptions(tail=last, since_seconds=since, previous=previous, container=container)
+        options = pod_logs.LogOptions(tail=last, since_seconds=since, previous=previous, container=container)
         lines = (
-            of_pods.follow(cluster, found, component, options, threading.Event())
+            pod_logs.follow(cluster, found, component, options, threading.Event())
             if follow
-            else of_pods.read(cluster, found, component, options)
+            else pod_logs.read(cluster, found, component, options)
         )
         colours: dict[str, str] = {}
         for line in lines:

@@ -1,4 +1,4 @@
-"""What the commands of `lyra cluster` share: which cluster and release is meant, how they fail, how they ask."""
+"""Shared by the commands of `lyra cluster`: options, connection, error handling, confirmation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 NamespaceOption = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", help="Namespace of the release; that of the kubeconfig's context by default."),
+    typer.Option("--namespace", "-n", help="Namespace of the release; default: that of the context."),
 ]
 ReleaseOption = Annotated[
-    str | None, typer.Option("--release", help="Name of the release; the only one of the namespace by default.")
+    str | None, typer.Option("--release", help="Name of the release; default: the only one in the namespace.")
 ]
 ContextOption = Annotated[
-    str | None, typer.Option("--context", help="Context of the kubeconfig; its current one by default.")
+    str | None, typer.Option("--context", help="Context of the kubeconfig; default: the current one.")
 ]
 KubeconfigOption = Annotated[
-    Path | None, typer.Option("--kubeconfig", help="File that names the cluster; $KUBECONFIG by default.")
+    Path | None, typer.Option("--kubeconfig", help="Path of the kubeconfig; default: $KUBECONFIG.")
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ComponentArgument = Annotated[
-    str, typer.Argument(metavar="COMPONENT", help="As `lyra cluster status` names it, as in speech-encoder.")
+    str, typer.Argument(metavar="COMPONENT", help="Component as in `lyra cluster status`, such as speech-encoder.")
 ]
 
 
 @contextmanager
 def cluster_failures() -> Iterator[None]:
-    """Turns what services.operations.cluster and the stores raise into CommandFailed."""
+    """Converts errors of services.operations.cluster and the object store to CommandFailed."""
     from services.operations.cluster.cluster_errors import ClusterError
     from services.shared.storage.store_errors import StoreUnavailable
 
@@ -46,14 +46,14 @@ def cluster_failures() -> Iterator[None]:
     except StoreUnavailable as error:
         raise CommandFailed(
             error.message,
-            "LYRA_STORE_ENDPOINT, LYRA_STORE_ACCESS_KEY and LYRA_STORE_SECRET_KEY name it; for the bundled one, in "
+            "set LYRA_STORE_ENDPOINT, LYRA_STORE_ACCESS_KEY and LYRA_STORE_SECRET_KEY; for the bundled one, run in "
             "another terminal: `kubectl port-forward service/RELEASE-object-store 9000` (docs/deploy/cluster.md)",
         ) from error
 
 
 @contextmanager
 def connected(kubeconfig: Path | None, context: str | None, namespace: str | None) -> Iterator["Cluster"]:
-    """The cluster that is meant. Raises CommandFailed for whatever goes wrong with it."""
+    """The selected cluster. Errors inside the block become CommandFailed."""
     with cluster_failures():
         from services.operations.cluster.api import Cluster
 
@@ -64,7 +64,7 @@ def connected(kubeconfig: Path | None, context: str | None, namespace: str | Non
 def connected_release(
     kubeconfig: Path | None, context: str | None, namespace: str | None, release: str | None
 ) -> Iterator[tuple["Cluster", "Release"]]:
-    """The cluster that is meant, and the release in it. Raises CommandFailed likewise."""
+    """The selected cluster and release. Errors inside the block become CommandFailed."""
     with connected(kubeconfig, context, namespace) as cluster:
         from services.operations.cluster.release import find_release
 
@@ -72,12 +72,12 @@ def connected_release(
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Returns where it may be done. Raises CommandFailed where nobody agrees."""
+    """Asks for confirmation unless `yes`. Raises CommandFailed if it is denied or nobody can be asked."""
     if yes:
         return
     try:
-        agreed = typer.confirm(question, err=True)
+        confirmed = typer.confirm(question, err=True)
     except typer.Abort:
-        agreed = False
-    if not agreed:
-        raise CommandFailed("nothing was changed", "--yes does it without asking")
+        confirmed = False
+    if not confirmed:
+        raise CommandFailed("nothing was changed", "--yes skips the confirmation")

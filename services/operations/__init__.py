@@ -1,1 +1,1 @@
-"""What runs the processes: all of them on this machine, or on a Kubernetes cluster."""
+"""Operation of Lyra's processes: a local stack on one machine, or a release on a Kubernetes cluster."""

@@ -1,1 +1,1 @@
-"""A release of the chart, seen and steered through the Kubernetes API: what `lyra cluster` does, without printing."""
+"""Inspection and operation of a release of the chart through the Kubernetes API: `lyra cluster` without its output."""

@@ -1,7 +1,7 @@
-"""The Kubernetes API, as much of it as we need, on the official client: plain JSON objects, typed errors, time-outs.
+"""A small Kubernetes client on top of the official one: plain JSON objects, typed errors, timeouts.
 
-The official client reads the kubeconfig, logs in and speaks HTTP. Objects stay the dictionaries that the API sends:
-rendered manifests, custom resources and objects of a server newer than the client are read alike.
+The official client reads the kubeconfig, authenticates and does HTTP. Objects stay the dictionaries that the API server
+sends, so that rendered manifests, custom resources and objects of newer servers are all handled alike.
 Paths: https://kubernetes.io/docs/reference/using-api/api-concepts/.
 """
 
@@ -21,37 +21,43 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException, kube_config, load_incluster_config, load_kube_config
 
-from services.operations.cluster.cluster_errors import ClusterError, NoKubeconfig, NotFound, Unreachable, answer_error
+from services.operations.cluster.cluster_errors import (
+    ClusterError,
+    NoKubeconfig,
+    NotFound,
+    Unreachable,
+    error_from_status,
+)
 
 Object = dict[str, Any]
 
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 30.0
-_PAGE = 500  # objects of one answer to a list
+_PAGE = 500  # objects per page of a list
 _DEFAULT_KUBECONFIG = "~/.kube/config"
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _KUBECONFIG_HINT = (
-    "name one with KUBECONFIG or --kubeconfig; `kind export kubeconfig` writes that of kind, "
-    "k3s keeps its own in /etc/rancher/k3s/k3s.yaml"
+    "set KUBECONFIG or --kubeconfig; `kind export kubeconfig` writes the one of kind, "
+    "that of k3s is /etc/rancher/k3s/k3s.yaml"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of object: its group and version as in `apiVersion`, its name in URLs, and whether namespaces hold it."""
+    """A kind of object: its `apiVersion`, its plural in URLs, and whether it is namespaced."""
 
-    api: str
+    api_version: str
     plural: str
     namespaced: bool = True
 
     @property
     def resource(self) -> str:
-        """As `kubectl` and roles name it, as in "deployments.apps"."""
-        group = self.api.partition("/")[0] if "/" in self.api else ""
+        """Resource name as in `kubectl` and RBAC, such as "deployments.apps"."""
+        group = self.api_version.partition("/")[0] if "/" in self.api_version else ""
         return f"{self.plural}.{group}" if group else self.plural
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """Below the server's address; without a namespace, all namespaces."""
-        parts = ["apis" if "/" in self.api else "api", self.api]
+        """URL path below the server's address; without a namespace, that of all namespaces."""
+        parts = ["apis" if "/" in self.api_version else "api", self.api_version]
         if self.namespaced and namespace:
             parts += ["namespaces", quote(namespace, safe="")]
         parts += [self.plural, *([quote(name, safe=":")] if name else []), *([subresource] if subresource else [])]
@@ -79,9 +85,9 @@ SCALED_OBJECTS = Kind("keda.sh/v1alpha1", "scaledobjects")
 
 
 class Cluster:
-    """A cluster, and the namespace that is meant where none is named.
+    """A connection to a cluster with a default namespace.
 
-    Every method raises Unreachable, Unauthorized, Forbidden, NotFound or Refused. May be shared by threads.
+    Every method may raise Unreachable, Unauthorized, Forbidden, NotFound or Rejected. Thread-safe.
     """
 
     def __init__(self, client: ApiClient, namespace: str) -> None:
@@ -90,26 +96,26 @@ class Cluster:
 
     @classmethod
     def connect(cls, kubeconfig: Path | None = None, context: str | None = None, namespace: str | None = None) -> Self:
-        """The cluster that a kubeconfig names, else, in a pod, the cluster that runs it.
+        """Connects to the cluster of a kubeconfig or, in a pod without one, to the pod's own cluster.
 
         Args:
-            kubeconfig: File; None for $KUBECONFIG (may be several, with ":" between), else ~/.kube/config.
-            context: Of the file; None for its current one.
-            namespace: None for that of the context, else "default".
+            kubeconfig: Path; None for $KUBECONFIG (one or more paths, separated by ":"), else ~/.kube/config.
+            context: Context of the kubeconfig; None for the current one.
+            namespace: None for the namespace of the context, else "default".
 
         Raises:
-            NoKubeconfig: none is there, or it cannot be used.
+            NoKubeconfig: There is no kubeconfig, or it is invalid.
         """
         configuration = Configuration()
         files = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or _DEFAULT_KUBECONFIG
-        there = any(Path(part).expanduser().is_file() for part in files.split(os.pathsep) if part)
-        if not there and kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        exists = any(Path(part).expanduser().is_file() for part in files.split(os.pathsep) if part)
+        if not exists and kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
             found = _in_cluster(configuration)
-        elif not there:
-            raise NoKubeconfig(f"there is no kubeconfig: {files} is not there", _KUBECONFIG_HINT)
+        elif not exists:
+            raise NoKubeconfig(f"there is no kubeconfig: {files} does not exist", _KUBECONFIG_HINT)
         else:
             found = _from_file(configuration, files, context)
-        # One more try where a connection fails: an API server that is being upgraded comes back at once.
+        # Retry a failed connection once: an API server that is being upgraded is back immediately.
         configuration.retries = urllib3.Retry(connect=1, read=1, redirect=5, status=0, other=0)
         return cls(ApiClient(configuration), namespace or found or "default")
 
@@ -119,11 +125,11 @@ class Cluster:
         return str(self._client.configuration.host)
 
     def list(self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = "") -> Iterator[Object]:
-        """All objects of a kind, page by page.
+        """All objects of a kind, fetched page by page.
 
         Args:
-            namespace: None for the cluster's own, empty for all.
-            labels, fields: Selectors, as `kubectl get -l` and `--field-selector` take them.
+            namespace: None for the default one, empty for all.
+            labels, fields: Selectors as in `kubectl get --selector` and `--field-selector`.
         """
         where = self._where(kind, namespace)
         query = {"limit": str(_PAGE), "labelSelector": labels, "fieldSelector": fields}
@@ -136,43 +142,43 @@ class Cluster:
             query["continue"] = following
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object:
-        """An object. Raises NotFound."""
+        """Returns an object. Raises NotFound."""
         where = self._where(kind, namespace)
         return self._json("GET", kind.path(where, name), "get", kind.resource, where)
 
     def find(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
-        """An object; None where there is none."""
+        """Returns an object; None if it does not exist."""
         try:
             return self.get(kind, name, namespace)
         except NotFound:
             return None
 
     def patch(self, kind: Kind, name: str, changes: Object, subresource: str = "") -> Object:
-        """Changes an object by a JSON merge patch (RFC 7386: null takes a field away). Returns what it is now."""
+        """Applies a JSON merge patch (RFC 7386: null removes a field). Returns the new object."""
         where, resource = self._where(kind, None), kind.resource + (f"/{subresource}" if subresource else "")
         headers = {"Content-Type": "application/merge-patch+json"}
         path = kind.path(where, name, subresource)
         return self._json("PATCH", path, "patch", resource, where, body=changes, headers=headers)
 
     def delete(self, kind: Kind, name: str) -> None:
-        """Deletes an object, with its own grace period. Raises NotFound."""
+        """Deletes an object with its own grace period. Raises NotFound."""
         where = self._where(kind, None)
         self._json("DELETE", kind.path(where, name), "delete", kind.resource, where)
 
     def discover(self, path: str) -> Object | None:
-        """What the server says of itself (/version, /apis/GROUP/VERSION), which everybody may ask; None for nothing."""
+        """Returns a discovery document (/version, /apis/GROUP/VERSION), which anyone may read; None if missing."""
         with suppress(NotFound):
             return self._json("GET", path, "get", path, "")
         return None
 
-    def pod_page(self, pod: str, port: int, path: str) -> str:
-        """An HTTP page of a pod, through the API server. Raises Unreachable also where the pod does not answer."""
+    def proxy_get(self, pod: str, port: int, path: str) -> str:
+        """GETs a page of a pod through the API server's proxy. Raises Unreachable also if the pod does not respond."""
         url = PODS.path(self.namespace, f"{pod}:{port}", f"proxy/{path.lstrip('/')}")
         response = self._request("GET", url, "get", "pods/proxy", self.namespace)
         return _read(response).decode(errors="replace")
 
     def pod_log(self, pod: str, query: Mapping[str, str]) -> Iterator[bytes]:
-        """Lines of a pod's log as they come, without line ends; `query` as in the API's `readNamespacedPodLog`."""
+        """Streams the lines of a pod's log without line ends; `query` is that of `readNamespacedPodLog`."""
         url = PODS.path(self.namespace, pod, "log")
         timeout = (_CONNECT_SECONDS, None) if query.get("follow") == "true" else None
         response = self._request("GET", url, "get", "pods/log", self.namespace, query=query, timeout=timeout)
@@ -182,7 +188,7 @@ class Cluster:
                 *lines, rest = (rest + piece).split(b"\n")
                 yield from lines
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unreachable(f"the log of {pod} broke off", "ask for it again") from error
+            raise Unreachable(f"the log stream of {pod} was interrupted", "try again") from error
         finally:
             response.close()
         if rest:
@@ -198,7 +204,7 @@ class Cluster:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise Unreachable(f"{self.address} does not answer like a Kubernetes API server", "check the kubeconfig")
+            raise Unreachable(f"{self.address} does not respond like a Kubernetes API server", "check the kubeconfig")
         return found
 
     def _request(
@@ -214,7 +220,7 @@ class Cluster:
         headers: Mapping[str, str] | None = None,
         timeout: tuple[float, float | None] | None = None,
     ) -> urllib3.BaseHTTPResponse:
-        """A response whose status says that all is well; its body is not read yet."""
+        """Returns a successful response; its body has not been read yet."""
         request = self._client.param_serialize(
             method,
             path,
@@ -231,16 +237,16 @@ class Cluster:
         if response.status < HTTPStatus.BAD_REQUEST:
             return response
         message = _status_message(_read(response))
-        raise answer_error(response.status, message, verb, resource, namespace)
+        raise error_from_status(response.status, message, verb, resource, namespace)
 
     def _unreachable(self, error: Exception) -> ClusterError:
         reason = getattr(error, "reason", None) or error
         certificate = "certificate" in str(reason).lower()
         return Unreachable(
-            f"the API server at {self.address} cannot be reached: {_why(reason)}",
-            "the kubeconfig's certificate-authority is not that of the cluster: fetch the kubeconfig anew"
+            f"the API server at {self.address} cannot be reached: {_cause(reason)}",
+            "the certificate-authority in the kubeconfig is not that of the cluster: fetch the kubeconfig again"
             if certificate
-            else "check that the cluster runs and that you are in its network: `kubectl cluster-info`",
+            else "check that the cluster is up and reachable from here: `kubectl cluster-info`",
         )
 
 
@@ -256,7 +262,7 @@ def _from_file(configuration: Configuration, files: str, context: str | None) ->
     except ConfigException as error:
         raise NoKubeconfig(f"the kubeconfig {files} cannot be used: {error}", _KUBECONFIG_HINT) from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NoKubeconfig(f"the kubeconfig {files} cannot be read: it is no kubeconfig", _KUBECONFIG_HINT) from error
+        raise NoKubeconfig(f"the kubeconfig {files} is invalid", _KUBECONFIG_HINT) from error
     except OSError as error:
         raise NoKubeconfig(f"the kubeconfig {files} cannot be read: {error.strerror}", _KUBECONFIG_HINT) from error
     namespace = (chosen.get("context") or {}).get("namespace")
@@ -277,11 +283,11 @@ def _read(response: urllib3.BaseHTTPResponse) -> bytes:
     try:
         return response.data
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise Unreachable("the API server's answer broke off", "try again") from error
+        raise Unreachable("the API server's response was interrupted", "try again") from error
 
 
 def _status_message(body: bytes) -> str:
-    """The message of a `Status` object; empty for anything else, which may be a page of a proxy in between."""
+    """The message of a `Status` object; empty for anything else, such as the error page of a proxy in between."""
     try:
         status = json.loads(body)
     except ValueError:
@@ -289,7 +295,7 @@ def _status_message(body: bytes) -> str:
     return str(status.get("message") or "") if isinstance(status, dict) else ""
 
 
-def _why(reason: object) -> str:
-    """The last part of what urllib3 says, which is the operating system's or TLS' own word."""
+def _cause(reason: object) -> str:
+    """The last part of urllib3's message: the error of the operating system or of TLS."""
     text = str(reason).strip().splitlines()[-1] if str(reason).strip() else type(reason).__name__
     return text.rpartition("): ")[2].strip("'\"() ") or text

@@ -1,14 +1,14 @@
-"""What goes wrong between us and a cluster: each error says what, and what to do about it."""
+"""Errors of cluster operations, each with a message and a hint."""
 
 from http import HTTPStatus
 
 
 class ClusterError(Exception):
-    """Something about a cluster cannot be done.
+    """An operation on a cluster failed.
 
     Args:
         message: What went wrong.
-        hint: What to do next; may be empty where the message says it.
+        hint: What to do about it; may be empty.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -18,23 +18,23 @@ class ClusterError(Exception):
 
 
 class NoKubeconfig(ClusterError):
-    """No cluster is named, or the file that names it cannot be used."""
+    """There is no kubeconfig, or it is invalid."""
 
 
 class Unreachable(ClusterError):
-    """The API server does not answer."""
+    """The API server does not respond."""
 
 
 class Unauthorized(ClusterError):
-    """The API server does not know who we are."""
+    """The API server does not accept our credentials."""
 
 
 class NotFound(ClusterError):
-    """There is no such object, or no such kind of object."""
+    """There is no such object or kind of object."""
 
 
-class Refused(ClusterError):
-    """The API server refuses a request as it stands."""
+class Rejected(ClusterError):
+    """The API server rejects a request, or an operation is not allowed on this object."""
 
 
 class Forbidden(ClusterError):
@@ -43,44 +43,44 @@ class Forbidden(ClusterError):
     Args:
         verb: As in a Role: get, list, patch, delete.
         resource: As in a Role: "pods", "pods/log", "deployments.apps/scale".
-        namespace: Where; empty for the whole cluster.
+        namespace: Empty for the whole cluster.
     """
 
     def __init__(self, verb: str, resource: str, namespace: str) -> None:
-        where = f"in the namespace {namespace}" if namespace else "in the whole cluster"
+        where = f"in namespace {namespace}" if namespace else "in all namespaces"
         flag = f"-n {namespace}" if namespace else "--all-namespaces"
         super().__init__(
-            f"you may not {verb} {resource} {where}",
-            f"ask for a role that allows it (docs/deploy/cluster.md has one); "
-            f"`kubectl auth can-i {verb} {resource} {flag}` tells whether you have it",
+            f"not allowed to {verb} {resource} {where}",
+            f"ask for a role that allows it (docs/deploy/cluster.md) and check with "
+            f"`kubectl auth can-i {verb} {resource} {flag}`",
         )
         self.verb = verb
         self.resource = resource
         self.namespace = namespace
 
 
-def answer_error(status: int, message: str, verb: str, resource: str, namespace: str) -> ClusterError:
-    """What a status of the API server means.
+def error_from_status(status: int, message: str, verb: str, resource: str, namespace: str) -> ClusterError:
+    """The error for an HTTP status of the API server.
 
     Args:
         status: HTTP status.
-        message: Of the `Status` object that came with it; may be empty.
-        verb, resource, namespace: What was tried, as in `Forbidden`.
+        message: Message of the `Status` object in the response; may be empty.
+        verb, resource, namespace: The request, as in `Forbidden`.
     """
     what = f"{verb} {resource}"
     match status:
         case HTTPStatus.UNAUTHORIZED:
             return Unauthorized(
                 "the API server does not accept your credentials",
-                "log in to the cluster again; `kubectl auth whoami` tells who you are to it",
+                "log in to the cluster again and check with `kubectl auth whoami`",
             )
         case HTTPStatus.FORBIDDEN:
             return Forbidden(verb, resource, namespace)
         case HTTPStatus.NOT_FOUND:
-            return NotFound(message or f"{what}: there is none")
+            return NotFound(message or f"{what}: not found")
         case _ if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return Unreachable(
-                f"the API server could not {what}: {message or f'status {status}'}", "try again in a moment"
+                f"the API server failed to {what}: {message or f'status {status}'}", "try again in a moment"
             )
         case _:
-            return Refused(f"the API server refuses to {what}: {message or f'status {status}'}")
+            return Rejected(f"the API server rejected {what}: {message or f'status {status}'}")

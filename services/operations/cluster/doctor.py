@@ -1,35 +1,32 @@
-"""Looks a cluster over for a release: everything that would keep it from running, each with the way to mend it.
+"""Diagnoses a cluster: finds everything that prevents a release from running, with a fix for each problem.
 
-It only reads. What it may not read it says so of, and goes on.
+Read-only. Checks that RBAC does not permit are reported as such and skipped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from services.operations.cluster.api import NAMESPACES, Cluster, Object
-from services.operations.cluster.checks import Subject
-from services.operations.cluster.checks import cluster as of_cluster
-from services.operations.cluster.checks import pods as of_pods
-from services.operations.cluster.checks import release_checks as of_requirements
+from services.operations.cluster.checks import CheckContext, cluster_checks, pod_checks, release_checks
 from services.operations.cluster.cluster_errors import Forbidden, NotFound
 from services.operations.cluster.findings import Finding, State, good, missing, unknown, warning
 from services.operations.cluster.release import HelmRecord, Release, find_release, helm_record, read_manifest, workloads
-from services.operations.cluster.release_requirements import requirements_of
+from services.operations.cluster.release_requirements import release_requirements
 
-Check = Callable[[Subject], Iterator[Finding]]
+Check = Callable[[CheckContext], Iterator[Finding]]
 
-# In the order in which things have to be mended.
+# In the order in which problems have to be fixed.
 CHECKS: tuple[tuple[str, Check], ...] = (
-    ("Kubernetes", of_cluster.version),
-    ("kinds of objects", of_cluster.kinds),
-    ("GPUs", of_cluster.gpus),
-    ("storage class", of_cluster.storage),
-    ("Secrets", of_requirements.secrets),
-    ("ConfigMaps", of_requirements.config_maps),
-    ("quota", of_requirements.quotas),
-    ("limit ranges", of_requirements.limit_ranges),
-    ("images", of_pods.images),
-    ("pods", of_pods.pods),
+    ("Kubernetes", cluster_checks.version),
+    ("kinds of objects", cluster_checks.kinds),
+    ("GPUs", cluster_checks.gpus),
+    ("storage class", cluster_checks.storage),
+    ("Secrets", release_checks.secrets),
+    ("ConfigMaps", release_checks.config_maps),
+    ("quota", release_checks.quotas),
+    ("limit ranges", release_checks.limit_ranges),
+    ("images", pod_checks.images),
+    ("pods", pod_checks.pods),
 )
 
 
@@ -38,7 +35,7 @@ class Diagnosis:
     """All findings about a release.
 
     Attributes:
-        release: Its name; empty where none is installed and only the cluster was looked at.
+        release: Its name; empty if none is installed and only the cluster was checked.
     """
 
     address: str
@@ -48,33 +45,33 @@ class Diagnosis:
 
     @property
     def missing(self) -> int:
-        """Findings that keep the release from running."""
+        """Number of findings that prevent the release from running."""
         return sum(each.state is State.MISSING for each in self.findings)
 
 
 def diagnose(cluster: Cluster, release: str | None = None, manifest: str | None = None) -> Diagnosis:
-    """Looks a cluster over.
+    """Runs all checks.
 
     Args:
-        release: Its name; None for the only one of the namespace.
-        manifest: Text of a rendering (`helm template`), for a release that is not installed yet, or about to change.
+        release: Its name; None for the only one in the namespace.
+        manifest: Output of `helm template`, for a release that is to be installed or upgraded.
 
     Raises:
-        ClusterError: The cluster cannot be reached, or the manifest cannot be read. All else is a finding.
+        ClusterError: The cluster cannot be reached, or the manifest is invalid. Everything else is a finding.
     """
-    subject, findings = _subject(cluster, release, manifest)
+    context, findings = _context(cluster, release, manifest)
     for name, check in CHECKS:
         try:
-            findings += list(check(subject))
+            findings += list(check(context))
         except Forbidden as error:
             findings.append(unknown(name, error.message, error.hint))
     return Diagnosis(
-        cluster.address, cluster.namespace, subject.release.name if subject.release else "", tuple(findings)
+        cluster.address, cluster.namespace, context.release.name if context.release else "", tuple(findings)
     )
 
 
-def _subject(cluster: Cluster, name: str | None, manifest: str | None) -> tuple[Subject, list[Finding]]:
-    """What to look at, and what was found on the way there."""
+def _context(cluster: Cluster, name: str | None, manifest: str | None) -> tuple[CheckContext, list[Finding]]:
+    """The input of the checks, and findings about the release itself."""
     findings = list(_namespace(cluster))
     try:
         release: Release | None = find_release(cluster, name)
@@ -94,32 +91,36 @@ def _subject(cluster: Cluster, name: str | None, manifest: str | None) -> tuple[
         record, more = _record(cluster, release)
         findings += more
         objects = record.objects if record else workloads(cluster, release)
-    return Subject(cluster, release, record.kube_versions if record else "", requirements_of(objects)), findings
+    return CheckContext(
+        cluster, release, record.kube_version_range if record else "", release_requirements(objects)
+    ), findings
 
 
 def _namespace(cluster: Cluster) -> Iterator[Finding]:
     try:
-        there = cluster.find(NAMESPACES, cluster.namespace) is not None
+        exists = cluster.find(NAMESPACES, cluster.namespace) is not None
     except Forbidden:
-        return  # a role of one namespace is enough for all else
-    if not there:
+        return  # rights in one namespace are enough for everything else
+    if not exists:
         command = f"kubectl create namespace {cluster.namespace}"
-        yield missing("namespace", "", f"there is no namespace {cluster.namespace}", command)
+        yield missing("namespace", "", f"namespace {cluster.namespace} does not exist", command)
 
 
 def _record(cluster: Cluster, release: Release) -> tuple[HelmRecord | None, list[Finding]]:
-    """Helm's record of a release; where it cannot be had, only Deployments and StatefulSets are looked at, said so."""
-    only = "only what its Deployments and StatefulSets name is checked"
+    """Helm's record of a release, and a finding about it."""
+    only = "only references of its Deployments and StatefulSets are checked"
     rendering = f"helm template {release.name} helm/lyra -f VALUES | lyra cluster doctor --manifest -"
     try:
         record = helm_record(cluster, release.name)
     except Forbidden as error:
         return None, [unknown("release", f"{error.message}: {only}", rendering)]
     if record is None:
-        return None, [warning("release", release.name, f"Helm keeps no record of it here: {only}", rendering)]
+        return None, [
+            warning("release", release.name, f"Helm has no record of it in this namespace: {only}", rendering)
+        ]
     found = f"{release.name}, chart {record.chart_version}, revision {record.revision}, {record.status}"
     if record.status == "deployed":
         return record, [good("release", found)]
     history = f"helm history {release.name} -n {release.namespace}"
     rollback = f"helm rollback {release.name} -n {release.namespace} --wait"
-    return record, [warning("release", found, f"the last change is {record.status}", history, rollback)]
+    return record, [warning("release", found, f"the latest revision is {record.status}", history, rollback)]

@@ -1,12 +1,12 @@
-"""What a check found: what is there, what is missing, how to mend it."""
+"""Results of checks: what was found, what is missing, how to fix it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 
 class State(StrEnum):
-    """How a check went."""
+    """Outcome of a check."""
 
     GOOD = "good"
     WARNING = "warning"
@@ -19,34 +19,45 @@ class Finding:
     """One finding.
 
     Attributes:
-        check: What was looked at, as in "GPUs".
-        state: MISSING means that the release cannot run as it is.
-        found: What is there.
-        missing: What is not, or why it was not checked; empty where all is good.
-        mend: Commands to type, or what to set; in order.
+        check: Subject of the check, as in "GPUs".
+        state: MISSING means that the release cannot run.
+        found: What exists.
+        missing: What does not, or why it was not checked; empty if all is well.
+        remedies: Commands to run or values to set, in order.
     """
 
     check: str
     state: State
     found: str
     missing: str = ""
-    mend: tuple[str, ...] = ()
+    remedies: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"state": self.state.value, "mend": list(self.mend)}
+        """As in the output of `--json`, whose keys are stable."""
+        return {
+            "check": self.check,
+            "state": self.state.value,
+            "found": self.found,
+            "missing": self.missing,
+            "mend": list(self.remedies),
+        }
 
 
 def good(check: str, found: str) -> Finding:
+    """All is well."""
     return Finding(check, State.GOOD, found)
 
 
-def warning(check: str, found: str, missing: str, *mend: str) -> Finding:
-    return Finding(check, State.WARNING, found, missing, mend)
+def warning(check: str, found: str, missing: str, *remedies: str) -> Finding:
+    """The release runs, but something needs attention."""
+    return Finding(check, State.WARNING, found, missing, remedies)
 
 
-def missing(check: str, found: str, what: str, *mend: str) -> Finding:
-    return Finding(check, State.MISSING, found, what, mend)
+def missing(check: str, found: str, what: str, *remedies: str) -> Finding:
+    """The release cannot run."""
+    return Finding(check, State.MISSING, found, what, remedies)
 
 
-def unknown(check: str, why: str, *mend: str) -> Finding:
-    return Finding(check, State.UNKNOWN, "", why, mend)
+def unknown(check: str, reason: str, *remedies: str) -> Finding:
+    """It could not be checked."""
+    return Finding(check, State.UNKNOWN, "", reason, remedies)

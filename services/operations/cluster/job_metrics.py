@@ -1,4 +1,4 @@
-"""How much there is to do for long-audio jobs: what waits in each queue, from Redis; jobs by state, from the store."""
+"""Metrics of long-audio jobs: queue lengths from Redis, jobs by state from the object store."""
 
 import json
 from collections import Counter
@@ -20,16 +20,16 @@ from services.shared.jobs.tickets import KEY_PREFIX, Queue, open_redis
 from services.shared.storage.client import ObjectStore
 
 _READS_AT_ONCE = 8
-_TAKEN = KEY_PREFIX + "unacked"  # where Celery keeps tickets that workers have taken and not finished
+_TAKEN = KEY_PREFIX + "unacked"  # tickets that workers have taken and not yet acknowledged
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLength:
-    """What there is of a queue.
+    """Length of a queue.
 
     Attributes:
-        waiting: Units that no worker has begun.
-        taken: Tickets that workers hold: units in work, or about to be.
+        waiting: Units that no worker has started.
+        taken: Tickets held by workers, whose units are running or about to.
     """
 
     queue: str
@@ -39,14 +39,14 @@ class QueueLength:
 
 @dataclass(frozen=True, slots=True)
 class JobMetrics:
-    """Jobs at a moment.
+    """Queues and jobs at one point in time.
 
     Attributes:
-        queues: In the order in which a job passes them.
-        open: Jobs that are not over, by state.
-        ended: Jobs that were submitted within the last `hours` and are over, by state.
-        tenants: Open jobs by tenant.
-        seconds_left: Of recordings of open jobs, not heard yet; those that are not planned do not count.
+        queues: In the order in which a job passes through them.
+        open: Number of unfinished jobs by state.
+        ended: Number of finished jobs that were submitted within the last `hours`, by state.
+        tenants: Number of unfinished jobs by tenant.
+        seconds_left: Seconds of audio that remain to be encoded for unfinished jobs, as far as they are planned.
     """
 
     queues: tuple[QueueLength, ...]
@@ -64,11 +64,11 @@ def job_metrics(settings: JobSettings, hours: float = 24.0) -> JobMetrics:
     """Counts queues and jobs.
 
     Args:
-        hours: How far back jobs that have ended are counted, by when they were submitted.
+        hours: Finished jobs count if they were submitted within this time.
 
     Raises:
-        Unreachable: Redis does not answer.
-        StoreUnavailable: the object store does not.
+        Unreachable: Redis does not respond.
+        StoreUnavailable: The object store does not respond.
     """
     queues = queue_lengths(open_redis(settings))
     job_store = JobStore(ObjectStore(settings))
@@ -86,26 +86,26 @@ def job_metrics(settings: JobSettings, hours: float = 24.0) -> JobMetrics:
 
 
 def queue_lengths(client: "redis.Redis") -> tuple[QueueLength, ...]:
-    """Of each queue. Raises Unreachable."""
+    """Length of each queue. Raises Unreachable."""
     try:
         taken = Counter(_queues_of(cast("list[bytes]", client.hvals(_TAKEN))))
         return tuple(QueueLength(queue.value, len(UnitQueue(client, queue)), taken[queue.value]) for queue in Queue)
     except redis.RedisError as error:
         raise Unreachable(
             "Redis cannot be reached",
-            "LYRA_REDIS_URL names it; for the bundled one, in another terminal: "
+            "set LYRA_REDIS_URL; for the bundled one, run in another terminal: "
             "`kubectl port-forward service/RELEASE-redis 6379` (docs/deploy/cluster.md)",
         ) from error
 
 
 def _queues_of(tickets: Iterable[bytes]) -> Iterable[str]:
-    """The queue of each ticket that Celery keeps: JSON of message, exchange and routing key."""
+    """Queue of each unacknowledged ticket, which is a JSON list of message, exchange and routing key."""
     for ticket in tickets:
         yield str(json.loads(ticket)[2])
 
 
 def _states(job_store: JobStore, jobs: Iterable[JobId]) -> Iterable[tuple[JobId, State, float]]:
-    """State and seconds to be heard of each job that is still there."""
+    """State and seconds of audio left of each job that still exists."""
 
     def read(job: JobId) -> tuple[JobId, State, float] | None:
         try:

@@ -1,4 +1,4 @@
-"""Logs of all pods of a part of a release, one after the other or as they are written."""
+"""Logs of all pods of a component, one after the other or streamed."""
 
 import queue
 import threading
@@ -7,24 +7,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.operations.cluster.api import PODS, Cluster, Object
-from services.operations.cluster.cluster_errors import ClusterError, NotFound, Refused
-from services.operations.cluster.objects import annotations_of, container_states, name_of, pick
+from services.operations.cluster.cluster_errors import ClusterError, NotFound, Rejected
+from services.operations.cluster.objects import annotations_of, container_statuses, name_of, nested
 from services.operations.cluster.release import Release, component, component_name
 
-_LOOK_SECONDS = 3.0  # between two looks for pods that are new
+_POLL_SECONDS = 3.0  # interval at which new pods are discovered
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
-_KEPT_LINES = 10_000  # that a reader may be behind before pods have to wait for it
+_MAX_BUFFERED_LINES = 10_000  # beyond this, streams wait for the reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogOptions:
-    """Which lines.
+    """Selection of log lines.
 
     Attributes:
-        tail: The last so many of each pod; None for all.
-        since_seconds: Of the last so many seconds; None for all.
-        previous: Of the container before the one that runs, which ended.
-        container: Of the pod; empty for its first.
+        tail: Number of last lines of each pod; None for all.
+        since_seconds: Only lines of this many last seconds; None for all.
+        previous: Whether to read the previous, terminated container.
+        container: Name of the container; empty for the default one.
     """
 
     tail: int | None = 100
@@ -34,41 +34,43 @@ class LogOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a pod's log, as it is."""
+class LogLine:
+    """An unmodified line of a pod's log."""
 
     pod: str
     text: str
 
 
 def component_pods(cluster: Cluster, release: Release, name: str) -> list[Object]:
-    """Pods of a component, by name. Raises NotFound where there is no such component."""
+    """Pods of a component, sorted by name. Raises NotFound if there is no such component."""
     component(cluster, release, name)
     found = cluster.list(PODS, labels=release.component_labels(component_name(name)))
     return sorted(found, key=name_of)
 
 
-def read(cluster: Cluster, release: Release, name: str, options: LogOptions) -> Iterator[Line]:
-    """Lines of each pod of a component, pod by pod. Raises NotFound where it has none, or none that has a log."""
+def read(cluster: Cluster, release: Release, name: str, options: LogOptions) -> Iterator[LogLine]:
+    """Log lines of a component, pod by pod. Raises NotFound if it has no pods, and Rejected if no pod has a log."""
     pods = component_pods(cluster, release, name)
     if not pods:
         raise NotFound(f"{component_name(name)} has no pods", f"lyra cluster scale {name} 1")
-    silent: ClusterError | None = None
-    told = False
+    failure: ClusterError | None = None
+    any_lines = False
     for pod in pods:
         try:
             for line in cluster.pod_log(name_of(pod), _query(pod, options)):
-                told = True
-                yield Line(name_of(pod), line.decode(errors="replace"))
-        except Refused as error:  # its container has not started, or there is none before it
-            silent = error
-    if silent is not None and not told:
-        raise silent
+                any_lines = True
+                yield LogLine(name_of(pod), line.decode(errors="replace"))
+        except Rejected as error:  # its container has not started, or there is no previous one
+            failure = error
+    if failure is not None and not any_lines:
+        raise failure
 
 
-def follow(cluster: Cluster, release: Release, name: str, options: LogOptions, stop: threading.Event) -> Iterator[Line]:
-    """Lines of all pods of a component as they come, those of pods that are made later among them, until `stop`."""
-    lines: queue.Queue[Line | ClusterError] = queue.Queue(_KEPT_LINES)
+def follow(
+    cluster: Cluster, release: Release, name: str, options: LogOptions, stop: threading.Event
+) -> Iterator[LogLine]:
+    """Streams the log lines of all pods of a component, including pods created later, until `stop` is set."""
+    lines: queue.Queue[LogLine | ClusterError] = queue.Queue(_MAX_BUFFERED_LINES)
     followed: set[str] = set()
     found = component_pods(cluster, release, name)
     first = True
@@ -76,29 +78,29 @@ def follow(cluster: Cluster, release: Release, name: str, options: LogOptions, s
     def pump(pod: Object, query: dict[str, str]) -> None:
         try:
             for line in cluster.pod_log(name_of(pod), query):
-                lines.put(Line(name_of(pod), line.decode(errors="replace")))
+                lines.put(LogLine(name_of(pod), line.decode(errors="replace")))
                 if stop.is_set():
                     return
-        except (NotFound, Refused):
-            pass  # it went away, or its container did
+        except (NotFound, Rejected):
+            pass  # the pod or its container is gone
         except ClusterError as error:
             lines.put(error)
 
     while not stop.is_set():
         for pod in found:
-            uid = str(pick(pod, "metadata", "uid"))
+            uid = str(nested(pod, "metadata", "uid"))
             if uid not in followed and _has_started(pod):
                 query = _query(pod, options if first else LogOptions(tail=None, container=options.container))
                 threading.Thread(target=pump, args=(pod, query | {"follow": "true"}), daemon=True, name="log").start()
                 followed.add(uid)
         first = False
-        yield from _until_next_look(lines, stop)
+        yield from _until_next_poll(lines, stop)
         found = component_pods(cluster, release, name)
 
 
-def _until_next_look(lines: "queue.Queue[Line | ClusterError]", stop: threading.Event) -> Iterator[Line]:
-    """What comes until it is time to look for new pods."""
-    until = time.monotonic() + _LOOK_SECONDS
+def _until_next_poll(lines: "queue.Queue[LogLine | ClusterError]", stop: threading.Event) -> Iterator[LogLine]:
+    """Lines that arrive until it is time to look for new pods."""
+    until = time.monotonic() + _POLL_SECONDS
     while not stop.is_set() and (left := until - time.monotonic()) > 0:
         try:
             line = lines.get(timeout=min(left, 0.2))
@@ -110,14 +112,14 @@ def _until_next_look(lines: "queue.Queue[Line | ClusterError]", stop: threading.
 
 
 def _has_started(pod: Object) -> bool:
-    return any("running" in (state.get("state") or {}) for state in container_states(pod))
+    return any("running" in (state.get("state") or {}) for state in container_statuses(pod))
 
 
 def _query(pod: Object, options: LogOptions) -> dict[str, str]:
-    containers = [str(each["name"]) for each in pick(pod, "spec", "containers") or ()]
-    usual = annotations_of(pod).get(_DEFAULT_CONTAINER) or (containers[0] if containers else "")
+    containers = [str(each["name"]) for each in nested(pod, "spec", "containers") or ()]
+    default = annotations_of(pod).get(_DEFAULT_CONTAINER) or (containers[0] if containers else "")
     return {
-        "container": options.container or usual,
+        "container": options.container or default,
         "tailLines": "" if options.tail is None else str(options.tail),
         "sinceSeconds": "" if options.since_seconds is None else str(options.since_seconds),
         "previous": "true" if options.previous else "",

@@ -1,41 +1,36 @@
-"""What a release asks of a cluster, read from its manifest: pods and their resources, Secrets, storage, APIs.
+"""Requirements of a release, read from its manifest: pods and their resources, Secrets, storage, APIs.
 
-Works on what `helm template` renders, on what Helm keeps of a release, and on objects read from a cluster.
+Works on the output of `helm template`, on Helm's record of a release and on objects read from a cluster.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.operations.cluster.api import Object
-from services.operations.cluster.objects import annotations_of, component_of, name_of, pick
+from services.operations.cluster.objects import annotations_of, component_of, name_of, nested
 
 _SCALABLE = ("Deployment", "StatefulSet")
-_HPA_LEAST, _KEDA_LEAST, _KEDA_MOST = 1, 0, 100  # the API's own defaults
-_NAMED = ("Secret", "ConfigMap", "PersistentVolumeClaim")
+_HPA_MIN, _KEDA_MIN, _KEDA_MAX = 1, 0, 100  # defaults of the APIs
+_REFERENCED_KINDS = ("Secret", "ConfigMap", "PersistentVolumeClaim")
 _PULL_KEY = ".dockerconfigjson"
-_TEST_HOOK = "helm.sh/hook"
+_HOOK_ANNOTATION = "helm.sh/hook"
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """Between how many pods an autoscaler keeps a workload.
+class ReplicaRange:
+    """The range in which an autoscaler keeps the replicas of a workload."""
 
-    Attributes:
-        by: Kind and name of the autoscaler, as in "HorizontalPodAutoscaler/lyra-gateway".
-    """
-
-    by: str
-    least: int
-    most: int
+    min_replicas: int
+    max_replicas: int
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Pods that are all alike.
+    """A controller of identical pods.
 
     Attributes:
-        replicas: Pods wanted at least: as many as the autoscaler keeps at the least, else as it says itself.
-        most: Pods that an autoscaler may make of it.
+        replicas: Minimum replicas of its autoscaler, or its own `replicas` without one.
+        max_replicas: Maximum replicas of its autoscaler, or its own `replicas` without one.
         pod: Spec of its pods.
     """
 
@@ -43,27 +38,28 @@ class Workload:
     name: str
     component: str
     replicas: int
-    most: int
+    max_replicas: int
     pod: Object
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A Secret, ConfigMap or PersistentVolumeClaim that somebody names, and which keys of it.
+class Reference:
+    """A referenced Secret, ConfigMap or PersistentVolumeClaim.
 
     Attributes:
-        by: The objects that name it.
+        keys: Keys of it that are used.
+        referrers: Objects that refer to it, as in "Deployment/lyra-gateway".
     """
 
     kind: str
     name: str
     keys: frozenset[str]
-    by: tuple[str, ...]
+    referrers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Storage that is asked for; `storage_class` is None where the default is meant."""
+class VolumeClaim:
+    """Requested persistent volumes; `storage_class` is None for the default class."""
 
     name: str
     storage_class: str | None
@@ -73,109 +69,108 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequirements:
-    """What a release asks for.
+    """What a release requires of a cluster.
 
     Attributes:
-        named: Secrets, ConfigMaps and claims that it names and does not bring itself.
+        references: Secrets, ConfigMaps and PersistentVolumeClaims that it refers to but does not contain.
         apis: apiVersion and kind of every object.
         metric_types: Types of the metrics that its HorizontalPodAutoscalers read, as in "Resource".
     """
 
     workloads: tuple[Workload, ...]
-    named: tuple[Named, ...]
-    claims: tuple[Claim, ...]
+    references: tuple[Reference, ...]
+    claims: tuple[VolumeClaim, ...]
     apis: frozenset[tuple[str, str]]
     metric_types: frozenset[str]
 
 
-def requirements_of(objects: Iterable[Object]) -> ReleaseRequirements:
-    """What these objects ask for together; pods of `helm test` are left out."""
-    kept = [each for each in objects if annotations_of(each).get(_TEST_HOOK, "").find("test") < 0]
+def release_requirements(objects: Iterable[Object]) -> ReleaseRequirements:
+    """Combined requirements of these objects, without the pods of `helm test`."""
+    kept = [each for each in objects if annotations_of(each).get(_HOOK_ANNOTATION, "").find("test") < 0]
     return ReleaseRequirements(
         workloads=tuple(_workloads(kept)),
-        named=tuple(_named(kept)),
+        references=tuple(_external_references(kept)),
         claims=tuple(_claims(kept)),
         apis=frozenset((str(each["apiVersion"]), str(each["kind"])) for each in kept),
         metric_types=frozenset(
             str(metric.get("type"))
             for each in kept
             if each["kind"] == "HorizontalPodAutoscaler"
-            for metric in pick(each, "spec", "metrics") or ()
+            for metric in nested(each, "spec", "metrics") or ()
         ),
     )
 
 
-def range_of(autoscaler: Object) -> Range:
-    """Of a HorizontalPodAutoscaler or a ScaledObject."""
+def replica_range(autoscaler: Object) -> ReplicaRange:
+    """Range of a HorizontalPodAutoscaler or ScaledObject."""
     spec = autoscaler.get("spec") or {}
-    by = f"{autoscaler.get('kind')}/{name_of(autoscaler)}"
     if autoscaler.get("kind") == "ScaledObject":
-        return Range(by, int(spec.get("minReplicaCount", _KEDA_LEAST)), int(spec.get("maxReplicaCount", _KEDA_MOST)))
-    return Range(by, int(spec.get("minReplicas", _HPA_LEAST)), int(spec["maxReplicas"]))
+        return ReplicaRange(int(spec.get("minReplicaCount", _KEDA_MIN)), int(spec.get("maxReplicaCount", _KEDA_MAX)))
+    return ReplicaRange(int(spec.get("minReplicas", _HPA_MIN)), int(spec["maxReplicas"]))
 
 
-def target_of(autoscaler: Object) -> tuple[str, str]:
-    """Kind and name of what it scales."""
-    reference = pick(autoscaler, "spec", "scaleTargetRef") or {}
+def scale_target(autoscaler: Object) -> tuple[str, str]:
+    """Kind and name of the workload that an autoscaler scales."""
+    reference = nested(autoscaler, "spec", "scaleTargetRef") or {}
     return str(reference.get("kind") or "Deployment"), str(reference.get("name") or "")
 
 
 def _workloads(objects: list[Object]) -> Iterator[Workload]:
     ranges = {
-        target_of(each): range_of(each)
+        scale_target(each): replica_range(each)
         for each in objects
         if each["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")
     }
     for each in objects:
         kind, name, spec = str(each["kind"]), name_of(each), each.get("spec") or {}
-        pod = pick(spec, "template", "spec")
+        pod = nested(spec, "template", "spec")
         if kind in _SCALABLE and pod:
             own = int(spec.get("replicas", 1))
             scaled = ranges.get((kind, name))
-            least, most = (scaled.least, scaled.most) if scaled else (own, own)
-            yield Workload(kind, name, component_of(each), least, most, pod)
+            scaled = scaled or ReplicaRange(own, own)
+            yield Workload(kind, name, component_of(each), scaled.min_replicas, scaled.max_replicas, pod)
         elif kind == "Job" and pod:
             count = 0 if spec.get("suspend") else int(spec.get("parallelism", 1))
             yield Workload(kind, name, component_of(each), count, count, pod)
 
 
-def _claims(objects: list[Object]) -> Iterator[Claim]:
+def _claims(objects: list[Object]) -> Iterator[VolumeClaim]:
     for each in objects:
         if each["kind"] == "PersistentVolumeClaim":
             yield _claim(each, name_of(each), 1)
         elif each["kind"] == "StatefulSet":
-            replicas = int(pick(each, "spec", "replicas") or 1)
-            for template in pick(each, "spec", "volumeClaimTemplates") or ():
+            replicas = int(nested(each, "spec", "replicas") or 1)
+            for template in nested(each, "spec", "volumeClaimTemplates") or ():
                 yield _claim(template, f"{name_of(template)}-{name_of(each)}", replicas)
 
 
-def _claim(template: Object, name: str, count: int) -> Claim:
+def _claim(template: Object, name: str, count: int) -> VolumeClaim:
     spec = template.get("spec") or {}
-    size = pick(spec, "resources", "requests", "storage") or "0"
-    return Claim(name, spec.get("storageClassName"), str(size), count)
+    size = nested(spec, "resources", "requests", "storage") or "0"
+    return VolumeClaim(name, spec.get("storageClassName"), str(size), count)
 
 
-def _named(objects: list[Object]) -> Iterator[Named]:
+def _external_references(objects: list[Object]) -> Iterator[Reference]:
     keys: dict[tuple[str, str], set[str]] = {}
-    by: dict[tuple[str, str], list[str]] = {}
+    referrers: dict[tuple[str, str], list[str]] = {}
     for each in objects:
         for kind, name, key in _references(each):
             keys.setdefault((kind, name), set()).update([key] if key else [])
-            by.setdefault((kind, name), []).append(f"{each['kind']}/{name_of(each)}")
-    brought = {(str(each["kind"]), name_of(each)) for each in objects if each["kind"] in _NAMED}
+            referrers.setdefault((kind, name), []).append(f"{each['kind']}/{name_of(each)}")
+    contained = {(str(each["kind"]), name_of(each)) for each in objects if each["kind"] in _REFERENCED_KINDS}
     for kind, name in sorted(keys):
-        if (kind, name) not in brought:
-            yield Named(kind, name, frozenset(keys[kind, name]), tuple(dict.fromkeys(by[kind, name])))
+        if (kind, name) not in contained:
+            yield Reference(kind, name, frozenset(keys[kind, name]), tuple(dict.fromkeys(referrers[kind, name])))
 
 
 def _references(thing: Object) -> Iterator[tuple[str, str, str]]:
-    """Kind, name and key of every Secret, ConfigMap and claim that an object names and cannot do without."""
+    """Kind, name and key of every required Secret, ConfigMap and PersistentVolumeClaim of an object."""
     spec = thing.get("spec") or {}
     match thing["kind"]:
         case "Pod":
-            yield from _of_pod(spec)
+            yield from _pod_references(spec)
         case "CronJob":
-            yield from _of_pod(pick(spec, "jobTemplate", "spec", "template", "spec") or {})
+            yield from _pod_references(nested(spec, "jobTemplate", "spec", "template", "spec") or {})
         case "ServiceAccount":
             yield from (("Secret", each["name"], _PULL_KEY) for each in thing.get("imagePullSecrets") or ())
         case "Ingress" if not any(key.startswith("cert-manager.io/") for key in annotations_of(thing)):
@@ -186,10 +181,10 @@ def _references(thing: Object) -> Iterator[tuple[str, str, str]]:
             for each in spec.get("secretTargetRef") or ():
                 yield "Secret", each["name"], each["key"]
         case _:
-            yield from _of_pod(pick(spec, "template", "spec") or {})
+            yield from _pod_references(nested(spec, "template", "spec") or {})
 
 
-def _of_pod(pod: Object) -> Iterator[tuple[str, str, str]]:
+def _pod_references(pod: Object) -> Iterator[tuple[str, str, str]]:
     for each in pod.get("imagePullSecrets") or ():
         yield "Secret", each["name"], _PULL_KEY
     for container in (*(pod.get("initContainers") or ()), *(pod.get("containers") or ())):
@@ -201,9 +196,9 @@ def _of_pod(pod: Object) -> Iterator[tuple[str, str, str]]:
             yield from _reference("Secret", source.get("secretRef"))
             yield from _reference("ConfigMap", source.get("configMapRef"))
     for volume in pod.get("volumes") or ():
-        if claim := pick(volume, "persistentVolumeClaim", "claimName"):
+        if claim := nested(volume, "persistentVolumeClaim", "claimName"):
             yield "PersistentVolumeClaim", str(claim), ""
-        for source in (volume, *(pick(volume, "projected", "sources") or ())):
+        for source in (volume, *(nested(volume, "projected", "sources") or ())):
             yield from _reference("Secret", source.get("secret"))
             yield from _reference("ConfigMap", source.get("configMap"))
 

@@ -1,11 +1,11 @@
-"""Changes how many pods a part of a release has, knowing who else decides that."""
+"""Scales a component of a release, taking its autoscaler into account."""
 
 from dataclasses import dataclass
 
 from services.operations.cluster.api import BUDGETS, DEPLOYMENTS, Cluster, Object
 from services.operations.cluster.autoscalers import PAUSED_AT, Autoscaler, autoscalers
-from services.operations.cluster.cluster_errors import Refused
-from services.operations.cluster.objects import labels_of, name_of, pick, selects
+from services.operations.cluster.cluster_errors import Rejected
+from services.operations.cluster.objects import labels_of, name_of, nested, selector_matches
 from services.operations.cluster.release import Release, component
 from services.operations.cluster.status import CLOCK
 
@@ -16,82 +16,82 @@ class ScalePlan:
 
     Attributes:
         workload: Name of the Deployment.
-        now, wanted: Pods.
-        autoscaler: That would undo it; None where nobody would.
-        undone: How to have it last, in commands; empty where nobody undoes it.
-        cautions: What else follows.
+        current, replicas: Number of pods before and after.
+        autoscaler: Autoscaler that would revert it; None if there is none or it is paused.
+        permanent_commands: Commands that make the change permanent; empty without an autoscaler.
+        warnings: Other consequences.
     """
 
     workload: str
-    now: int
-    wanted: int
+    current: int
+    replicas: int
     autoscaler: Autoscaler | None
-    undone: tuple[str, ...]
-    cautions: tuple[str, ...]
+    permanent_commands: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def plan_scale(cluster: Cluster, release: Release, name: str, replicas: int) -> ScalePlan:
-    """What it means to give a component so many pods. Raises NotFound, and Refused where it may not have them."""
+    """Plans to scale a component. Raises NotFound, and Rejected if the component cannot be scaled that way."""
     workload = component(cluster, release, name)
     part = labels_of(workload).get("app.kubernetes.io/component", "")
     if workload["kind"] != "Deployment":
-        raise Refused(
-            f"{part} holds data and has one pod",
-            "use external stores where one is not enough: docs/deploy/production.md",
+        raise Rejected(
+            f"{part} is stateful and has one pod",
+            "use external stores if one is not enough: docs/deploy/production.md",
         )
     if part == CLOCK and replicas > 1:
-        raise Refused(f"{part} calls for what happens again and again: one is enough")
+        raise Rejected(f"{part} schedules periodic tasks and must have at most one pod")
     scaler = autoscalers(cluster).get((workload["kind"], name_of(workload)))
     active = scaler if scaler is not None and not scaler.paused else None
     return ScalePlan(
         workload=name_of(workload),
-        now=int(pick(workload, "spec", "replicas") or 0),
-        wanted=replicas,
+        current=int(nested(workload, "spec", "replicas") or 0),
+        replicas=replicas,
         autoscaler=active,
-        undone=_lasting(active, release, part, replicas) if active else (),
-        cautions=tuple(_cautions(cluster, workload, replicas)),
+        permanent_commands=_permanent_commands(active, release, part, replicas) if active else (),
+        warnings=tuple(_warnings(cluster, workload, replicas)),
     )
 
 
 def scale(cluster: Cluster, plan: ScalePlan) -> None:
-    """Does it. Helm sets the number of the values again with the next upgrade."""
-    cluster.patch(DEPLOYMENTS, plan.workload, {"spec": {"replicas": plan.wanted}}, "scale")
+    """Carries out a plan. The next `helm upgrade` resets the number to that of the values."""
+    cluster.patch(DEPLOYMENTS, plan.workload, {"spec": {"replicas": plan.replicas}}, "scale")
 
 
-def _lasting(scaler: Autoscaler, release: Release, part: str, replicas: int) -> tuple[str, ...]:
-    """How to have the number last in spite of an autoscaler."""
+def _permanent_commands(scaler: Autoscaler, release: Release, part: str, replicas: int) -> tuple[str, ...]:
+    """Commands that make the number permanent despite an autoscaler."""
     section = values_section(part)
-    bounds = f"helm upgrade {release.name} helm/lyra -n {release.namespace} --reuse-values"
-    lasting = [f"{bounds} --set {section}.autoscaling.minReplicas={replicas}"]
-    if replicas > scaler.most:
-        lasting[0] += f" --set {section}.autoscaling.maxReplicas={replicas}"
+    upgrade = f"helm upgrade {release.name} helm/lyra -n {release.namespace} --reuse-values"
+    commands = [f"{upgrade} --set {section}.autoscaling.minReplicas={replicas}"]
+    if replicas > scaler.max_replicas:
+        commands[0] += f" --set {section}.autoscaling.maxReplicas={replicas}"
     if scaler.kind == "ScaledObject":
-        note = f"kubectl -n {release.namespace} annotate scaledobject {scaler.name} {PAUSED_AT}={replicas}"
-        lasting.append(note)
-    return tuple(lasting)
+        annotate = f"kubectl -n {release.namespace} annotate scaledobject {scaler.name} {PAUSED_AT}={replicas}"
+        commands.append(annotate)
+    return tuple(commands)
 
 
 def values_section(part: str) -> str:
-    """Where the values have a component: "speech-encoder" is speechEncoder, "worker-clips" is worker.clips."""
+    """Section of a component in the values: speechEncoder for speech-encoder, worker.clips for worker-clips."""
     if part.startswith("worker-"):
         return part.replace("-", ".", 1)
     first, *rest = part.split("-")
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _cautions(cluster: Cluster, workload: Object, replicas: int) -> list[str]:
-    labels = pick(workload, "spec", "template", "metadata", "labels") or {}
-    cautions = []
+def _warnings(cluster: Cluster, workload: Object, replicas: int) -> list[str]:
+    labels = nested(workload, "spec", "template", "metadata", "labels") or {}
+    warnings = []
     if replicas == 0:
-        cautions.append("with no pod, what needs it fails until there is one again")
+        warnings.append("without pods, requests that need it fail until it is scaled up again")
     for budget in cluster.list(BUDGETS):
-        least = pick(budget, "spec", "minAvailable")
+        min_available = nested(budget, "spec", "minAvailable")
         if (
-            selects(pick(budget, "spec", "selector", "matchLabels"), labels)
-            and isinstance(least, int)
-            and replicas <= least
+            selector_matches(nested(budget, "spec", "selector", "matchLabels"), labels)
+            and isinstance(min_available, int)
+            and replicas <= min_available
         ):
-            cautions.append(
-                f"PodDisruptionBudget {name_of(budget)} keeps {least}: nodes with its pods could not be drained"
+            warnings.append(
+                f"PodDisruptionBudget {name_of(budget)} requires {min_available}: its nodes could not be drained"
             )
-    return cautions
+    return warnings

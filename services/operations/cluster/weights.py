@@ -1,8 +1,8 @@
-"""Weights and adapters in the object store, where model services fetch them from when they start.
+"""Uploads weights and adapters to the object store, from which model services fetch them at startup.
 
 weights/{name}/{file}           a checkpoint, or the parts of nano
-weights/{name}/SHA256SUMS       as of `sha256sum`; written last: all of it is there
-adapters/{name}/...             in the same way
+weights/{name}/SHA256SUMS       in the format of `sha256sum`; written last, so it marks a complete upload
+adapters/{name}/...             likewise
 
 `services.shared.storage.folders` reads them.
 """
@@ -21,17 +21,17 @@ from services.shared.storage.folders import SUMS, FolderBroken
 from services.shared.storage.folders import read_sums as parse_sums
 from services.shared.storage.store_errors import ObjectMissing
 
-_DONE = "SHA256SUMS.part"  # of a sync that was interrupted: what it had sent
+_UPLOADED = "SHA256SUMS.part"  # files that an interrupted sync has uploaded
 _PART_BYTES = 64 * 2**20
-_PARTS_AT_ONCE = 4
+_CONCURRENT_PARTS = 4
 _BINARY = "application/octet-stream"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 OnBytes = Callable[[int], None]
 
 
-class Shelf(StrEnum):
-    """What is kept: whole models, or adapters for them."""
+class Prefix(StrEnum):
+    """Key prefix: weights of models, or adapters."""
 
     WEIGHTS = "weights"
     ADAPTERS = "adapters"
@@ -39,7 +39,7 @@ class Shelf(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a folder. `name` is its path below the folder, with "/"; `sha256` in hexadecimal."""
+    """A file of a folder. `name` is its relative path with "/"; `size` in bytes; `sha256` in hexadecimal."""
 
     name: str
     path: Path
@@ -52,80 +52,83 @@ class SyncPlan:
     """What a sync would do.
 
     Attributes:
-        prefix: Of all keys, as in "weights/nano/".
-        files: All that will be there.
-        to_send: Of them, those that are not there yet, or differ.
-        to_delete: Files that are there and are not among `files`.
+        prefix: Prefix of all keys, as in "weights/nano/".
+        files: All files of the folder.
+        to_upload: Those that are missing in the store or differ.
+        to_delete: Files in the store that are not in the folder.
     """
 
     prefix: str
     files: tuple[File, ...]
-    to_send: tuple[File, ...]
+    to_upload: tuple[File, ...]
     to_delete: tuple[str, ...]
 
     @property
-    def bytes_to_send(self) -> int:
-        return sum(file.size for file in self.to_send)
+    def bytes_to_upload(self) -> int:
+        """Total size of `to_upload`."""
+        return sum(file.size for file in self.to_upload)
 
 
-def folder_files(folder: Path) -> tuple[File, ...]:
-    """All files of a folder and the folders in it, with their hashes; hidden ones are left out.
+def scan_folder(folder: Path) -> tuple[File, ...]:
+    """All files of a folder and its subfolders with their hashes, except hidden ones.
 
     Raises:
-        ClusterError: it is no folder, holds no files, or one of them cannot be read.
+        ClusterError: It is not a folder, contains no files, or a file cannot be read.
     """
     if not folder.is_dir():
-        raise ClusterError(f"{folder} is no folder", "name the folder of a checkpoint, or `nano`")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
+        raise ClusterError(f"{folder} is not a folder", "pass the folder of a checkpoint, or `nano`")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder)))
     files = []
     for path in paths:
         name = path.relative_to(folder).as_posix()
         if "\n" in name or "\\" in name:
-            raise ClusterError(f"{path} has a name that {SUMS} cannot hold", "rename it")
-        if name in (SUMS, _DONE):
+            raise ClusterError(f"{SUMS} cannot represent the name of {path}", "rename it")
+        if name in (SUMS, _UPLOADED):
             continue
         try:
             files.append(File(name, path, path.stat().st_size, _sha256(path)))
         except OSError as error:
             raise ClusterError(f"{path} cannot be read: {error.strerror}") from error
     if not files:
-        raise ClusterError(f"{folder} holds no files", "name the folder of a checkpoint, or `nano`")
+        raise ClusterError(f"{folder} contains no files", "pass the folder of a checkpoint, or `nano`")
     return tuple(files)
 
 
-def plan_sync(store: ObjectStore, shelf: Shelf, name: str, files: tuple[File, ...]) -> SyncPlan:
-    """Compares files with what the store has under a name. Raises ClusterError for a name that is none."""
+def plan_sync(store: ObjectStore, kind: Prefix, name: str, files: tuple[File, ...]) -> SyncPlan:
+    """Compares files with those in the store. Raises ClusterError for an invalid name."""
     if not _NAME.fullmatch(name):
-        raise ClusterError(f"{name!r} is no name for {shelf}", "letters, digits, '.', '_' and '-', at most 63 of them")
-    prefix = f"{shelf}/{name}/"
-    there = {each.key.removeprefix(prefix): each.size for each in store.list(prefix)}
-    known = read_sums(store, prefix + SUMS) | read_sums(store, prefix + _DONE)
-    to_send = [file for file in files if (there.get(file.name), known.get(file.name)) != (file.size, file.sha256)]
-    kept = {file.name for file in files} | {SUMS, _DONE}
-    return SyncPlan(prefix, files, tuple(to_send), tuple(sorted(there.keys() - kept)))
+        raise ClusterError(
+            f"{name!r} is not a valid name for {kind}", "use at most 63 letters, digits, '.', '_' and '-'"
+        )
+    prefix = f"{kind}/{name}/"
+    sizes = {each.key.removeprefix(prefix): each.size for each in store.list(prefix)}
+    hashes = read_sums(store, prefix + SUMS) | read_sums(store, prefix + _UPLOADED)
+    to_upload = [file for file in files if (sizes.get(file.name), hashes.get(file.name)) != (file.size, file.sha256)]
+    expected = {file.name for file in files} | {SUMS, _UPLOADED}
+    return SyncPlan(prefix, files, tuple(to_upload), tuple(sorted(sizes.keys() - expected)))
 
 
 def sync(store: ObjectStore, plan: SyncPlan, on_bytes: OnBytes = lambda count: None) -> None:
-    """Sends what is missing, then the sums, then deletes what no longer belongs there.
+    """Uploads missing files, then SHA256SUMS, then deletes files that are not in the folder.
 
-    Whoever reads meanwhile finds sums that do not fit and tries again. An interrupted sync goes on where it was.
+    Readers that see a mixture find mismatching hashes and retry. An interrupted sync resumes where it stopped.
 
     Raises:
-        StoreUnavailable: as ObjectStore does.
-        ClusterError: a file changed while it was sent.
+        StoreUnavailable: See ObjectStore.
+        ClusterError: A file changed during the upload.
     """
-    done = {file.name: file.sha256 for file in plan.files if file not in plan.to_send}
-    for file in plan.to_send:
-        _send(store, plan.prefix + file.name, file, on_bytes)
+    done = {file.name: file.sha256 for file in plan.files if file not in plan.to_upload}
+    for file in plan.to_upload:
+        _upload(store, plan.prefix + file.name, file, on_bytes)
         done[file.name] = file.sha256
-        store.put(plan.prefix + _DONE, _sums(done), "text/plain")
+        store.put(plan.prefix + _UPLOADED, _sums(done), "text/plain")
     store.put(plan.prefix + SUMS, _sums({file.name: file.sha256 for file in plan.files}), "text/plain")
-    for name in (*plan.to_delete, _DONE):
+    for name in (*plan.to_delete, _UPLOADED):
         store.delete(plan.prefix + name)
 
 
 def read_sums(store: ObjectStore, key: str) -> dict[str, str]:
-    """Hashes by file; none where there is no such object, or it holds something else: then all is sent again."""
+    """Hashes by file; empty if the object is missing or malformed, so that everything is uploaded again."""
     try:
         return parse_sums(store.get(key).decode(errors="replace"), key)
     except (ObjectMissing, FolderBroken):
@@ -136,20 +139,20 @@ def _sums(files: Mapping[str, str]) -> bytes:
     return "".join(f"{files[name]}  {name}\n" for name in sorted(files)).encode()
 
 
-def _send(store: ObjectStore, key: str, file: File, on_bytes: OnBytes) -> None:
+def _upload(store: ObjectStore, key: str, file: File, on_bytes: OnBytes) -> None:
     digest = hashlib.sha256()
     try:
         if file.size <= _PART_BYTES:
             data = file.path.read_bytes()
             digest.update(data)
-            _unchanged(file, digest)
+            _check_unchanged(file, digest)
             store.put(key, data, _BINARY)
             on_bytes(len(data))
             return
         upload = store.begin_parts(key, _BINARY)
         try:
-            etags = _send_parts(store, key, upload, file, digest, on_bytes)
-            _unchanged(file, digest)
+            etags = _upload_parts(store, key, upload, file, digest, on_bytes)
+            _check_unchanged(file, digest)
             store.finish_parts(key, upload, etags)
         except BaseException:
             store.abort_parts(key, upload)
@@ -158,37 +161,37 @@ def _send(store: ObjectStore, key: str, file: File, on_bytes: OnBytes) -> None:
         raise ClusterError(f"{file.path} cannot be read: {error.strerror}") from error
 
 
-def _send_parts(
+def _upload_parts(
     store: ObjectStore, key: str, upload: str, file: File, digest: "hashlib._Hash", on_bytes: OnBytes
 ) -> list[str]:
-    """Sends a file some parts at a time; returns their etags in order."""
+    """Uploads a file in parts; returns their etags in order."""
 
-    def send(number: int, data: bytes) -> str:
+    def upload_part(number: int, data: bytes) -> str:
         etag = store.put_part(key, upload, number, data)
         on_bytes(len(data))
         return etag
 
     etags: list[str] = []
-    with ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="part") as threads:
+    with ThreadPoolExecutor(_CONCURRENT_PARTS, thread_name_prefix="part") as threads:
         pending = []
-        for number, data in enumerate(_pieces(file.path), 1):
+        for number, data in enumerate(_parts(file.path), 1):
             digest.update(data)
-            pending.append(threads.submit(send, number, data))
-            if len(pending) == _PARTS_AT_ONCE:  # so that no more than these are in memory
+            pending.append(threads.submit(upload_part, number, data))
+            if len(pending) == _CONCURRENT_PARTS:  # bounds the parts in memory
                 etags.append(pending.pop(0).result())
         etags += [each.result() for each in pending]
     return etags
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _parts(path: Path) -> Iterator[bytes]:
     with path.open("rb") as opened:
         while data := opened.read(_PART_BYTES):
             yield data
 
 
-def _unchanged(file: File, digest: "hashlib._Hash") -> None:
+def _check_unchanged(file: File, digest: "hashlib._Hash") -> None:
     if digest.hexdigest() != file.sha256:
-        raise ClusterError(f"{file.path} changed while it was sent", "sync again when nobody writes to it")
+        raise ClusterError(f"{file.path} changed during the upload", "sync again when it is no longer being written")
 
 
 def _sha256(path: Path) -> str:
@@ -196,5 +199,5 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)

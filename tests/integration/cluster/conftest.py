@@ -99,7 +99,7 @@ def install(api: KubeApi) -> None:
         if each["kind"] == "HorizontalPodAutoscaler":
             each["status"] = {"currentReplicas": each["spec"]["minReplicas"], "desiredReplicas": 1, "conditions": []}
         if each["kind"] == "ScaledObject":
-            api.add(_behind(each))
+            api.add(_hpa_of(each))
         api.add(each)
     record = {
         "name": "lyra",
@@ -124,7 +124,7 @@ def install(api: KubeApi) -> None:
         )
 
 
-def _behind(scaled: Object) -> Object:
+def _hpa_of(scaled: Object) -> Object:
     """The autoscaler that KEDA makes for a ScaledObject."""
     spec, name = scaled["spec"], scaled["metadata"]["name"]
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": spec["scaleTargetRef"]["name"]}

@@ -1,4 +1,4 @@
-"""From a kubeconfig to a cluster, and every way in which that goes wrong."""
+"""Connecting to a cluster through a kubeconfig, and every way in which that fails."""
 
 import ssl
 import threading
@@ -16,28 +16,26 @@ from tests.integration.cluster.conftest import Lyra
 from tests.integration.cluster.kube_api import KubeApi, _handler
 
 
-def changed(kubeconfig: Path, server: str) -> Path:
+def with_server(kubeconfig: Path, server: str) -> Path:
     config = yaml.safe_load(kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = server
     kubeconfig.write_text(yaml.safe_dump(config))
     return kubeconfig
 
 
-def test_the_namespace_is_that_of_the_context(empty_api: KubeApi, tmp_path: Path) -> None:
+def test_default_namespace_is_that_of_the_context(empty_api: KubeApi, tmp_path: Path) -> None:
     assert Cluster.connect(empty_api.kubeconfig(tmp_path / "a", "speech")).namespace == "speech"
     assert Cluster.connect(empty_api.kubeconfig(tmp_path / "a", ""), namespace="other").namespace == "other"
     assert Cluster.connect(empty_api.kubeconfig(tmp_path / "a", "")).namespace == "default"
 
 
-def test_lists_are_read_page_by_page(empty_api: KubeApi, kubeconfig: Path) -> None:
+def test_lists_are_paginated(empty_api: KubeApi, kubeconfig: Path) -> None:
     empty_api.page = 2
     assert len(list(Cluster.connect(kubeconfig).list(NODES))) == 3
     assert empty_api.requests.count("GET /api/v1/nodes") == 2
 
 
-def test_without_a_kubeconfig_it_says_how_to_name_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lyra: Lyra
-) -> None:
+def test_missing_kubeconfig_says_how_to_set_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lyra: Lyra) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     result = lyra("status")
     assert result.exit_code == 1
@@ -46,33 +44,33 @@ def test_without_a_kubeconfig_it_says_how_to_name_one(
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "- 1", "clusters: []", "kind: Config\ncurrent-context: x\ncontexts: []"])
-def test_a_broken_kubeconfig_is_named(tmp_path: Path, text: str) -> None:
+def test_invalid_kubeconfig_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken"
     path.write_text(text)
     with pytest.raises(NoKubeconfig, match="broken"):
         Cluster.connect(path)
 
 
-def test_an_unknown_context_is_answered_with_those_that_there_are(kubeconfig: Path) -> None:
+def test_unknown_context_lists_the_existing_ones(kubeconfig: Path) -> None:
     with pytest.raises(NoKubeconfig) as raised:
         Cluster.connect(kubeconfig, context="production")
     assert "has no context production" in raised.value.message
     assert "test" in raised.value.hint
 
 
-def test_a_server_that_is_not_there_is_unreachable(kubeconfig: Path) -> None:
+def test_stopped_server_is_unreachable(kubeconfig: Path) -> None:
     address = f"http://127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(Unreachable, match="Connection refused"):
-        list(Cluster.connect(changed(kubeconfig, address)).list(NODES))
+        list(Cluster.connect(with_server(kubeconfig, address)).list(NODES))
 
 
-def test_a_server_of_something_else_is_no_api_server(empty_api: KubeApi, kubeconfig: Path) -> None:
+def test_other_server_is_not_an_api_server(empty_api: KubeApi, kubeconfig: Path) -> None:
     empty_api.answer = lambda *_: (200, "<html>hello</html>")  # type: ignore[method-assign]
-    with pytest.raises(Unreachable, match="does not answer like a Kubernetes API server"):
+    with pytest.raises(Unreachable, match="does not respond like a Kubernetes API server"):
         list(Cluster.connect(kubeconfig).list(NODES))
 
 
-def test_a_certificate_of_somebody_else_is_told_as_such(empty_api: KubeApi, kubeconfig: Path) -> None:
+def test_untrusted_certificate_is_named(empty_api: KubeApi, kubeconfig: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost", "127.0.0.1").configure_cert(context)
     server = HTTPServer(("127.0.0.1", 0), _handler(empty_api))
@@ -81,7 +79,7 @@ def test_a_certificate_of_somebody_else_is_told_as_such(empty_api: KubeApi, kube
     thread.start()
     try:
         with pytest.raises(Unreachable) as raised:
-            list(Cluster.connect(changed(kubeconfig, f"https://127.0.0.1:{server.server_address[1]}")).list(NODES))
+            list(Cluster.connect(with_server(kubeconfig, f"https://127.0.0.1:{server.server_address[1]}")).list(NODES))
     finally:
         server.shutdown()
         server.server_close()
@@ -90,43 +88,43 @@ def test_a_certificate_of_somebody_else_is_told_as_such(empty_api: KubeApi, kube
     assert "certificate-authority" in raised.value.hint
 
 
-def test_credentials_that_are_not_accepted_say_so(empty_api: KubeApi, kubeconfig: Path) -> None:
+def test_rejected_credentials_are_unauthorized(empty_api: KubeApi, kubeconfig: Path) -> None:
     empty_api.token = "another"
     with pytest.raises(Unauthorized):
         list(Cluster.connect(kubeconfig).list(NODES))
 
 
-def test_what_rbac_denies_is_told_with_verb_resource_and_namespace(empty_api: KubeApi, kubeconfig: Path) -> None:
+def test_forbidden_names_verb_resource_and_namespace(empty_api: KubeApi, kubeconfig: Path) -> None:
     empty_api.denied = {("list", "pods"), ("list", "nodes")}
     cluster = Cluster.connect(kubeconfig)
     with pytest.raises(Forbidden) as raised:
         list(cluster.list(PODS))
-    assert raised.value.message == "you may not list pods in the namespace lyra"
+    assert raised.value.message == "not allowed to list pods in namespace lyra"
     assert "kubectl auth can-i list pods -n lyra" in raised.value.hint
-    with pytest.raises(Forbidden, match="in the whole cluster"):
+    with pytest.raises(Forbidden, match="in all namespaces"):
         list(cluster.list(NODES))
 
 
-def test_a_namespace_without_a_release_says_how_to_get_one(empty_api: KubeApi, lyra: Lyra) -> None:
+def test_namespace_without_a_release_says_how_to_install_one(empty_api: KubeApi, lyra: Lyra) -> None:
     result = lyra("status")
     assert result.exit_code == 1
-    assert "there is no release of the chart lyra in the namespace lyra" in result.stderr
+    assert "there is no release of chart lyra in namespace lyra" in result.stderr
     assert "helm install" in result.stderr
 
 
-def test_an_unknown_release_is_answered_with_those_that_there_are(api: KubeApi, lyra: Lyra) -> None:
+def test_unknown_release_lists_the_existing_ones(api: KubeApi, lyra: Lyra) -> None:
     result = lyra("status", "--release", "other")
     assert result.exit_code == 1
-    assert "there are: lyra" in result.stderr
+    assert "existing releases: lyra" in result.stderr
 
 
-def test_an_unknown_component_is_answered_with_those_that_there_are(cluster: Cluster, lyra: Lyra) -> None:
-    result = lyra("scale", "ears", 2)
+def test_unknown_component_lists_the_existing_ones(cluster: Cluster, lyra: Lyra) -> None:
+    result = lyra("scale", "ear", 2)
     assert result.exit_code == 1
     assert "speech-encoder" in result.stderr
 
 
-def test_an_object_that_is_not_there_is_not_found(cluster: Cluster) -> None:
+def test_missing_object_is_not_found(cluster: Cluster) -> None:
     with pytest.raises(NotFound, match="nobody"):
         cluster.get(PODS, "nobody")
     assert cluster.find(PODS, "nobody") is None

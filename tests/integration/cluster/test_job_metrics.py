@@ -64,7 +64,7 @@ def test_queues_and_jobs_are_counted(settings: JobSettings) -> None:
     assert job_metrics(settings, hours=24 * 7).ended == {"succeeded": 2}
 
 
-def test_tickets_that_workers_hold_are_counted_by_their_queue(settings: JobSettings) -> None:
+def test_taken_tickets_are_counted_by_queue(settings: JobSettings) -> None:
     client = open_redis(settings)
     dispatcher = Dispatcher(client, make_celery(settings))
     job = submit(JobStore(ObjectStore(settings)), "job-1")
@@ -76,13 +76,13 @@ def test_tickets_that_workers_hold_are_counted_by_their_queue(settings: JobSetti
     assert taken == {"plans": 1, "clips": 0, "answers": 0, "webhooks": 0, "housekeeping": 0}
 
 
-def test_redis_that_is_away_says_how_to_reach_the_bundled_one(settings: JobSettings) -> None:
+def test_unreachable_redis_says_how_to_reach_the_bundled_one(settings: JobSettings) -> None:
     with pytest.raises(Unreachable) as raised:
         job_metrics(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
     assert "port-forward" in raised.value.hint
 
 
-def test_the_command_shows_them(settings: JobSettings, lyra: Lyra, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_prints_queues_and_jobs(settings: JobSettings, lyra: Lyra, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in store_environment(settings).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LYRA_REDIS_URL", settings.redis_url)

@@ -1,4 +1,4 @@
-"""`lyra cluster logs`: all pods of a component, now or as they write."""
+"""`lyra cluster logs`: all pods of a component, at once or streamed."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 
 from services.operations.cluster import logs
 from services.operations.cluster.api import Cluster
-from services.operations.cluster.logs import Line, LogOptions
+from services.operations.cluster.logs import LogLine, LogOptions
 from services.operations.cluster.release import find_release
 from tests.integration.cluster.conftest import Lyra, pod_of
 from tests.integration.cluster.kube_api import KubeApi
@@ -22,7 +22,7 @@ def second(api: KubeApi) -> str:
     return "lyra-gateway-1"
 
 
-def test_each_line_is_told_with_its_pod(api: KubeApi, lyra: Lyra, second: str) -> None:
+def test_lines_are_prefixed_with_their_pod(api: KubeApi, lyra: Lyra, second: str) -> None:
     api.log("lyra-gateway-0", '{"event": "listening"}')
     api.log(second, "[bold]as it is[/]")
     result = lyra("logs", "gateway")
@@ -30,49 +30,47 @@ def test_each_line_is_told_with_its_pod(api: KubeApi, lyra: Lyra, second: str) -
     assert result.stdout == 'lyra-gateway-0 {"event": "listening"}\nlyra-gateway-1 [bold]as it is[/]\n'
 
 
-def test_the_last_lines_of_each_pod_are_enough(api: KubeApi, lyra: Lyra) -> None:
+def test_tail_limits_the_lines_of_each_pod(api: KubeApi, lyra: Lyra) -> None:
     api.log("lyra-gateway-0", *(str(number) for number in range(300)))
     assert len(lyra("logs", "gateway").stdout.splitlines()) == 100
     assert lyra("logs", "gateway", "--tail", 1).stdout == "lyra-gateway-0 299\n"
     assert len(lyra("logs", "gateway", "--tail", -1).stdout.splitlines()) == 300
 
 
-def test_a_container_that_never_ended_before_has_no_previous_log(api: KubeApi, lyra: Lyra) -> None:
+def test_container_that_never_terminated_has_no_previous_log(api: KubeApi, lyra: Lyra) -> None:
     result = lyra("logs", "gateway", "--previous")
     assert result.exit_code == 1
     assert "previous terminated container" in result.stderr
 
 
-def test_a_component_without_pods_says_so(api: KubeApi, lyra: Lyra) -> None:
+def test_component_without_pods_is_an_error(api: KubeApi, lyra: Lyra) -> None:
     api.remove("Pod", "lyra-vision-encoder-0")
     result = lyra("logs", "visionEncoder")
     assert result.exit_code == 1
     assert "vision-encoder has no pods" in result.stderr
 
 
-def test_lines_are_followed_those_of_pods_made_later_among_them(
-    api: KubeApi, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logs, "_LOOK_SECONDS", 0.05)
+def test_following_includes_pods_created_later(api: KubeApi, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_POLL_SECONDS", 0.05)
     api.log("lyra-gateway-0", "old", "first")
     stop = threading.Event()
     options = LogOptions(tail=1)
-    lines: Iterator[Line] = logs.follow(cluster, find_release(cluster), "gateway", options, stop)
-    assert next(lines) == Line("lyra-gateway-0", "first")
+    lines: Iterator[LogLine] = logs.follow(cluster, find_release(cluster), "gateway", options, stop)
+    assert next(lines) == LogLine("lyra-gateway-0", "first")
     api.log("lyra-gateway-0", "second")
-    assert next(lines) == Line("lyra-gateway-0", "second")
+    assert next(lines) == LogLine("lyra-gateway-0", "second")
     workload = api.find("Deployment", "lyra-gateway")
     assert workload
     api.log("lyra-gateway-9", "begin", "listening")
     api.add(pod_of(workload, 9))
-    assert [next(lines), next(lines)] == [Line("lyra-gateway-9", "begin"), Line("lyra-gateway-9", "listening")]
+    assert [next(lines), next(lines)] == [LogLine("lyra-gateway-9", "begin"), LogLine("lyra-gateway-9", "listening")]
     stop.set()
     assert next(lines, None) is None
     api.end_logs()
 
 
-def test_a_log_that_may_not_be_read_ends_the_following(api: KubeApi, lyra: Lyra) -> None:
+def test_following_without_the_right_fails(api: KubeApi, lyra: Lyra) -> None:
     api.denied = {("get", "pods/log")}
     result = lyra("logs", "gateway", "--follow")
     assert result.exit_code == 1
-    assert "you may not get pods/log in the namespace lyra" in result.stderr
+    assert "not allowed to get pods/log in namespace lyra" in result.stderr

@@ -1,4 +1,4 @@
-"""What the tests' API server serves is what a cluster would: valid by Kubernetes' own schemas."""
+"""Objects that the API server of the tests serves are valid by the schemas of Kubernetes."""
 
 import kubernetes_validate
 import pytest

@@ -1,4 +1,4 @@
-"""`lyra cluster weights sync`: folders into a real object store, and back as a model service's pod fetches them."""
+"""`lyra cluster weights sync`: uploads to a real object store, and what a model service's pod downloads."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from services.operations.cluster import weights
 from services.operations.cluster.cluster_errors import ClusterError
-from services.operations.cluster.weights import Shelf, folder_files, plan_sync, sync
+from services.operations.cluster.weights import Prefix, plan_sync, scan_folder, sync
 from services.shared.storage.client import ObjectStore
 from services.shared.storage.folders import FolderBroken, fetch
 from services.shared.storage.settings import StoreSettings
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def led(store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def store_variables(store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in store_environment(store_settings).items():
         monkeypatch.setenv(name, value)
 
@@ -36,14 +36,14 @@ def keys(store: ObjectStore) -> list[str]:
     return sorted(each.key for each in store.list(""))
 
 
-def send(store: ObjectStore, folder: Path, name: str = "tiny") -> list[str]:
-    plan = plan_sync(store, Shelf.WEIGHTS, name, folder_files(folder))
+def upload(store: ObjectStore, folder: Path, name: str = "tiny") -> list[str]:
+    plan = plan_sync(store, Prefix.WEIGHTS, name, scan_folder(folder))
     sync(store, plan)
-    return [file.name for file in plan.to_send]
+    return [file.name for file in plan.to_upload]
 
 
-def test_what_is_synced_is_what_a_pod_fetches(object_store: ObjectStore, folder: Path, tmp_path: Path) -> None:
-    send(object_store, folder)
+def test_a_pod_fetches_what_was_synced(object_store: ObjectStore, folder: Path, tmp_path: Path) -> None:
+    upload(object_store, folder)
     assert keys(object_store) == [
         "weights/tiny/SHA256SUMS",
         "weights/tiny/config.json",
@@ -56,30 +56,30 @@ def test_what_is_synced_is_what_a_pod_fetches(object_store: ObjectStore, folder:
         assert (got / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_what_is_there_already_is_not_sent_again(object_store: ObjectStore, folder: Path) -> None:
-    assert len(send(object_store, folder)) == 3
-    assert send(object_store, folder) == []
+def test_unchanged_files_are_not_uploaded_again(object_store: ObjectStore, folder: Path) -> None:
+    assert len(upload(object_store, folder)) == 3
+    assert upload(object_store, folder) == []
     (folder / "config.json").write_text("[]")  # of the same length
-    assert send(object_store, folder) == ["config.json"]
+    assert upload(object_store, folder) == ["config.json"]
 
 
-def test_what_the_folder_has_no_more_is_taken_away(object_store: ObjectStore, folder: Path) -> None:
-    send(object_store, folder)
+def test_files_removed_from_the_folder_are_deleted(object_store: ObjectStore, folder: Path) -> None:
+    upload(object_store, folder)
     (folder / "config.json").unlink()
-    send(object_store, folder)
+    upload(object_store, folder)
     assert "weights/tiny/config.json" not in keys(object_store)
 
 
-def test_a_file_in_several_parts_arrives_whole(
+def test_multipart_upload(
     object_store: ObjectStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "_PART_BYTES", 5 * 2**20)
     (folder / "model.safetensors").write_bytes(bytes(range(251)) * 64_000)  # 16 MB: four parts
-    send(object_store, folder)
+    upload(object_store, folder)
     assert object_store.get("weights/tiny/model.safetensors") == (folder / "model.safetensors").read_bytes()
 
 
-def test_a_sync_that_was_interrupted_goes_on_and_nobody_takes_half_of_it(
+def test_interrupted_sync_resumes_and_is_never_fetched_half(
     object_store: ObjectStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = object_store.put
@@ -91,39 +91,37 @@ def test_a_sync_that_was_interrupted_goes_on_and_nobody_takes_half_of_it(
 
     monkeypatch.setattr(object_store, "put", broken)
     with pytest.raises(KeyboardInterrupt):
-        send(object_store, folder)
+        upload(object_store, folder)
     monkeypatch.setattr(object_store, "put", put)
     with pytest.raises(FolderBroken, match="SHA256SUMS is not in the object store"):
         fetch(object_store, "weights/tiny", tmp_path / "home")
-    assert send(object_store, folder) == ["model.safetensors", "speech_lora/adapter_config.json"]
+    assert upload(object_store, folder) == ["model.safetensors", "speech_lora/adapter_config.json"]
     assert "weights/tiny/SHA256SUMS.part" not in keys(object_store)
 
 
-def test_a_file_that_changes_meanwhile_is_not_passed_off_as_whole(object_store: ObjectStore, folder: Path) -> None:
-    files = folder_files(folder)
+def test_file_that_changes_during_the_upload_is_an_error(object_store: ObjectStore, folder: Path) -> None:
+    files = scan_folder(folder)
     (folder / "config.json").write_text("[]")
-    with pytest.raises(ClusterError, match="changed while it was sent"):
-        sync(object_store, plan_sync(object_store, Shelf.WEIGHTS, "tiny", files))
+    with pytest.raises(ClusterError, match="changed during the upload"):
+        sync(object_store, plan_sync(object_store, Prefix.WEIGHTS, "tiny", files))
     assert "weights/tiny/SHA256SUMS" not in keys(object_store)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "x" * 64])
-def test_a_name_that_is_none_is_refused(object_store: ObjectStore, folder: Path, name: str) -> None:
-    with pytest.raises(ClusterError, match="no name for weights"):
-        plan_sync(object_store, Shelf.WEIGHTS, name, folder_files(folder))
+def test_invalid_name_is_rejected(object_store: ObjectStore, folder: Path, name: str) -> None:
+    with pytest.raises(ClusterError, match="not a valid name for weights"):
+        plan_sync(object_store, Prefix.WEIGHTS, name, scan_folder(folder))
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="holds no files"):
-        folder_files(tmp_path)
+def test_empty_folder_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="contains no files"):
+        scan_folder(tmp_path)
 
 
-def test_the_command_tells_what_it_would_do_and_asks(
-    led: None, object_store: ObjectStore, folder: Path, lyra: Lyra
-) -> None:
+def test_dry_run_and_confirmation(store_variables: None, object_store: ObjectStore, folder: Path, lyra: Lyra) -> None:
     result = lyra("weights", "sync", folder, "--dry-run")
     assert result.exit_code == 0, result.output
-    assert "weights/Lyra_Tiny/: 3 of 3 files are to be sent" in result.stderr
+    assert "weights/Lyra_Tiny/: 3 of 3 files to upload" in result.stderr
     assert lyra("weights", "sync", folder, input="n\n").exit_code == 1
     assert keys(object_store) == []
     result = lyra("weights", "sync", folder, "--adapter", "--name", "medical", "--yes")
@@ -131,15 +129,13 @@ def test_the_command_tells_what_it_would_do_and_asks(
     assert "adapters/medical/SHA256SUMS" in keys(object_store)
 
 
-def test_a_source_that_is_nothing_is_named(lyra: Lyra) -> None:
+def test_missing_source_is_named(lyra: Lyra) -> None:
     result = lyra("weights", "sync", "nothing-here", "--yes")
     assert result.exit_code == 1
-    assert "nothing-here is no folder" in result.stderr
+    assert "nothing-here is not a folder" in result.stderr
 
 
-def test_a_store_that_is_not_there_says_how_it_is_named(
-    folder: Path, lyra: Lyra, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_store_says_how_to_configure_it(folder: Path, lyra: Lyra, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LYRA_STORE_ENDPOINT", "127.0.0.1:1")
     monkeypatch.setenv("LYRA_STORE_TRIES", "1")
     result = lyra("weights", "sync", folder, "--yes")

@@ -1,4 +1,4 @@
-"""What objects say: what a manifest requires, versions, rollouts, metrics, names."""
+"""Requirements of manifests, versions, rollouts, metrics, names of components."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from services.operations.cluster.cluster_errors import ClusterError
-from services.operations.cluster.metrics import is_call, parse
+from services.operations.cluster.metrics import is_client_call, parse
 from services.operations.cluster.release import component_name, read_manifest
-from services.operations.cluster.release_requirements import requirements_of
+from services.operations.cluster.release_requirements import release_requirements
 from services.operations.cluster.scaling import values_section
 from services.operations.cluster.status import rollout
 from services.operations.cluster.versions import CHART_RANGE, in_range, parse_version
@@ -26,7 +26,7 @@ def deployment(**spec: Any) -> dict[str, Any]:
     }
 
 
-def test_the_range_is_that_of_the_chart() -> None:
+def test_default_range_is_that_of_the_chart() -> None:
     chart = yaml.safe_load((ROOT / "helm" / "lyra" / "Chart.yaml").read_text())
     assert chart["kubeVersion"] == CHART_RANGE
 
@@ -40,17 +40,17 @@ def test_the_range_is_that_of_the_chart() -> None:
         ("v1.38.0", ">=1.30.0-0 <1.38.0-0", False),
     ],
 )
-def test_versions_are_held_against_ranges(version: str, constraint: str, fits: bool) -> None:
+def test_versions_are_compared_with_ranges(version: str, constraint: str, fits: bool) -> None:
     assert in_range(parse_version(version), constraint) is fits
 
 
 @pytest.mark.parametrize("constraint", ["~1.30", ">=1.30 || <1.2", "1.x", ""])
-def test_a_range_that_is_not_read_is_no_silent_yes(constraint: str) -> None:
+def test_unsupported_range_is_rejected(constraint: str) -> None:
     with pytest.raises(ClusterError, match="kubeVersion"):
         in_range((1, 30, 0), constraint)
 
 
-def test_secrets_are_named_with_the_keys_that_are_read() -> None:
+def test_external_references_are_collected_with_their_keys() -> None:
     pod = {
         "imagePullSecrets": [{"name": "registry"}],
         "containers": [
@@ -67,8 +67,8 @@ def test_secrets_are_named_with_the_keys_that_are_read() -> None:
         ],
     }
     own = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "own"}}
-    named = {(each.kind, each.name): set(each.keys) for each in requirements_of([deployment(pod=pod), own]).named}
-    assert named == {
+    references = release_requirements([deployment(pod=pod), own]).references
+    assert {(each.kind, each.name): set(each.keys) for each in references} == {
         ("Secret", "registry"): {".dockerconfigjson"},
         ("Secret", "redis"): {"password"},
         ("Secret", "all"): set(),
@@ -77,36 +77,36 @@ def test_secrets_are_named_with_the_keys_that_are_read() -> None:
     }
 
 
-def test_a_certificate_that_is_made_later_is_not_missed() -> None:
+def test_certificate_issued_by_cert_manager_is_not_required() -> None:
     ingress: dict[str, Any] = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "Ingress",
         "metadata": {"name": "lyra"},
         "spec": {"tls": [{"secretName": "tls"}]},
     }
-    assert requirements_of([ingress]).named
+    assert release_requirements([ingress]).references
     ingress["metadata"]["annotations"] = {"cert-manager.io/cluster-issuer": "letsencrypt"}
-    assert not requirements_of([ingress]).named
+    assert not release_requirements([ingress]).references
 
 
-def test_an_autoscaler_decides_how_many_pods_are_wanted() -> None:
+def test_replicas_of_a_scaled_workload_are_those_of_its_autoscaler() -> None:
     scaled = {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
         "metadata": {"name": "lyra-gateway"},
         "spec": {"scaleTargetRef": {"name": "lyra-gateway"}, "maxReplicaCount": 9},
     }
-    (workload,) = requirements_of([deployment(replicas=3), scaled]).workloads
-    assert (workload.replicas, workload.most) == (0, 9)
+    (workload,) = release_requirements([deployment(replicas=3), scaled]).workloads
+    assert (workload.replicas, workload.max_replicas) == (0, 9)
 
 
-def test_pods_of_helm_test_ask_for_nothing() -> None:
+def test_helm_test_pods_are_ignored() -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t", "annotations": {"helm.sh/hook": "test"}}}
-    assert not requirements_of([pod]).apis
+    assert not release_requirements([pod]).apis
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "kind: Pod", "just words"])
-def test_a_manifest_that_is_none_says_so(text: str) -> None:
+def test_invalid_manifest_is_rejected(text: str) -> None:
     with pytest.raises(ClusterError, match="manifest"):
         read_manifest(text)
 
@@ -114,9 +114,9 @@ def test_a_manifest_that_is_none_says_so(text: str) -> None:
 @pytest.mark.parametrize(
     ("status", "word"),
     [
-        ({"observedGeneration": 1}, "begins"),
-        ({"observedGeneration": 2, "updatedReplicas": 1, "replicas": 3}, "1 of 3 pods are new"),
-        ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 4}, "1 old pods have to end"),
+        ({"observedGeneration": 1}, "starting"),
+        ({"observedGeneration": 2, "updatedReplicas": 1, "replicas": 3}, "1 of 3 pods updated"),
+        ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 4}, "1 old pods terminating"),
         ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 3, "availableReplicas": 2}, "2 of 3 pods"),
         ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 3, "availableReplicas": 3}, "done"),
         (
@@ -128,33 +128,33 @@ def test_a_manifest_that_is_none_says_so(text: str) -> None:
         ),
     ],
 )
-def test_a_rollout_is_told_in_words(status: dict[str, Any], word: str) -> None:
+def test_rollout_progress(status: dict[str, Any], word: str) -> None:
     assert rollout({**deployment(replicas=3), "status": status}).startswith(word)
 
 
-def test_probes_and_scrapes_are_no_calls() -> None:
-    assert is_call("/lyra.v1.LanguageModel/Generate")
-    assert is_call("POST /v1/chat/completions")
-    assert not is_call("GET /metrics")
-    assert not is_call("/grpc.health.v1.Health/Watch")
+def test_probes_and_scrapes_are_not_client_calls() -> None:
+    assert is_client_call("/lyra.v1.LanguageModel/Generate")
+    assert is_client_call("POST /v1/chat/completions")
+    assert not is_client_call("GET /metrics")
+    assert not is_client_call("/grpc.health.v1.Health/Watch")
 
 
-def test_metrics_are_summed_over_their_labels() -> None:
+def test_samples_are_summed_over_labels() -> None:
     samples = parse(
         'lyra_requests_running{method="/lyra.v1.A/B"} 2\nlyra_requests_running{method="GET /metrics"} 1\n'
         'lyra_units_waiting{queue="clips"} 7\nlyra_units_waiting{queue="plans"} 1\n'
     )
-    assert samples.calls_running == 2
-    assert samples.by("lyra_units_waiting", "queue") == {"clips": 7, "plans": 1}
-    assert samples.total("lyra_cache_pages_free") is None
+    assert samples.running_calls == 2
+    assert samples.sum_by("lyra_units_waiting", "queue") == {"clips": 7, "plans": 1}
+    assert samples.sum("lyra_cache_pages_free") is None
 
 
 @pytest.mark.parametrize("name", ["speech-encoder", "speechEncoder", "speech_encoder"])
-def test_a_component_may_be_named_as_values_or_processes_have_it(name: str) -> None:
+def test_component_may_be_named_as_in_values_or_modules(name: str) -> None:
     assert component_name(name) == "speech-encoder"
 
 
-def test_components_are_found_in_the_values() -> None:
+def test_section_of_a_component_in_the_values() -> None:
     assert values_section("speech-encoder") == "speechEncoder"
     assert values_section("worker-clips") == "worker.clips"
     assert component_name("worker.clips") == "worker-clips"

@@ -1,4 +1,4 @@
-"""What `doctor` looks at. Each check yields findings about one matter and raises Forbidden where it may not look."""
+"""Checks of `lyra cluster doctor`. Each covers one subject and raises Forbidden if RBAC does not permit it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from services.operations.cluster.release_requirements import ReleaseRequirements
 
 
 @dataclass
-class Subject:
-    """What is looked at; lists that several checks need are read once.
+class CheckContext:
+    """Input of the checks. Lists that several checks need are read once.
 
     Attributes:
-        release: None where none is installed.
-        kube_versions: Range of Kubernetes versions that the chart asks for; empty where it is not known.
-        requirements: What the release asks for.
+        release: None if none is installed.
+        kube_version_range: `kubeVersion` of the chart; empty if unknown.
+        requirements: Requirements of the release.
     """
 
     cluster: Cluster
     release: Release | None
-    kube_versions: str
+    kube_version_range: str
     requirements: ReleaseRequirements
 
     @property
@@ -34,22 +34,22 @@ class Subject:
 
     @cached_property
     def all_pods(self) -> list[Object]:
-        """Of all namespaces."""
+        """Pods of all namespaces."""
         return list(self.cluster.list(PODS, ""))
 
     @cached_property
-    def own_pods(self) -> list[Object]:
-        """Of the release."""
+    def release_pods(self) -> list[Object]:
+        """Pods of the release."""
         return list(self.cluster.list(PODS, labels=self.release.labels)) if self.release else []
 
     @cached_property
-    def own_volumes(self) -> list[Object]:
-        """Claims of the release."""
+    def release_claims(self) -> list[Object]:
+        """PersistentVolumeClaims of the release."""
         return list(self.cluster.list(CLAIMS, labels=self.release.labels)) if self.release else []
 
 
-def some(names: Iterable[str], most: int = 5) -> str:
-    """Names for people: the first few, and how many more there are."""
+def shortened(names: Iterable[str], limit: int = 5) -> str:
+    """A list of names for output: the first `limit`, and how many more there are."""
     listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
