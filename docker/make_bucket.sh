@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the bucket of docker-compose.yml, and a user that can do nothing but use it. May run any number of times.
+# Creates the bucket of docker-compose.yml, and a user that can access nothing else. Idempotent.
 # Reads MC_HOST_store (how mc reaches the store as root), LYRA_STORE_BUCKET, LYRA_STORE_ACCESS_KEY, LYRA_STORE_SECRET_KEY.
 set -eu
 
@@ -35,11 +35,11 @@ END
 mc mb --ignore-existing "store/$bucket"
 mc admin user add store "$user" "$LYRA_STORE_SECRET_KEY"
 mc admin policy create store "$policy" "$document"
-# This fails where the user has the policy already, which is as it should be (https://github.com/minio/mc/issues/4863).
+# Attaching fails if the user already has the policy (https://github.com/minio/mc/issues/4863), which is fine.
 if ! mc admin policy attach store "$policy" --user "$user"; then
     case "$(mc admin user info store "$user")" in
         *"$policy"*) ;;
         *) exit 1 ;;
     esac
 fi
-echo "the bucket $bucket is there, and $user may use it"
+echo "bucket $bucket exists, and $user has access to it"

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Writes .env from .env.example, with new secrets in it; refuses where there is one. `make env` runs it.
+# Writes .env from .env.example with new secrets; fails if it exists. Run by `make env`.
 set -eu
 cd "$(dirname "$0")/.."
 target="${1:-.env}"
 
 if [ -e "$target" ]; then
-    echo "$target is there already: remove it for a new one, and with it the volumes that know its passwords" >&2
+    echo "$target already exists: to create a new one, remove it and the volumes that were initialized with its passwords" >&2
     exit 1
 fi
 umask 077
@@ -15,4 +15,4 @@ while IFS= read -r line; do
         *) printf '%s\n' "$line" ;;
     esac
 done <.env.example >"$target"
-echo "$target is written, with new secrets"
+echo "wrote $target with new secrets"

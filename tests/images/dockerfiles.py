@@ -1,4 +1,4 @@
-"""What the Dockerfiles say, as data."""
+"""Parses the Dockerfiles."""
 
 import json
 import re
@@ -14,48 +14,48 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 @dataclass(slots=True)
 class Stage:
-    """One stage: what it starts from (all that it inherits included), its instructions as (name, rest of the line)."""
+    """A build stage with its base image and its instructions as (name, rest of the line), inherited ones included."""
 
     name: str
     base: str
     instructions: list[tuple[str, str]] = field(default_factory=list)
 
     def all(self, instruction: str) -> list[str]:
-        """The rest of each such line."""
+        """Arguments of each instruction of this name."""
         return [rest for name, rest in self.instructions if name == instruction]
 
     def last(self, instruction: str) -> str:
-        """The one that counts. Raises IndexError where there is none."""
+        """Arguments of the last, effective instruction of this name. Raises IndexError if there is none."""
         return self.all(instruction)[-1]
 
     def command(self) -> list[str]:
-        """Of CMD, which has to be in its JSON form."""
+        """Words of CMD, which must be in exec form."""
         words: list[str] = json.loads(self.last("CMD"))
         return words
 
     def environment(self) -> dict[str, str]:
-        """What ENV sets."""
+        """Variables of ENV."""
         return {name: value for line in self.all("ENV") for name, value in re.findall(r'(\w+)=("[^"]*"|\S+)', line)}
 
     def labels(self) -> dict[str, str]:
-        """What LABEL sets."""
+        """Labels of LABEL."""
         return dict(re.findall(r'([\w.]+)="([^"]*)"', " ".join(self.all("LABEL"))))
 
     def copied(self) -> list[tuple[list[str], str]]:
-        """Paths of the build's context that COPY takes, and where to."""
+        """Sources in the build context and target of each COPY."""
         taken = [line.split() for line in self.all("COPY") if "--from=" not in line]
         return [(words[:-1], words[-1]) for words in taken]
 
 
 def lines(path: Path) -> list[tuple[str, str]]:
-    """(instruction, rest), with continued lines joined and comments left out."""
+    """Instructions as (name, rest), with continued lines joined and comments removed."""
     kept = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
     joined = re.sub(r"\s*\\\n\s*", " ", "\n".join(kept))
     return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in joined.splitlines()]
 
 
 def arguments(path: Path) -> dict[str, str]:
-    """Defaults of the ARGs before the first FROM."""
+    """Defaults of the global ARGs."""
     found: dict[str, str] = {}
     for name, rest in lines(path):
         if name == "FROM":
@@ -66,7 +66,7 @@ def arguments(path: Path) -> dict[str, str]:
 
 
 def stages(path: Path) -> dict[str, Stage]:
-    """By name, "final" where it has none; each has the instructions of the stages that it starts from too."""
+    """Stages by name ("final" if unnamed), each including the instructions of its base stages."""
     known = arguments(path)
     found: dict[str, Stage] = {}
     stage = Stage("", "")

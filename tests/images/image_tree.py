@@ -1,7 +1,7 @@
-"""The files of an image, laid out by its Dockerfile and its list of packages, without a container engine.
+"""The files of an image, laid out from its Dockerfile and requirements without a container engine.
 
-Packages are linked from the environment that runs the tests, which has the lock's versions; what is not in the list
-cannot be imported. The code is installed as the Dockerfile says: copied, built into a wheel, unpacked.
+Packages are linked from the environment that runs the tests, which has the locked versions; only listed packages can be
+imported. The code is installed as in the Dockerfile: copied, built into a wheel, unpacked.
 """
 
 import subprocess
@@ -24,36 +24,36 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def pins(path: Path) -> list[Requirement]:
-    """The exact versions in a list of packages, hashes left out."""
+    """Pinned requirements in a file, without hashes."""
     lines = (line.rstrip(" \\") for line in path.read_text().splitlines())
     return [Requirement(line) for line in lines if line and not line.startswith(("#", " "))]
 
 
-def wanted_here(path: Path) -> list[Requirement]:
-    """Those of `pins` that this machine would install."""
+def applicable_pins(path: Path) -> list[Requirement]:
+    """Those of `pins` whose markers apply to this machine."""
     return [pin for pin in pins(path) if pin.marker is None or pin.marker.evaluate()]
 
 
 class ImageTree:
-    """An image's `/opt`, below a folder.
+    """An image's `/opt` below a folder.
 
     Args:
         folder: New and empty.
         family: "services" or "models".
-        target: Stage that becomes the image.
+        target: Build stage of the image.
     """
 
     def __init__(self, folder: Path, family: str, target: str) -> None:
         self.folder = folder
         self.stage: Stage = stages(DOCKERFILES[family])[target]
         self._install_code(stages(DOCKERFILES[family])["build"])
-        for pin in wanted_here(REQUIREMENTS / f"{family}.txt"):
+        for pin in applicable_pins(REQUIREMENTS / f"{family}.txt"):
             _link(pin.name, folder / "opt" / "packages")
         if family == "models":
             _link("torch", folder / "opt" / "torch")
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Variables of a container with this image, with loopback instead of every address."""
+        """Environment of a container with this image, but listening on loopback only."""
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
         declared = self.stage.environment()
@@ -62,11 +62,11 @@ class ImageTree:
         return {**declared, **paths, **places, **more}
 
     def command(self, *words: str) -> list[str]:
-        """`python ...` as it would run there: no site-packages but the image's."""
+        """`python ...` as in the image, without this environment's site-packages."""
         return [str(Path(sys.base_prefix) / "bin" / "python3"), "-S", *words]
 
     def run(self, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Runs `python ...` to its end."""
+        """Runs `python ...` to completion."""
         variables = environment or self.environment()
         return subprocess.run(self.command(*words), env=dict(variables), capture_output=True, text=True, check=False)
 
@@ -83,9 +83,9 @@ class ImageTree:
 
 
 def _copy(path: Path, folder: Path) -> None:
-    """COPY into a folder: of a folder its content, of a file the file."""
+    """COPY into a folder: the content of a folder, or a file."""
     if path.is_dir():
-        # Nano's trained parts are large, and no test of an image asks for them.
+        # Nano's trained parts are large, and no test of an image needs them.
         copytree(path, folder, ignore=ignore_patterns("__pycache__", "nano_parts"), dirs_exist_ok=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _copy(path: Path, folder: Path) -> None:
 
 
 def _link(name: str, folder: Path) -> None:
-    """Puts links to an installed package's files into `folder`; whole folders where they belong to it alone."""
+    """Links an installed package's files into `folder`; whole folders if no other package shares them."""
     found = distribution(name)
     tops = {
         Path(file.parts[0]) for file in found.files or () if ".." not in file.parts and "__pycache__" not in file.parts
@@ -113,5 +113,5 @@ def _link_tree(path: Path, target: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether no other package puts files into this folder: namespaces have no `__init__.py`."""
+    """Whether the folder belongs to one package only: namespace packages have no `__init__.py`."""
     return (path / "__init__.py").exists() or path.suffix in (".dist-info", ".libs")

@@ -43,13 +43,13 @@ def lock(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("version", "affected"), [("1.9", False), ("2.0", True), ("2.2.9", True), ("2.3rc1", True), ("2.3", False)]
 )
-def test_a_version_is_affected_from_its_introduction_up_to_the_fix(version: str, affected: bool) -> None:
+def test_versions_from_introduction_to_fix_are_affected(version: str, affected: bool) -> None:
     record = advisory("PYSEC-1", "a", {"fixed": "2.3"}, {"introduced": "2.0"})
 
     assert audit.affects(record["affected"][0], Version(version)) is affected
 
 
-def test_a_second_range_and_a_last_affected_version_count() -> None:
+def test_several_ranges_and_last_affected_versions() -> None:
     events = ({"introduced": "0"}, {"fixed": "1.0"}, {"introduced": "1.5"}, {"last_affected": "1.6"})
     affected = advisory("PYSEC-2", "a", *events)["affected"][0]
 
@@ -62,7 +62,7 @@ def test_a_second_range_and_a_last_affected_version_count() -> None:
     ]
 
 
-def test_an_audit_fails_for_an_affected_version_whatever_its_name_is_written_like(
+def test_audit_fails_for_affected_versions_under_any_spelling(
     snapshot: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code = audit.audit(snapshot, [lock(tmp_path, "some_package==2.2\nother==1.0\n")])
@@ -71,12 +71,12 @@ def test_an_audit_fails_for_an_affected_version_whatever_its_name_is_written_lik
     assert "PYSEC-0" in capfd.readouterr().out
 
 
-def test_an_audit_passes_once_the_version_is_fixed_or_the_advisory_is_accepted(snapshot: Path, tmp_path: Path) -> None:
+def test_audit_passes_if_the_version_is_fixed_or_the_advisory_accepted(snapshot: Path, tmp_path: Path) -> None:
     assert audit.audit(snapshot, [lock(tmp_path, "some-package==2.3\n")]) == 0
     assert audit.audit(snapshot, [lock(tmp_path, "some-package==2.2\n")], accepted={"PYSEC-0": "nobody calls it"}) == 0
 
 
-def test_a_snapshot_without_advisories_or_with_one_that_cannot_be_matched_is_refused(tmp_path: Path) -> None:
+def test_empty_or_unmatchable_snapshot_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "advisories.json"
     path.write_text(json.dumps({"taken": "2026-01-01", "advisories": []}))
     with pytest.raises(ValueError, match="no advisory"):
@@ -87,7 +87,7 @@ def test_a_snapshot_without_advisories_or_with_one_that_cannot_be_matched_is_ref
         audit.read_snapshot(path)
 
 
-def test_a_renewed_snapshot_holds_what_the_server_knows_of_the_locked_packages(snapshot: Path, tmp_path: Path) -> None:
+def test_renewed_snapshot_contains_advisories_of_locked_packages(snapshot: Path, tmp_path: Path) -> None:
     known = [
         advisory("PYSEC-5", "locked", {"introduced": "0"}),
         advisory("PYSEC-4", "locked", {"introduced": "0"}),
@@ -100,7 +100,7 @@ def test_a_renewed_snapshot_holds_what_the_server_knows_of_the_locked_packages(s
     assert [each["id"] for each in audit.read_snapshot(snapshot)] == ["PYSEC-4", "PYSEC-5"]
 
 
-def test_what_is_accepted_is_still_in_the_snapshot_and_still_affects_a_locked_version() -> None:
+def test_accepted_advisories_still_affect_a_locked_version() -> None:
     advisories, packages = audit.read_snapshot(), audit.pinned()
 
     affecting = {
@@ -112,7 +112,7 @@ def test_what_is_accepted_is_still_in_the_snapshot_and_still_affects_a_locked_ve
     assert audit.ACCEPTED.keys() <= affecting
 
 
-def test_the_snapshot_of_the_repository_can_be_read() -> None:
+def test_committed_snapshot_is_readable() -> None:
     packages = audit.pinned()
 
     named = {

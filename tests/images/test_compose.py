@@ -1,4 +1,4 @@
-"""docker-compose.yml: taken by Compose, closed to the outside, and true to settings and modules."""
+"""docker-compose.yml: valid, isolated, and consistent with settings and modules."""
 
 import re
 from importlib.util import find_spec
@@ -32,48 +32,48 @@ SETTINGS: dict[str, type[ProcessSettings]] = {
 }
 MODELS = [name.replace("_", "-") for name in SERVICES]
 TOKENS = ("service-token", "operator-token")
-STEPS = ("weights", "object-store-bucket", *TOKENS)  # run once, then end
+STEPS = ("weights", "object-store-bucket", *TOKENS)  # run once and exit
 DONE = {"condition": "service_completed_successfully", "required": True}
 
 
 def names(service: Service, own: str) -> set[str]:
-    """Under which others find it."""
+    """Host name of a service."""
     networks = service["networks"].values()
     return {own} | {alias for network in networks if network for alias in network.get("aliases", ())}
 
 
 def address(profiles: str, host: str) -> Service:
-    """The one service that others find as `host`."""
+    """The service with this host name."""
     (found,) = [each for own, each in compose.services(profiles).items() if host in names(each, own)]
     return found
 
 
 def default(service: Service, field: str) -> object:
-    """Of a setting of what the service runs."""
+    """Default of a setting of the service's module."""
     return SETTINGS[compose.module(service)].model_fields[field].default
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_compose_takes_the_file_and_starts_what_a_stack_has(profiles: str) -> None:
+def test_file_is_valid_and_has_the_services_of_a_stack(profiles: str) -> None:
     there = {name.removesuffix("-gpu") for name in compose.ours(profiles)} - set(STEPS)
     assert there == {"gateway", "worker-plan", "worker-clips", "worker-answers", "beat", *MODELS}
 
 
 @pytest.mark.parametrize("secret", compose.SECRETS)
-def test_nothing_starts_without_a_secret(secret: str) -> None:
+def test_missing_secret_prevents_start(secret: str) -> None:
     filled = compose.example() | dict.fromkeys(compose.SECRETS, "0123abcd")
     with pytest.raises(Refused, match=f"{secret} is missing a value: run `make env`"):
         compose.render(filled | {secret: ""})
 
 
-def test_example_of_settings_has_no_secrets_and_all_variables() -> None:
+def test_env_example_has_all_variables_and_no_secrets() -> None:
     used = set(re.findall(r"\$\{(\w+)", compose.FILE.read_text()))
     example = compose.example()
     assert set(example) == used | {"COMPOSE_PROFILES"}
     assert [name for name, value in example.items() if not value] == list(compose.SECRETS)
 
 
-def test_example_says_what_holds_without_it() -> None:
+def test_env_example_shows_the_defaults() -> None:
     defaults = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", compose.FILE.read_text()))
     example = compose.example()
     assert {name: value for name, value in defaults.items() if example[name] != value} == {}
@@ -81,7 +81,7 @@ def test_example_says_what_holds_without_it() -> None:
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_settings_exist_in_what_runs_with_them(profiles: str) -> None:
+def test_variables_are_settings_of_their_module(profiles: str) -> None:
     for name, service in compose.ours(profiles).items():
         if (module := compose.module(service)) in ("cli", "services.shared.rpc.tokens"):
             continue
@@ -94,7 +94,7 @@ def test_settings_exist_in_what_runs_with_them(profiles: str) -> None:
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_addresses_lead_to_the_services_they_name(profiles: str) -> None:
+def test_addresses_match_services_and_ports(profiles: str) -> None:
     for service in compose.ours(profiles).values():
         for key, value in service.get("environment", {}).items():
             if match := re.fullmatch(r"LYRA_(\w+)_ADDRESS", key):
@@ -105,7 +105,7 @@ def test_addresses_lead_to_the_services_they_name(profiles: str) -> None:
                 assert "LYRA_PORT" not in target["environment"]
 
 
-def test_gateway_knows_all_four_services_and_runs_their_preset() -> None:
+def test_gateway_has_all_four_addresses_and_the_preset() -> None:
     services = compose.services("gpu")
     fields = {f"LYRA_{name.upper()}_ADDRESS" for name in SERVICES}
     gateway = services["gateway"]["environment"]
@@ -114,7 +114,7 @@ def test_gateway_knows_all_four_services_and_runs_their_preset() -> None:
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
-def test_gateway_starts_behind_all_that_it_needs(profile: str) -> None:
+def test_gateway_starts_after_its_dependencies(profile: str) -> None:
     waits = compose.services(profile)["gateway"]["depends_on"]
     for name in (*MODELS, "redis"):
         twin = f"{name}-gpu" if profile == "gpu" and name in MODELS else name
@@ -122,7 +122,7 @@ def test_gateway_starts_behind_all_that_it_needs(profile: str) -> None:
     assert waits["object-store-bucket"] == waits["service-token"] == DONE
 
 
-def test_models_start_behind_their_weights() -> None:
+def test_models_start_after_their_weights() -> None:
     for name in MODELS:
         waits = compose.services("cpu")[name]["depends_on"]
         assert waits == dict.fromkeys(("weights", *TOKENS), DONE)
@@ -130,7 +130,7 @@ def test_models_start_behind_their_weights() -> None:
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_tokens_are_where_services_look_for_them_and_nowhere_else(profiles: str) -> None:
+def test_tokens_are_mounted_only_where_they_are_used(profiles: str) -> None:
     services = compose.ours(profiles)
     adapted = {"speech-encoder", "language-model"}
     for volume, variable in zip(TOKENS, ("LYRA_SERVICE_TOKEN_FILE", "LYRA_OPERATOR_TOKEN_FILE"), strict=True):
@@ -149,7 +149,7 @@ def test_tokens_are_where_services_look_for_them_and_nowhere_else(profiles: str)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_service_on_a_gpu_is_its_twin_with_a_gpu_and_a_checkpoint(name: str) -> None:
+def test_gpu_service_differs_from_the_cpu_service_only_by_gpu_and_checkpoint(name: str) -> None:
     cpu, gpu = compose.services("cpu")[name], compose.services("gpu")[f"{name}-gpu"]
     assert gpu["command"] == cpu["command"]
     assert name in names(gpu, "")
@@ -170,7 +170,7 @@ def test_images_are_targets_of_the_dockerfiles() -> None:
             assert (match[2] or "final") in stages(DOCKERFILES[match[1]])
 
 
-def test_workers_are_those_of_a_local_stack() -> None:
+def test_workers_are_those_of_the_local_stack() -> None:
     workers = [service for name, service in compose.ours("cpu").items() if name.startswith("worker-")]
     queues = {(each["environment"]["LYRA_QUEUES"], int(each["environment"]["LYRA_CONCURRENCY"])) for each in workers}
     assert queues == set(WORKERS.values())
@@ -178,7 +178,7 @@ def test_workers_are_those_of_a_local_stack() -> None:
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_every_container_has_limits_and_few_rights(profiles: str) -> None:
+def test_containers_have_limits_and_minimal_privileges(profiles: str) -> None:
     for name, service in compose.services(profiles).items():
         assert int(service["deploy"]["resources"]["limits"]["memory"]) > 0, name
         assert service["deploy"]["resources"]["limits"]["pids"] > 0, name
@@ -186,12 +186,12 @@ def test_every_container_has_limits_and_few_rights(profiles: str) -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["logging"]["options"]["max-size"], name
         assert service.get("privileged") is None, name
-        # MinIO writes where its image tells it to, and has not been seen to do without.
+        # MinIO's image needs a writable root file system.
         assert service.get("read_only", False) is (name != "object-store"), name
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_every_container_that_stays_tells_its_health_and_starts_again(profiles: str) -> None:
+def test_long_running_containers_have_health_checks_and_restart(profiles: str) -> None:
     for name, service in compose.services(profiles).items():
         if name in STEPS:
             assert service["restart"] == "on-failure:3", name
@@ -199,13 +199,13 @@ def test_every_container_that_stays_tells_its_health_and_starts_again(profiles: 
         assert service["restart"] == "unless-stopped", name
         health = service["healthcheck"]
         assert "disable" not in health, name
-        # Images of Lyra bring the command; Compose says how often.
+        # The command comes from the image, the interval from Compose.
         assert ("test" in health) is (name not in compose.ours(profiles)), name
         assert seconds(health["start_period"]) >= 30, name
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_processes_may_finish_what_runs(profiles: str) -> None:
+def test_stop_grace_period_exceeds_the_grace_of_processes(profiles: str) -> None:
     for name, service in compose.ours(profiles).items():
         if name not in STEPS:
             grace = float(service["environment"]["LYRA_GRACE_SECONDS"])
@@ -213,7 +213,7 @@ def test_processes_may_finish_what_runs(profiles: str) -> None:
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_only_gateway_store_and_prometheus_are_reached_from_this_machine(profiles: str) -> None:
+def test_only_gateway_store_and_prometheus_publish_ports(profiles: str) -> None:
     published = {
         name: {port["host_ip"] for port in service["ports"]}
         for name, service in compose.services(profiles).items()
@@ -224,7 +224,7 @@ def test_only_gateway_store_and_prometheus_are_reached_from_this_machine(profile
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_models_redis_and_clock_reach_nothing_outside(profiles: str) -> None:
+def test_models_redis_and_clock_have_no_outside_network(profiles: str) -> None:
     assert compose.project(profiles)["networks"]["inner"]["internal"] is True
     enclosed = [name for name, service in compose.services(profiles).items() if set(service["networks"]) == {"inner"}]
     assert {name.removesuffix("-gpu") for name in enclosed} == {
@@ -237,14 +237,14 @@ def test_models_redis_and_clock_reach_nothing_outside(profiles: str) -> None:
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_images_of_others_have_a_version_and_a_digest(profiles: str) -> None:
+def test_third_party_images_are_pinned(profiles: str) -> None:
     for name, service in compose.services(profiles).items():
         if name not in compose.ours(profiles):
             assert re.search(r"\.\w+/[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}$", service["image"]), name
             assert ":latest" not in service["image"]
 
 
-def test_prometheus_reads_every_process() -> None:
+def test_prometheus_scrapes_every_process() -> None:
     config = yaml.safe_load((ROOT / "docker" / "prometheus.yml").read_text())
     read = {
         name: target["port"]
@@ -261,7 +261,7 @@ def test_prometheus_reads_every_process() -> None:
 
 
 @pytest.mark.parametrize("profiles", PROFILES)
-def test_volumes_are_named_and_files_that_are_mounted_exist(profiles: str) -> None:
+def test_volumes_are_declared_and_mounted_files_exist(profiles: str) -> None:
     for name, service in compose.services(profiles).items():
         for volume in service.get("volumes", ()):
             if volume["type"] == "volume":

@@ -17,7 +17,7 @@ from services.shared.telemetry import MetricsServer
 
 @contextmanager
 def model_service(is_well: bool) -> Iterator[int]:
-    """The metrics port of a model service."""
+    """Metrics port of a model service."""
     server = MetricsServer("127.0.0.1", 0, lambda: is_well)
     try:
         yield server.port
@@ -27,24 +27,24 @@ def model_service(is_well: bool) -> Iterator[int]:
 
 @pytest.fixture
 def ports(tmp_path: Path) -> Path:
-    """The file that a process would write."""
+    """Path of the port file."""
     return tmp_path / "ports.json"
 
 
-def test_model_service_that_serves_is_well(ports: Path) -> None:
+def test_serving_model_service_is_healthy(ports: Path) -> None:
     with model_service(is_well=True) as port:
         write_port_file(ports, port=1, metrics_port=port)
         assert check(ports) == f"http://127.0.0.1:{port}/healthz answers 200"
 
 
-def test_model_service_that_loads_or_drains_is_not_well(ports: Path) -> None:
+def test_loading_or_draining_model_service_is_unhealthy(ports: Path) -> None:
     with model_service(is_well=False) as port:
         write_port_file(ports, port=1, metrics_port=port)
         with pytest.raises(Unwell, match="answers 503"):
             check(ports)
 
 
-def test_worker_that_shows_its_metrics_is_well(ports: Path) -> None:
+def test_worker_with_metrics_is_healthy(ports: Path) -> None:
     server = MetricsServer("127.0.0.1", 0)
     try:
         write_port_file(ports, port=server.port, metrics_port=server.port)
@@ -54,14 +54,14 @@ def test_worker_that_shows_its_metrics_is_well(ports: Path) -> None:
 
 
 @pytest.mark.parametrize("metrics_port", [None, 1, "same"], ids=["gateway", "model service", "worker"])
-def test_process_that_is_gone_is_not_well(ports: Path, metrics_port: int | str | None) -> None:
+def test_exited_process_is_unhealthy(ports: Path, metrics_port: int | str | None) -> None:
     (port,) = free_ports(1)
     write_port_file(ports, port=port, metrics_port=port if metrics_port == "same" else metrics_port)  # type: ignore[arg-type]
     with pytest.raises(Unwell, match="does not answer"):
         check(ports)
 
 
-def test_process_that_has_not_opened_its_ports_is_not_well(ports: Path) -> None:
+def test_process_without_open_ports_is_unhealthy(ports: Path) -> None:
     with pytest.raises(Unwell, match="is not there"):
         check(ports)
 
@@ -69,13 +69,13 @@ def test_process_that_has_not_opened_its_ports_is_not_well(ports: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{}", "[]", json.dumps({"port": None, "metrics_port": 1}), '{"port": 1, "metrics_port": "x"}']
 )
-def test_file_that_says_nothing_is_named(ports: Path, content: str) -> None:
+def test_invalid_port_file_is_named(ports: Path, content: str) -> None:
     ports.write_text(content)
     with pytest.raises(Unwell, match=r"ports\.json cannot be read"):
         check(ports)
 
 
-def test_exit_code_and_one_line_tell(
+def test_exit_code_and_message(
     ports: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(os.environ, "LYRA_PORT_FILE", str(ports))
@@ -83,9 +83,7 @@ def test_exit_code_and_one_line_tell(
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_without_the_variable_it_says_what_to_set(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("LYRA_PORT_FILE", raising=False)
     assert healthcheck.main() == 1
     assert "LYRA_PORT_FILE is not set" in capsys.readouterr().err

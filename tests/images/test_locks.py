@@ -1,4 +1,4 @@
-"""What images install is part of the lock, complete, and no more than they need."""
+"""The requirements of the images are part of the lock, complete and minimal."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from services.operations.local.stack import SERVICES
-from tests.images.image_tree import PROJECT, REQUIREMENTS, pins, wanted_here
+from tests.images.image_tree import PROJECT, REQUIREMENTS, applicable_pins, pins
 
 OURS = ("services", "model_core", "cli", "lyra")
 MODULES = {
@@ -22,7 +22,7 @@ MODULES = {
 
 
 def locked(name: str) -> dict[str, set[str]]:
-    """`name==version` -> hashes."""
+    """Hashes by `name==version`."""
     found: dict[str, set[str]] = {}
     pin = ""
     for line in (REQUIREMENTS / f"{name}.txt").read_text().splitlines():
@@ -35,7 +35,7 @@ def locked(name: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("name", ["build", "services", "models"])
-def test_every_version_and_hash_is_that_of_the_lock(name: str) -> None:
+def test_versions_and_hashes_are_those_of_the_lock(name: str) -> None:
     lock = locked("lock")
     assert {pin: hashes for pin, hashes in locked(name).items() if lock.get(pin) != hashes} == {}
 
@@ -46,8 +46,8 @@ def test_every_package_has_hashes(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "group"), [("build", "image-build"), ("services", "image-services")])
-def test_list_holds_what_its_group_names(name: str, group: str) -> None:
-    """Or `make lock-images` has not run since the group changed."""
+def test_requirements_contain_their_dependency_group(name: str, group: str) -> None:
+    """Fails if the group has changed since `make lock-images`."""
     there = {canonicalize_name(pin.name) for pin in pins(REQUIREMENTS / f"{name}.txt")}
     assert set(PROJECT["dependency-groups"][group]) - there == set()
 
@@ -63,9 +63,9 @@ def test_torch_has_one_version() -> None:
 
 
 @pytest.mark.parametrize("family", ["services", "models"])
-def test_all_that_is_imported_is_in_the_list(family: str) -> None:
-    """Imports inside of functions too: grimp reads the source."""
-    listed = {canonicalize_name(pin.name) for pin in wanted_here(REQUIREMENTS / f"{family}.txt")}
+def test_every_import_is_in_the_requirements(family: str) -> None:
+    """Includes imports inside functions: grimp reads the source."""
+    listed = {canonicalize_name(pin.name) for pin in applicable_pins(REQUIREMENTS / f"{family}.txt")}
     if family == "models":
         extras = PROJECT["project"]["optional-dependencies"].values()
         listed |= {canonicalize_name(Requirement(each).name) for each in ("torch", *chain(*extras))}
@@ -79,12 +79,12 @@ def test_all_that_is_imported_is_in_the_list(family: str) -> None:
 
 @cache
 def source_graph() -> grimp.ImportGraph:
-    """Who imports whom."""
+    """Import graph."""
     return grimp.build_graph(*OURS, include_external_packages=True, cache_dir=None)
 
 
 def imported(modules: list[str]) -> set[str]:
-    """Packages of others that these modules import, themselves or by way of other modules of ours."""
+    """Third-party packages that these modules import directly or through other modules of Lyra."""
     graph = source_graph()
     seen: set[str] = set()
     # The gateway finds its API groups by their folders, which no import statement shows.

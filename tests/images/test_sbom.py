@@ -10,7 +10,7 @@ from tests.paths import ROOT
 
 
 @pytest.mark.parametrize("image", ["services", "models"])
-def test_the_bill_of_an_image_names_every_locked_package_with_its_version_and_hashes(image: str) -> None:
+def test_sbom_lists_every_locked_package_with_version_and_hashes(image: str) -> None:
     file = f"sbom/{image}.cdx.json"
     subprocess.run(["make", "--always-make", file], cwd=ROOT, check=True, capture_output=True)
 

@@ -1,4 +1,4 @@
-"""What docker-compose.yml mounts and runs beside the images: scripts, and the configuration of Redis."""
+"""Scripts and the Redis configuration that docker-compose.yml mounts."""
 
 import json
 import os
@@ -22,7 +22,7 @@ DOCKER = ROOT / "docker"
 
 
 def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script of docker/ with a POSIX shell."""
+    """Runs a script in docker/ with a POSIX shell."""
     return subprocess.run(
         ["sh", str(DOCKER / script), *arguments],
         env={"PATH": os.environ["PATH"]} | variables,
@@ -32,7 +32,7 @@ def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedP
     )
 
 
-def test_new_settings_have_secrets_that_compose_takes(tmp_path: Path) -> None:
+def test_new_env_file_has_secrets_and_is_valid(tmp_path: Path) -> None:
     target = tmp_path / "env"
     assert run("make_env.sh", str(target)).returncode == 0
     written = dict(re.findall(r"^(\w+)=(.*)$", target.read_text(), re.MULTILINE))
@@ -45,18 +45,18 @@ def test_new_settings_have_secrets_that_compose_takes(tmp_path: Path) -> None:
     assert redis_url == f"redis://:{written['LYRA_REDIS_PASSWORD']}@redis:6379/0"
 
 
-def test_settings_that_are_there_are_kept(tmp_path: Path) -> None:
+def test_existing_env_file_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "env"
     target.write_text("mine\n")
     refused = run("make_env.sh", str(target))
     assert refused.returncode == 1
-    assert "is there already" in refused.stderr
+    assert "already exists" in refused.stderr
     assert target.read_text() == "mine\n"
 
 
 @pytest.fixture
 def compose_redis(tmp_path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The container's own command, on a real server: its port, and the words of its command line.
+    """A real server with the container's command: its port and its command line.
 
     The server's program is wrapped to have a free port, and this machine's folders for those of the container.
     """
@@ -84,7 +84,7 @@ def compose_redis(tmp_path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def answers(port: int) -> bool:
-    """Whether a server listens."""
+    """Whether a server is listening."""
     try:
         socket.create_connection((HOST, port), 1.0).close()
     except OSError:
@@ -93,7 +93,7 @@ def answers(port: int) -> bool:
     return True
 
 
-def test_redis_keeps_a_log_of_writes_within_its_memory(compose_redis: tuple[int, list[str]]) -> None:
+def test_redis_has_an_append_only_file_and_a_memory_limit(compose_redis: tuple[int, list[str]]) -> None:
     with redis.Redis(HOST, compose_redis[0], password="0123abcd", decode_responses=True) as client:
         told = client.config_get("append*", "maxmemory*", "save")
     assert (told["appendonly"], told["appendfsync"], told["save"]) == ("yes", "everysec", "")
@@ -102,7 +102,7 @@ def test_redis_keeps_a_log_of_writes_within_its_memory(compose_redis: tuple[int,
     assert 0 < int(told["maxmemory"]) < int(limit)
 
 
-def test_redis_wants_its_password_and_shows_it_on_no_command_line(compose_redis: tuple[int, list[str]]) -> None:
+def test_redis_requires_its_password_and_hides_it_from_the_command_line(compose_redis: tuple[int, list[str]]) -> None:
     port, command_line = compose_redis
     with redis.Redis(HOST, port) as client, pytest.raises(redis.AuthenticationError):
         client.ping()
@@ -111,7 +111,7 @@ def test_redis_wants_its_password_and_shows_it_on_no_command_line(compose_redis:
 
 @pytest.fixture
 def client(tmp_path: Path) -> Path:
-    """A folder with an `mc` that writes down what it is asked, and attaches a policy once, as the real one does."""
+    """A folder with an `mc` that records its arguments and, like the real one, attaches a policy only once."""
     folder = tmp_path / "bin"
     folder.mkdir()
     program = folder / "mc"
@@ -135,7 +135,7 @@ def make_bucket(client: Path) -> subprocess.CompletedProcess[str]:
     return run("make_bucket.sh", **given, PATH=f"{client}:{os.environ['PATH']}", TMPDIR=str(client.parent))
 
 
-def test_bucket_is_made_for_a_user_who_can_use_that_bucket_alone(client: Path) -> None:
+def test_bucket_and_its_user_are_created(client: Path) -> None:
     assert make_bucket(client).returncode == 0
     asked = (client.parent / "asked").read_text().splitlines()
     assert asked == [
@@ -150,12 +150,12 @@ def test_bucket_is_made_for_a_user_who_can_use_that_bucket_alone(client: Path) -
     assert not any("*" in action for each in statements for action in each["Action"])
 
 
-def test_making_the_bucket_again_does_no_harm(client: Path) -> None:
+def test_bucket_script_is_idempotent(client: Path) -> None:
     assert make_bucket(client).returncode == 0
     assert make_bucket(client).returncode == 0
 
 
-def test_user_without_the_policy_is_a_failure(client: Path) -> None:
+def test_user_without_the_policy_is_an_error(client: Path) -> None:
     (client.parent / "attached").touch()
     (client.parent / "forgotten").touch()
     assert make_bucket(client).returncode == 1
