@@ -1,4 +1,4 @@
-"""The chart, rendered by the real helm; and how its objects are looked at."""
+"""Renders the chart with helm, and accessors for the rendered objects."""
 
 import base64
 import re
@@ -20,17 +20,17 @@ NAMESPACE = "speech"
 
 Object = dict[str, Any]
 
-# Resolves what YAML 1.1 does and Kubernetes' own reader does too, as fast as it can be had.
+# The fastest available YAML 1.1 loader, as Kubernetes parses manifests.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class RenderError(RuntimeError):
-    """Helm refused the values; the text is what it said."""
+    """Helm rejected the values; the text is its error output."""
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What the chart makes of some values."""
+    """The chart rendered with some values."""
 
     name: str
     text: str
@@ -41,18 +41,18 @@ class Rendering:
         return tuple(each for each in yaml.load_all(self.text, _Loader) if each)
 
     def of(self, *kinds: str) -> list[Object]:
-        """Objects of some kinds."""
+        """Objects of these kinds."""
         return [each for each in self.objects if each["kind"] in kinds]
 
     def get(self, kind: str, suffix: str) -> Object:
-        """The object of a kind whose name ends so. Raises LookupError."""
+        """The object of a kind whose name has this suffix. Raises LookupError."""
         for each in self.of(kind):
             if each["metadata"]["name"].endswith(suffix):
                 return each
         raise LookupError(f"{self.name}: no {kind} ...{suffix}")
 
     def pods(self) -> Iterator[tuple[str, Object]]:
-        """Name and template of everything that makes pods."""
+        """Name and pod template of every Pod, Deployment, StatefulSet and Job."""
         for each in self.objects:
             if each["kind"] == "Pod":
                 yield each["metadata"]["name"], each
@@ -61,27 +61,27 @@ class Rendering:
 
 
 def containers(pod: Object) -> list[Object]:
-    """All of a pod's, those that come first among them."""
+    """Containers of a pod, including init containers."""
     return [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
 
 
 def environment(container: Object) -> dict[str, str]:
-    """Plain variables of a container."""
+    """Environment variables of a container that have a literal value."""
     return {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
 
 
 def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a selector of labels chooses these. Raises ValueError for one with expressions."""
+    """Whether a label selector matches. Raises ValueError for one with expressions."""
     if selector.keys() - {"matchLabels"}:
         raise ValueError(f"selector with {sorted(selector)}")
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
 
 
 def quantity(text: str | int) -> float:
-    """A quantity of Kubernetes as a number."""
+    """A Kubernetes quantity as a number."""
     found = re.fullmatch(r"([0-9.]+)(m|k|M|G|T|Ki|Mi|Gi|Ti)?", str(text))
     if found is None:
-        raise ValueError(f"{text!r} is no quantity")
+        raise ValueError(f"{text!r} is not a quantity")
     factor = {"m": 1e-3, None: 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
     factor |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
     return float(found[1]) * factor[found[2]]
@@ -94,7 +94,7 @@ def render(
     name: str = "",
     options: Sequence[str] = (),
 ) -> Rendering:
-    """Each is made once, however often it is asked for. Raises RenderError."""
+    """Renders the chart; results are cached. Raises RenderError."""
     text = yaml.safe_dump(dict(values or {}))
     given = merge(*(yaml.load((CHART / file).read_text(), _Loader) for file in files), values or {})
     return Rendering(name or ",".join(files) or release, _rendered(text, tuple(files), release, tuple(options)), given)
@@ -113,11 +113,11 @@ def _rendered(values: str, files: tuple[str, ...], release: str, options: tuple[
 
 @cache
 def of_file(file: str) -> Rendering:
-    """What a values file makes, as a release named lyra."""
+    """The chart rendered with a values file as release "lyra"."""
     return render(files=(file,), release="lyra")
 
 
 def fixed(text: str) -> str:
-    """A rendering without what is new each time: the content of Secrets that are made at install."""
+    """Replaces the contents of generated Secrets, which differ in every rendering."""
     secret = re.compile(r"(?m)^(  (?:password|access-key|secret-key|api-key|keys\.json|token): )\S+$")
-    return secret.sub(lambda found: found[1] + base64.b64encode(b"made at install").decode(), text)
+    return secret.sub(lambda found: found[1] + base64.b64encode(b"generated").decode(), text)

@@ -1,4 +1,4 @@
-"""Forty combinations of the chart's switches, in which every two settings of two switches meet."""
+"""Forty combinations of the chart's switches that cover every pair of settings (pairwise testing)."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -37,7 +37,7 @@ def _workers(section: Values, **more: Any) -> Values:
 
 
 def merge(*parts: Mapping[str, Any]) -> Values:
-    """Later ones win; maps are merged."""
+    """Deep merge; later values win."""
     merged: Values = {}
     for part in parts:
         for key, value in part.items():
@@ -172,12 +172,12 @@ SWITCHES: dict[str, dict[str, Values]] = {
 }
 
 
-def chosen() -> list[dict[str, str]]:
-    """The combinations: the setting of every switch, forty times. Made greedily, the same every time."""
+def covering_rows() -> list[dict[str, str]]:
+    """The combinations, each a setting for every switch. Built greedily and deterministically."""
     pairs = {frozenset(pair): None for pair in combinations(_settings(), 2) if pair[0][0] != pair[1][0]}
     made: list[dict[str, str]] = []
     while len(made) < COUNT:
-        row = dict(sorted(next(iter(pairs)))) if pairs else {}  # one that has not been met yet, and what goes with it
+        row = dict(sorted(next(iter(pairs)))) if pairs else {}  # starts with an uncovered pair
         for step in range(len(SWITCHES)):
             switch = list(SWITCHES)[(step + len(made)) % len(SWITCHES)]
             if switch not in row:
@@ -194,7 +194,7 @@ def chosen() -> list[dict[str, str]]:
 
 
 def values_of(row: Mapping[str, str]) -> Values:
-    """The values that make a combination."""
+    """The values of a combination."""
     return merge(*(SWITCHES[switch][name] for switch, name in row.items()))
 
 

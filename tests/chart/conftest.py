@@ -1,4 +1,4 @@
-"""Renderings that the tests of the chart share: each is made once."""
+"""Renderings that the tests of the chart share."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,8 +10,8 @@ from tests.chart.chart import VALUES_FILES, Rendering, of_file, render
 
 @pytest.fixture(scope="session")
 def combined() -> tuple[Rendering, ...]:
-    """The chart with each of the forty combinations; half of them as a release whose name says lyra."""
-    rows = combinations.chosen()
+    """The chart with each of the forty combinations; half of them as a release whose name contains "lyra"."""
+    rows = combinations.covering_rows()
 
     def one(number: int) -> Rendering:
         row, release = rows[number], ("demo", "my-lyra")[number % 2]
@@ -24,7 +24,7 @@ def combined() -> tuple[Rendering, ...]:
 
 @pytest.fixture(scope="session")
 def renderings(combined: tuple[Rendering, ...]) -> tuple[Rendering, ...]:
-    """All that the tests look at: the chart as it is, each values file, each combination."""
+    """All renderings under test: default values, each values file, each combination."""
     return (render(name="values.yaml"), *map(of_file, VALUES_FILES), *combined)
 
 

