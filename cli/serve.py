@@ -1,4 +1,4 @@
-"""`lyra serve`: the whole stack on this machine, in the foreground."""
+"""`lyra serve`: runs the whole stack on this machine in the foreground."""
 
 import signal
 import threading
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Preset(StrEnum):
-    """Weights that a stack can run."""
+    """Presets that a stack can run."""
 
     NANO = "nano"
     MINI = "mini"
@@ -34,7 +34,7 @@ class Preset(StrEnum):
 PresetOption = Annotated[
     Preset,
     typer.Option(
-        help="Weights to run: nano (small, packaged), mini, base, pro or llama3 (of a checkpoint), "
+        help="Weights: nano (small, packaged), mini, base, pro or llama3 (need a checkpoint), "
         "tiny or tiny-qwen2-vl (random, for tests)."
     ),
 ]
@@ -48,32 +48,30 @@ CheckpointOption = Annotated[
     ),
 ]
 
-_OF_A_CHECKPOINT = (Preset.MINI, Preset.BASE, Preset.PRO, Preset.LLAMA3)
+_WITH_CHECKPOINT = (Preset.MINI, Preset.BASE, Preset.PRO, Preset.LLAMA3)
 
-
-# A process that fails is noticed at once; this is for a machine that is busy with other things.
-_LOAD_SECONDS = 300.0
+_START_SECONDS = 300.0  # generous, for busy machines: a process that fails is noticed immediately
 
 
 @contextmanager
 def running_stack(
     preset: Preset, host: str, port: int, *, whole: bool, checkpoint: Path | None = None
 ) -> Iterator["Stack"]:
-    """A stack that takes requests; stopped on the way out. Pulls missing weights first.
+    """A ready stack, stopped on exit. Pulls missing weights first.
 
     Args:
         preset: Weights to run.
-        host, port: Where the gateway listens; port 0 takes a free one.
-        whole: With stores and workers for long-audio jobs, and found by other commands by itself.
-        checkpoint: Folder of a checkpoint; mini, base, pro and llama3 need one.
+        host, port: Address of the gateway; port 0 selects a free one.
+        whole: Whether to run stores and workers for long-audio jobs and to announce the stack to other commands.
+        checkpoint: Folder of a checkpoint; required by mini, base, pro and llama3.
 
     Raises:
-        CommandFailed: it cannot start; the message has the end of the log that tells why.
+        CommandFailed: It cannot start; the message contains the end of the relevant log.
     """
     from services.operations.local.process import StackError
     from services.operations.local.stack import CLOCK, GATEWAY, SERVICES, STORES, WORKERS, Stack, StackRunning
 
-    if preset in _OF_A_CHECKPOINT and checkpoint is None:
+    if preset in _WITH_CHECKPOINT and checkpoint is None:
         raise typer.BadParameter(
             f"preset {preset.value} needs the folder of a checkpoint", param_hint="--checkpoint (LYRA_CHECKPOINT)"
         )
@@ -90,11 +88,11 @@ def running_stack(
                 waiting[:] = [each for each in waiting if each != name]
                 status.update(_waiting_for(waiting))
 
-            stack.start(_LOAD_SECONDS, show)
+            stack.start(_START_SECONDS, show)
     except StackRunning as error:
-        raise CommandFailed(str(error), "use that one, or stop it first") from error
+        raise CommandFailed(str(error), "use it, or stop it first") from error
     except StackError as error:
-        raise CommandFailed(str(error), f"the logs are in {stack.log_dir}") from error
+        raise CommandFailed(str(error), f"see the logs in {stack.log_dir}") from error
     try:
         for warning in stack.warnings:
             note(warning)
@@ -112,26 +110,26 @@ def serve(
     preset: PresetOption = Preset.NANO,
     checkpoint: CheckpointOption = None,
     host: Annotated[
-        str, typer.Option(help="Address the gateway listens on. Anything but loopback opens it to your network.")
+        str, typer.Option(help="Address of the gateway. Anything but loopback exposes it to your network.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 selects a free one.")] = 8000,
 ) -> None:
-    """Run the whole stack on this machine until Ctrl-C: model services, gateway, an object store and a Redis.
+    """Run the whole stack on this machine until Ctrl-C: model services, gateway, workers, object store and Redis.
 
-    The stores keep their data in LYRA_HOME. LYRA_STORE_ENDPOINT and LYRA_REDIS_URL name others, which are used instead.
+    The stores keep their data in LYRA_HOME. Set LYRA_STORE_ENDPOINT and LYRA_REDIS_URL to use others instead.
 
     \b
     Examples:
       lyra serve
       lyra serve --port 9000
       lyra serve --preset base --checkpoint ~/Lyra_Base_9B
-      lyra serve --preset tiny --port 0     random weights, for trying the API in a second
+      lyra serve --preset tiny --port 0     random weights, to try the API quickly
     """
     stop = threading.Event()
     with running_stack(preset, host, port, whole=True, checkpoint=checkpoint) as stack:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: stop.set())
-        out.print(f"Lyra ({preset.value}) answers at [bold]{stack.url}[/]   (Ctrl-C ends it)", soft_wrap=True)
+        out.print(f"Lyra ({preset.value}) is running at [bold]{stack.url}[/]   (Ctrl-C to stop)", soft_wrap=True)
         out.print(f"  key   {stack.key}", soft_wrap=True)
         out.print(f"  docs  {stack.url}/docs", soft_wrap=True)
         out.print('  try   lyra ask "What is a prime number?" --out answer.wav', soft_wrap=True)

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from services.operations.local.keys import development_key
-from services.operations.local.process import LocalProcess, ProcessSpec, answers_http, grpc_is_serving, http_is_ready
+from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is_serving, http_is_ready, serves_metrics
 from services.operations.local.stack import CLOCK, GATEWAY, SERVICES, WORKERS
 from services.shared.pipeline.clients import LANGUAGE_MODEL, SPEECH_ENCODER
 from tests.clients import Clients
@@ -70,8 +70,8 @@ class Fleet:
         for name, (queues, concurrency) in WORKERS.items():
             serves = ["--queues", queues, "--concurrency", str(concurrency), "--reconcile-seconds", "1"]
             addresses = self._addresses(SPEECH_ENCODER, LANGUAGE_MODEL)
-            self._start(name, "services.worker", [*common, *serves, *addresses], answers_http, stores)
-        self._start(CLOCK, "services.worker.clock", [*common, "--reconcile-seconds", "1"], answers_http, stores, 1)
+            self._start(name, "services.worker", [*common, *serves, *addresses], serves_metrics, stores)
+        self._start(CLOCK, "services.worker.clock", [*common, "--reconcile-seconds", "1"], serves_metrics, stores, 1)
         self._start(GATEWAY, "services.gateway", [*common, *preset, *self._addresses(*SERVICES)], http_is_ready, stores)
         self._wait(*WORKERS, CLOCK, GATEWAY)
         self.gateways = [f"http://{each.address}" for each in self.processes[GATEWAY]]

@@ -60,7 +60,7 @@ def test_a_process_that_dies_under_an_attack_is_told_and_started_again(target: T
     row = run_one(target, watcher, Attack("media", "kills", killing, True, 4096.0), PLAN)
     assert not row.held
     assert row.died == ["speech_synthesizer"]
-    assert target.stack.dead() == []
+    assert target.stack.exited() == []
 
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "93.184.215.14", "::", "2001:db8::1", "0.0.0.0"])

@@ -1,1 +1,1 @@
-"""The whole platform on one machine: every service and the gateway, each a process of its own."""
+"""The local stack: every service, the gateway, the workers and the stores as processes on one machine."""

@@ -1,4 +1,4 @@
-"""`python -m services.operations.local`: the whole platform in the foreground until Ctrl-C."""
+"""`python -m services.operations.local`: runs the local stack in the foreground until Ctrl-C."""
 
 import signal
 import sys
@@ -15,7 +15,7 @@ from services.shared.settings import ProcessSettings
 
 
 class LocalSettings(ProcessSettings):
-    """Everything on this machine: the four model services and the gateway, each a process of its own."""
+    """The local stack: model services, workers, stores and gateway, each in its own process."""
 
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
     preset: Literal["nano", "mini", "base", "pro", "llama3", "tiny", "tiny-qwen2-vl"] = Field(
@@ -31,7 +31,7 @@ class LocalSettings(ProcessSettings):
 
 
 def main() -> int:
-    """Runs the stack. Returns the exit code."""
+    """Runs the local stack. Returns the exit code."""
     loaded = settings.load(LocalSettings, "python -m services.operations.local")
     return serve(
         Stack(
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def serve(stack: Stack) -> int:
-    """Runs `stack` until SIGINT, SIGTERM or SIGHUP, starting again what dies. Returns the exit code."""
+    """Runs `stack` until SIGINT, SIGTERM or SIGHUP and restarts processes that exit. Returns the exit code."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())

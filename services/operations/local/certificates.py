@@ -1,4 +1,4 @@
-"""Certificates of the local object store: its parts know each other by them, and nobody else can have one."""
+"""Certificates with which the components of the local object store authenticate each other."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -13,14 +13,14 @@ from services.shared.private_files import PrivateFile
 
 AUTHORITY, CERTIFICATE, KEY = "authority.pem", "certificate.pem", "key.pem"
 
-_VALID = timedelta(days=3650)  # they are made anew at every start
+_VALID = timedelta(days=3650)  # new ones are issued at every start
 _CLOCK_SKEW = timedelta(days=1)
 
 
 def write_certificates(folder: Path, host: str) -> None:
-    """One certificate for both ends of mutual TLS on `host`, an IP address, and the authority that signed it.
+    """Writes a certificate for both ends of mutual TLS on `host`, an IP address, and the CA that signed it.
 
-    The authority's key is thrown away, so that no second certificate can be made. Files of mode 0600.
+    The CA's key is discarded, so that no further certificate can be issued. Files have mode 0600.
     """
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority_name = _name("Lyra local object store")

@@ -1,8 +1,7 @@
 """`python -m services.operations.local.child MODULE ...`: runs a module in a process that never outlives the stack.
 
-What the process writes, files and sockets, is for its owner alone.
-
-`python -m services.operations.local.child --program PATH ...` does the same for a program.
+`python -m services.operations.local.child --program PATH ...` does the same for a program. Files and sockets that the
+process creates are accessible to its owner only.
 """
 
 import os
@@ -13,7 +12,7 @@ from services.shared.parents import end_with_parent
 
 
 def main() -> None:
-    """Ties this process to its parent, then becomes the module or the program."""
+    """Ties this process to its parent, then runs the module or executes the program."""
     end_with_parent(int(os.environ["LYRA_STACK_PID"]))
     os.umask(0o077)
     if sys.argv[1] == "--program":

@@ -1,4 +1,4 @@
-"""The development key of a local stack: made once, kept in a file that its owner alone can read, used by every run."""
+"""The development API key of a local stack: created once, stored in a file of mode 0600, reused by every run."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ FILE_NAME = "development-key"
 
 
 def development_key(home: Path) -> str:
-    """The key in `<home>/run/development-key`; a new one where there is none or it was revoked.
+    """The key in `<home>/run/development-key`; a new one if there is none or it was revoked.
 
     Raises:
-        services.gateway.http.keys.KeysUnreadable: The file of keys is damaged.
+        services.gateway.http.keys.KeysUnreadable: The key file is damaged.
     """
     path = home / "run" / FILE_NAME
     store = KeyStore(home)

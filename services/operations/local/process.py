@@ -1,4 +1,4 @@
-"""One process of a local stack: started, waited for, stopped, its output in a log file."""
+"""One process of a local stack: start, readiness, stop, with its output in a log file."""
 
 import json
 import os
@@ -20,26 +20,26 @@ from services.shared.settings import ServiceAccessSettings
 
 POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 15
-_LOG_BYTES = 10 * 2**20  # a log larger than this is put aside at the next start
+_MAX_LOG_BYTES = 10 * 2**20  # larger logs are rotated at the next start
 
 
 class StackError(RuntimeError):
-    """The stack, or a part of it, could not be started. The message says which part and what its log ends with."""
+    """A process of the stack could not be started. The message names it and contains the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run.
+    """How to run a process.
 
     Attributes:
-        name: For people and file names, as in "speech_encoder".
+        name: For output and file names, as in "speech_encoder".
         module: Run as `python -m module`.
         arguments: Its command line, without port and port file.
-        is_ready: Asks the running process at host and port whether it takes requests; False also where nobody answers.
-        program: Run instead of the module; its arguments name its port, and it writes no port file.
-        environment: Variables that it has and others have not, such as secrets.
-        leftovers: Files that it may leave behind outside of its folders; deleted when it was stopped.
-        folder: It runs in; None for that of this process.
+        is_ready: Whether the process at host and port accepts requests; False also if it does not respond.
+        program: Executed instead of the module; its arguments contain its port, and it writes no port file.
+        environment: Additional environment variables, such as secrets.
+        cleanup_paths: Files that it may leave behind outside its folders; deleted when it is stopped.
+        cwd: Working directory; None for that of this process.
     """
 
     name: str
@@ -48,20 +48,20 @@ class ProcessSpec:
     is_ready: Callable[[str, int], bool]
     program: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    leftovers: Sequence[Path] = ()
-    folder: Path | None = None
+    cleanup_paths: Sequence[Path] = ()
+    cwd: Path | None = None
 
 
 class LocalProcess:
-    """Runs a ProcessSpec; may be started again after it ended, on the port it had.
+    """Runs a ProcessSpec. After it has exited, it can be started again on the same port.
 
     Args:
-        spec: What to run.
+        spec: How to run the process.
         host: Address it listens on.
         port: Port it listens on; 0 lets it choose one at its first start.
         run_dir: Folder for its port file.
-        log_dir: Folder for its log; each start appends.
-        spawn: Makes the process, given the arguments of `subprocess.Popen`.
+        log_dir: Folder for its log, to which each start appends.
+        spawn: Starts the process, given the arguments of `subprocess.Popen`.
     """
 
     def __init__(
@@ -90,23 +90,23 @@ class LocalProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, also after it ended; None before the first start."""
+        """Process id, also after it has exited; None before the first start."""
         return None if self._process is None else self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """How the process ended (negative: by that signal); None while it runs, and before the first start."""
+        """Exit code (negative: killed by that signal); None while it runs and before the first start."""
         return None if self._process is None else self._process.poll()
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Starts the process; does not wait for it."""
         if self.alive:
-            raise StackError(f"{self.spec.name} is running already")
+            raise StackError(f"{self.spec.name} is already running")
         self._port_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "services.operations.local.child"]
         if self.spec.program is not None:
@@ -114,10 +114,10 @@ class LocalProcess:
         else:
             command += [self.spec.module, *self.spec.arguments]
             command += ["--host", self.host, "--port", str(self.port), "--port-file", str(self._port_file)]
-        # Fewer malloc arenas keep the memory of many threads together.
+        # Fewer malloc arenas limit fragmentation with many threads.
         environment = {"MALLOC_ARENA_MAX": "2", **os.environ, **self.spec.environment}
         environment["LYRA_STACK_PID"] = str(os.getpid())
-        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_BYTES:
+        if self.log_path.exists() and self.log_path.stat().st_size > _MAX_LOG_BYTES:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
         with open(self.log_path, "ab", opener=_private) as log:
             self._process = self._spawn(
@@ -126,32 +126,32 @@ class LocalProcess:
                 stdout=log,
                 stderr=log,
                 env=environment,
-                cwd=self.spec.folder,
-                # Ctrl-C in a terminal reaches the stack alone, which then stops its processes in order.
+                cwd=self.spec.cwd,
+                # Ctrl-C in a terminal reaches only the stack, which then stops its processes in order.
                 start_new_session=True,
             )
 
     def wait_ready(self, timeout_seconds: float) -> None:
-        """Returns when the process takes requests.
+        """Returns when the process accepts requests.
 
         Raises:
-            StackError: It ended, or is not ready in time.
+            StackError: It exited, or is not ready in time.
         """
         deadline = time.monotonic() + timeout_seconds
         while not self._is_ready():
             if not self.alive:
-                raise StackError(f"{self.spec.name} ended with code {self.exit_code}:\n{self.log_tail()}")
+                raise StackError(f"{self.spec.name} exited with code {self.exit_code}:\n{self.log_tail()}")
             if time.monotonic() > deadline:
                 raise StackError(f"{self.spec.name} is not ready after {timeout_seconds:g} s:\n{self.log_tail()}")
             time.sleep(POLL_SECONDS)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal, if the process runs."""
+        """Sends a signal if the process is running."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Whether the process ended within the time."""
+        """Waits for the process to exit. Returns False on timeout."""
         if self._process is None:
             return True
         try:
@@ -161,15 +161,15 @@ class LocalProcess:
         return True
 
     def stop(self, timeout_seconds: float) -> None:
-        """SIGTERM, then SIGKILL if the process takes longer than the time."""
+        """Sends SIGTERM, and SIGKILL after the timeout."""
         self.signal(signal.SIGTERM)
         if not self.wait(timeout_seconds):
             self.kill()
-        for path in (self._port_file, *self.spec.leftovers):
+        for path in (self._port_file, *self.spec.cleanup_paths):
             path.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """SIGKILL; returns when the process is gone."""
+        """Sends SIGKILL and waits until the process is gone."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -198,7 +198,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def grpc_is_serving(host: str, port: int) -> bool:
-    """Whether the gRPC service's health is SERVING. It is asked over TLS where the environment has certificates."""
+    """Whether the gRPC health status is SERVING. Uses TLS if the environment configures certificates."""
     settings = ServiceAccessSettings()
     credentials = ClientCredentials(mutual_tls=mutual_tls_from_settings(settings), tls_name=settings.service_tls_name)
     with open_blocking_channel(f"{host}:{port}", credentials) as channel:
@@ -211,15 +211,15 @@ def grpc_is_serving(host: str, port: int) -> bool:
 
 
 def http_is_ready(host: str, port: int) -> bool:
-    """Whether GET /readyz answers 200."""
+    """Whether GET /readyz returns 200."""
     try:
         return httpx.get(f"http://{host}:{port}/readyz", timeout=2.0, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 
 
-def answers_https(host: str, port: int, path: str = "/readyz") -> bool:
-    """As `http_is_ready`. The certificate is for the names of clients, not for this address: it is not checked."""
+def https_is_ready(host: str, port: int, path: str = "/readyz") -> bool:
+    """As `http_is_ready`, over HTTPS. The certificate is not verified because it need not contain this address."""
     try:
         url = f"https://{host}:{port}{path}"
         return httpx.get(url, timeout=2.0, trust_env=False, verify=False).status_code == httpx.codes.OK
@@ -227,8 +227,8 @@ def answers_https(host: str, port: int, path: str = "/readyz") -> bool:
         return False
 
 
-def answers_http(host: str, port: int) -> bool:
-    """Whether the process answers HTTP requests, for metrics."""
+def serves_metrics(host: str, port: int) -> bool:
+    """Whether GET /metrics succeeds."""
     try:
         return httpx.get(f"http://{host}:{port}/metrics", trust_env=False, timeout=1.0).is_success
     except httpx.HTTPError:

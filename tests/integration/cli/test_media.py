@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from services.gateway.http.keys import KeyStore
-from services.operations.local.process import ProcessSpec, answers_http
+from services.operations.local.process import ProcessSpec, serves_metrics
 from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import wav
 from tests.servers import start_process, store_environment
@@ -24,7 +24,7 @@ def lyra(tmp_path: Path, store_settings: StoreSettings, monkeypatch: pytest.Monk
     """`lyra("media", "list")` against a gateway without model services."""
     arguments = ["--home", str(tmp_path)]
     environment = store_environment(store_settings)
-    spec = ProcessSpec("gateway", "services.gateway", arguments, answers_http, environment=environment)
+    spec = ProcessSpec("gateway", "services.gateway", arguments, serves_metrics, environment=environment)
     with ExitStack() as cleanup:
         process = start_process(spec, 0, tmp_path / "run", cleanup)
         monkeypatch.setenv("LYRA_URL", f"http://{process.address}")

@@ -12,7 +12,7 @@ import trustme
 
 from services.gateway.http.certificates import ServerCertificate
 from services.gateway.settings import GatewaySettings
-from services.operations.local.process import answers_https
+from services.operations.local.process import https_is_ready
 from services.operations.local.stack import Stack
 from services.shared.reloading_files import SecretFileError
 from tests.integration.gateway.conftest import until
@@ -66,7 +66,7 @@ async def test_https_serves_what_http_did_and_nothing_else_gets_in(tmp_path: Pat
             assert (await client.post("/v1/chat/completions", json=question)).status_code == 200
             large = await client.post("/v1/chat/completions", content=b"0," * 5_000_000)
             assert large.status_code in (400, 413)
-        answers = functools.partial(answers_https, path="/healthz")
+        answers = functools.partial(https_is_ready, path="/healthz")
         assert await asyncio.to_thread(answers, HOST, gateway.port)
 
         async with httpx.AsyncClient() as plain:

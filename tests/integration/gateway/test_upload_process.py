@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from services.gateway.http.keys import KeyStore
-from services.operations.local.process import LocalProcess, ProcessSpec, answers_http
+from services.operations.local.process import LocalProcess, ProcessSpec, serves_metrics
 from services.shared.media.library import MediaLibrary
 from services.shared.media.settings import MediaSettings
 from services.shared.media.sweeping import Swept, sweep
@@ -28,7 +28,7 @@ MOST_GROWTH = 64 * MIB
 def gateway(tmp_path: Path, store_settings: StoreSettings) -> Iterator[LocalProcess]:
     """A gateway process with an object store and no model services."""
     arguments, environment = ["--home", str(tmp_path)], store_environment(store_settings)
-    spec = ProcessSpec("gateway", "services.gateway", arguments, answers_http, environment=environment)
+    spec = ProcessSpec("gateway", "services.gateway", arguments, serves_metrics, environment=environment)
     with ExitStack() as cleanup:
         yield start_process(spec, 0, tmp_path / "run", cleanup)
 

@@ -133,7 +133,7 @@ def test_stack_answers_and_tells_where_it_is(tiny_stack: Stack) -> None:
     answer = httpx.get(f"{tiny_stack.url}/v1/models", headers=headers, trust_env=False)
     assert answer.status_code == 200
     assert httpx.get(f"{tiny_stack.url}/v1/models", trust_env=False).status_code == 401
-    assert tiny_stack.dead() == []
+    assert tiny_stack.exited() == []
 
 
 def test_second_stack_in_the_same_home_is_refused(tiny_stack: Stack) -> None:
@@ -149,7 +149,7 @@ async def test_killed_service_is_noticed_and_comes_back_on_its_port(start_stack:
         stub = language_model_pb2_grpc.LanguageModelStub(channel)
         assert (await stub.CountTokens(CountTokensRequest(text="a"))).tokens == 1
         stack.kill("language_model")
-        assert stack.dead() == ["language_model"]
+        assert stack.exited() == ["language_model"]
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.CountTokens(CountTokensRequest(text="a"))
         assert isinstance(from_rpc_error("language_model", refused.value), Unavailable)

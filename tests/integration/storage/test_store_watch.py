@@ -21,42 +21,42 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def started(folder: Path) -> StoreWatch:
     watch = StoreWatch(folder, RESERVE, lambda: True)
-    assert watch.must_restart() == ""
+    assert watch.restart_reason() == ""
     return watch
 
 
 def test_a_store_whose_disk_was_full_starts_anew_when_there_is_room_and_once(tmp_path: Path, free: list[int]) -> None:
     watch = started(tmp_path)
     free.append(0)
-    assert watch.must_restart() == ""
+    assert watch.restart_reason() == ""
     free.append(RESERVE - 1)
-    assert watch.must_restart() == ""
+    assert watch.restart_reason() == ""
     free.append(RESERVE)
-    assert "was full" in watch.must_restart()
-    watch.note_start()
-    assert watch.must_restart() == ""
+    assert "was full" in watch.restart_reason()
+    watch.on_start()
+    assert watch.restart_reason() == ""
 
 
 def test_a_disk_that_only_touches_the_reserve_costs_no_start(tmp_path: Path, free: list[int]) -> None:
     watch = started(tmp_path)
     free += [RESERVE - 1]
-    assert watch.must_restart() == ""
+    assert watch.restart_reason() == ""
     free += [RESERVE]
-    assert watch.must_restart() == ""
+    assert watch.restart_reason() == ""
 
 
 def test_a_store_that_fails_to_write_although_there_is_room_starts_anew(tmp_path: Path, free: list[int]) -> None:
     watch = started(tmp_path)
     failure_mark(tmp_path).touch()
-    assert "although there is room" in watch.must_restart()
+    assert "although there is space" in watch.restart_reason()
 
 
 def test_what_fails_while_the_store_starts_says_nothing(tmp_path: Path, free: list[int]) -> None:
     ready = False
     watch = StoreWatch(tmp_path, RESERVE, lambda: ready)
     failure_mark(tmp_path).touch()
-    assert watch.must_restart() == ""
+    assert watch.restart_reason() == ""
     ready = True
-    assert watch.must_restart() == ""
-    assert watch.must_restart() == ""
+    assert watch.restart_reason() == ""
+    assert watch.restart_reason() == ""
     assert not failure_mark(tmp_path).exists()
