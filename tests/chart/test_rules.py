@@ -25,7 +25,7 @@ def rule(check: Rule) -> Rule:
 @rule
 def names_are_unique_and_namespaced(rendering: Rendering) -> Iterator[str]:
     count = Counter((each["kind"], each["metadata"]["name"]) for each in rendering.objects)
-    yield from (f"{key} is there {number} times" for key, number in count.items() if number > 1)
+    yield from (f"{key} exists {number} times" for key, number in count.items() if number > 1)
     for each in rendering.objects:
         if each["metadata"].get("namespace") != NAMESPACE:
             yield f"{each['kind']} {each['metadata']['name']} is in another namespace"
@@ -52,10 +52,10 @@ def selectors_match_exactly_their_own_pods(rendering: Rendering) -> Iterator[str
             selector = {"matchLabels": selector}
         found = [name for name, labels in pods if matches(selector, labels)]
         if found != [each["metadata"]["name"]]:
-            yield f"{each['kind']} {each['metadata']['name']} chooses the pods of {found}"
+            yield f"{each['kind']} {each['metadata']['name']} selects the pods of {found}"
     for each in rendering.of("Deployment", "StatefulSet"):
         if not matches(each["spec"]["selector"], each["spec"]["template"]["metadata"]["labels"]):
-            yield f"{each['metadata']['name']} does not choose its own pods"
+            yield f"{each['metadata']['name']} does not select its own pods"
 
 
 @rule
@@ -88,10 +88,10 @@ def autoscalers_are_consistent_and_unique(rendering: Rendering) -> Iterator[str]
         if not (int(hpa) <= minimum <= maximum):
             yield f"{each['metadata']['name']} scales from {minimum} to {maximum}"
         if "replicas" in deployments[targets[-1]]["spec"]:
-            yield f"{targets[-1]} says its replicas itself although it is scaled"
+            yield f"{targets[-1]} sets replicas although it is autoscaled"
         behavior = spec["behavior"] if hpa else spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
         if behavior["scaleDown"]["stabilizationWindowSeconds"] < 120:
-            yield f"{targets[-1]} scales down at once"
+            yield f"{targets[-1]} scales down immediately"
     if len(targets) != len(set(targets)):
         yield f"two autoscalers for one target: {targets}"
     for name, each in deployments.items():
@@ -104,7 +104,7 @@ def disruption_budgets_allow_node_drains(rendering: Rendering) -> Iterator[str]:
     for each in rendering.of("PodDisruptionBudget"):
         spec = each["spec"]
         if ("minAvailable" in spec) == ("maxUnavailable" in spec) or spec.get("maxUnavailable") == 0:
-            yield f"{each['metadata']['name']} never lets a pod go"
+            yield f"{each['metadata']['name']} never allows an eviction"
 
 
 @rule
@@ -120,7 +120,7 @@ def ports_exist_in_their_containers(rendering: Rendering) -> Iterator[str]:
             given = environment(container)
             said = {int(given[key]) for key in ("LYRA_PORT", "LYRA_METRICS_PORT") if key in given}
             if said and said != set(ports.values()):
-                yield f"{name} listens on {said}, and shows {ports}"
+                yield f"{name} listens on {said}, but declares {ports}"
     for service in rendering.of("Service"):
         pod = next(
             pod
@@ -130,7 +130,7 @@ def ports_exist_in_their_containers(rendering: Rendering) -> Iterator[str]:
         shown = {port["name"] for container in pod["spec"]["containers"] for port in container["ports"]}
         for port in service["spec"]["ports"]:
             if port["targetPort"] not in shown:
-                yield f"{service['metadata']['name']} leads to port {port['targetPort']}"
+                yield f"{service['metadata']['name']} targets the unknown port {port['targetPort']}"
 
 
 @rule
@@ -143,7 +143,7 @@ def addresses_match_services_of_the_release(rendering: Rendering) -> Iterator[st
             for key, value in environment(container).items():
                 for host, port in re.findall(rf"(?:///|//|@|^)([a-z0-9-]+)(?:\.{NAMESPACE}\.svc)?:(\d+)", value):
                     if f".{NAMESPACE}.svc" in value and (host not in services or int(port) not in services[host]):
-                        yield f"{name}: {key} is {value}, where nothing listens"
+                        yield f"{name}: {key} is {value}, which is not a port of a Service"
 
 
 @rule
@@ -155,13 +155,13 @@ def long_running_containers_have_probes(rendering: Rendering) -> Iterator[str]:
                     yield f"{each['metadata']['name']} has no {probe}"
             if any(port["name"] == "grpc" for port in container["ports"]):
                 probe = container["readinessProbe"]
-                # A kubelet speaks gRPC, and not over TLS.
+                # The kubelet cannot probe gRPC over TLS.
                 encrypted = "LYRA_SERVICE_TLS_CERT_FILE" in environment(container)
                 asked = (
                     probe.get("httpGet") == {"path": "/healthz", "port": "metrics"} if encrypted else "grpc" in probe
                 )
                 if not asked:
-                    yield f"{each['metadata']['name']} speaks gRPC and is not asked so"
+                    yield f"{each['metadata']['name']} is not probed over gRPC"
 
 
 @rule
@@ -195,9 +195,9 @@ def pods_fit_the_restricted_profile(rendering: Rendering) -> Iterator[str]:
         if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
             yield f"{name} has no seccomp profile"
         if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace")):
-            yield f"{name} shares what is the host's"
+            yield f"{name} uses host namespaces"
         if spec.get("automountServiceAccountToken") is not False:
-            yield f"{name} has a token of the API server"
+            yield f"{name} mounts a token of the API server"
         for volume in spec.get("volumes", ()):
             if not volume.keys() - {"name"} <= allowed:
                 yield f"{name} mounts {volume}"
@@ -210,7 +210,7 @@ def pods_fit_the_restricted_profile(rendering: Rendering) -> Iterator[str]:
             if own.get("readOnlyRootFilesystem") is not True:
                 yield f"{name}/{container['name']} can write its root"
             if any("hostPort" in port for port in container.get("ports", ())):
-                yield f"{name}/{container['name']} takes a port of the host"
+                yield f"{name}/{container['name']} uses a host port"
 
 
 @rule
@@ -245,11 +245,11 @@ def referenced_objects_exist(rendering: Rendering) -> Iterator[str]:
     for name, pod in rendering.pods():
         for kind, wanted in _references(pod["spec"]):
             if wanted not in there[kind] | given | _CREATED_BY_CLUSTER.get(kind, set()):
-                yield f"{name} names the {kind} {wanted}, which nobody makes"
+                yield f"{name} refers to the missing {kind} {wanted}"
     for each in rendering.of("Ingress"):
         for entry in each["spec"].get("tls", ()):
             if entry["secretName"] not in there["secret"] | given:
-                yield f"{each['metadata']['name']} names the secret {entry['secretName']}"
+                yield f"{each['metadata']['name']} refers to the missing secret {entry['secretName']}"
 
 
 @rule
@@ -280,7 +280,7 @@ def model_services_are_headless(rendering: Rendering) -> Iterator[str]:
     for each in rendering.of("Service"):
         component = each["metadata"]["labels"]["app.kubernetes.io/component"]
         if component in models and each["spec"].get("clusterIP") != "None":
-            yield f"{each['metadata']['name']} hides its pods"
+            yield f"{each['metadata']['name']} is not headless"
     for each in rendering.of("Deployment"):
         for key, value in environment(each["spec"]["template"]["spec"]["containers"][0]).items():
             if key.endswith("_ADDRESS") and not value.startswith("dns:///"):
@@ -311,7 +311,7 @@ def only_callers_and_services_have_tokens_and_certificates(rendering: Rendering)
             if (given is not None) != (component in components):
                 yield f"{name}: LYRA_{variable} is {given}"
             if given is not None and given not in files:
-                yield f"{name}: LYRA_{variable} is {given}, which no Secret brings"
+                yield f"{name}: LYRA_{variable} is {given}, which no Secret provides"
 
 
 @rule
@@ -319,7 +319,7 @@ def environment_variables_are_unique(rendering: Rendering) -> Iterator[str]:
     for name, pod in rendering.pods():
         for container in containers(pod):
             count = Counter(each["name"] for each in container.get("env", ()))
-            yield from (f"{name}: {key} is there {number} times" for key, number in count.items() if number > 1)
+            yield from (f"{name}: {key} is set {number} times" for key, number in count.items() if number > 1)
 
 
 @rule

@@ -1,4 +1,4 @@
-"""The chart on a real cluster: installed, looked at, asked the sample question, upgraded, removed.
+"""The chart on a real cluster: install, inspect, ask the sample question, upgrade, uninstall.
 
 Runs where KUBECONFIG names a cluster, which has to be able to fetch the images: LYRA_TEST_IMAGE_REGISTRY names the
 registry that has them (for kind, `make images` and `kind load docker-image`). All happens in a namespace of its own.
@@ -45,13 +45,13 @@ class Installed:
         return {row["component"]: row for row in json.loads(self.lyra("status", "--json"))}
 
     def key(self) -> str:
-        """Of the API: the chart makes one for trying out."""
+        """API key that the chart generated."""
         encoded = self.kubectl("get", "secret", f"{RELEASE}-keys", "-o", "jsonpath={.data.api-key}")
         return base64.b64decode(encoded).decode()
 
     @contextmanager
     def gateway(self) -> Iterator[httpx.Client]:
-        """The gateway, through a port of this machine."""
+        """A client of the gateway through a forwarded port."""
         (port,) = free_ports(1)
         command = [str(program("kubectl")), "--namespace", self.namespace, "port-forward", f"service/{RELEASE}-gateway"]
         forward = subprocess.Popen([*command, f"{port}:80"], stdout=subprocess.DEVNULL)
@@ -107,7 +107,7 @@ def installed() -> Iterator[Installed]:
 
 
 def ask(client: httpx.Client) -> str:
-    """The sample question: what is in the picture, asked aloud."""
+    """The sample question: a spoken question about an image."""
     sound, picture = (
         base64.b64encode((EXAMPLES / name).read_bytes()).decode() for name in ("question.wav", "picture.png")
     )
@@ -123,7 +123,7 @@ def ask(client: httpx.Client) -> str:
 
 
 @pytest.mark.timeout(READY_SECONDS * 2)
-def test_the_chart_is_installed_and_the_sample_question_is_answered(installed: Installed) -> None:
+def test_installed_chart_answers_the_sample_question(installed: Installed) -> None:
     installed.lyra("doctor")
     assert all(row["ready"] == row["wanted"] for row in installed.status().values())
     with installed.gateway() as client:
@@ -131,7 +131,7 @@ def test_the_chart_is_installed_and_the_sample_question_is_answered(installed: I
 
 
 @pytest.mark.timeout(READY_SECONDS * 2)
-def test_a_service_is_scaled_and_a_pod_drained_without_a_failed_answer(installed: Installed) -> None:
+def test_scaling_and_draining_drop_no_request(installed: Installed) -> None:
     installed.lyra("scale", "gateway", "2", "--yes")
     installed.kubectl("rollout", "status", f"deployment/{RELEASE}-gateway", "--timeout=300s")
     names = installed.kubectl("get", "pods", "-l", "app.kubernetes.io/component=gateway", "-o", "name").split()
@@ -141,7 +141,7 @@ def test_a_service_is_scaled_and_a_pod_drained_without_a_failed_answer(installed
 
 
 @pytest.mark.timeout(READY_SECONDS * 2)
-def test_the_charts_own_test_passes_and_an_upgrade_rolls_out(installed: Installed) -> None:
+def test_helm_test_passes_and_an_upgrade_rolls_out(installed: Installed) -> None:
     run(str(program("helm")), "test", RELEASE, "--namespace", installed.namespace)
     helm("upgrade", installed.namespace, "--set", "logLevel=debug")
     assert {row["rollout"] for row in installed.status().values()} == {"done"}

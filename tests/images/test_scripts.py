@@ -95,11 +95,11 @@ def answers(port: int) -> bool:
 
 def test_redis_has_an_append_only_file_and_a_memory_limit(compose_redis: tuple[int, list[str]]) -> None:
     with redis.Redis(HOST, compose_redis[0], password="0123abcd", decode_responses=True) as client:
-        told = client.config_get("append*", "maxmemory*", "save")
-    assert (told["appendonly"], told["appendfsync"], told["save"]) == ("yes", "everysec", "")
-    assert told["maxmemory-policy"] == "noeviction"
+        configuration = client.config_get("append*", "maxmemory*", "save")
+    assert (configuration["appendonly"], configuration["appendfsync"], configuration["save"]) == ("yes", "everysec", "")
+    assert configuration["maxmemory-policy"] == "noeviction"
     limit = compose.services("cpu")["redis"]["deploy"]["resources"]["limits"]["memory"]
-    assert 0 < int(told["maxmemory"]) < int(limit)
+    assert 0 < int(configuration["maxmemory"]) < int(limit)
 
 
 def test_redis_requires_its_password_and_hides_it_from_the_command_line(compose_redis: tuple[int, list[str]]) -> None:

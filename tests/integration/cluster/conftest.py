@@ -1,4 +1,4 @@
-"""An API server that has the chart's production release, as a cluster would show it, and a `lyra` that is led there."""
+"""An API server with the chart's production release, and a `lyra cluster` that uses it."""
 
 import base64
 import copy
@@ -34,7 +34,7 @@ def _parsed(text: str) -> tuple[Object, ...]:
 
 
 def objects(text: str) -> list[Object]:
-    """Of a YAML stream; they may be changed."""
+    """Objects of a YAML stream, which callers may change."""
     return copy.deepcopy(list(_parsed(text)))
 
 
@@ -44,7 +44,7 @@ def recorded() -> list[Object]:
 
 @cache
 def manifest() -> str:
-    """What the chart renders with the values for production, by the real helm."""
+    """The chart rendered with the production values."""
     values = ("--values", CHART / "values-production.yaml", "--values", HERE / "recorded" / "values.yaml")
     rendered = helm("template", "lyra", CHART, "--namespace", "lyra", *values)
     assert rendered.returncode == 0, rendered.stderr
@@ -52,7 +52,7 @@ def manifest() -> str:
 
 
 def pod_of(workload: Object, number: int, **changes: Any) -> Object:
-    """A pod of a Deployment that runs and is ready."""
+    """A running, ready pod of a Deployment."""
     template = workload["spec"]["template"]
     name, part = workload["metadata"]["name"], workload["metadata"]["labels"]["app.kubernetes.io/component"]
     container = template["spec"]["containers"][0]
@@ -80,7 +80,7 @@ def pod_of(workload: Object, number: int, **changes: Any) -> Object:
 
 
 def install(api: KubeApi) -> None:
-    """What Helm and the controllers make of the rendering: its objects, its record, pods that are ready."""
+    """Adds what Helm and the controllers would create: the rendered objects, Helm's record, ready pods."""
     for each in objects(manifest()):
         if "helm.sh/hook" in (each["metadata"].get("annotations") or {}):
             continue
@@ -125,7 +125,7 @@ def install(api: KubeApi) -> None:
 
 
 def _hpa_of(scaled: Object) -> Object:
-    """The autoscaler that KEDA makes for a ScaledObject."""
+    """The HorizontalPodAutoscaler that KEDA creates for a ScaledObject."""
     spec, name = scaled["spec"], scaled["metadata"]["name"]
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": spec["scaleTargetRef"]["name"]}
     bounds = {"minReplicas": max(1, spec["minReplicaCount"]), "maxReplicas": spec["maxReplicaCount"]}
@@ -145,7 +145,7 @@ def secret(name: str, *keys: str) -> Object:
 
 @pytest.fixture
 def empty_api() -> Iterator[KubeApi]:
-    """A server with nodes, a storage class and a namespace, and nothing of ours."""
+    """A server with nodes, a storage class and a namespace, but without Lyra."""
     api = KubeApi()
     api.add(*recorded())
     yield api
@@ -154,7 +154,7 @@ def empty_api() -> Iterator[KubeApi]:
 
 @pytest.fixture
 def api(empty_api: KubeApi) -> KubeApi:
-    """A server with the production release and all that it needs."""
+    """A server with the production release and everything it requires."""
     api = empty_api
     api.kinds |= {
         "keda.sh/v1alpha1": KEDA,
@@ -185,7 +185,7 @@ def api(empty_api: KubeApi) -> KubeApi:
 
 
 class Measured:
-    """A pod whose metrics are served over HTTP; tests set its gauges."""
+    """Serves the metrics of a pod over HTTP; tests set its gauges."""
 
     def __init__(self, api: KubeApi, pod: str) -> None:
         registry = CollectorRegistry()
@@ -207,7 +207,7 @@ Measure = Callable[[str], Measured]
 
 @pytest.fixture
 def measure(api: KubeApi) -> Iterator[Measure]:
-    """`measure("lyra-gateway-0")` gives a pod metrics."""
+    """`measure("lyra-gateway-0")` adds metrics to a pod."""
     with ExitStack() as cleanup:
 
         def start(pod: str) -> Measured:
@@ -230,7 +230,7 @@ def cluster(api: KubeApi, kubeconfig: Path) -> Cluster:
 
 @pytest.fixture
 def lyra(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> Lyra:
-    """`lyra("status")` runs `lyra cluster status` in this process, led to the server."""
+    """`lyra("status")` runs `lyra cluster status` in this process against the server."""
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 

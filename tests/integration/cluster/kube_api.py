@@ -1,8 +1,8 @@
-"""A Kubernetes API server for tests: real HTTP, real objects, no controllers. It serves what it is given.
+"""A Kubernetes API server for tests: real HTTP and real objects, but no controllers.
 
-As much of https://kubernetes.io/docs/reference/using-api/api-concepts/ as `lyra cluster` uses: discovery, lists with
-selectors and pages, single objects, merge patches, the scale subresource, deletion, logs that are followed, the pod
-proxy; bearer tokens, and RBAC as a list of what is denied.
+Implements what `lyra cluster` uses of https://kubernetes.io/docs/reference/using-api/api-concepts/: discovery, lists
+with selectors and pagination, single objects, merge patches, the scale subresource, deletion, streamed logs, the pod
+proxy, bearer tokens, and RBAC as a list of denied requests or as the rules of a role.
 """
 
 import copy
@@ -25,7 +25,7 @@ import yaml
 Object = dict[str, Any]
 Key = tuple[str, str, str, str]  # apiVersion, plural, namespace, name
 
-# What a server knows by itself: plural and kind by apiVersion, and which of them no namespace holds.
+# Built-in kinds: plural and kind by apiVersion.
 KINDS = {
     "v1": {
         "pods": "Pod",
@@ -63,7 +63,7 @@ _NAMESPACE = re.compile(r"/api/v1/namespaces/(?P<name>[^/]+)")
 
 
 class KubeApi:
-    """The server and what it holds. Tests add and change objects directly; `requests` tells what was asked of it."""
+    """The server and its objects. Tests add and change objects directly; `requests` records the requests."""
 
     def __init__(self, version: str = "v1.37.2") -> None:
         self.token = secrets.token_hex(8)
@@ -71,10 +71,10 @@ class KubeApi:
         self.version = version
         self.page = 500
         self.requests: list[str] = []
-        self.denied: set[tuple[str, str]] = set()  # verb and resource, as in ("list", "nodes")
-        self.rights: set[tuple[str, str, str]] = set()  # that requests needed: group, resource, verb
-        self.rules: list[Object] | None = None  # of a role; None allows whatever is not denied
-        self.upstreams: dict[str, str] = {}  # pod -> URL that its proxy leads to
+        self.denied: set[tuple[str, str]] = set()  # (verb, resource), as in ("list", "nodes")
+        self.rights: set[tuple[str, str, str]] = set()  # (group, resource, verb) that requests needed
+        self.rules: list[Object] | None = None  # of a role; None allows everything that is not denied
+        self.upstreams: dict[str, str] = {}  # URL behind the proxy, by pod
         self.logs: dict[str, list[str]] = defaultdict(list)
         self.on_change: Callable[[str, Object], None] = lambda verb, thing: None
         self._objects: dict[Key, Object] = {}
@@ -98,7 +98,7 @@ class KubeApi:
         self._thread.join()
 
     def kubeconfig(self, path: Path, namespace: str = "lyra") -> Path:
-        """Writes a kubeconfig that leads here."""
+        """Writes a kubeconfig for this server."""
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -111,7 +111,7 @@ class KubeApi:
         return path
 
     def add(self, *objects: Object) -> None:
-        """Keeps objects, in the place of those of the same name."""
+        """Adds objects, replacing those of the same name."""
         for each in objects:
             kept = copy.deepcopy(each)
             plural = self._plural(kept["apiVersion"], kept["kind"])
@@ -121,7 +121,7 @@ class KubeApi:
                 self._objects[kept["apiVersion"], plural, namespace, kept["metadata"]["name"]] = kept
 
     def find(self, kind: str, name: str) -> Object | None:
-        """A copy of an object of any namespace; None where there is none."""
+        """A copy of an object in any namespace; None if there is none."""
         with self._changed:
             for each in self._objects.values():
                 if each["kind"] == kind and each["metadata"]["name"] == name:
@@ -139,19 +139,19 @@ class KubeApi:
                     del self._objects[key]
 
     def log(self, pod: str, *lines: str) -> None:
-        """Writes lines into a pod's log; whoever follows it gets them."""
+        """Appends lines to a pod's log and sends them to its followers."""
         with self._changed:
             self.logs[pod] += lines
             self._changed.notify_all()
 
     def end_logs(self) -> None:
-        """Whoever follows a log comes to its end."""
+        """Ends all log streams."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def answer(self, method: str, target: str, body: bytes, token: str) -> tuple[int, Object | str | Iterator[bytes]]:
-        """Status and body of a request; the body of a log is an iterator."""
+        """Status and body of the response to a request; the body of a log is an iterator."""
         parts = urlsplit(target)
         path, query = unquote(parts.path), dict(parse_qsl(parts.query))
         with self._changed:
@@ -293,14 +293,14 @@ def _handler(api: KubeApi) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "text/plain")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            with suppress(OSError):  # whoever followed it went away
+            with suppress(OSError):  # the client disconnected
                 for piece in pieces:
                     self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
                     self.wfile.flush()
                 self.wfile.write(b"0\r\n\r\n")
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Tests read `requests`."""
+            """Silent: tests read `requests`."""
 
     return Handler
 
@@ -310,7 +310,7 @@ def _status(code: int, message: str) -> tuple[int, Object]:
 
 
 def _without_kind(thing: Object) -> Object:
-    """Items of a list bear neither `apiVersion` nor `kind`."""
+    """Items of a list have neither `apiVersion` nor `kind`."""
     return {key: value for key, value in copy.deepcopy(thing).items() if key not in ("apiVersion", "kind")}
 
 

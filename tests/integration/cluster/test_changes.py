@@ -1,4 +1,4 @@
-"""`lyra cluster scale` and `drain`: nothing without leave, and nobody is cut off."""
+"""`lyra cluster scale` and `drain`: nothing changes without confirmation, and no call is dropped."""
 
 import pytest
 

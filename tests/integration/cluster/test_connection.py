@@ -125,6 +125,6 @@ def test_unknown_component_lists_the_existing_ones(cluster: Cluster, lyra: Lyra)
 
 
 def test_missing_object_is_not_found(cluster: Cluster) -> None:
-    with pytest.raises(NotFound, match="nobody"):
-        cluster.get(PODS, "nobody")
-    assert cluster.find(PODS, "nobody") is None
+    with pytest.raises(NotFound, match="missing"):
+        cluster.get(PODS, "missing")
+    assert cluster.find(PODS, "missing") is None
