@@ -23,7 +23,7 @@ from bench.report import command_line, write
 from cli.ask import Answer, collect, content_parts
 from cli.client import GatewayClient
 from cli.connection import Connection
-from cli.serve import Preset, running_stack
+from cli.serve import running_stack
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WARM_UP = 2
@@ -120,10 +120,10 @@ def plot(report: dict[str, Any]) -> Figure:
 def main() -> None:
     parser = command_line("first_audio", __doc__)
     parser.add_argument("--repeats", type=int, default=10, help="measurements of each kind (default 10)")
-    parser.add_argument("--preset", type=Preset, default=Preset.NANO, help="weights to run (default nano)")
+    parser.add_argument("--preset", default="nano", help="weights to run (default nano)")
     options = parser.parse_args()
     report: dict[str, Any] = {
-        "preset": options.preset.value,
+        "preset": options.preset,
         "repeats": options.repeats,
         "warm_up": WARM_UP,
         "max_tokens": MAX_TOKENS,

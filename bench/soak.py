@@ -18,7 +18,7 @@ from bench.machine import describe, stack_memory
 from bench.report import command_line, write
 from cli.client import GatewayClient
 from cli.connection import Connection
-from cli.serve import Preset, running_stack
+from cli.serve import running_stack
 from services.operations.local.stack import GATEWAY, Stack
 
 WARM_UP = 30
@@ -61,7 +61,7 @@ def wait_until_idle(stack: Stack) -> float:
 def main() -> None:
     parser = command_line("soak", __doc__)
     parser.add_argument("--requests", type=int, default=300, help="requests that hang up (default 300)")
-    parser.add_argument("--preset", type=Preset, default=Preset.NANO, help="weights to run (default nano)")
+    parser.add_argument("--preset", default="nano", help="weights to run (default nano)")
     options = parser.parse_args()
     draw = random.Random(0)
     with running_stack(options.preset, "127.0.0.1", 0, whole=False) as stack:
@@ -78,7 +78,7 @@ def main() -> None:
         left = running_work(stack)
     growth = round(curve[-1]["pss_mib"] - curve[0]["pss_mib"], 1)
     report = {
-        "preset": options.preset.value,
+        "preset": options.preset,
         "machine": describe(),
         "requests": options.requests,
         "memory": curve,

@@ -31,9 +31,9 @@ from bench.machine import describe
 from bench.report import command_line, write
 from model_core.audio.encoding import encode_flac
 from model_core.audio.tensors import CLIP_SECONDS, SAMPLE_RATE, decode_audio
-from model_core.checkpoints.packages import WHISPER_TINY_EN
 from model_core.evaluation.metrics import word_errors
 from model_core.presets import lyra_home
+from model_core.presets.nano_packages import WHISPER_TINY_EN
 from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is_serving
 from services.shared.pipeline.clients import NAMES, Deadlines, ModelClients
 from services.shared.pipeline.encode_and_transcribe import encode_and_transcribe

@@ -10,7 +10,7 @@ import typer
 from cli.connection import lyra_home
 from cli.console import note, step_progress
 from cli.failure import CommandFailed, model_failures
-from cli.serve import CheckpointOption
+from cli.presets import CheckpointOption
 
 if TYPE_CHECKING:
     from model_core.data.build.reading import Style

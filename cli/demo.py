@@ -11,7 +11,8 @@ from cli.client import GatewayClient
 from cli.connection import Connection
 from cli.console import note, out, write_text
 from cli.failure import CommandFailed
-from cli.serve import CheckpointOption, Preset, PresetOption, running_stack
+from cli.presets import CheckpointOption, PresetOption
+from cli.serve import running_stack
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 _MAX_TOKENS = 128
@@ -21,7 +22,7 @@ ImageOption = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Th
 
 
 def demo(
-    preset: PresetOption = Preset.NANO,
+    preset: PresetOption = "nano",
     checkpoint: CheckpointOption = None,
     audio: AudioOption = EXAMPLES / "question.wav",
     image: ImageOption = EXAMPLES / "picture.png",

@@ -8,7 +8,7 @@ from cli import evaluate_nano, evaluate_own, evaluate_published
 from cli.console import step_progress
 from cli.evaluate_options import FileOption, GatewayOption, KeyOption, ManifestOption, PresetOption, subject_of
 from cli.failure import model_failures
-from cli.serve import CheckpointOption
+from cli.presets import CheckpointOption
 
 app = typer.Typer(
     no_args_is_help=True, help="Measure a preset or a running gateway: one JSON line with the figure, more with --out."

@@ -41,14 +41,14 @@ def nano(
     with model_failures(), voice_failures(), step_progress() as show:
         from model_core.evaluation.nano import Plan, evaluate_nano
         from model_core.evaluation.report import write_report
-        from model_core.presets import NANO_PARTS
+        from model_core.presets import SHIPPED
 
         plan = Plan(
             data=data,
             out=out,
             preset=preset,
             home=lyra_home(),
-            parts=parts or NANO_PARTS,
+            parts=parts or SHIPPED,
             only=wanted,
             workers=workers,
             command=command,

@@ -98,9 +98,9 @@ def subject_of(
             connection = replace(connection, key=local)
         return GatewaySubject(connection)
     from model_core.evaluation.preset_subject import PresetSubject
-    from model_core.presets import NANO_PARTS
+    from model_core.presets import SHIPPED
 
-    return PresetSubject(preset, lyra_home(), checkpoint, parts or NANO_PARTS)
+    return PresetSubject(preset, lyra_home(), checkpoint, parts or SHIPPED)
 
 
 def measure(name: str, out: Path | None, make: "Callable[[Progress], Report]", *, notes: str = "") -> None:

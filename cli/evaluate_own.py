@@ -23,7 +23,7 @@ from cli.evaluate_options import (
     subject_of,
 )
 from cli.failure import model_failures
-from cli.serve import CheckpointOption
+from cli.presets import CheckpointOption
 
 
 def factual(

@@ -22,7 +22,7 @@ from cli.evaluate_options import (
     subject_of,
 )
 from cli.failure import model_failures
-from cli.serve import CheckpointOption
+from cli.presets import CheckpointOption
 
 if TYPE_CHECKING:
     from model_core.evaluation.layouts import Questions

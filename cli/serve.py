@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,49 +12,19 @@ import typer
 from cli.connection import lyra_home
 from cli.console import err, note, out
 from cli.failure import CommandFailed
-from cli.weights import pull_weights, weights_are_here
+from cli.presets import CheckpointOption, PresetOption
+from cli.weights import pull_missing_weights
 
 if TYPE_CHECKING:
     from services.operations.local.stack import Stack
 
-
-class Preset(StrEnum):
-    """Presets that a stack can run."""
-
-    NANO = "nano"
-    MINI = "mini"
-    BASE = "base"
-    PRO = "pro"
-    LLAMA3 = "llama3"
-    TINY = "tiny"
-    TINY_QWEN2_VL = "tiny-qwen2-vl"
-
-
-PresetOption = Annotated[
-    Preset,
-    typer.Option(
-        help="Weights: nano (small, packaged), mini, base, pro or llama3 (need a checkpoint), "
-        "tiny or tiny-qwen2-vl (random, for tests)."
-    ),
-]
-CheckpointOption = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="LYRA_CHECKPOINT",
-        exists=True,
-        file_okay=False,
-        help="Folder of a checkpoint in the published layout, for mini, base, pro and llama3.",
-    ),
-]
-
-_WITH_CHECKPOINT = (Preset.MINI, Preset.BASE, Preset.PRO, Preset.LLAMA3)
 
 _START_SECONDS = 300.0  # generous, for busy machines: a process that fails is noticed immediately
 
 
 @contextmanager
 def running_stack(
-    preset: Preset, host: str, port: int, *, whole: bool, checkpoint: Path | None = None
+    preset: str, host: str, port: int, *, whole: bool, checkpoint: Path | None = None
 ) -> Iterator["Stack"]:
     """A ready stack, stopped on exit. Pulls missing weights first.
 
@@ -63,22 +32,22 @@ def running_stack(
         preset: Weights to run.
         host, port: Address of the gateway; port 0 selects a free one.
         whole: Whether to run stores and workers for long-audio jobs and to announce the stack to other commands.
-        checkpoint: Folder of a checkpoint; required by mini, base, pro and llama3.
+        checkpoint: Folder of a checkpoint; required by presets that run one.
 
     Raises:
         CommandFailed: It cannot start; the message contains the end of the relevant log.
     """
+    from model_core.presets import WeightSource, get_preset
     from services.operations.local.process import StackError
     from services.operations.local.stack import CLOCK, GATEWAY, SERVICES, STORES, WORKERS, Stack, StackRunning
 
-    if preset in _WITH_CHECKPOINT and checkpoint is None:
+    if get_preset(preset).weights is WeightSource.CHECKPOINT and checkpoint is None:
         raise typer.BadParameter(
-            f"preset {preset.value} needs the folder of a checkpoint", param_hint="--checkpoint (LYRA_CHECKPOINT)"
+            f"preset {preset} needs the folder of a checkpoint", param_hint="--checkpoint (LYRA_CHECKPOINT)"
         )
-    if preset is Preset.NANO and not weights_are_here(preset.value):
-        pull_weights(preset.value)
+    pull_missing_weights(preset)
     stack = Stack(
-        preset=preset.value, checkpoint=checkpoint, home=lyra_home(), host=host, port=port, announce=whole, jobs=whole
+        preset=preset, checkpoint=checkpoint, home=lyra_home(), host=host, port=port, announce=whole, jobs=whole
     )
     waiting = [*((*STORES, *WORKERS, CLOCK) if whole else ()), *SERVICES, GATEWAY]
     try:
@@ -107,7 +76,7 @@ def _waiting_for(names: list[str]) -> str:
 
 
 def serve(
-    preset: PresetOption = Preset.NANO,
+    preset: PresetOption = "nano",
     checkpoint: CheckpointOption = None,
     host: Annotated[
         str, typer.Option(help="Address of the gateway. Anything but loopback exposes it to your network.")
@@ -129,7 +98,7 @@ def serve(
     with running_stack(preset, host, port, whole=True, checkpoint=checkpoint) as stack:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: stop.set())
-        out.print(f"Lyra ({preset.value}) is running at [bold]{stack.url}[/]   (Ctrl-C to stop)", soft_wrap=True)
+        out.print(f"Lyra ({preset}) is running at [bold]{stack.url}[/]   (Ctrl-C to stop)", soft_wrap=True)
         out.print(f"  key   {stack.key}", soft_wrap=True)
         out.print(f"  docs  {stack.url}/docs", soft_wrap=True)
         out.print('  try   lyra ask "What is a prime number?" --out answer.wav', soft_wrap=True)

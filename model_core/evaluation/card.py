@@ -24,6 +24,7 @@ from model_core.evaluation.spoken_answer import spoken_answer_report
 from model_core.evaluation.subject import Subject
 from model_core.evaluation.text_quality import text_quality_report
 from model_core.evaluation.wer import word_error_report
+from model_core.presets import WeightSource, get_preset
 
 # In nano's own blocks.
 KEEP_RATES = (1.0, 0.8, 0.7)
@@ -88,7 +89,7 @@ class Part:
 
 def reader_of(preset: str) -> str:
     """The voice that reads texts aloud for a preset."""
-    return TINY_READER if preset.startswith("tiny") else DEFAULT_READER
+    return TINY_READER if get_preset(preset).weights is WeightSource.RANDOM else DEFAULT_READER
 
 
 def choose_parts(only: tuple[str, ...]) -> tuple[Part, ...]:

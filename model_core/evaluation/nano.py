@@ -17,7 +17,7 @@ from model_core.evaluation.card import Desk, Figure, Part, choose_parts, reader_
 from model_core.evaluation.manifest import Result
 from model_core.evaluation.preset_subject import PresetSubject
 from model_core.evaluation.report import Report, Table, write_report
-from model_core.presets import NANO_PARTS
+from model_core.presets import SHIPPED, PartsFolder
 
 Show = Callable[[str, int, int], None]
 """Called with what is counted, how much of it is done, and how much there is."""
@@ -42,7 +42,7 @@ class Plan:
     out: Path
     preset: str = "nano"
     home: Path | None = None
-    parts: Path = NANO_PARTS
+    parts: PartsFolder = SHIPPED
     only: tuple[str, ...] = ()
     workers: int = 1
     command: tuple[str, ...] = ("lyra", "eval", "nano")
@@ -88,7 +88,7 @@ def _in_processes(plan: Plan, parts: Sequence[Part], show: Show) -> None:
 
 
 @cache
-def _subject(preset: str, home: Path | None, parts: Path) -> PresetSubject:
+def _subject(preset: str, home: Path | None, parts: PartsFolder) -> PresetSubject:
     """One a process."""
     return PresetSubject(preset, home, parts=parts)
 

@@ -18,16 +18,17 @@ from model_core.audio.tensors import decode_audio_track, split_clips
 from model_core.engine.engine import LanguageModel
 from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
 from model_core.engine.sampling_params import SamplingParams
-from model_core.errors import InvalidInput, UnknownPreset
+from model_core.errors import InvalidInput
 from model_core.evaluation.subject import MAX_AUDIO_SECONDS, Ask, Reply, Sound, SpokenAnswer, file_hash
 from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import (
-    NANO_PARTS,
-    PRESETS,
+    SHIPPED,
+    PartsFolder,
     build_language_model,
     build_speech_encoder,
     build_vision_encoder,
     build_voice,
+    get_preset,
     lyra_home,
 )
 from model_core.speech.encoder import SpeechEncoder
@@ -59,13 +60,13 @@ class PresetSubject:
         preset: str,
         home: Path | None = None,
         checkpoint: Path | None = None,
-        parts: Path = NANO_PARTS,
+        parts: PartsFolder = SHIPPED,
         *,
         device: torch.device | str = "auto",
     ) -> None:
-        if preset not in PRESETS:
-            raise UnknownPreset(f"{preset!r} is not a preset; there are {', '.join(PRESETS)}")
-        self.preset, self._home, self._checkpoint, self._parts = preset, home, checkpoint, parts
+        self._packages = get_preset(preset).packages
+        self.preset, self._home, self._checkpoint = preset, home, checkpoint
+        self._parts = get_preset(preset).parts_folder(parts)
         self._device = device
         self._lock = threading.Lock()
         self._last_heard: tuple[tuple[str, ...], list[Part]] = ((), [])
@@ -187,11 +188,12 @@ class PresetSubject:
         return parts
 
     def _small_files(self) -> list[Path]:
-        """Files that change with nano's weights: manifests of what was converted, and all that was trained here."""
-        if self.preset != "nano":
+        """Files that change with packaged weights: manifests of what was converted, and all that was trained here."""
+        if not self._packages:
             return []
         home = self._home or lyra_home()
-        trained = [path for path in self._parts.rglob("*") if path.suffix in (".safetensors", ".json")]
+        files = self._parts.rglob("*") if self._parts else ()
+        trained = [path for path in files if path.suffix in (".safetensors", ".json")]
         return [*sorted((home / "weights" / self.preset).glob("*/manifest.json")), *sorted(trained)]
 
 

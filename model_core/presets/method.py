@@ -42,10 +42,22 @@ LONG_CONTEXT = 131_072
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedPreset:
-    """Everything that a folder in the published layout holds, as shapes; defaults are those of the published models.
+class PublishedArchitecture:
+    """The shapes of everything that a folder in the published layout holds; defaults are those of the published models.
 
-    `language_dtype` is what the language model's weights are cast to; None for what this processor is fastest with.
+    Attributes:
+        model: What the services call the language model.
+        language: The decoder.
+        template: Its chat template.
+        adapters: Its LoRA adapters by name.
+        adapter_projections: The linear layers that they adapt.
+        extraction: What the extractor does unless a request or the checkpoint says otherwise.
+        speech_encoder: Whisper's encoder, with a projector for each adapter.
+        transcriber_parameters: Parameters of Whisper's decoder, which is loaded where it is beside the checkpoint.
+        vision_encoder: The vision tower, with a projector where it has one.
+        unit_generator: Hidden states to units.
+        vocoder: Units to sound.
+        language_dtype: What the language model's weights are cast to; None for the fastest format of the device.
     """
 
     model: str
@@ -55,10 +67,10 @@ class PublishedPreset:
     adapter_projections: tuple[str, ...] = ADAPTER_PROJECTIONS
     extraction: ExtractionConfig = EXTRACTION
     speech_encoder: SpeechEncoder.Config
+    transcriber_parameters: int = 0
     vision_encoder: QwenVisionEncoder.Config | ClipVisionEncoder.Config
     unit_generator: UnitGenerator.Config
     vocoder: UnitVocoder.Config = field(default_factory=UnitVocoder.Config)
-    training: StageTable = field(default_factory=lambda: TRAINING)
     language_dtype: torch.dtype | None = None
 
 

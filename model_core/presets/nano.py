@@ -1,4 +1,4 @@
-"""Preset nano: small open models that one CPU runs, and our parts between them. Reads like a table."""
+"""The shapes and hyperparameters of preset nano. Reads like a table."""
 
 from model_core.adapter_choice import LONG_SPEECH as LONG_SPEECH_ADAPTER
 from model_core.adapter_choice import SPEECH

@@ -1,4 +1,4 @@
-"""The parts of a published preset, with the weights of a checkpoint, or random ones for the miniature."""
+"""The parts of a preset in the published layout, with the weights of a checkpoint or with random ones."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,9 +24,8 @@ from model_core.errors import CheckpointError
 from model_core.kernels import fast_dtype
 from model_core.language.decoder import DecoderStack
 from model_core.language.extractor import ExtractionConfig
-from model_core.presets import tiny_qwen2_vl
-from model_core.presets.building import on_meta, seeded
-from model_core.presets.method import PublishedPreset
+from model_core.presets.building import byte_tokenizer, on_meta, seeded
+from model_core.presets.method import PublishedArchitecture
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.random_transcriber import random_transcriber
 from model_core.speech.unit_voice import UnitVoice
@@ -40,45 +39,46 @@ _FREE_FIELDS = {"max_position_embeddings", "model_type"}
 class PublishedWeights:
     """Builds any part of a preset.
 
-    Modules are made on the meta device and filled tensor by tensor: a part never takes much more than its weights.
+    Modules are built on the meta device and filled tensor by tensor, so a part takes little more memory than its
+    weights.
 
     Args:
         name: The preset's.
-        preset: Its shapes.
-        folder: A folder in the published layout; None for random weights, always the same.
-        device: Where the weights come to lie.
+        architecture: Its shapes.
+        folder: A folder in the published layout; None for random weights, the same every time.
+        device: Where the weights are loaded.
 
     Raises:
         CheckpointError: the folder is no checkpoint, or one of another model.
     """
 
     def __init__(
-        self, name: str, preset: PublishedPreset, folder: Path | None, device: torch.device | str = "cpu"
+        self, name: str, architecture: PublishedArchitecture, folder: Path | None, device: torch.device | str = "cpu"
     ) -> None:
-        self._preset, self._device = preset, device
+        self._architecture, self._device = architecture, device
         self._checkpoint = None if folder is None else open_checkpoint(folder)
         if self._checkpoint:
-            _check_fits(name, preset, self._checkpoint)
+            _check_fits(name, architecture, self._checkpoint)
 
     def language_model(self) -> LanguageModel:
         """The decoder with every adapter."""
-        preset = self._preset
-        dtype = preset.language_dtype or fast_dtype(self._device)
+        architecture = self._architecture
+        dtype = architecture.language_dtype or fast_dtype(self._device)
         if self._checkpoint is None:
             with seeded():
                 return self._random_language_model()
         with on_meta():
-            decoder = preset.language.build()
+            decoder = architecture.language.build()
         self._checkpoint.load_into(decoder, "language", dtype, self._device)
         for adapter, folder in self._checkpoint.adapter_folders().items():
             load_adapter(decoder, adapter, folder)
-        extraction = _extraction(preset, self._checkpoint)
+        extraction = _extraction(architecture, self._checkpoint)
         tokenizer = read_tokenizer(self._checkpoint.folder)
-        return LanguageModel(preset.model, decoder.to(dtype), tokenizer, preset.template, extraction)
+        return LanguageModel(architecture.model, decoder.to(dtype), tokenizer, architecture.template, extraction)
 
     def speech_encoder(self) -> SpeechEncoder:
         """Whisper's encoder, a projector for every adapter, and Whisper's decoder where it is there too."""
-        config, checkpoint = self._preset.speech_encoder, self._checkpoint
+        config, checkpoint = self._architecture.speech_encoder, self._checkpoint
         if checkpoint is None:
             with seeded():
                 encoder = config.build().to(self._device).eval()
@@ -103,9 +103,9 @@ class PublishedWeights:
         """The vision tower, with its projector where it has one."""
         if self._checkpoint is None:
             with seeded():
-                return self._preset.vision_encoder.build().to(self._device)
+                return self._architecture.vision_encoder.build().to(self._device)
         with on_meta():
-            encoder = self._preset.vision_encoder.build()
+            encoder = self._architecture.vision_encoder.build()
         self._checkpoint.load_into(encoder.vision_tower, "vision_tower", device=self._device)
         if isinstance(encoder, ClipVisionEncoder):
             self._checkpoint.load_into(encoder.mm_projector, "vision_projector", device=self._device)
@@ -113,48 +113,49 @@ class PublishedWeights:
 
     def voice(self) -> UnitVoice:
         """Speech generator and vocoder."""
-        preset, checkpoint = self._preset, self._checkpoint
+        architecture, checkpoint = self._architecture, self._checkpoint
         if checkpoint is None:
             with seeded():
-                generator, vocoder = preset.unit_generator.build(), preset.vocoder.build()
+                generator, vocoder = architecture.unit_generator.build(), architecture.vocoder.build()
                 _randomize(generator, std=0.5)
             return UnitVoice(generator.to(self._device), vocoder.to(self._device))
         file = checkpoint.vocoder_file()
         if file is None:
             raise CheckpointError("vocoder", f"has no folder inside {checkpoint.folder} or beside it")
         with on_meta():
-            generator = preset.unit_generator.build()
+            generator = architecture.unit_generator.build()
         checkpoint.load_into(generator, "speech_generator", device=self._device)
         return UnitVoice(generator, vocoder_from_published(*read_vocoder(file)).to(self._device))
 
     def _random_language_model(self) -> LanguageModel:
-        preset = self._preset
-        decoder = preset.language.build()
+        architecture = self._architecture
+        decoder = architecture.language.build()
         _randomize(decoder, std=0.1)
-        for adapter, config in preset.adapters.items():
-            decoder.add_adapter(adapter, config, preset.adapter_projections)
+        for adapter, config in architecture.adapters.items():
+            decoder.add_adapter(adapter, config, architecture.adapter_projections)
         for name, parameter in decoder.named_parameters():
-            # An adapter starts without effect; here each is to have its own.
+            # A new adapter has no effect; here each needs one of its own.
             if name.endswith("lora_B.weight"):
                 nn.init.normal_(parameter, std=0.1)
         decoder = decoder.to(self._device)
-        return LanguageModel(preset.model, decoder, tiny_qwen2_vl.tokenizer(), preset.template, preset.extraction)
+        tokenizer = byte_tokenizer(*architecture.template.reserved)
+        return LanguageModel(architecture.model, decoder, tokenizer, architecture.template, architecture.extraction)
 
 
 def _randomize(stack: DecoderStack, std: float) -> None:
-    """Draws the weights of all linear layers, so large that answers and units vary."""
+    """Draws the weights of all linear layers, large enough that answers and units vary."""
     for module in stack.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
 
 
-def _check_fits(name: str, preset: PublishedPreset, checkpoint: PublishedCheckpoint) -> None:
+def _check_fits(name: str, architecture: PublishedArchitecture, checkpoint: PublishedCheckpoint) -> None:
     """Compares the shapes in the checkpoint's configuration with the preset's."""
     config = checkpoint.config
-    generator = preset.unit_generator if config.generator else None
-    whisper, projector = preset.speech_encoder.whisper, preset.speech_encoder.projector
+    generator = architecture.unit_generator if config.generator else None
+    whisper, projector = architecture.speech_encoder.whisper, architecture.speech_encoder.projector
     expected: Mapping[str, Any] = published_fields(
-        preset.language,
+        architecture.language,
         generator=generator,
         speech_tower=config.speech_tower,
         group=projector.group,
@@ -173,9 +174,9 @@ def _check_fits(name: str, preset: PublishedPreset, checkpoint: PublishedCheckpo
             raise CheckpointError(f"config.json: {field}", f"is {values}: this is another model's checkpoint")
 
 
-def _extraction(preset: PublishedPreset, checkpoint: PublishedCheckpoint) -> ExtractionConfig:
-    """What the checkpoint's configuration says, or the preset where it drops nothing."""
-    layers, block, keep_rate = preset.language.layers, checkpoint.config.block_layers, checkpoint.config.keep_rate
+def _extraction(architecture: PublishedArchitecture, checkpoint: PublishedCheckpoint) -> ExtractionConfig:
+    """The checkpoint's own, or the preset's where the checkpoint drops nothing."""
+    layers, block, keep_rate = architecture.language.layers, checkpoint.config.block_layers, checkpoint.config.keep_rate
     if keep_rate == 1 or not 0 < block < layers:
-        return preset.extraction
+        return architecture.extraction
     return ExtractionConfig(blocks=round(layers / block), keep_rate=keep_rate)

@@ -1,12 +1,13 @@
-"""Preset tiny: the same modules with a few random weights, for tests that take milliseconds. It understands nothing."""
+"""The shapes and hyperparameters of preset tiny. Reads like a table."""
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 from model_core.adapter_choice import LONG_SPEECH as LONG_SPEECH_ADAPTER
 from model_core.adapter_choice import SPEECH
 from model_core.language.decoder import Decoder
 from model_core.language.extractor import ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
+from model_core.presets.building import byte_tokenizer
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR, StageTable, TrainingStage
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.projector import SpeechProjector
@@ -60,13 +61,3 @@ TRAINING: StageTable = {
 def tokenizer() -> Tokenizer:
     """A tokenizer of single bytes with ChatML's special tokens."""
     return byte_tokenizer("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-
-
-def byte_tokenizer(*special: str) -> Tokenizer:
-    """A tokenizer of single bytes behind the special tokens."""
-    vocabulary = {token: index for index, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    made = Tokenizer(models.BPE(vocabulary, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    return made

@@ -1,12 +1,11 @@
 """The models of a preset as training takes them: frozen, in training's number format, with nothing trained on top."""
 
-import importlib
 from pathlib import Path
 
 from model_core.errors import InvalidInput
 from model_core.language.lora import PROJECTIONS
 from model_core.presets import PRESETS, build_language_model, build_speech_encoder, build_vision_encoder
-from model_core.presets.stages import STAGES, StageTable, TrainingStage
+from model_core.presets.stages import STAGES, TrainingStage
 from model_core.training.assembly import Models
 
 
@@ -16,9 +15,9 @@ def stage_of(preset: str, name: str) -> TrainingStage:
         raise InvalidInput("preset", f"{preset!r} is not one of {', '.join(PRESETS)}")
     if name not in STAGES:
         raise InvalidInput("stage", f"{name!r} is not one of {', '.join(STAGES)}")
-    module = importlib.import_module(f"model_core.presets.{preset.replace('-', '_')}")
-    table: StageTable = module.PRESET.training if hasattr(module, "PRESET") else module.TRAINING
-    return table[name]
+    if (training := PRESETS[preset].training) is None:
+        raise InvalidInput("preset", f"preset {preset} has no hyperparameters for training")
+    return training()[name]
 
 
 def load_models(preset: str, home: Path | None, checkpoint: Path | None) -> Models:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from model_core.data.files import written_aside
 from model_core.data.shards import read_manifest
 from model_core.evaluation.machine import describe
+from model_core.presets import get_preset
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR
 from model_core.training.dataset import Source, StageDataset
 from model_core.training.log import LOSSES_FILE, SESSIONS_FILE, Row, read_losses, read_sessions
@@ -30,8 +31,6 @@ _WHAT = {
     LONG_SPEECH: "A LoRA adapter with a speech projector of its own for long recordings; the base model is frozen",
     SPEECH_GENERATOR: "A speech generator: units of a voice from the frozen language model's hidden states",
 }
-# Of the language models that the presets stand on; all else is the platform's own.
-_LICENCES = {"llama3": "llama3", "pro": "other"}
 _LEADING = ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "epoch")
 
 
@@ -76,7 +75,7 @@ def model_card(run: "StageRun", rows: Sequence[Row]) -> str:
     """The card as Hugging Face reads them: a head in YAML, then Markdown."""
     options, stage = run.options, run.options.hyperparameters
     head = ModelCardData(
-        license=_LICENCES.get(options.preset, "apache-2.0"),
+        license=get_preset(options.preset).licence,
         library_name="peft" if stage.adapter else "lyra",
         tags=["lyra", "speech", "multimodal", options.name, options.preset],
         language=["en"],

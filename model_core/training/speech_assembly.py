@@ -4,7 +4,6 @@ Nano's generator and the half of its vocoder that is trained lie in `speech_gene
 file, `speech_generator.safetensors`, by the names of UnitGenerator.
 """
 
-import importlib
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -12,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from model_core.data.files import written_aside
 from model_core.data.rows import LightSample
 from model_core.errors import CheckpointError, InvalidInput
-from model_core.presets import SPEECH_GENERATOR_FOLDER, lyra_home
+from model_core.presets import SPEECH_GENERATOR_FOLDER, get_preset, lyra_home
+from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.codebook import read_codebook
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.training.assembly import Assembly, Models
@@ -44,9 +44,10 @@ def speech_assembly(models: Models, options: StageOptions, data: UnitDataset) ->
     """
     ids = (models.tokenizer.token_to_id(token) for token in models.template.stop_tokens)
     stops = [token for token in ids if token is not None]
-    if options.preset == "nano":
+    config = _unit_generator(options.preset)
+    if isinstance(config, CharacterUnitGenerator.Config):
         return _spelled(options, stops)
-    generator = _generator(options.preset)
+    generator = config.build()
     data.check_units(generator.units)
     if found := options.start.find(GENERATOR_FILE):
         _load(generator, found)
@@ -84,10 +85,10 @@ def _codebook_of(sources: tuple[Source, ...]) -> Path:
     return path
 
 
-def _generator(preset: str) -> UnitGenerator:
-    module = importlib.import_module(f"model_core.presets.{preset.replace('-', '_')}")
-    config: UnitGenerator.Config = module.PRESET.unit_generator if hasattr(module, "PRESET") else module.UNIT_GENERATOR
-    return config.build()
+def _unit_generator(preset: str) -> UnitGenerator.Config | CharacterUnitGenerator.Config:
+    if (config := get_preset(preset).unit_generator) is None:
+        raise InvalidInput("preset", f"preset {preset} has no speech generator")
+    return config()
 
 
 def _load(generator: UnitGenerator, path: Path) -> None:

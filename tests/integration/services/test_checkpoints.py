@@ -10,7 +10,8 @@ from lyra.v1 import language_model_pb2, language_model_pb2_grpc, speech_encoder_
 from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, GenerateResponse, MessageStart
 from model_core.checkpoints.exporting import export
 from model_core.errors import CheckpointError, WeightsMissing
-from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, tiny_qwen2_vl
+from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder
+from model_core.presets.catalog.tiny_qwen2_vl import architecture
 from model_core.speech.projector import SpeechProjector
 from model_core.vision.qwen import QwenVisionEncoder
 from services.operations.local.stack import SERVICES
@@ -33,8 +34,8 @@ def folder(tmp_path: Path) -> Path:
         speech=speech.whisper,
         speech_projectors=projectors,
         vision=vision,
-        speech_generator=tiny_qwen2_vl.PRESET.unit_generator.build(),
-        vocoder=tiny_qwen2_vl.PRESET.vocoder.build(),
+        speech_generator=architecture().unit_generator.build(),
+        vocoder=architecture().vocoder.build(),
     )
     return tmp_path / "Lyra"
 

@@ -1,4 +1,4 @@
-"""A checkpoint for everybody."""
+"""A checkpoint for all tests of presets."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from model_core.checkpoints.exporting import export
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder
 from model_core.presets.building import seeded
-from model_core.presets.tiny_qwen2_vl import PRESET, tokenizer
+from model_core.presets.catalog.tiny_qwen2_vl import architecture
 from model_core.speech.projector import SpeechProjector
 from model_core.vision.qwen import QwenVisionEncoder
 
@@ -21,11 +21,11 @@ def folder(tmp_path: Path) -> Path:
     language, speech, vision = build_language_model(TINY), build_speech_encoder(TINY), build_vision_encoder(TINY)
     assert isinstance(vision, QwenVisionEncoder)
     with seeded():
-        generator, vocoder = PRESET.unit_generator.build(), PRESET.vocoder.build()
+        generator, vocoder = architecture().unit_generator.build(), architecture().vocoder.build()
     export(
         tmp_path / "checkpoint",
         decoder=language.decoder,
-        tokenizer=tokenizer(),
+        tokenizer=language.tokenizer,
         speech=speech.whisper,
         speech_projectors={name: each for name, each in speech.projectors.items() if isinstance(each, SpeechProjector)},
         vision=vision,

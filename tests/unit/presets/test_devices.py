@@ -141,7 +141,7 @@ def test_a_checkpoint_is_read_to_the_gpu(gpu: torch.device, folder: Path) -> Non
 @pytest.mark.parametrize("build", BUILDERS[:3])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_missing_is_named(build: Callable[..., object]) -> None:
-    with pytest.raises(InvalidInput, match="cuda:1 is wanted, and this"):
+    with pytest.raises(InvalidInput, match="cuda:1 is not available, this"):
         build("tiny", device="cuda:1")
 
 

@@ -1,6 +1,5 @@
 """The published presets on the meta device: the names and shapes of transformers' models, and no memory taken."""
 
-import importlib
 from typing import Any
 
 import psutil
@@ -22,7 +21,8 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionCon
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from model_core.language.lora import AdaptedLinear
-from model_core.presets.method import PublishedPreset
+from model_core.presets import get_preset
+from model_core.presets.method import PublishedArchitecture
 
 MEBIBYTE = 2**20
 
@@ -54,9 +54,10 @@ WHISPER: dict[str, Any] = {
 }
 
 
-def preset(name: str) -> PublishedPreset:
-    table: PublishedPreset = importlib.import_module(f"model_core.presets.{name}").PRESET
-    return table
+def preset(name: str) -> PublishedArchitecture:
+    architecture = get_preset(name).architecture
+    assert architecture is not None
+    return architecture()
 
 
 def on_meta(build: Any) -> Any:

@@ -18,9 +18,10 @@ from model_core.language.chat_template import render
 from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.language.splicing import SplicedPrompt, splice
 from model_core.presets import build_language_model, build_speech_encoder, build_vision_encoder, build_voice
-from model_core.presets.tiny_qwen2_vl import PRESET
+from model_core.presets.catalog.tiny_qwen2_vl import architecture
 
 TINY = "tiny-qwen2-vl"
+SHAPES = architecture()
 IMAGE = 319  # an id that the tokenizer never makes
 # Behind a clip with more frames than rows and columns the published method goes on after the last frame; transformers 5
 # goes on after the last row or column.
@@ -35,7 +36,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def oracle(model: LanguageModel) -> Qwen2VLForConditionalGeneration:
-    language, vision = PRESET.language, PRESET.vision_encoder
+    language, vision = SHAPES.language, SHAPES.vision_encoder
     text = {
         "vocab_size": language.vocabulary,
         "hidden_size": language.width,
@@ -76,7 +77,7 @@ def oracle_logits(oracle: Qwen2VLForConditionalGeneration, embeds_LE: Tensor, po
 
 def grid_of_noise(grid: tuple[int, int, int]) -> VisionPart:
     torch.manual_seed(0)
-    return VisionPart(torch.randn(math.prod(grid), PRESET.language.width), grid)
+    return VisionPart(torch.randn(math.prod(grid), SHAPES.language.width), grid)
 
 
 def question_about(seen: VisionPart, model: LanguageModel) -> list[Part]:

@@ -14,7 +14,7 @@ from model_core.errors import InvalidInput
 from model_core.language.chat_template import CHATML, render
 from model_core.language.messages import Message, Part, SpeechPart, VisionPart
 from model_core.language.splicing import lay_out
-from model_core.presets.tiny import byte_tokenizer
+from model_core.presets.building import byte_tokenizer
 from model_core.training.assembly import Models
 from model_core.training.examples import IGNORED, Example, ExampleMaker, collate, with_merges
 from model_core.training.preset_models import load_models

@@ -1,4 +1,4 @@
-"""Any preset of the published kind, written as a published folder."""
+"""A preset written as a folder in the published layout."""
 
 from pathlib import Path
 
