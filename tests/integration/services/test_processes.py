@@ -73,7 +73,7 @@ async def test_signalled_process_finishes_its_answer_and_exits_with_zero(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_missing_ends_the_process_with_a_hint(start_process: StartProcess) -> None:
     process = start_process("language_model", "--device", "cuda")
-    with pytest.raises(StackError, match=r"cuda is wanted, and this .*: name another device, or auto"):
+    with pytest.raises(StackError, match=r"cuda is not available, this .*: name another device, or auto"):
         process.wait_ready(180)
     assert process.exit_code == 1
 
