@@ -18,13 +18,13 @@ _MIN_MULTILINGUAL_VOCABULARY = 51_865  # English-only checkpoints have one token
 def load_transcriber(
     folder: Path,
     encode_frames: EncodeFrames,
-    quick: CTranslate2Decoder | None = None,
+    greedy_decoder: CTranslate2Decoder | None = None,
     device: torch.device | str = "cpu",
 ) -> Transcriber | None:
-    """The decoder of a Whisper from a folder in Hugging Face's layout; None where the folder has an encoder alone.
+    """The transcriber of a Whisper folder in Hugging Face's layout; None where it has an encoder only.
 
     The folder holds `config.json`, weights with the names of transformers' `WhisperForConditionalGeneration` or
-    `WhisperModel`, and `tokenizer.json`. A `generation_config.json` may say whether it is multilingual.
+    `WhisperModel`, and `tokenizer.json`. A `generation_config.json` may state whether it is multilingual.
 
     Raises:
         CheckpointError: a file or tensor is missing or does not fit.
@@ -48,7 +48,7 @@ def load_transcriber(
             raise CheckpointError(prefix + name, f"is missing from {folder}")
         if own.shape != stored[prefix + name].shape:
             shape = list(stored[prefix + name].shape)
-            raise CheckpointError(prefix + name, f"has shape {shape} where {list(own.shape)} fits")
+            raise CheckpointError(prefix + name, f"has shape {shape}, expected {list(own.shape)}")
     wanted = {name: stored[prefix + name] for name in decoder.state_dict()}
     tensors = {name: tensor.to(device) for name, tensor in stream(wanted, torch.float32)}
     decoder.load_state_dict(tensors, assign=True)
@@ -59,4 +59,4 @@ def load_transcriber(
     multilingual = config["vocab_size"] >= _MIN_MULTILINGUAL_VOCABULARY
     if generation.is_file():
         multilingual = bool(read_json(generation).get("is_multilingual", multilingual))
-    return Transcriber(decoder, tokenizer, encode_frames, multilingual=multilingual, quick=quick)
+    return Transcriber(decoder, tokenizer, encode_frames, multilingual=multilingual, greedy_decoder=greedy_decoder)

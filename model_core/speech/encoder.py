@@ -1,4 +1,4 @@
-"""Speech in: clips to encoder frames, and frames to speech tokens by the projector of the adapter that will read them.
+"""Speech encoder: clips to encoder frames, and frames to speech tokens by the projector of the adapter that reads them.
 
 Shapes: T encoder frames (50 a second), D encoder width, N speech tokens, E language-model width.
 """
@@ -14,7 +14,8 @@ from model_core.adapter_choice import SPEECH, choose_adapter
 from model_core.audio.tensors import Clip, is_silent
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.speech.projector import SpeechProjector
-from model_core.speech.transcriber import Segment, Transcriber
+from model_core.speech.segments import Segment
+from model_core.speech.transcriber import Transcriber
 from model_core.speech.whisper import WhisperEncoder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -22,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class EncodedClip:
-    """A clip with its speech tokens [N, E] float32, and the frames [T, D] from which its words can be written down."""
+    """A clip with its speech tokens [N, E] float32, and the frames [T, D] that it can be transcribed from."""
 
     clip: Clip
     tokens_NE: Tensor
@@ -31,8 +32,13 @@ class EncodedClip:
 
 @dataclass(frozen=True, slots=True)
 class TranscribedClip:
-    """Speech tokens [N, E] float32 of a clip, what is said in it, and in which language (its code; empty where the clip
-    is silent and none was named)."""
+    """Speech tokens and transcript of a clip.
+
+    Attributes:
+        tokens_NE: [N, E] float32.
+        segments: The transcript, timed from the start of the recording.
+        language: Its code; empty where the clip is silent and no language was requested.
+    """
 
     tokens_NE: Tensor
     segments: list[Segment]
@@ -40,7 +46,7 @@ class TranscribedClip:
 
 
 class SpeechEncoder(nn.Module):
-    """Whisper's encoder with one projector per adapter, and its decoder for transcripts where there is one."""
+    """Whisper's encoder with one projector per adapter, and a transcriber where the weights have Whisper's decoder."""
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
@@ -60,15 +66,15 @@ class SpeechEncoder(nn.Module):
         self.whisper = config.whisper.build()
         self.projectors = nn.ModuleDict({name: config.projector.build() for name in config.adapters})
         self._transcriber: Transcriber | None = None
-        self._multiplies_in: torch.dtype | None = None
+        self._compute_dtype: torch.dtype | None = None
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
-        """Rounds weights to `dtype` where most of the work is: Whisper's layers, projectors, the transcriber's decoder.
+        """Casts the weights that take most of the time: Whisper's layers, projectors, the transcriber's decoder.
 
-        With bfloat16, speech tokens turn by less than a thousandth (1 - cosine similarity), on a processor that
-        multiplies it natively in about 0.7 of the time.
+        With bfloat16, 1 - cosine similarity of speech tokens stays under a thousandth; on a processor with bfloat16
+        instructions it takes about 0.7 of the time.
         """
-        self._multiplies_in = dtype
+        self._compute_dtype = dtype
         self.whisper.set_compute_dtype(dtype)
         self.projectors.to(dtype)
         if self._transcriber is not None:
@@ -76,24 +82,24 @@ class SpeechEncoder(nn.Module):
 
     @property
     def number_format(self) -> str:
-        """In which numbers Whisper's layers and the projectors multiply."""
-        return str(self._multiplies_in or self.whisper.conv1.weight.dtype).removeprefix("torch.")
+        """The dtype that Whisper's layers and the projectors compute in."""
+        return str(self._compute_dtype or self.whisper.conv1.weight.dtype).removeprefix("torch.")
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """Adapters with a projector."""
+        """Names of the adapters that have a projector."""
         return tuple(self.projectors)
 
     @property
     def can_transcribe(self) -> bool:
-        """Whether these weights have Whisper's decoder."""
+        """Whether the weights include Whisper's decoder."""
         return self._transcriber is not None
 
     @property
     def transcriber(self) -> Transcriber:
-        """Whisper's decoder. Raises InvalidInput where these weights have none."""
+        """Whisper's decoder. Raises InvalidInput where the weights have none."""
         if self._transcriber is None:
-            raise InvalidInput("model", f"{self.model} has no decoder here, so it cannot write transcripts")
+            raise InvalidInput("model", f"{self.model} was loaded without a decoder, so it cannot transcribe")
         return self._transcriber
 
     @transcriber.setter
@@ -106,17 +112,17 @@ class SpeechEncoder(nn.Module):
         return choose_adapter(self.adapters, clips=clips) or SPEECH
 
     def add_projector(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Makes a projector resident under an adapter's name. Everything is checked before anything changes.
+        """Adds a projector under an adapter's name. Everything is checked before anything changes.
 
         Raises:
-            InvalidInput: the name is taken or no name, or there is no projector.
+            InvalidInput: the name is taken or not a valid one.
             CheckpointError: a tensor is missing, unknown, misshapen or not finite.
         """
         self._check_free(name)
         self.projectors[name] = self._projector(tensors)
 
     def unload_projector(self, name: str) -> None:
-        """Forgets an adapter's projector. Raises InvalidInput where there is none of that name."""
+        """Removes an adapter's projector. Raises InvalidInput where there is none of that name."""
         self._check_adapter(name)
         del self.projectors[name]
 
@@ -125,17 +131,17 @@ class SpeechEncoder(nn.Module):
         return [frames for batch in self._batches(clips) for frames in self.whisper.encode(batch)]
 
     def frames_with_tail(self, clips: list[Tensor]) -> list[Tensor]:
-        """As `frames`, and after them those of the silence that follows a clip: what the transcriber wants."""
+        """As `frames`, followed by the frames of the silence after each clip, which the transcriber needs."""
         return [frames for batch in self._batches(clips) for frames in self.whisper.encode(batch, tail=True)]
 
     def encode(self, clips: list[Tensor], adapter: str = "") -> list[Tensor]:
         """Each [samples] float32 at 16 kHz, at most 30 s -> speech tokens [N, E] float32.
 
-        A clip too short to fill one token is padded with silence to one.
+        A clip too short for one token is padded with silence to one.
 
         Args:
-            clips: They share a batch at most, and nothing else.
-            adapter: Whose projector; empty for the one that fits so many clips of one recording.
+            clips: Independent of one another, even where they share a batch.
+            adapter: Whose projector; empty to choose by the number of clips, as those of one recording.
 
         Raises:
             InvalidInput: no projector belongs to `adapter`.
@@ -145,7 +151,7 @@ class SpeechEncoder(nn.Module):
         return [self._project(frames_TD, name) for frames_TD in self.frames(clips)]
 
     def encode_clips(self, clips: list[Clip], adapters: list[str]) -> list[EncodedClip]:
-        """The first half of hearing: what `encode` gives for each clip, by the projector of its own adapter.
+        """The first half of transcribing: frames and speech tokens, each clip by the projector of its own adapter.
 
         Raises:
             InvalidInput: no projector belongs to an adapter.
@@ -161,43 +167,43 @@ class SpeechEncoder(nn.Module):
         return encoded
 
     def transcribe(self, clips: list[EncodedClip], language: str = "") -> Iterator[TranscribedClip | None]:
-        """The second half: what the transcriber writes down for each clip, all decoded in one batch.
+        """The second half of transcribing: the transcript of each clip, all decoded in one batch.
 
         Args:
-            clips: Of any recordings; they share nothing but the batch.
-            language: Code of what is spoken in all of them; empty to hear it from each.
+            clips: Of any recordings; independent of one another.
+            language: Code of the language of all of them; empty to detect it in each.
 
         Yields:
-            None wherever other work may come in, then one TranscribedClip for each clip, in order.
+            None wherever other work may run in between, then one TranscribedClip for each clip, in order.
 
         Raises:
-            InvalidInput: the language is not known, or there is no decoder; raised by the call itself.
+            InvalidInput: the language is unknown, or the weights have no decoder; raised by the call itself.
         """
         self.transcriber.check_language(language)
         return self._transcribe(clips, language)
 
     def _transcribe(self, clips: list[EncodedClip], language: str) -> Iterator[TranscribedClip | None]:
         languages = [language] * len(clips)
-        speaking: dict[str, list[int]] = {}
+        rows_by_language: dict[str, list[int]] = {}
         for row, each in enumerate(clips):
             if not is_silent(each.clip.samples):
                 languages[row] = language or self.transcriber.detect(each.frames_TD)
-                speaking.setdefault(languages[row], []).append(row)
+                rows_by_language.setdefault(languages[row], []).append(row)
         segments: list[list[Segment]] = [[] for _ in clips]
-        for spoken, rows in speaking.items():
-            written = yield from self.transcriber.transcribe_batch(
+        for spoken, rows in rows_by_language.items():
+            transcripts = yield from self.transcriber.transcribe_batch(
                 [clips[row].clip for row in rows], [clips[row].frames_TD for row in rows], spoken
             )
-            for row, found in zip(rows, written, strict=True):
+            for row, found in zip(rows, transcripts, strict=True):
                 segments[row] = found
         for each, found, spoken in zip(clips, segments, languages, strict=True):
             yield TranscribedClip(each.tokens_NE, found, spoken)
 
     def _batches(self, clips: list[Tensor]) -> list[list[Tensor]]:
-        """All clips as one batch where an accelerator works; on a processor each alone.
+        """All clips as one batch on an accelerator; on a CPU each clip alone.
 
-        A processor's kernels add up in an order that depends on how many rows they get, and in bfloat16 that turns
-        frames far enough to change words. Sentences are even faster so, without padding and mask; a second is slower.
+        The summation order of CPU kernels depends on the batch size, and in bfloat16 that changes frames enough to
+        change words. Whole sentences are even faster alone, without padding and mask; clips of a second are slower.
         """
         if self.whisper.conv1.weight.device.type == "cpu":
             return [[clip] for clip in clips]
@@ -205,7 +211,7 @@ class SpeechEncoder(nn.Module):
 
     @torch.inference_mode()
     def _project(self, frames_TD: Tensor, adapter: str) -> Tensor:
-        """[T, D] -> [N, E] float32, N at least 1."""
+        """Frames [T, D] -> speech tokens [N, E] float32, N at least 1."""
         projector = self.projectors[adapter]
         assert isinstance(projector, SpeechProjector)
         short = max(projector.group - frames_TD.shape[0], 0)
@@ -213,25 +219,25 @@ class SpeechEncoder(nn.Module):
         return projector.read(filled_TD.to(projector.linear1.weight.dtype)).float()
 
     def _projector(self, tensors: Mapping[str, Tensor]) -> SpeechProjector:
-        """A projector of this encoder's shape with the given weights, all of them and no other."""
+        """A projector of this encoder's shape with exactly these weights."""
         with torch.device("meta"):
             projector = self.config.projector.build()
         expected = projector.state_dict()
         for name in sorted(expected.keys() ^ tensors.keys()):
-            raise CheckpointError(name, "is missing" if name in expected else "is no tensor of a speech projector")
+            raise CheckpointError(name, "is missing" if name in expected else "is not a tensor of a speech projector")
         for name, own in expected.items():
             if own.shape != tensors[name].shape:
-                raise CheckpointError(name, f"has shape {list(tensors[name].shape)} where {list(own.shape)} fits")
+                raise CheckpointError(name, f"has shape {list(tensors[name].shape)}, expected {list(own.shape)}")
         weight = self.whisper.conv1.weight
         projector.load_state_dict({name: tensors[name].to(weight) for name in expected}, assign=True)
-        projector.to(self._multiplies_in)
+        projector.to(self._compute_dtype)
         return projector.eval().requires_grad_(False)
 
     def _check_free(self, name: str) -> None:
         if name in self.projectors:
             raise InvalidInput("adapter", f"{name!r} is resident already")
         if not _NAME.fullmatch(name) or hasattr(self.projectors, name):
-            raise InvalidInput("adapter", f"{name!r} is no name for an adapter: up to 64 letters, digits, - and _")
+            raise InvalidInput("adapter", f"{name!r} is not a valid adapter name: 1 to 64 letters, digits, - and _")
 
     def _check_adapter(self, name: str) -> None:
         if name not in self.projectors:

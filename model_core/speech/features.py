@@ -14,8 +14,8 @@ HOP = 160
 
 
 def log_mel(samples_S: Tensor, bins: int) -> Tensor:
-    """[S] float32 samples from -1 to 1, at least 201 -> [M, F]: log10 mel power, at most 8 below the loudest, scaled to
-    about -1 to 1. F = S / 160, rounded down; `bins` is 80 or 128."""
+    """[S] float32 from -1 to 1, S at least 201 -> [M, F]: log10 mel power, clamped to 8 below the peak, scaled to about
+    -1 to 1. F = S // 160; `bins` is 80 or 128."""
     spectrum = torch.stft(samples_S, FFT_SIZE, HOP, window=torch.hann_window(FFT_SIZE), return_complex=True)
     power = spectrum[:, :-1].abs().square()
     log_power = (mel_filters(bins) @ power).clamp(min=1e-10).log10()
@@ -25,7 +25,7 @@ def log_mel(samples_S: Tensor, bins: int) -> Tensor:
 
 @cache
 def mel_filters(bins: int) -> Tensor:
-    """[bins, FFT_SIZE // 2 + 1]: triangles of equal area, evenly spaced on Slaney's mel scale from 0 to 8 kHz."""
+    """[bins, FFT_SIZE // 2 + 1]: triangular filters of equal area, evenly spaced on Slaney's mel scale, 0 to 8 kHz."""
     frequencies = torch.linspace(0, SAMPLE_RATE / 2, FFT_SIZE // 2 + 1, dtype=torch.float64)
     top = _to_mel(torch.tensor(SAMPLE_RATE / 2, dtype=torch.float64)).item()
     edges = _to_hertz(torch.linspace(0, top, bins + 2, dtype=torch.float64))

@@ -1,8 +1,8 @@
-"""Whisper's encoder on clips of any length: the work grows with the audio, not with a 30 s window.
+"""Whisper's encoder on clips of any length: the cost grows with the audio, not with a 30 s window.
 
 Whisper was trained on windows padded with silence to 30 s. Here a clip gets `tail_frames` of silence instead, and
-clips of different length share a batch: what lies beyond a clip's own end is masked everywhere, so that a clip's frames
-do not depend on its neighbours. `docs/architecture.md` tells how near the frames come to those of the padded window.
+clips of different length share a batch: everything beyond a clip's own end is masked, so that a clip's frames do not
+depend on its neighbours. `docs/architecture.md` says how closely the frames match those of the padded window.
 
 Shapes: B batch, F mel frames (100 a second), T encoder frames (50 a second), M mel bins, D width, H heads.
 """
@@ -34,7 +34,7 @@ class WhisperEncoder(nn.Module):
         feed_forward: int
         max_frames: int = 1500
         tail_frames: int = 50
-        # Published Lyra: every clip is padded to the window, and its silence makes frames too (300 tokens a clip).
+        # Published Lyra: clips are padded to the window, and their silence makes frames too (300 tokens a clip).
         whole_window: bool = False
 
         def build(self) -> "WhisperEncoder":
@@ -50,15 +50,16 @@ class WhisperEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.width)
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
-        """Holds the weights of the layers' linear maps in `dtype`; residual stream, norms and convolutions stay."""
+        """Casts the linear layers to `dtype`; residual stream, norms and convolutions stay."""
         for module in self.modules():
             if isinstance(module, CastLinear):
                 module.to(dtype)
 
     def frames_of(self, samples: Tensor) -> int:
-        """How many frames a clip of [samples] has, without its tail."""
-        most = self.config.max_frames
-        return most if self.config.whole_window else min(-(-samples.shape[0] // SAMPLES_PER_FRAME), most)
+        """Number of frames of a clip [samples], without its tail."""
+        max_frames = self.config.max_frames
+        frames = -(-samples.shape[0] // SAMPLES_PER_FRAME)
+        return max_frames if self.config.whole_window else min(frames, max_frames)
 
     @torch.inference_mode()
     def encode(self, clips: list[Tensor], *, tail: bool = False) -> list[Tensor]:
@@ -66,11 +67,11 @@ class WhisperEncoder(nn.Module):
 
         Args:
             clips: Each [samples] float32 at 16 kHz.
-            tail: Give the frames of the silence after each clip, too.
+            tail: Whether to return the frames of the silence after each clip, too.
 
         Returns:
             For each clip [T, D] float32, T = samples / 320 rounded up, at most 1500; always 1500 for a whole window.
-            The frames of the clip itself are the same with the tail's frames and without.
+            The frames of the clip itself do not depend on `tail`.
         """
         wanted = [self.frames_of(clip) for clip in clips]
         lengths = [min(frames + self.config.tail_frames, self.config.max_frames) for frames in wanted]
@@ -82,7 +83,7 @@ class WhisperEncoder(nn.Module):
         return [frames_BTD[row, :count] for row, count in enumerate(lengths if tail else wanted)]
 
     def forward(self, mel_BMF: Tensor, lengths_B: Tensor) -> Tensor:
-        """[B, M, F] and the number of valid frames T of each row -> [B, T, D]."""
+        """Mel [B, M, F] and the valid encoder frames of each row -> [B, T, D]."""
         valid_BT = (torch.arange(mel_BMF.shape[2] // 2)[None] < lengths_B[:, None]).to(mel_BMF.device)
         hidden_BDF = F.gelu(self.conv1(mel_BMF)) * valid_BT.repeat_interleave(2, dim=1)[:, None]
         hidden_BTD = F.gelu(self.conv2(hidden_BDF)).transpose(1, 2)
@@ -95,7 +96,7 @@ class WhisperEncoder(nn.Module):
 
 
 class CastLinear(nn.Linear):
-    """A linear map that multiplies in the precision of its own weights, whatever that of the rest is."""
+    """A linear layer that casts its input to the dtype of its weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype))
@@ -139,8 +140,10 @@ class EncoderAttention(nn.Module):
 
 
 def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention, each [B, H, T, D / H]. A block of one head's scores stays in a core's cache: on a processor that
-    multiplies bfloat16 this takes 0.6 of the time of torch's fused attention for 30 s."""
+    """Attention over [B, H, T, D / H] in blocks whose scores fit a core's cache.
+
+    On a CPU with bfloat16 instructions this takes 0.6 of the time of torch's fused attention for 30 s.
+    """
     attended, scaled = torch.empty_like(q), q * q.shape[-1] ** -0.5
     for row, head in itertools.product(range(q.shape[0]), range(q.shape[1])):
         keys_DT, values_TD = k[row, head].T, v[row, head]

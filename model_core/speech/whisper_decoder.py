@@ -18,40 +18,40 @@ _ROOM = 64  # tokens
 
 @dataclass(slots=True)
 class DecoderState:
-    """What some rows still need to go on: one (keys, values) pair a layer, [B, H, positions, D / H].
+    """Key-value caches of a batch: one (keys, values) pair a layer, [B, H, positions, D / H].
 
     Attributes:
-        heard: Of the encoder's frames; never changes.
-        written: Of the tokens so far, with room for more; a step writes its own in place.
+        cross: Of the encoder's frames; never changes.
+        past: Of the tokens so far, with spare room; a step writes its own in place.
         mask: [B, 1, 1, T], true where a row has a frame; None where all rows are equally long.
-        tokens: How many tokens each row holds.
+        tokens: Tokens in each row.
     """
 
-    heard: list[tuple[Tensor, Tensor]]
-    written: list[tuple[Tensor, Tensor]]
+    cross: list[tuple[Tensor, Tensor]]
+    past: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
     tokens: int = 0
 
     def select(self, rows: list[int]) -> "DecoderState":
-        """The state of some rows only, in the given order."""
-        index = torch.tensor(rows, device=self.heard[0][0].device)
+        """The state of the given rows, in their order."""
+        index = torch.tensor(rows, device=self.cross[0][0].device)
         return DecoderState(
-            heard=[(keys[index], values[index]) for keys, values in self.heard],
-            written=[(keys[index], values[index]) for keys, values in self.written],
+            cross=[(keys[index], values[index]) for keys, values in self.cross],
+            past=[(keys[index], values[index]) for keys, values in self.past],
             mask=None if self.mask is None else self.mask[index],
             tokens=self.tokens,
         )
 
     def make_room(self, tokens: int) -> None:
-        """Lets `written` hold so many tokens at least; room is made for many at a time."""
-        room = self.written[0][0].shape[2]
+        """Grows `past` to hold at least this many tokens, by many at a time."""
+        room = self.past[0][0].shape[2]
         if tokens > room:
             more = (0, 0, 0, max(_ROOM, tokens - room))
-            self.written = [(F.pad(keys, more), F.pad(values, more)) for keys, values in self.written]
+            self.past = [(F.pad(keys, more), F.pad(values, more)) for keys, values in self.past]
 
 
 class WhisperDecoder(nn.Module):
-    """Pre-norm transformer layers that attend to the tokens so far and to the encoder's frames."""
+    """Pre-norm transformer layers with causal self-attention and cross-attention to the encoder's frames."""
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
@@ -74,25 +74,25 @@ class WhisperDecoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.width)
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
-        """Holds linear maps, token embeddings, keys and values in `dtype`; residual stream and norms stay."""
+        """Casts linear layers, token embeddings, keys and values to `dtype`; residual stream and norms stay."""
         self.embed_tokens.to(dtype)
         for module in self.modules():
             if isinstance(module, CastLinear):
                 module.to(dtype)
 
     def new_state(self, frames: list[Tensor]) -> DecoderState:
-        """Starts one row for each clip; `frames` are [T, D], of any lengths above zero."""
+        """Starts one row per clip; `frames` are [T, D] each, of any length above zero."""
         lengths = torch.tensor([clip.shape[0] for clip in frames], device=frames[0].device)
         frames_BTD = nn.utils.rnn.pad_sequence(frames, batch_first=True).to(self.embed_tokens.weight.dtype)
         valid_BT = torch.arange(frames_BTD.shape[1], device=lengths.device) < lengths[:, None]
-        heard = [layer.hear(frames_BTD) for layer in self._stack()]
-        rows, heads, _, head_width = heard[0][0].shape
-        room = heard[0][0].new_zeros(rows, heads, _ROOM, head_width)
-        written = [(room.clone(), room.clone()) for _ in heard]
-        return DecoderState(heard, written, None if bool(valid_BT.all()) else valid_BT[:, None, None])
+        cross = [layer.cross_keys_values(frames_BTD) for layer in self._stack()]
+        rows, heads, _, head_width = cross[0][0].shape
+        room = cross[0][0].new_zeros(rows, heads, _ROOM, head_width)
+        past = [(room.clone(), room.clone()) for _ in cross]
+        return DecoderState(cross, past, None if bool(valid_BT.all()) else valid_BT[:, None, None])
 
     def forward(self, tokens_BL: Tensor, state: DecoderState) -> Tensor:
-        """Takes new tokens into the state: [B, L] int64 -> logits of what follows the last of them, [B, V]."""
+        """Adds new tokens to the state: [B, L] int64 -> logits of the token after the last, [B, V]."""
         start, length = state.tokens, tokens_BL.shape[1]
         state.make_room(start + length)
         hidden_BLD = self.embed_tokens(tokens_BL) + self.embed_positions.weight[start : start + length]
@@ -100,7 +100,7 @@ class WhisperDecoder(nn.Module):
         if length > 1:
             causal = torch.ones(length, start + length, dtype=torch.bool, device=hidden_BLD.device).tril(start)
         for index, layer in enumerate(self._stack()):
-            hidden_BLD = layer(hidden_BLD, state.written[index], start, causal, state.heard[index], state.mask)
+            hidden_BLD = layer(hidden_BLD, state.past[index], start, causal, state.cross[index], state.mask)
         state.tokens += length
         last_BD = self.layer_norm(hidden_BLD[:, -1])
         return F.linear(last_BD.to(self.embed_tokens.weight.dtype), self.embed_tokens.weight)
@@ -120,35 +120,35 @@ class DecoderLayer(nn.Module):
         self.fc2 = CastLinear(config.feed_forward, config.width)
         self.final_layer_norm = nn.LayerNorm(config.width)
 
-    def hear(self, frames_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the encoder's frames, laid out for many steps."""
+    def cross_keys_values(self, frames_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the encoder's frames, contiguous for many steps."""
         keys, values = self.encoder_attn.keys_values(frames_BTD)
         return keys.contiguous(), values.contiguous()
 
     def forward(
         self,
         hidden_BLD: Tensor,
-        written: tuple[Tensor, Tensor],
+        past: tuple[Tensor, Tensor],
         start: int,
         causal: Tensor | None,
-        heard: tuple[Tensor, Tensor],
+        cross: tuple[Tensor, Tensor],
         mask: Tensor | None,
     ) -> Tensor:
-        """The layer's output; keys and values of the new tokens go into `written` from position `start` on."""
+        """The layer's output; writes keys and values of the new tokens into `past` from position `start` on."""
         end = start + hidden_BLD.shape[1]
         normed_BLD = self.self_attn_layer_norm(hidden_BLD)
-        for kept, made in zip(written, self.self_attn.keys_values(normed_BLD), strict=True):
+        for kept, made in zip(past, self.self_attn.keys_values(normed_BLD), strict=True):
             kept[:, :, start:end] = made
-        keys, values = (kept[:, :, :end] for kept in written)
+        keys, values = (kept[:, :, :end] for kept in past)
         hidden_BLD = hidden_BLD + self.self_attn(normed_BLD, keys, values, causal)
-        hidden_BLD = hidden_BLD + self.encoder_attn(self.encoder_attn_layer_norm(hidden_BLD), *heard, mask)
+        hidden_BLD = hidden_BLD + self.encoder_attn(self.encoder_attn_layer_norm(hidden_BLD), *cross, mask)
         expanded = F.gelu(self.fc1(self.final_layer_norm(hidden_BLD)))
         fed_BLD: Tensor = self.fc2(expanded)
         return hidden_BLD + fed_BLD
 
 
 class DecoderAttention(nn.Module):
-    """Multi-head attention whose keys and values are made apart, so that they can be kept."""
+    """Multi-head attention whose keys and values are computed separately, so that they can be cached."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class DecoderAttention(nn.Module):
 
     def forward(self, hidden_BLD: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         query = self._split(self.q_proj(hidden_BLD))
-        # Written out: for the few rows of a step this takes a quarter of the time of torch's fused attention.
+        # Explicit: for the few rows of a step this takes a quarter of the time of torch's fused attention.
         scores_BHLT = (query * query.shape[-1] ** -0.5) @ keys.transpose(2, 3)
         if mask is not None:
             scores_BHLT = scores_BHLT.masked_fill(~mask, float("-inf"))

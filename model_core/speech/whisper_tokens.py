@@ -1,4 +1,4 @@
-"""What Whisper's tokens mean and which of them may follow: the rules by which it was trained to write timestamps.
+"""Whisper's vocabulary, and which tokens may follow: the rules for timestamps that it was trained with.
 
 Shapes: V vocabulary.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 
 SECONDS_PER_TIMESTAMP = 0.02
 TIMESTAMPS = 1501  # 0 to 30 s
-MAX_FIRST_TIMESTAMP = 50  # a second: speech that starts later is still given from the start of its clip
+MAX_FIRST_TIMESTAMP = 50  # 1 s: segments of speech that starts later still start with their clip
 
-# Written music, stage directions and speaker labels: Whisper must write what is said, so these never start a token.
+# Music, stage directions and speaker labels: transcripts hold spoken words only, so no token may start with these.
 _SYMBOLS = [
     *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
     *("<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))", "[[", "]]", "{{", "}}"),
@@ -24,13 +24,13 @@ _SYMBOLS = [
 ]
 _NOTES = [*"♩♪♫♬♭♮♯"]
 _SPECIAL = ["startoftranscript", "translate", "transcribe", "startoflm", "startofprev", "nocaptions", "notimestamps"]
-_NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # its names in newer and older tokenizers
+_NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # in newer and older tokenizers
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 
 
 @dataclass(frozen=True)
 class WhisperTokens:
-    """The vocabulary of a Whisper, which knows English only or many languages. Timestamps come last, 0.02 s apart."""
+    """The vocabulary of an English-only or a multilingual Whisper. Timestamps come last, 0.02 s apart."""
 
     tokenizer: Tokenizer
     vocabulary: int
@@ -42,12 +42,12 @@ class WhisperTokens:
 
     @cached_property
     def start(self) -> int:
-        """What every transcript starts with."""
+        """The token that every transcript starts with."""
         return self._id("<|startoftranscript|>")
 
     @cached_property
     def languages(self) -> dict[str, int]:
-        """Token of each language that can be asked for, by its code; empty where English is the only one."""
+        """Token of each supported language by its code; empty for an English-only model."""
         if not self.multilingual:
             return {}
         between = range(self.start + 1, self._id("<|translate|>"))
@@ -55,12 +55,12 @@ class WhisperTokens:
         return {match[1]: token for token, match in named.items() if match}
 
     def task(self, language: str) -> list[int]:
-        """What follows the start of a transcript in `language`, before its first timestamp."""
+        """Tokens between the start of a transcript in `language` and its first timestamp."""
         return [self.languages[language], self._id("<|transcribe|>")] if self.multilingual else []
 
     @cached_property
     def no_speech(self) -> int:
-        """The token whose probability after the start says that nobody speaks."""
+        """The token whose probability after the start is that of no speech."""
         known = [token for token in _NO_SPEECH if self.tokenizer.token_to_id(token) is not None]
         return self._id(known[0] if known else _NO_SPEECH[0])
 
@@ -71,17 +71,17 @@ class WhisperTokens:
 
     @property
     def timestamps(self) -> int:
-        """How many there are."""
+        """Number of timestamp tokens."""
         return self.vocabulary - self.first_timestamp
 
     def text(self, tokens: list[int]) -> str:
-        """What the tokens say; special tokens and timestamps say nothing."""
+        """The text of tokens, without special tokens and timestamps."""
         text: str = self.tokenizer.decode([token for token in tokens if token < self.end], skip_special_tokens=True)
         return text
 
     @cached_property
-    def never(self) -> Tensor:
-        """[V] bool: tokens that no transcript holds."""
+    def suppressed(self) -> Tensor:
+        """[V] bool: tokens that are never generated."""
         banned = torch.zeros(self.vocabulary, dtype=torch.bool)
         banned[[self._id(f"<|{name}|>") for name in _SPECIAL if name != "nocaptions"]] = True
         banned[[self.no_speech, *self.languages.values()]] = True
@@ -89,48 +89,48 @@ class WhisperTokens:
         return banned
 
     @cached_property
-    def never_first(self) -> Tensor:
-        """[V] bool: tokens that a transcript cannot start with: everything but a timestamp within the first second."""
+    def suppressed_first(self) -> Tensor:
+        """[V] bool: tokens that a transcript may not start with: all but timestamps within the first second."""
         banned = torch.ones(self.vocabulary, dtype=torch.bool)
         banned[self.first_timestamp : self.first_timestamp + MAX_FIRST_TIMESTAMP + 1] = False
         return banned
 
-    def allowed(self, logits_V: Tensor, written: list[int], last_timestamp: int) -> Tensor:
-        """Logits with what may not come next at minus infinity.
+    def allowed(self, logits_V: Tensor, generated: list[int], last_timestamp: int) -> Tensor:
+        """Logits with forbidden tokens at minus infinity.
 
         Timestamps come in pairs (end of one segment, start of the next), except before the end of the text; they never
-        go back, no segment is empty, and none ends after `last_timestamp`.
+        decrease, no segment is empty, and none ends after `last_timestamp`.
 
         Args:
             logits_V: [V] of the next token.
-            written: Tokens after the prompt.
-            last_timestamp: Token of the latest time that may be written.
+            generated: Tokens after the prompt.
+            last_timestamp: Token of the latest time that is allowed.
         """
-        logits_V = logits_V.masked_fill(self.never, float("-inf"))
-        self.forbid(logits_V, written, last_timestamp)
+        logits_V = logits_V.masked_fill(self.suppressed, float("-inf"))
+        self.mask_forbidden(logits_V, generated, last_timestamp)
         return logits_V
 
-    def forbid(self, logits_V: Tensor, written: list[int], last_timestamp: int) -> None:
-        """What `allowed` does, in place, to logits in which those of `never` are at minus infinity already."""
+    def mask_forbidden(self, logits_V: Tensor, generated: list[int], last_timestamp: int) -> None:
+        """As `allowed`, in place, for logits whose suppressed tokens are at minus infinity already."""
         first = self.first_timestamp
         logits_V[last_timestamp + 1 :] = float("-inf")
-        if not written:
-            logits_V.masked_fill_(self.never_first, float("-inf"))
+        if not generated:
+            logits_V.masked_fill_(self.suppressed_first, float("-inf"))
             return
-        closing = written[-1] >= first and len(written) > 1 and written[-2] < first
-        if written[-1] >= first:
+        closing = generated[-1] >= first and len(generated) > 1 and generated[-2] < first
+        if generated[-1] >= first:
             if closing:
                 logits_V[: self.end] = float("-inf")
             else:
                 logits_V[first:] = float("-inf")
-        latest = max((token for token in written if token >= first), default=first)
+        latest = max((token for token in generated if token >= first), default=first)
         logits_V[first : latest if closing else latest + 1] = float("-inf")
-        # Where a timestamp is likelier than any single word, the words stand back.
+        # Where a timestamp is more likely than any single word, it has to come next.
         if logits_V[first:].logsumexp(0) > logits_V[:first].max():
             logits_V[:first] = float("-inf")
 
     def _non_speech(self) -> list[int]:
-        spellings = [" -", " '"]  # hyphens and quotes inside words are fine
+        spellings = [" -", " '"]  # hyphens and quotes inside words are allowed
         spellings += [spelled for symbol in [*_SYMBOLS, *_NOTES] for spelled in (symbol, f" {symbol}")]
         encoded = {spelled: self._encode(spelled) for spelled in spellings}
         banned = {tokens[0] for spelled, tokens in encoded.items() if len(tokens) == 1 or spelled.strip() in _NOTES}
@@ -143,12 +143,12 @@ class WhisperTokens:
     def _id(self, token: str) -> int:
         found: int | None = self.tokenizer.token_to_id(token)
         if found is None:
-            raise ValueError(f"the tokenizer has no {token}: it is not Whisper's")
+            raise ValueError(f"the tokenizer has no token {token}: it is not Whisper's")
         return found
 
 
 def random_tokenizer(languages: Sequence[str] = ()) -> Tokenizer:
-    """A tokenizer of single bytes with Whisper's special tokens: for random models, needs no file."""
+    """A byte-level tokenizer without merges, with Whisper's special tokens: for random models, needs no file."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

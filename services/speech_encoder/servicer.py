@@ -12,7 +12,7 @@ from model_core.audio.tensors import Clip
 from model_core.checkpoints.peft_adapters import PROJECTOR_FILE, TRAINABLES_FILE, load_projector
 from model_core.presets import build_speech_encoder
 from model_core.speech.encoder import SpeechEncoder
-from model_core.speech.transcriber import Segment
+from model_core.speech.segments import Segment
 from services.shared import telemetry
 from services.shared.rpc import model_service, tensors
 from services.shared.rpc.grpc_types import Context

@@ -13,7 +13,8 @@ from model_core.checkpoints.store import part_folder
 from model_core.errors import InvalidInput, WeightsMissing
 from model_core.presets import build_speech_encoder, lyra_home
 from model_core.speech.encoder import SpeechEncoder, TranscribedClip
-from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
+from model_core.speech.segments import Segment
+from model_core.speech.transcriber import DecodingOptions, Transcriber
 from model_core.speech.whisper_decoder import DecoderState
 from tests.paths import DATA
 from tests.unit.speech.test_transcriber import TOKENIZER, TOKENS, Scripted, letters, timestamp

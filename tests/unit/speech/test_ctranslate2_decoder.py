@@ -12,7 +12,8 @@ from torch import Tensor
 from model_core.audio.tensors import Clip
 from model_core.errors import CheckpointError
 from model_core.speech.ctranslate2_decoder import CTranslate2Decoder, GreedyHypothesis
-from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
+from model_core.speech.segments import Segment
+from model_core.speech.transcriber import DecodingOptions, Transcriber
 from tests.unit.speech.test_transcriber import TOKENIZER, TOKENS, Scripted, letters, timestamp
 from tests.unit.speech.tiny_whisper import clip, frames_of
 
@@ -25,27 +26,31 @@ class Drafts:
     def __init__(
         self, tokens: list[int], mean_log_probability: float = -0.2, no_speech_probability: float = 0.0
     ) -> None:
-        self.draft = GreedyHypothesis(tokens, mean_log_probability, no_speech_probability)
+        self.hypothesis = GreedyHypothesis(tokens, mean_log_probability, no_speech_probability)
         self.batches: list[int] = []
 
-    def write(self, frames: list[Tensor], prompt: list[int], never: list[int], **limits: int) -> list[GreedyHypothesis]:
+    def decode(
+        self, frames: list[Tensor], prompt: list[int], suppressed: list[int], **limits: int
+    ) -> list[GreedyHypothesis]:
         assert prompt == [TOKENS.start]
-        assert TOKENS.no_speech in never
+        assert TOKENS.no_speech in suppressed
         self.batches.append(len(frames))
-        return [self.draft] * len(frames)
+        return [self.hypothesis] * len(frames)
 
 
-def written(drafts: Drafts, clips: list[Clip], scripts: list[list[int]] | None = None) -> list[Segment]:
-    quick: CTranslate2Decoder = drafts  # type: ignore[assignment]
-    transcriber = Transcriber(Scripted(scripts or []), TOKENIZER, frames_of, DecodingOptions(batch=8), quick=quick)
+def transcribed(drafts: Drafts, clips: list[Clip], scripts: list[list[int]] | None = None) -> list[Segment]:
+    greedy: CTranslate2Decoder = drafts  # type: ignore[assignment]
+    transcriber = Transcriber(
+        Scripted(scripts or []), TOKENIZER, frames_of, DecodingOptions(batch=8), greedy_decoder=greedy
+    )
     return list(transcriber.transcribe(clips))
 
 
-def test_drafts_are_cut_at_their_timestamps_and_at_the_end_of_the_clip() -> None:
+def test_hypotheses_are_cut_at_their_timestamps_and_at_the_end_of_the_clip() -> None:
     drafts = Drafts(
         [timestamp(0), *letters("one"), timestamp(2), timestamp(2), *letters("two"), timestamp(9), timestamp(20)]
     )
-    segments = written(drafts, [clip(3), clip(4, start=30)])
+    segments = transcribed(drafts, [clip(3), clip(4, start=30)])
     assert drafts.batches == [2]
     assert [(s.start_seconds, s.end_seconds, s.text) for s in segments] == [
         (0, 2, "one"),
@@ -59,12 +64,12 @@ def test_drafts_are_cut_at_their_timestamps_and_at_the_end_of_the_clip() -> None
 def test_a_draft_that_repeats_itself_is_tried_again_by_our_own_decoder() -> None:
     again = [timestamp(0), *letters("heard"), timestamp(1)]
     drafts = Drafts([timestamp(0), *letters("la " * 40), timestamp(3)])
-    (segment,) = written(drafts, [clip(3)], [again])
+    (segment,) = transcribed(drafts, [clip(3)], [again])
     assert (segment.text, segment.end_seconds) == ("heard", 1)
 
 
 def test_nobody_speaks_where_a_draft_says_so() -> None:
-    assert written(Drafts([timestamp(0), *letters("um"), timestamp(1)], -2.0, 0.9), [clip(3)]) == []
+    assert transcribed(Drafts([timestamp(0), *letters("um"), timestamp(1)], -2.0, 0.9), [clip(3)]) == []
 
 
 class Kernels:
@@ -84,18 +89,18 @@ class Kernels:
 
 
 @pytest.mark.parametrize(("slips", "batches"), [(False, [3]), (True, [1, 1, 1])])
-def test_clips_are_written_one_by_one_where_kernels_give_a_batch_other_numbers(
+def test_clips_are_decoded_one_by_one_where_kernels_depend_on_the_batch(
     slips: bool, batches: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kernels = Kernels(slips)
     monkeypatch.setattr(ctranslate2.models, "Whisper", lambda *_, **__: kernels)
-    quick = CTranslate2Decoder(tmp_path, 1, 8)
+    decoder = CTranslate2Decoder(tmp_path, 1, 8)
     kernels.batches.clear()
     frames = [torch.full((1500, 8), float(row)) for row in range(3)]
-    together = quick.write(frames, [0], [], max_first=50, max_tokens=10)
+    together = decoder.decode(frames, [0], [], max_first=50, max_tokens=10)
     assert kernels.batches == batches
-    assert quick.together is not slips
-    assert together == [quick.write([each], [0], [], max_first=50, max_tokens=10)[0] for each in frames]
+    assert decoder.batched is not slips
+    assert together == [decoder.decode([each], [0], [], max_first=50, max_tokens=10)[0] for each in frames]
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn"])

@@ -12,7 +12,8 @@ from transformers import WhisperForConditionalGeneration
 from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.checkpoints.whisper import load_transcriber
 from model_core.speech.random_transcriber import random_transcriber
-from model_core.speech.transcriber import DecodingOptions, Segment, Transcriber
+from model_core.speech.segments import Segment
+from model_core.speech.transcriber import DecodingOptions, Transcriber
 from model_core.speech.whisper_decoder import DecoderState, WhisperDecoder
 from model_core.speech.whisper_tokens import TIMESTAMPS, WhisperTokens, random_tokenizer
 from tests.unit.speech.tiny_whisper import FEED_FORWARD, HEADS, LAYERS, WIDTH, clip, frames_of, oracle_config
@@ -204,7 +205,7 @@ class Scripted(WhisperDecoder):
 
     def forward(self, tokens_BL: Tensor, state: DecoderState) -> Tensor:
         # A row's number is told by its frames, which hold the level of its samples.
-        rows = (state.heard[0][0][:, 0, 0, 0]).round().long().tolist()
+        rows = (state.cross[0][0][:, 0, 0, 0]).round().long().tolist()
         position = state.tokens
         self.steps += 1
         logits = torch.zeros(len(rows), TOKENS.vocabulary)
@@ -269,16 +270,16 @@ def test_short_or_silent_rest_of_a_clip_is_left() -> None:
         assert [s.text for s in segments] == ["one"]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_clips_of_one_batch_end_on_their_own(together: bool) -> None:
+@pytest.mark.parametrize("batched", [True, False])
+def test_clips_of_one_batch_end_on_their_own(batched: bool) -> None:
     scripts = [[], [timestamp(0), *letters("a"), timestamp(1)], [timestamp(0), *letters("longer"), timestamp(1)]]
     clips = [clip(2, start=0, level=2), clip(1, start=30, level=1), clip(2, start=60, level=2)]
-    segments = transcribe(Scripted(scripts), clips, together=together)
+    segments = transcribe(Scripted(scripts), clips, batched=batched)
     assert [(s.start_seconds, s.text) for s in segments] == [(0, "longer"), (30, "a"), (60, "longer")]
 
 
-@pytest.mark.parametrize(("together", "batches"), [(None, [1, 1, 1]), (True, [3])])
-def test_a_processor_writes_clips_one_by_one_unless_told_otherwise(together: bool | None, batches: list[int]) -> None:
+@pytest.mark.parametrize(("batched", "batches"), [(None, [1, 1, 1]), (True, [3])])
+def test_cpu_decodes_clips_one_by_one_by_default(batched: bool | None, batches: list[int]) -> None:
     class Counting(Scripted):
         def new_state(self, frames: list[Tensor]) -> DecoderState:
             counted.append(len(frames))
@@ -287,7 +288,7 @@ def test_a_processor_writes_clips_one_by_one_unless_told_otherwise(together: boo
     counted: list[int] = []
     scripts = [[], *([timestamp(0), *letters(word), timestamp(1)] for word in ("one", "two", "three"))]
     clips = [clip(2, start=30 * level, level=level) for level in (3, 1, 2)]
-    assert [s.text for s in transcribe(Counting(scripts), clips, together=together)] == ["three", "one", "two"]
+    assert [s.text for s in transcribe(Counting(scripts), clips, batched=batched)] == ["three", "one", "two"]
     assert counted == batches
 
 
