@@ -1,10 +1,10 @@
-"""Nano's speech generator: hidden states of an answer to units of its sound, by CTC, by way of how tokens are spelled.
+"""Nano's speech generator: hidden states of an answer to speech units, by CTC, from the spelling of its tokens.
 
-The method's generator learns from 200,000 answers how each of the language model's tokens sounds. This one is for an
-hour on one processor core: a hidden state tells its token, by the language model's own output table, the token tells
-its letters, and letters tell most of the sound, of words never met too. Each hidden state becomes `frames` frames, as
-in the method; over them lie the token's letters, evenly, and convolutions turn every frame into a unit or a blank.
-They see one token ahead, since a piece of a word does not sound without the next.
+The method's generator learns from 200,000 answers how each of the language model's tokens is pronounced. This one
+trains for an hour on one CPU core: the language model's output table gives the token of a hidden state, the token its
+characters, and characters most of the pronunciation, even of unseen words. Each hidden state becomes `frames` frames,
+as in the method; the token's characters are spread evenly over them, and convolutions turn every frame into a unit or
+a blank. They look one token ahead, since the pronunciation of a word piece depends on the next.
 
 Shapes: L hidden states, E their width, T frames (L * frames), W width of the generator, V vocabulary, N units, U units
 and the blank.
@@ -23,7 +23,7 @@ from model_core.errors import InvalidInput
 from model_core.speech.ctc import check_hidden, check_units, collapse, ctc_loss
 from model_core.speech.streaming import ConvStack, Layer, Past, Signal, Step, run, stack_delay
 
-# Letter 0 stands for every character but those that are printed in ASCII.
+# Character 0 stands for everything but printable ASCII.
 _FIRST_LETTER, LETTERS = 31, 96
 
 LAYERS = (
@@ -38,16 +38,16 @@ LAYERS = (
 
 @dataclass(slots=True)
 class CharacterUnitGeneratorState:
-    """One answer: what the convolutions still need of the past, and the last frame, which the next may repeat."""
+    """The state of one answer: the convolutions' past, and the last frame, which the next may repeat."""
 
     last_frame: int
     past: Past = field(default_factory=Past)
 
 
 class CharacterUnitGenerator(nn.Module):
-    """Hidden states to units by way of their tokens' letters; one object serves any number of streams.
+    """Hidden states to units through the characters of their tokens; one object serves any number of streams.
 
-    The frames of a hidden state are known when the next is there, or the answer has ended.
+    The frames of a hidden state are known once the next one is there, or the answer has ended.
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -80,18 +80,18 @@ class CharacterUnitGenerator(nn.Module):
 
     @property
     def blank(self) -> int:
-        """The frame that stands for no unit."""
+        """The CTC blank."""
         return self.units
 
     def set_spelling(self, tokenizer: Tokenizer) -> Self:
-        """Learns the letters of the vocabulary; part of the weights from then on."""
+        """Stores the characters of every token of the vocabulary, as part of the weights."""
         for token in range(self.config.vocabulary):
             letters = letters_of(tokenizer.decode([token], skip_special_tokens=True))
             self.spelling_VT[token] = torch.tensor(spread(letters, self.config.frames), dtype=torch.uint8)
         return self
 
     def set_output_table(self, table_VE: Tensor) -> Self:
-        """Takes the language model's output table, which tells the token of a hidden state; not part of the weights."""
+        """Sets the language model's output table, which gives the token of a hidden state; not part of the weights."""
         wanted = (self.config.vocabulary, self.hidden_width)
         if table_VE.shape != wanted:
             raise InvalidInput("table", f"has shape {list(table_VE.shape)}, not {list(wanted)}")
@@ -99,31 +99,31 @@ class CharacterUnitGenerator(nn.Module):
         return self
 
     def tokens(self, hidden_LE: Tensor) -> Tensor:
-        """The likeliest token of each hidden state, [L] int64."""
+        """The most probable token of each hidden state, [L] int64."""
         if self._table_VE is None:
-            raise RuntimeError("this generator was not given the language model's output table")
+            raise RuntimeError("this generator has no output table of the language model: call `set_output_table`")
         return F.linear(hidden_LE.to(self._table_VE), self._table_VE).argmax(-1)
 
     def new_state(self) -> CharacterUnitGeneratorState:
-        """An answer that begins."""
+        """The initial state of an answer."""
         return CharacterUnitGeneratorState(self.blank)
 
     def predict(self, hidden_LE: Tensor) -> Tensor:
-        """The likeliest frames of a whole answer, [T] int64, blanks among them. Raises InvalidInput as `step` does."""
+        """The most probable frames of a whole answer, [T] int64, with blanks. Raises InvalidInput as `step` does."""
         return self.step([self.new_state()], [hidden_LE], [True])[0]
 
     def step(
         self, states: Sequence[CharacterUnitGeneratorState], hidden: Sequence[Tensor], last: Sequence[bool]
     ) -> list[Tensor]:
-        """Takes streams a step further, all in one batch.
+        """Advances streams, all in one batch.
 
         Args:
-            states: The answers; each is taken on in place, and none where an error is raised.
-            hidden: What is new in each: floats [L, E], L may be 0.
+            states: The answers; updated in place, unless an error is raised.
+            hidden: New hidden states of each: floats [L, E], L may be 0.
             last: Whether an answer ends here.
 
         Returns:
-            For each its frames that are now certain, [T] int64, blanks among them; `collapse` makes units of them.
+            For each its frames that are now final, [T] int64, with blanks; `collapse` turns them into units.
 
         Raises:
             InvalidInput: Hidden states have another width or are not finite.
@@ -138,7 +138,7 @@ class CharacterUnitGenerator(nn.Module):
         return [each.argmax(-1) for each in logits]
 
     def collapse(self, states: Sequence[CharacterUnitGeneratorState], frames: Sequence[Tensor]) -> list[Tensor]:
-        """Frames [T] of each stream's last step to units [N]: repeats merged, across steps too, and blanks dropped."""
+        """Frames [T] of each stream's last step -> units [N]: repeats merged, across steps too, and blanks dropped."""
         return collapse(states, frames, self.blank)
 
     def check(self, hidden: Sequence[Tensor]) -> None:
@@ -146,11 +146,11 @@ class CharacterUnitGenerator(nn.Module):
         check_hidden(hidden, self.hidden_width)
 
     def logits(self, tokens: Sequence[Tensor]) -> list[Tensor]:
-        """For each whole answer of tokens [L] its logits [T, U]."""
+        """Logits [T, U] of each whole answer of tokens [L]."""
         return self._run([Past() for _ in tokens], tokens, [True] * len(tokens))[0]
 
     def loss(self, tokens: Sequence[Tensor], units: Sequence[Tensor]) -> Tensor:
-        """CTC loss of whole answers, [L] int64 tokens and [N] int64 units each, for each unit (a scalar).
+        """CTC loss per unit (a scalar) of whole answers, each of int64 tokens [L] and int64 units [N].
 
         Raises:
             InvalidInput: A unit is unknown.
@@ -170,17 +170,17 @@ class CharacterUnitGenerator(nn.Module):
         return signal.with_values(self.out(signal.values_BCL.transpose(1, 2)).transpose(1, 2))
 
     def _spelled(self, tokens_L: Tensor) -> Tensor:
-        """[L] to [T, W]"""
+        """Tokens [L] -> embedded characters [T, W]."""
         letters_LTW = self.letters(self.spelling_VT[tokens_L].long()) + self.places_TW
         return torch.flatten(letters_LTW, 0, 1)
 
 
 def letters_of(text: str) -> list[int]:
-    """Numbers of a text's letters, below LETTERS."""
+    """Character numbers of a text, below LETTERS."""
     return [ord(letter) - _FIRST_LETTER if " " <= letter <= "~" else 0 for letter in text]
 
 
 def spread(letters: Sequence[int], frames: int) -> list[int]:
-    """Letters over so many frames, as evenly as whole numbers allow; none make zeros, those beyond are left out."""
+    """Spreads characters evenly over `frames` frames; none give zeros, excess ones are dropped."""
     kept = list(letters[:frames]) or [0]
     return [kept[frame * len(kept) // frames] for frame in range(frames)]

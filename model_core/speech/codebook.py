@@ -1,6 +1,6 @@
-"""What nano's units mean to its voice: mean latents of each, and readings with the place of every unit in them.
+"""The codebook of nano's phone units: mean latents of each in its voice, and utterances aligned with their units.
 
-Shapes: R readings, T frames of all readings, N units of all readings, C latents, U units.
+Shapes: R utterances, T frames and N units of all utterances, C latents, U units.
 """
 
 from collections.abc import Iterable
@@ -14,21 +14,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model_core.errors import CheckpointError
-from model_core.speech.latents import Reading
+from model_core.speech.latents import Utterance
 from model_core.speech.phone_units import PHONES, unstressed
 
 
 @dataclass(frozen=True, slots=True)
 class Codebook:
-    """Readings of a voice, one behind the other, and what they tell of its units.
+    """Concatenated utterances of a voice, and statistics of its units.
 
     Attributes:
         latents_TC: float16.
-        units_N, durations_N: int16; a unit lasts so many frames.
-        lengths_R: int32; units of each reading.
+        units_N, durations_N: int16; durations in frames.
+        lengths_R: int32; units in each utterance.
         mean_C, deviation_C: Of all latents, float32.
-        centroids_UC: Mean latents of each unit, less their mean, by their deviation; float32. A stressed sound that
-            no reading has is taken for the unstressed one; one that none has at all is 0.
+        centroids_UC: Mean standardised latents of each unit, float32. A stressed phone that occurs nowhere gets those
+            of the unstressed one; without that one either, 0.
     """
 
     latents_TC: Tensor
@@ -39,8 +39,8 @@ class Codebook:
     deviation_C: Tensor
     centroids_UC: Tensor
 
-    def readings(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of each reading its units [N] and durations [N] int64, and its standardised latents [T, C] float32."""
+    def utterances(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Units [N] and durations [N] int64, and standardised latents [T, C] float32, of each utterance."""
         counts = self.lengths_R.tolist()
         units, durations = torch.split(self.units_N.long(), counts), torch.split(self.durations_N.long(), counts)
         latents = torch.split(self.latents_TC, [int(each.sum()) for each in durations])
@@ -50,12 +50,12 @@ class Codebook:
         ]
 
 
-def write_codebook(path: Path, readings: Iterable[Reading]) -> None:
-    """Writes readings and the mean latents of every unit in them."""
-    read = [(reading, reading.latents.astype(np.float16)) for reading in readings]
-    latents_TC = torch.from_numpy(np.concatenate([latents for _, latents in read]))
-    units_N = torch.tensor([unit for reading, _ in read for unit in reading.units])
-    durations_N = torch.tensor([length for reading, _ in read for length in reading.durations])
+def write_codebook(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Writes utterances, and the mean latents of every unit in them."""
+    converted = [(utterance, utterance.latents.astype(np.float16)) for utterance in utterances]
+    latents_TC = torch.from_numpy(np.concatenate([latents for _, latents in converted]))
+    units_N = torch.tensor([unit for utterance, _ in converted for unit in utterance.units])
+    durations_N = torch.tensor([length for utterance, _ in converted for length in utterance.durations])
     mean_C, deviation_C = latents_TC.float().mean(0), latents_TC.float().std(0)
     standard_TC = (latents_TC.float() - mean_C) / deviation_C
     of_frame_T = units_N.repeat_interleave(durations_N)
@@ -68,7 +68,7 @@ def write_codebook(path: Path, readings: Iterable[Reading]) -> None:
         "latents_TC": latents_TC,
         "units_N": units_N.to(torch.int16),
         "durations_N": durations_N.to(torch.int16),
-        "lengths_R": torch.tensor([len(reading.units) for reading, _ in read], dtype=torch.int32),
+        "lengths_R": torch.tensor([len(utterance.units) for utterance, _ in converted], dtype=torch.int32),
         "mean_C": mean_C,
         "deviation_C": deviation_C,
         "centroids_UC": centroids_UC,
@@ -77,8 +77,10 @@ def write_codebook(path: Path, readings: Iterable[Reading]) -> None:
 
 
 def read_codebook(path: Path) -> Codebook:
-    """Raises CheckpointError where the file is missing or is no codebook."""
+    """Raises CheckpointError where the file is missing or not a codebook."""
     try:
         return Codebook(**load_file(path))
     except (OSError, SafetensorError, TypeError) as error:
-        raise CheckpointError(path.name, f"is no codebook: {error}; `lyra data build speech-generation`") from None
+        raise CheckpointError(
+            path.name, f"is not a codebook: {error}; run `lyra data build speech-generation`"
+        ) from None

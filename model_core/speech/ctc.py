@@ -1,4 +1,4 @@
-"""What generators of units share: connectionist temporal classification (Graves et al. 2006), and what they take.
+"""What unit generators share: connectionist temporal classification (Graves et al. 2006), and checks of their input.
 
 Shapes: L hidden states, E their width, T frames, N units, U units and the blank.
 """
@@ -17,13 +17,13 @@ IGNORED = -100
 
 
 class FrameState(Protocol):
-    """A stream of frames: the last one, which the next may repeat."""
+    """The state of a stream of frames: the last one, which the next may repeat."""
 
     last_frame: int
 
 
 def collapse(states: Sequence[FrameState], frames: Sequence[Tensor], blank: int) -> list[Tensor]:
-    """Frames [T] of each stream's last step to units [N]: repeats merged, across steps too, and blanks dropped."""
+    """Frames [T] of each stream's last step -> units [N]: repeats merged, across steps too, and blanks dropped."""
     units = []
     for state, frames_T in zip(states, frames, strict=True):
         if not len(frames_T):
@@ -36,12 +36,12 @@ def collapse(states: Sequence[FrameState], frames: Sequence[Tensor], blank: int)
 
 
 def frames_needed(units: Sequence[int]) -> int:
-    """Fewest frames that can say these units: between two that are alike stands a blank."""
+    """Minimum number of frames for these units: equal neighbours need a blank in between."""
     return len(units) + sum(unit == before for before, unit in pairwise(units))
 
 
 def ctc_loss(logits: Sequence[Tensor], targets: Sequence[Tensor], blank: int) -> Tensor:
-    """Summed over sequences with logits [T, U] and target units [N], for each unit (a scalar)."""
+    """Loss per unit (a scalar) over sequences with logits [T, U] and target units [N]."""
     padded_BTU = torch.nn.utils.rnn.pad_sequence(list(logits), batch_first=True)
     flat = torch.cat(list(targets))
     total = F.ctc_loss(

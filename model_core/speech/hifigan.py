@@ -1,6 +1,6 @@
-"""HiFi-GAN over streams: frames to sound (Kong et al. 2020).
+"""Streaming HiFi-GAN: frames to audio (Kong et al. 2020).
 
-Names are those of the public checkpoints, weight norm folded in.
+Module names are those of the public checkpoints, weight norm folded in.
 
 Shapes: B streams, C channels, T frames, L samples of a layer in one step.
 """
@@ -23,8 +23,8 @@ _OUTER_KERNEL = 7
 class HifiGanShape:
     """Shape of a HiFi-GAN; the defaults are those of the published unit vocoder.
 
-    `paired`: whether each dilated convolution of a residual block has a plain one behind it (HiFi-GAN's first kind of
-    block) or none (its second kind).
+    `paired`: whether a plain convolution follows each dilated one in a residual block (HiFi-GAN's ResBlock1) or not
+    (ResBlock2).
     """
 
     channels: int = 512
@@ -40,17 +40,17 @@ class HifiGanShape:
 
     @property
     def hifigan_delay(self) -> int:
-        """How many samples late the sound runs behind its frames."""
+        """Latency in samples."""
         blocks = zip(self.block_kernels, self.block_dilations, strict=True)
-        longest = max((k - 1) // 2 * (sum(dilations) + self.paired * len(dilations)) for k, dilations in blocks)
+        reach = max((k - 1) // 2 * (sum(dilations) + self.paired * len(dilations)) for k, dilations in blocks)
         delay = _OUTER_KERNEL // 2
         for rate, kernel in zip(self.upsample_rates, self.upsample_kernels, strict=True):
-            delay = (delay + upsampling_reach(kernel, rate)) * rate + longest
+            delay = (delay + upsampling_reach(kernel, rate)) * rate + reach
         return delay + _OUTER_KERNEL // 2
 
 
 class ResidualBlock(nn.Module):
-    """Dilated convolutions around which the signal passes, each with a plain one behind it where `paired`."""
+    """Dilated convolutions with residual connections, each followed by a plain one where `paired`."""
 
     def __init__(self, channels: int, kernel: int, dilations: Sequence[int], *, paired: bool = True) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class ResidualBlock(nn.Module):
 
 
 class HifiGan(nn.Module):
-    """Frames of `width` channels to sound."""
+    """Frames of `width` channels to audio."""
 
     def __init__(self, width: int, shape: HifiGanShape) -> None:
         super().__init__()
@@ -84,8 +84,8 @@ class HifiGan(nn.Module):
         )
         self.conv_post = StreamConv1d(widths[-1], 1, _OUTER_KERNEL)
 
-    def sound(self, signal: Signal, step: Step) -> Signal:
-        """Frames [B, C, T] to sound [B, 1, T * samples_per_frame], running `hifigan_delay` samples late."""
+    def waveform(self, signal: Signal, step: Step) -> Signal:
+        """Frames [B, C, T] -> audio [B, 1, T * samples_per_frame], `hifigan_delay` samples late."""
         signal = self.conv_pre(signal, step)
         for stage, upsample in enumerate(self.ups):
             signal = upsample(leaky(signal), step)

@@ -1,4 +1,4 @@
-"""What nano's voice makes of a text before it becomes sound: latents, and how long each of its sounds lasts.
+"""Latents of nano's voice before its decoder, aligned with phone units and their durations.
 
 Shapes: T frames of the voice (86 a second), C latents, N units.
 """
@@ -17,13 +17,13 @@ from model_core.speech.voice import PiperVoice, session_options, voice_model
 
 _INPUTS = ("input", "input_lengths", "scales")
 _LATENTS, _FRAMES = "/Mul_7_output_0", "/Ceil_output_0"
-# The voice is heard so much earlier than the frames of its symbols say.
+# The voice speaks this much earlier than the frames of its symbols say.
 _EARLY_FRAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What the voice read: its latents [T, C] float32, its units [N] and how many frames each lasts [N]."""
+class Utterance:
+    """Latents [T, C] float32 of an utterance, its units [N], and the duration [N] of each in frames."""
 
     latents: NDArray[np.float32]
     units: tuple[int, ...]
@@ -31,7 +31,7 @@ class Reading:
 
 
 class LatentReader:
-    """A Piper voice that stops before its decoder; the same phonemes always give the same latents."""
+    """A Piper voice without its decoder; the same phonemes always give the same latents."""
 
     def __init__(self, folder: Path) -> None:
         model = onnx.load(voice_model(folder))
@@ -41,8 +41,8 @@ class LatentReader:
         )
         self._voice = PiperVoice.load(folder)
 
-    def read(self, phonemes: str) -> Reading:
-        """What the voice makes of a line of phonemes, of 220 at most."""
+    def read(self, phonemes: str) -> Utterance:
+        """The utterance of a line of phonemes, 220 at most."""
         symbols, ids = self._voice.symbols(phonemes)
         inputs = np.array([ids], np.int64), np.array([len(ids)], np.int64), np.array([0.0, 1.0, 0.0], np.float32)
         latents_1CT, frames = self._session.run(None, dict(zip(_INPUTS, inputs, strict=True)))
@@ -51,4 +51,4 @@ class LatentReader:
         ends[-1] += _EARLY_FRAMES
         durations = np.diff(ends, prepend=0)
         units = tuple(unit for unit, _ in found)
-        return Reading(np.ascontiguousarray(latents_1CT[0].T), units, tuple(durations.tolist()))
+        return Utterance(np.ascontiguousarray(latents_1CT[0].T), units, tuple(durations.tolist()))

@@ -1,10 +1,10 @@
-"""Convolutions over streams: each layer keeps the little it still needs of the past, nothing is computed twice.
+"""Streaming convolutions: each layer keeps the samples of the past that it still needs; nothing is computed twice.
 
-A "same" convolution of reach r looks r samples ahead. Over a stream it runs r samples late instead, and what lies
-before the first and behind the last sample counts as zero at every layer, as it does when the whole is padded: chunks
-joined together are what one pass over the whole gives.
+A "same" convolution of reach r looks r samples ahead. On a stream it runs r samples late instead, and everything before
+the first and after the last sample counts as zero at every layer, as with padding: chunks joined together equal one
+pass over the whole.
 
-Shapes: B streams, C channels, L samples of this step (the longest stream's, the others are filled up), W samples of a
+Shapes: B streams, C channels, L samples of this step (those of the longest stream, others are padded), W samples of a
 layer's window (its past, then L).
 """
 
@@ -20,9 +20,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 @dataclass(slots=True)
 class Past:
-    """What a chain of layers keeps of one stream.
+    """The state of one stream in a chain of layers.
 
-    `position` counts the inputs so far; `tails` holds the last samples [C, n] that each layer saw, in their order.
+    Attributes:
+        position: Number of inputs so far.
+        tails: The last samples [C, n] that each layer saw, in the order of the layers.
     """
 
     position: int = 0
@@ -31,9 +33,9 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What one layer hands to the next: samples that run `delay` late, `rate` of them to each input of the chain.
+    """What one layer passes to the next: samples that are `delay` late, `rate` of them per input of the chain.
 
-    `skipped` samples at the front, from before every stream's beginning, are left out.
+    `skipped` samples at the front, from before the start of every stream, are left out.
     """
 
     values_BCL: Tensor
@@ -47,7 +49,7 @@ class Signal:
 
 
 class Step:
-    """A batch of streams on its way through a chain of layers; lends each layer its past and notes what comes next."""
+    """One step of a batch of streams through a chain of layers: gives each layer its past, and collects the new one."""
 
     def __init__(self, pasts: Sequence[Past], lengths: Sequence[int], ends: Sequence[int | None]) -> None:
         self._pasts = pasts
@@ -56,7 +58,7 @@ class Step:
         self.tails: list[list[Tensor]] = [[] for _ in pasts]
 
     def window(self, signal: Signal, before: int) -> Signal:
-        """The signal with the `before` samples that came before it, [B, C, W]."""
+        """The signal with the `before` samples that preceded it, [B, C, W]."""
         signal = self._inside(signal)
         layer = len(self.tails[0])
         nothing = signal.values_BCL.new_zeros(signal.values_BCL.shape[1], before)
@@ -68,25 +70,25 @@ class Step:
         return signal.with_values(window_BCW)
 
     def delayed(self, signal: Signal, delay: int) -> Signal:
-        """The same signal, running `delay` late."""
+        """The same signal, `delay` late."""
         before = delay - signal.delay
         if not before:
             return signal
         window = self.window(signal, before)
         return replace(window, values_BCL=window.values_BCL[..., : window.values_BCL.shape[-1] - before], delay=delay)
 
-    def first_places(self, signal: Signal) -> list[int]:
-        """Where in its stream each row's first sample stands; what is below 0 lies before the beginning."""
+    def first_positions(self, signal: Signal) -> list[int]:
+        """Position of each row's first sample in its stream; negative before the start."""
         return [past.position * signal.rate - signal.delay + signal.skipped for past in self._pasts]
 
     def _inside(self, signal: Signal) -> Signal:
-        """The signal from the earliest beginning on (one sample at least), with zeros outside of each stream."""
+        """The signal from the earliest start on (at least one sample), with zeros outside each stream."""
         length = signal.values_BCL.shape[-1]
-        early = min(-max(self.first_places(signal)), min(self._lengths) * signal.rate - signal.skipped - 1)
+        early = min(-max(self.first_positions(signal)), min(self._lengths) * signal.rate - signal.skipped - 1)
         if early > 0:
             values_BCL = signal.values_BCL[..., early:]
             signal, length = replace(signal, values_BCL=values_BCL, skipped=signal.skipped + early), length - early
-        firsts = self.first_places(signal)
+        firsts = self.first_positions(signal)
         if min(firsts) >= 0 and all(end is None for end in self._ends):
             return signal
         ends = [math.inf if end is None else end * signal.rate for end in self._ends]
@@ -99,7 +101,7 @@ class Step:
 
 
 def aligned(signals: Sequence[Signal]) -> list[Tensor]:
-    """Samples [B, C, L] of signals with one rate and delay, cut to those that all have."""
+    """Samples [B, C, L] of signals with the same rate and delay, cut to those that all have."""
     skipped = max(signal.skipped for signal in signals)
     return [signal.values_BCL[..., skipped - signal.skipped :] for signal in signals]
 
@@ -111,17 +113,17 @@ def run(
     last: Sequence[bool],
     lookahead: int,
 ) -> tuple[list[Tensor], list[Past]]:
-    """Takes streams a step further, all in one batch.
+    """Advances streams by one step, all in one batch.
 
     Args:
         chain: Layers that take and return a signal.
-        pasts: One for each stream; left as they are.
-        inputs: What is new in each stream, [C, n]; n may be 0.
-        last: Whether the stream ends here, so that what was held back comes out.
-        lookahead: How many inputs the chain runs late, rounded up.
+        pasts: One for each stream; not modified.
+        inputs: New inputs of each stream, [C, n]; n may be 0.
+        last: Whether the stream ends here, which releases what was held back.
+        lookahead: Latency of the chain in inputs, rounded up.
 
     Returns:
-        For each stream what is now certain, [C', m], and its new past.
+        For each stream the output that is now final, [C', m], and its new past.
     """
     outputs, after = [inputs[row].new_zeros(0, 0) for row in range(len(inputs))], list(pasts)
     ends = [past.position + new.shape[-1] for past, new in zip(pasts, inputs, strict=True)]
@@ -133,7 +135,7 @@ def run(
     batch_BCL = F.pad(batch_BCL, (0, max(lengths) - batch_BCL.shape[-1]))
     step = Step([pasts[row] for row in rows], lengths, [ends[row] if last[row] else None for row in rows])
     signal = chain(Signal(batch_BCL), step)
-    for place, (row, first) in enumerate(zip(rows, step.first_places(signal), strict=True)):
+    for place, (row, first) in enumerate(zip(rows, step.first_positions(signal), strict=True)):
         end = ends[row] * signal.rate - (0 if last[row] else signal.delay)
         outputs[row] = signal.values_BCL[place, :, max(0, -first) : max(0, end - first)]
         after[row] = Past(ends[row], step.tails[place])
@@ -141,11 +143,11 @@ def run(
 
 
 class StreamConv1d(nn.Conv1d):
-    """A "same" convolution that runs `reach` samples late. It computes in the precision of what it is given.
+    """A "same" convolution that runs `reach` samples late. Computes in the dtype of its input.
 
     Args:
         channels_in, channels_out, kernel, dilation: As of nn.Conv1d.
-        ahead: How many samples it looks ahead; half of what it sees where None.
+        ahead: Look-ahead in samples; None for half the receptive field.
     """
 
     def __init__(
@@ -165,7 +167,7 @@ class StreamConv1d(nn.Conv1d):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One convolution of a `ConvStack`: what it sees is `(kernel - 1) * dilation` wide, `ahead` of it yet to come."""
+    """One convolution of a `ConvStack`: it spans `(kernel - 1) * dilation` samples, `ahead` of them in the future."""
 
     kernel: int = 5
     dilation: int = 1
@@ -173,12 +175,12 @@ class Layer:
 
 
 class ConvStack(nn.Module):
-    """Convolutions, each around a residual, over streams; runs as late as its layers together look ahead.
+    """Streaming convolutions with residual connections; as late as its layers together look ahead.
 
     Args:
         width: Channels.
-        layers: In their order.
-        dropout: Share of each layer's output that is left out in training.
+        layers: In order.
+        dropout: Of each layer's output, in training.
     """
 
     def __init__(self, width: int, layers: Sequence[Layer], dropout: float = 0.0) -> None:
@@ -190,7 +192,7 @@ class ConvStack(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, signal: Signal, step: Step) -> Signal:
-        """[B, C, L] to the same shape, `delay` late."""
+        """[B, C, L] -> [B, C, L], `delay` late."""
         for norm, conv, mix in zip(self.norms, self.convs, self.mixes, strict=True):
             normed_BCL = norm(signal.values_BCL.transpose(1, 2)).transpose(1, 2)
             seen = conv(signal.with_values(normed_BCL), step)
@@ -202,12 +204,12 @@ class ConvStack(nn.Module):
 
 
 def stack_delay(layers: Sequence[Layer]) -> int:
-    """How many inputs late a `ConvStack` of these layers runs."""
+    """Latency of a `ConvStack` of these layers, in inputs."""
     return sum(layer.ahead for layer in layers)
 
 
 class StreamUpsample1d(nn.ConvTranspose1d):
-    """A transposed convolution that makes `rate` samples of one, running `reach` of its inputs late."""
+    """A transposed convolution that makes `rate` samples of one, `reach` of its inputs late."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, rate: int) -> None:
         super().__init__(channels_in, channels_out, kernel, rate, padding=(kernel - rate) // 2)
@@ -228,5 +230,5 @@ class StreamUpsample1d(nn.ConvTranspose1d):
 
 
 def upsampling_reach(kernel: int, rate: int) -> int:
-    """How many inputs to either side have a part in the samples that one input becomes."""
+    """How many inputs on either side contribute to the samples of one input."""
     return (rate - 1 + (kernel - rate) // 2) // rate

@@ -1,4 +1,4 @@
-"""The speech generator: hidden states of an answer to discrete units of its sound, by CTC (Lyra, section 3.5).
+"""The speech generator: hidden states of an answer to discrete speech units, by CTC (Lyra, section 3.5).
 
 Each hidden state is repeated `upsample` times; a small causal decoder turns every repetition into a unit or a blank.
 
@@ -19,22 +19,22 @@ from model_core.language.kv_cache import KeyValueCache
 from model_core.speech.ctc import IGNORED, check_hidden, check_units, collapse, ctc_loss
 
 _ROPE_BASE, _NORM_EPSILON = 1e6, 1e-6
-_HIDDEN_AT_ONCE = 32  # a step with many hidden states reads so many at a time, to bound what attention holds
+_HIDDEN_CHUNK = 32  # hidden states read at a time, to bound the memory of attention
 
 
 @dataclass(slots=True)
 class UnitGeneratorState:
-    """One answer: what the decoder has read, and the last frame, which the next may repeat."""
+    """The state of one answer: the decoder's cache, and the last frame, which the next may repeat."""
 
     cache: KeyValueCache
     last_frame: int
 
 
 class UnitGenerator(DecoderStack):
-    """Qwen2 decoder layers, without a final norm, between two linear layers; one object serves any number of streams.
+    """Qwen2 decoder layers without a final norm between two linear layers; one object serves any number of streams.
 
-    Names are those of the published checkpoints. There is no look-ahead: the frames of a hidden state are known as
-    soon as it is (25 frames of CTC, of which blanks and repeats fall away, leave about 12 units a token).
+    Module names are those of the published checkpoints. There is no look-ahead: the frames of a hidden state are known
+    as soon as it is (of its 25 CTC frames, about 12 units a token remain without blanks and repeats).
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -73,30 +73,30 @@ class UnitGenerator(DecoderStack):
 
     @property
     def blank(self) -> int:
-        """The frame that stands for no unit."""
+        """The CTC blank."""
         return self.units
 
     def new_state(self) -> UnitGeneratorState:
-        """An answer that begins."""
+        """The initial state of an answer."""
         return UnitGeneratorState(self.new_cache(), self.blank)
 
     def predict(self, hidden_LE: Tensor) -> Tensor:
-        """The likeliest frames of a whole answer, [T] int64, blanks among them. Raises InvalidInput as `step` does."""
+        """The most probable frames of a whole answer, [T] int64, with blanks. Raises InvalidInput as `step` does."""
         self.check([hidden_LE])
         return self._frames(hidden_LE.repeat_interleave(self.upsample, 0)[None])[0]
 
     def step(
         self, states: Sequence[UnitGeneratorState], hidden: Sequence[Tensor], last: Sequence[bool] = ()
     ) -> list[Tensor]:
-        """Takes streams a step further, all in one batch.
+        """Advances streams, all in one batch.
 
         Args:
-            states: The answers; each is taken on in place, and none where an error is raised.
-            hidden: What is new in each: floats [L, E], L may be 0.
-            last: Whether an answer ends here: no matter, since nothing is held back.
+            states: The answers; updated in place, unless an error is raised.
+            hidden: New hidden states of each: floats [L, E], L may be 0.
+            last: Whether an answer ends here; ignored, since nothing is held back.
 
         Returns:
-            For each its likeliest frames, [T] int64, blanks among them; `collapse` makes units of them.
+            For each its most probable frames, [T] int64, with blanks; `collapse` turns them into units.
 
         Raises:
             InvalidInput: Hidden states have another width or are not finite.
@@ -105,9 +105,9 @@ class UnitGenerator(DecoderStack):
             raise InvalidInput("hidden_states", f"{len(hidden)} for {len(states)} streams")
         self.check(hidden)
         frames = [[torch.zeros(0, dtype=torch.int64, device=self._weights.device)] for _ in states]
-        for start in range(0, max((len(each) for each in hidden), default=0), _HIDDEN_AT_ONCE):
+        for start in range(0, max((len(each) for each in hidden), default=0), _HIDDEN_CHUNK):
             rows = [row for row, each in enumerate(hidden) if len(each) > start]
-            parts = [hidden[row][start : start + _HIDDEN_AT_ONCE].to(self._weights) for row in rows]
+            parts = [hidden[row][start : start + _HIDDEN_CHUNK].to(self._weights) for row in rows]
             parts = [part.repeat_interleave(self.upsample, 0) for part in parts]
             lengths = [len(part) for part in parts]
             caches = [states[row].cache for row in rows]
@@ -117,7 +117,7 @@ class UnitGenerator(DecoderStack):
         return [torch.cat(each) for each in frames]
 
     def collapse(self, states: Sequence[UnitGeneratorState], frames: Sequence[Tensor]) -> list[Tensor]:
-        """Frames [T] of each stream's last step to units [N]: repeats merged, across steps too, and blanks dropped."""
+        """Frames [T] of each stream's last step -> units [N]: repeats merged, across steps too, and blanks dropped."""
         return collapse(states, frames, self.blank)
 
     def check(self, hidden: Sequence[Tensor]) -> None:
@@ -125,13 +125,13 @@ class UnitGenerator(DecoderStack):
         check_hidden(hidden, self.hidden_width)
 
     def loss(self, hidden_BLE: Tensor, labels_BL: Tensor, units_BN: Tensor) -> Tensor:
-        """CTC loss, summed over the batch, for each unit of the targets (a scalar).
+        """CTC loss of a batch, per target unit (a scalar).
 
-        Hidden states of answer tokens are repeated `upsample` times, or evenly up to as many frames as there are units.
+        Hidden states of answer tokens are repeated `upsample` times, or evenly to as many frames as there are units.
 
         Args:
             hidden_BLE: Hidden states of whole sequences.
-            labels_BL: int64; IGNORED where a position is not part of the answer.
+            labels_BL: int64; IGNORED outside the answer.
             units_BN: int64 target units, repeats merged; IGNORED where padded.
 
         Raises:

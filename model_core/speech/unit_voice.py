@@ -1,4 +1,4 @@
-"""The voice that speaks from the language model's hidden states, while the answer is being written.
+"""A voice that speaks from the language model's hidden states while the answer is generated.
 
 Shapes: N answer tokens, E width of the language model, S samples.
 """
@@ -16,11 +16,11 @@ from model_core.errors import CheckpointError, InvalidInput
 from model_core.speech.vocoder import UnitVocoder, VocoderState
 from model_core.speech.voice import CHUNK_SECONDS, Samples, check_voice
 
-_TOKENS_AT_ONCE = 16  # a long push is spoken in parts, so that its sound leaves early and memory stays bounded
+_TOKENS_PER_STEP = 16  # a long push is spoken in parts, so that audio comes early and memory stays bounded
 
 
 class Generator(Protocol):
-    """Makes units of hidden states, over streams: `UnitGenerator`, or nano's `CharacterUnitGenerator`."""
+    """Turns streams of hidden states into units: `UnitGenerator`, or nano's `CharacterUnitGenerator`."""
 
     hidden_width: int
     units: int
@@ -34,7 +34,7 @@ class Generator(Protocol):
 
 @dataclass(slots=True)
 class UnitVoiceState:
-    """One answer that is being spoken."""
+    """The state of one answer."""
 
     generator: Any
     vocoder: VocoderState
@@ -43,9 +43,9 @@ class UnitVoiceState:
 class UnitVoice:
     """Speech generator and unit vocoder as one voice; one object serves any number of streams.
 
-    Sound runs behind the hidden states by the vocoder's look-ahead alone: in the published shape 20.6 unit frames of
-    20 ms and the two units after them, which is three answer tokens or so. Raises CheckpointError where the generator
-    makes units that the vocoder does not know.
+    Audio lags behind the hidden states by the vocoder's look-ahead alone: in the published shape 20.6 unit frames of
+    20 ms and two more units, about three answer tokens. Raises CheckpointError where the generator has more units than
+    the vocoder.
     """
 
     def __init__(self, generator: Generator, vocoder: UnitVocoder, name: str = "lyra") -> None:
@@ -64,7 +64,7 @@ class UnitVoice:
         return UnitVoiceStream(self, self.new_state(voice, speed))
 
     def new_state(self, voice: str = "", speed: float = 1.0) -> UnitVoiceState:
-        """An answer that begins, for `step`; errors as in `new_stream`."""
+        """The initial state of an answer, for `step`; errors as in `new_stream`."""
         check_voice(voice, speed, self.voices)
         durations = self.vocoder.dur_predictor is not None
         return UnitVoiceState(self.generator.new_state(), self.vocoder.new_state(durations=durations, speed=speed))
@@ -79,15 +79,15 @@ class UnitVoice:
 
     @torch.inference_mode()
     def step(self, states: Sequence[UnitVoiceState], hidden: Sequence[Tensor], last: Sequence[bool]) -> list[Samples]:
-        """Takes streams a step further, all in one batch.
+        """Advances streams, all in one batch.
 
         Args:
-            states: The answers; each is taken on in place, and none where an error is raised.
-            hidden: Hidden states of what is new in each: floats [N, E], N may be 0.
+            states: The answers; updated in place, unless an error is raised.
+            hidden: New hidden states of each: floats [N, E], N may be 0.
             last: Whether the answer ends here.
 
         Returns:
-            For each the sound that is now certain, int16 [S]; S may be 0.
+            For each the audio that is now final, int16 [S]; S may be 0.
 
         Raises:
             InvalidInput: As `check` does.
@@ -95,12 +95,12 @@ class UnitVoice:
         self.check(states, hidden)
         generators = [state.generator for state in states]
         units = self.generator.collapse(generators, self.generator.step(generators, hidden, last))
-        sounds = self.vocoder.step([state.vocoder for state in states], units, last)
-        return [(sound.float().clamp(-1.0, 1.0) * 32767.0).short().cpu().numpy() for sound in sounds]
+        waveforms = self.vocoder.step([state.vocoder for state in states], units, last)
+        return [(audio_S.float().clamp(-1.0, 1.0) * 32767.0).short().cpu().numpy() for audio_S in waveforms]
 
 
 class UnitVoiceStream:
-    """Speaks one answer while it is being written."""
+    """Speaks one answer while it is generated."""
 
     def __init__(self, voice: UnitVoice, state: UnitVoiceState) -> None:
         self._voice = voice
@@ -111,21 +111,21 @@ class UnitVoiceStream:
         raise InvalidInput("text", f"voice {self._voice.model} speaks from hidden states")
 
     def push_hidden(self, hidden_NE: NDArray[np.floating] | Tensor) -> Iterator[Samples]:
-        """Yields [S] chunks of at most CHUNK_SECONDS, which are to be taken before the next call.
+        """Yields [S] chunks of at most CHUNK_SECONDS; read all of them before the next call.
 
         Raises:
             InvalidInput: As `UnitVoice.check` does, at once.
         """
         if not isinstance(hidden_NE, Tensor):
-            hidden_NE = torch.tensor(hidden_NE)  # a copy: arrays that came over a wire are read-only
+            hidden_NE = torch.tensor(hidden_NE)  # a copy: arrays from the network are read-only
         self._voice.check([self._state], [hidden_NE])
-        return (chunk for some_NE in torch.split(hidden_NE, _TOKENS_AT_ONCE) for chunk in self._chunks(some_NE))
+        return (chunk for some_NE in torch.split(hidden_NE, _TOKENS_PER_STEP) for chunk in self._chunks(some_NE))
 
     def finish(self) -> Iterator[Samples]:
-        """Yields the sound of what is left."""
+        """Yields the rest of the audio."""
         return self._chunks(torch.zeros(0, self._voice.hidden_width), last=True)
 
     def _chunks(self, hidden_NE: Tensor, *, last: bool = False) -> Iterator[Samples]:
-        (sound,) = self._voice.step([self._state], [hidden_NE], [last])
-        longest = int(CHUNK_SECONDS * self._voice.sample_rate)
-        return (sound[start : start + longest] for start in range(0, len(sound), longest))
+        (audio_S,) = self._voice.step([self._state], [hidden_NE], [last])
+        chunk = int(CHUNK_SECONDS * self._voice.sample_rate)
+        return (audio_S[start : start + chunk] for start in range(0, len(audio_S), chunk))

@@ -1,8 +1,8 @@
-"""The unit vocoder: code-HiFi-GAN with a duration predictor, over streams.
+"""The unit vocoder: streaming code-HiFi-GAN with a duration predictor.
 
-HiFi-GAN on embedded units (Polyak et al. 2021), each of which lasts as many frames as the predictor says (Lee et al.
-2022). Where the HiFi-GAN was trained on the latents of another voice, a renderer between makes latents of embedded
-units. Names are those of the public code-HiFi-GAN checkpoints, weight norm folded in.
+HiFi-GAN on embedded units (Polyak et al. 2021), repeated as the duration predictor says (Lee et al. 2022). Where the
+HiFi-GAN was trained on the latents of another voice, a renderer in between turns embedded units into latents. Module
+names are those of the public code-HiFi-GAN checkpoints, weight norm folded in.
 
 Shapes: N units, T unit frames, S samples, C channels, L samples of a layer in one step.
 """
@@ -21,9 +21,15 @@ from model_core.speech.streaming import ConvStack, Layer, Past, Signal, Step, St
 
 @dataclass(slots=True)
 class VocoderState:
-    """One stream of units.
+    """The state of one stream of units.
 
-    `pending` units [n] wait for their duration, the first unit frames `held` [m] until there are enough for any sound.
+    Attributes:
+        durations: Whether units last as long as predicted, or one frame.
+        speed: Durations are divided by it.
+        pending: Units [n] whose durations are not known yet.
+        held: The first unit frames [m], until there are enough for any audio.
+        predictor, generator: Past of the duration predictor and of the HiFi-GAN.
+        ended: Whether the stream has ended.
     """
 
     durations: bool
@@ -36,14 +42,14 @@ class VocoderState:
 
 
 class DurationPredictor(nn.Module):
-    """How long units last: two convolutions over their embeddings, the result being log(1 + frames).
+    """Durations of units: two convolutions over their embeddings, giving log(1 + frames).
 
-    It computes in float64, so that what is rounded later does not depend on how a stream was cut.
+    Computes in float64, so that rounding does not depend on how a stream was split.
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
-        """`ahead`: how many units it looks ahead; half of what it sees where None, as in the published shape."""
+        """`ahead`: look-ahead in units; None for half the receptive field, as in the published shape."""
 
         width: int
         hidden_width: int
@@ -65,7 +71,7 @@ class DurationPredictor(nn.Module):
         self.proj = nn.Linear(config.hidden_width, 1)
 
     def forward(self, signal: Signal, step: Step) -> Signal:
-        """Embedded units [B, C, L] to [B, 1, L], running `delay` units late."""
+        """Embedded units [B, C, L] -> log(1 + frames) [B, 1, L], `delay` units late."""
         signal = signal.with_values(signal.values_BCL.double())
         for convolution, norm in ((self.conv1[0], self.ln1), (self.conv2[0], self.ln2)):
             signal = convolution(signal, step)
@@ -79,7 +85,7 @@ class DurationPredictor(nn.Module):
 
 
 class FrameRenderer(nn.Module):
-    """Embedded units, one a frame, to the latents that a HiFi-GAN was trained on."""
+    """Embedded units, one per frame, to the latents that a HiFi-GAN was trained on."""
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
@@ -99,23 +105,22 @@ class FrameRenderer(nn.Module):
         self.register_buffer("deviation", torch.ones(config.latents))
 
     def standardised(self, signal: Signal, step: Step) -> Signal:
-        """[B, C, T] to latents less their mean, by their deviation; `stack.delay` frames late."""
+        """[B, C, T] -> latents less their mean, divided by their deviation; `stack.delay` frames late."""
         signal = self.stack(signal, step)
         return signal.with_values(self.out(signal.values_BCL.transpose(1, 2)).transpose(1, 2))
 
     def forward(self, signal: Signal, step: Step) -> Signal:
-        """[B, C, T] to latents [B, C', T]."""
+        """[B, C, T] -> latents [B, C', T]."""
         signal = self.standardised(signal, step)
         return signal.with_values(signal.values_BCL * self.deviation[:, None] + self.mean[:, None])
 
 
 class UnitVocoder(HifiGan):
-    """Units to sound; one object serves any number of streams.
+    """Units to audio; one object serves any number of streams.
 
-    The sound of a frame depends on frames to come. A stream therefore runs `config.delay` samples late (6,589 in the
-    published shape: 20.6 unit frames, 412 ms of sound), and a unit waits for two more until its duration is known. The
-    end of the stream lets go of what was held back. Steps of any size joined together are what one pass over the
-    whole gives.
+    The audio of a frame depends on later frames. A stream therefore runs `config.delay` samples late (6,589 in the
+    published shape: 20.6 unit frames, 412 ms), and the duration of a unit is known two units later. The end of a stream
+    releases what was held back. Steps of any size give the same audio as one pass over the whole.
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -130,7 +135,7 @@ class UnitVocoder(HifiGan):
 
         @property
         def delay(self) -> int:
-            """How many samples a stream runs late."""
+            """Latency of a stream in samples."""
             late = stack_delay(self.renderer.layers) if self.renderer else 0
             return self.hifigan_delay + late * self.samples_per_frame
 
@@ -150,7 +155,7 @@ class UnitVocoder(HifiGan):
         self.renderer = FrameRenderer(config.renderer) if config.renderer else None
 
     def new_state(self, *, durations: bool = True, speed: float = 1.0) -> VocoderState:
-        """A stream that begins.
+        """The initial state of a stream.
 
         Args:
             durations: Whether a unit lasts as long as the duration predictor says, or one frame.
@@ -167,36 +172,36 @@ class UnitVocoder(HifiGan):
         return VocoderState(durations, speed, pending=nothing, held=nothing)
 
     def forward(self, code_N: Tensor, durations: bool = True) -> Tensor:
-        """The whole sound [S] of int64 units [N]; errors are those of `new_state` and `step`."""
+        """The whole audio [S] of int64 units [N]; errors are those of `new_state` and `step`."""
         return self.step([self.new_state(durations=durations)], [code_N], [True])[0]
 
     def step(self, states: Sequence[VocoderState], units: Sequence[Tensor], last: Sequence[bool]) -> list[Tensor]:
-        """Takes streams a step further, all in one batch.
+        """Advances streams, all in one batch.
 
         Args:
-            states: The streams; each is taken on in place, and none where an error is raised.
-            units: What is new in each: integers [N], N may be 0.
+            states: The streams; updated in place, unless an error is raised.
+            units: New units of each: integers [N], N may be 0.
             last: Whether a stream ends here.
 
         Returns:
-            For each stream the sound that is now certain, [S] floats within -1 and 1; S may be 0.
+            For each stream the audio that is now final, [S] floats within -1 and 1; S may be 0.
 
         Raises:
             InvalidInput: A unit is unknown, or a stream had ended before.
         """
         units = self._checked(states, units, last)
-        frames, pending, predictors = self._lengthened(states, units, last)
+        frames, pending, predictors = self._with_durations(states, units, last)
         frames, held = self._enough(states, frames, last)
         embedded = [self.dict(each).T for each in frames]
         pasts = [state.generator for state in states]
-        sounds, generators = run(self._generate, pasts, embedded, last, self.config.lookahead)
+        waveforms, generators = run(self._generate, pasts, embedded, last, self.config.lookahead)
         for row, state in enumerate(states):
             state.pending, state.predictor = pending[row], predictors[row]
             state.held, state.generator, state.ended = held[row], generators[row], last[row]
-        return [sound.flatten() for sound in sounds]
+        return [audio_1S.flatten() for audio_1S in waveforms]
 
     def predicted_durations(self, code_N: Tensor) -> Tensor:
-        """Frames that each of the units lasts, [N] int64: max(1, round(exp(prediction) - 1))."""
+        """Duration of each unit in frames, [N] int64: max(1, round(exp(prediction) - 1))."""
         state = self.new_state()
         (code_N,) = self._checked([state], [code_N], [True])
         return self._new_durations([state], [code_N], [True])[0][0]
@@ -204,7 +209,7 @@ class UnitVocoder(HifiGan):
     def _checked(
         self, states: Sequence[VocoderState], units: Sequence[Tensor], last: Sequence[bool]
     ) -> Sequence[Tensor]:
-        """The units as int64 where the weights are."""
+        """The units as int64 on the device of the weights."""
         if not len(states) == len(units) == len(last):
             raise InvalidInput("units", f"{len(units)} for {len(states)} streams")
         for state, new in zip(states, units, strict=True):
@@ -217,10 +222,10 @@ class UnitVocoder(HifiGan):
                 raise InvalidInput("units", f"{int(unknown[0])} is not within 0 and {self.config.units - 1}")
         return [new.to(self.dict.weight.device, torch.int64) for new in units]
 
-    def _lengthened(
+    def _with_durations(
         self, states: Sequence[VocoderState], units: Sequence[Tensor], last: Sequence[bool]
     ) -> tuple[list[Tensor], list[Tensor], list[Past]]:
-        """Each stream's certain unit frames [T], units that wait for their duration, and predictor's past."""
+        """Each stream's final unit frames [T], units without a duration yet, and the predictor's past."""
         frames, pending = list(units), [state.pending for state in states]
         predictors = [state.predictor for state in states]
         rows = [row for row, state in enumerate(states) if state.durations]
@@ -238,7 +243,7 @@ class UnitVocoder(HifiGan):
     def _new_durations(
         self, states: Sequence[VocoderState], units: Sequence[Tensor], last: Sequence[bool]
     ) -> tuple[list[Tensor], list[Past]]:
-        assert self.dur_predictor is not None  # new_state() saw to it
+        assert self.dur_predictor is not None  # ensured by new_state()
         embedded = [self.dict(each).T for each in units]
         pasts = [state.predictor for state in states]
         logs, after = run(self.dur_predictor, pasts, embedded, last, self.dur_predictor.delay)
@@ -251,9 +256,9 @@ class UnitVocoder(HifiGan):
     def _enough(
         self, states: Sequence[VocoderState], frames: Sequence[Tensor], last: Sequence[bool]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Each stream's unit frames to go through the layers now, and those to hold.
+        """Each stream's unit frames to run through the layers now, and those to hold.
 
-        Before there are as many as the look-ahead nothing can be heard; one pass costs less than several.
+        With fewer frames than the look-ahead there is no audio yet; one pass costs less than several.
         """
         now, held = [], []
         for state, new, ends in zip(states, frames, last, strict=True):
@@ -264,5 +269,5 @@ class UnitVocoder(HifiGan):
         return now, held
 
     def _generate(self, signal: Signal, step: Step) -> Signal:
-        """Embedded frames [B, C, T] to sound [B, 1, T * samples_per_frame], running `delay` samples late."""
-        return self.sound(self.renderer(signal, step) if self.renderer else signal, step)
+        """Embedded frames [B, C, T] -> audio [B, 1, T * samples_per_frame], `delay` samples late."""
+        return self.waveform(self.renderer(signal, step) if self.renderer else signal, step)

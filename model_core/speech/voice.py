@@ -1,6 +1,6 @@
-"""The voice: text deltas in, 16-bit speech out, clause by clause, long before the text ends.
+"""Voices: text deltas in, 16-bit audio out, clause by clause, long before the text ends.
 
-Shapes: S samples, N answer tokens, E width of hidden states. Sound is mono int16 at the voice's sample rate. Nothing
+Shapes: S samples, N answer tokens, E width of hidden states. Audio is mono int16 at the voice's sample rate. Nothing
 here needs torch.
 """
 
@@ -26,15 +26,15 @@ MIN_SPEED, MAX_SPEED = 0.25, 4.0
 CHUNK_SECONDS = 0.25
 _PAUSE_SECONDS = {",": 0.12, ";": 0.2, ":": 0.2, "-": 0.16, "–": 0.16, "—": 0.16}
 _SENTENCE_PAUSE_SECONDS = 0.32
-_UNMARKED_PAUSE_SECONDS = 0.03  # a clause that was cut for its length goes on at once
-_QUIET = 0.006  # full scale is 1; below it (-44 dB) the edges of a clause count as silence
+_UNMARKED_PAUSE_SECONDS = 0.03  # a clause that was cut for its length continues at once
+_SILENCE = 0.006  # of full scale (-44 dB); below it the edges of a clause count as silence
 _EDGE_SECONDS = 0.02
 _FADE_SECONDS = 0.008
-_MAX_PHONEMES = 220  # at normal speed; about 12 s of sound and 200 MB while the model runs
+_MAX_PHONEMES = 220  # at normal speed; about 12 s of audio, and 200 MB while the model runs
 
 
 class Voice(Protocol):
-    """Something that speaks."""
+    """A text-to-speech model, from text or from hidden states."""
 
     @property
     def model(self) -> str: ...
@@ -44,7 +44,7 @@ class Voice(Protocol):
     def sample_rate(self) -> int: ...
     @property
     def hidden_width(self) -> int:
-        """Width of the language model's hidden states that it speaks from; 0 where it speaks from text."""
+        """Width of the hidden states that it speaks from; 0 for a voice that speaks from text."""
         ...
 
     def new_stream(self, voice: str = "", speed: float = 1.0) -> "SpeechStream":
@@ -53,25 +53,25 @@ class Voice(Protocol):
 
 
 class SpeechStream(Protocol):
-    """One answer that is spoken while it is being written; yields int16 [S] chunks of at most CHUNK_SECONDS."""
+    """One answer, spoken while it is generated; yields int16 [S] chunks of at most CHUNK_SECONDS."""
 
     def push(self, text_delta: str) -> Iterator[Samples]:
-        """What a piece of text made certain. Raises InvalidInput where the voice speaks from hidden states."""
+        """The audio that a piece of text completed. Raises InvalidInput where the voice speaks from hidden states."""
         ...
 
     def push_hidden(self, hidden_NE: NDArray[np.floating]) -> Iterator[Samples]:
-        """What the hidden states of N answer tokens made certain. Raises InvalidInput where they do not fit."""
+        """The audio that the hidden states of N answer tokens completed. Raises InvalidInput where they do not fit."""
         ...
 
     def finish(self) -> Iterator[Samples]:
-        """The sound of what is left."""
+        """The rest of the audio."""
         ...
 
 
 class VoiceStream:
-    """Speaks one text while it is being written.
+    """Speaks one text while it is generated.
 
-    The sound depends on the text alone, not on how it was cut into deltas.
+    The audio depends on the text alone, not on how it was split into deltas.
     """
 
     def __init__(self, speak_clause: Callable[[str], Samples], sample_rate: int, speed: float = 1.0) -> None:
@@ -82,7 +82,7 @@ class VoiceStream:
         self._pause_seconds = 0.0
 
     def push(self, text_delta: str) -> Iterator[Samples]:
-        """Yields [S] chunks of at most CHUNK_SECONDS for every clause that `text_delta` made whole."""
+        """Yields [S] chunks of at most CHUNK_SECONDS for every clause that `text_delta` completed."""
         return self._speak(self._splitter.push(text_delta))
 
     def push_hidden(self, hidden_NE: NDArray[np.floating]) -> Iterator[Samples]:
@@ -90,26 +90,26 @@ class VoiceStream:
         raise InvalidInput("hidden_states", "this voice speaks from text")
 
     def finish(self) -> Iterator[Samples]:
-        """Yields the sound of what is left."""
+        """Yields the rest of the audio."""
         return self._speak(self._splitter.finish())
 
     def _speak(self, clauses: list[str]) -> Iterator[Samples]:
-        longest = int(CHUNK_SECONDS * self._sample_rate)
+        chunk = int(CHUNK_SECONDS * self._sample_rate)
         for clause in clauses:
             speech = self._speak_clause(clause)
             if not len(speech):
                 continue
             pause = np.zeros(int(self._pause_seconds / self._speed * self._sample_rate), np.int16)
-            sound = np.concatenate([pause, speech])
-            for start in range(0, len(sound), longest):
-                yield sound[start : start + longest]
+            audio = np.concatenate([pause, speech])
+            for start in range(0, len(audio), chunk):
+                yield audio[start : start + chunk]
             self._pause_seconds = _pause_after(clause)
 
 
 class PiperVoice:
-    """A Piper voice (VITS, ONNX) that is fed with espeak-style phonemes.
+    """A Piper voice (VITS, ONNX) with espeak-style phonemes as its input.
 
-    By default the model's two noise sources are off: the same text then always gives the same sound.
+    By default the model's two noise sources are off: the same text always gives the same audio.
     """
 
     hidden_width = 0
@@ -127,7 +127,7 @@ class PiperVoice:
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "PiperVoice":
-        """Reads the one `*.onnx` of `folder` and its `.onnx.json`; runs it on `threads` processor threads."""
+        """Loads the one `*.onnx` of `folder` and its `.onnx.json`, to run on `threads` CPU threads."""
         model = voice_model(folder)
         session = onnxruntime.InferenceSession(str(model), session_options(threads), providers=["CPUExecutionProvider"])
         config = json.loads(model.with_suffix(".onnx.json").read_text(encoding="utf-8"))
@@ -138,18 +138,18 @@ class PiperVoice:
         return VoiceStream(lambda clause: self.speak_clause(clause, speed=speed), self.sample_rate, speed)
 
     def speak(self, text: str, *, speed: float = 1.0) -> Samples:
-        """The whole sound [S] of `text`: what a stream gives, in one piece."""
+        """The whole audio [S] of `text`, as from a stream."""
         stream = self.new_stream(speed=speed)
         chunks = [*stream.push(text), *stream.finish()]
         return np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
 
     def speak_clause(self, clause: str, *, speed: float = 1.0, variation: float = 0.0) -> Samples:
-        """The sound [S] of one clause or sentence, without silence around it; empty when nothing is to be said.
+        """The audio [S] of one clause or sentence, without silence around it; empty when there is nothing to speak.
 
         Args:
-            clause: Text of any kind. What is more than the model should take at once is spoken in parts.
+            clause: Any text. More than the model should take at once is spoken in parts.
             speed: 1 is the speaker's own; 2 is twice as fast.
-            variation: 0 makes the sound depend on the text alone; 1 is the randomness of pitch and rhythm that the
+            variation: 0 makes the audio depend on the text alone; 1 is the randomness of pitch and rhythm that the
                 voice was trained with (useful for training data).
         """
         scales = np.array([0.667 * variation, 1.0 / speed, 0.8 * variation], np.float32)
@@ -157,19 +157,19 @@ class PiperVoice:
         for phonemes in _parts(self._phonemes.phonemes(clause), int(_MAX_PHONEMES * min(1.0, speed))):
             ids = np.array([self.symbols(phonemes)[1]], np.int64)
             inputs = {"input": ids, "input_lengths": np.array([ids.shape[1]], np.int64), "scales": scales}
-            sound = np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1)
-            parts.append(_trimmed(sound, self.sample_rate))
+            audio_S = np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1)
+            parts.append(_trimmed(audio_S, self.sample_rate))
         return np.concatenate(parts)
 
     def symbols(self, phonemes: str) -> tuple[list[str], list[int]]:
-        """Begin, phonemes, end, with a pad after each but the last, as in the voice's training; and their ids."""
+        """Start, phonemes and end symbols, with a pad after each but the last, as in training; and their ids."""
         known = [phoneme for phoneme in unicodedata.normalize("NFD", phonemes) if phoneme in self._ids]
         padded = ["^", "_", *(symbol for phoneme in known for symbol in (phoneme, "_")), "$"]
         return padded, [self._ids[symbol][0] for symbol in padded]
 
 
 class TinyVoice:
-    """A random voice that needs no files: each character is a short sound of its own, for tests."""
+    """A random voice that needs no files, for tests: each byte becomes a short tone of its own."""
 
     model = "tiny-voice"
     voices = ("tiny",)
@@ -180,22 +180,22 @@ class TinyVoice:
     def __init__(self, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
         self._embeddings = random.standard_normal((256, self._width)).astype(np.float32)
-        self._sounds = random.standard_normal((self._width, self._samples_per_character)).astype(np.float32)
+        self._tones = random.standard_normal((self._width, self._samples_per_character)).astype(np.float32)
 
     def new_stream(self, voice: str = "", speed: float = 1.0) -> VoiceStream:
         check_voice(voice, speed, self.voices)
         return VoiceStream(lambda clause: self.speak_clause(clause, speed=speed), self.sample_rate, speed)
 
     def speak_clause(self, clause: str, *, speed: float = 1.0) -> Samples:
-        """[S] samples, a fixed number for each byte of `clause`."""
+        """[S] samples, a fixed number per byte of `clause`."""
         length = int(self._samples_per_character / speed)
         letters = self._embeddings[np.frombuffer(clause.encode(), np.uint8)]
-        sound = np.tanh(0.1 * letters @ np.resize(self._sounds, (self._width, length)))
-        return _trimmed(sound.reshape(-1), self.sample_rate)
+        audio_S = np.tanh(0.1 * letters @ np.resize(self._tones, (self._width, length)))
+        return _trimmed(audio_S.reshape(-1), self.sample_rate)
 
 
 class TinyHiddenVoice:
-    """A random voice that needs no files and speaks from hidden states: each is a short sound of its own, for tests."""
+    """A random voice without files that speaks from hidden states, for tests: each becomes a short tone of its own."""
 
     model = "tiny-hidden-voice"
     voices = ("tiny-hidden",)
@@ -205,36 +205,36 @@ class TinyHiddenVoice:
 
     def __init__(self, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
-        self._sounds = random.standard_normal((self.hidden_width, self._samples_per_token)).astype(np.float32)
+        self._tones = random.standard_normal((self.hidden_width, self._samples_per_token)).astype(np.float32)
 
     def new_stream(self, voice: str = "", speed: float = 1.0) -> "TinyHiddenStream":
         check_voice(voice, speed, self.voices)
-        return TinyHiddenStream(self._sounds[:, : int(self._samples_per_token / speed)])
+        return TinyHiddenStream(self._tones[:, : int(self._samples_per_token / speed)])
 
 
 class TinyHiddenStream:
     """One answer of a `TinyHiddenVoice`."""
 
-    def __init__(self, sounds_ES: NDArray[np.float32]) -> None:
-        self._sounds_ES = sounds_ES
+    def __init__(self, tones_ES: NDArray[np.float32]) -> None:
+        self._tones_ES = tones_ES
 
     def push(self, text_delta: str) -> Iterator[Samples]:
         """Raises InvalidInput: this voice speaks from hidden states."""
         raise InvalidInput("text", "this voice speaks from hidden states")
 
     def push_hidden(self, hidden_NE: NDArray[np.floating]) -> Iterator[Samples]:
-        """Yields one chunk for each of N answer tokens."""
-        if hidden_NE.ndim != 2 or hidden_NE.shape[1] != len(self._sounds_ES):
-            raise InvalidInput("hidden_states", f"{list(hidden_NE.shape)} is not [tokens, {len(self._sounds_ES)}]")
-        return ((np.tanh(0.1 * hidden_E @ self._sounds_ES) * 32767.0).astype(np.int16) for hidden_E in hidden_NE)
+        """Yields one chunk per answer token."""
+        if hidden_NE.ndim != 2 or hidden_NE.shape[1] != len(self._tones_ES):
+            raise InvalidInput("hidden_states", f"{list(hidden_NE.shape)} is not [tokens, {len(self._tones_ES)}]")
+        return ((np.tanh(0.1 * hidden_E @ self._tones_ES) * 32767.0).astype(np.int16) for hidden_E in hidden_NE)
 
     def finish(self) -> Iterator[Samples]:
-        """Yields nothing: no sound is held back."""
+        """Yields nothing: no audio is held back."""
         return iter(())
 
 
 def voice_model(folder: Path) -> Path:
-    """The one `*.onnx` of a voice's folder, beside which its `.onnx.json` lies. Raises WeightsMissing."""
+    """The one `*.onnx` of a voice's folder, which has its `.onnx.json` beside it. Raises WeightsMissing."""
     models = sorted(folder.glob("*.onnx"))
     if len(models) != 1 or not models[0].with_suffix(".onnx.json").is_file():
         raise WeightsMissing(f"no voice in {folder}: run `lyra weights pull nano`")
@@ -242,11 +242,11 @@ def voice_model(folder: Path) -> Path:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Options of a session that shares its processor with other work."""
+    """ONNX Runtime options for a session that shares the CPU with other work."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # the arena would keep what the longest clause ever took
+    options.enable_cpu_mem_arena = False  # the arena would keep the memory of the longest clause
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other services need the cores
     return options
 
@@ -259,24 +259,24 @@ def check_voice(voice: str, speed: float, voices: tuple[str, ...]) -> None:
         raise InvalidInput("speed", f"{speed} is outside {MIN_SPEED} to {MAX_SPEED}")
 
 
-def _parts(phonemes: str, most: int) -> list[str]:
-    """Cuts a line of phonemes at blanks into parts of at most `most`; parts without any sound are left out."""
+def _parts(phonemes: str, max_length: int) -> list[str]:
+    """Splits a line of phonemes at blanks into parts of at most `max_length`; drops parts without phonemes."""
     parts: list[str] = []
     while phonemes:
-        blank = phonemes.rfind(" ", 1, most) if len(phonemes) > most else -1
-        cut = blank if blank > 0 else most
+        blank = phonemes.rfind(" ", 1, max_length) if len(phonemes) > max_length else -1
+        cut = blank if blank > 0 else max_length
         parts.append(phonemes[:cut])
         phonemes = phonemes[cut:].lstrip()
     return [part for part in parts if any(phoneme.isalpha() for phoneme in part)]
 
 
-def _trimmed(sound: NDArray[np.float32], sample_rate: int) -> Samples:
-    """Cuts silence off both ends and lets the edges rise and fall softly, so that clauses join without a click."""
-    loud = np.flatnonzero(np.abs(sound) > _QUIET)
+def _trimmed(audio_S: NDArray[np.float32], sample_rate: int) -> Samples:
+    """Trims silence from both ends and fades the edges, so that clauses join without clicks."""
+    loud = np.flatnonzero(np.abs(audio_S) > _SILENCE)
     if not len(loud):
         return np.zeros(0, np.int16)
     edge = int(_EDGE_SECONDS * sample_rate)
-    kept = sound[max(0, loud[0] - edge) : loud[-1] + 1 + edge].copy()
+    kept = audio_S[max(0, loud[0] - edge) : loud[-1] + 1 + edge].copy()
     fade = min(int(_FADE_SECONDS * sample_rate), len(kept) // 2)
     ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
     kept[:fade] *= ramp

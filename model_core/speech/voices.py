@@ -1,14 +1,14 @@
-"""Several voices of one preset, told apart by name. Nothing here needs torch."""
+"""Several voices of one preset, selected by name. Nothing here needs torch."""
 
 from model_core.errors import InvalidInput
 from model_core.speech.voice import SpeechStream, Voice
 
 
 class Voices:
-    """Voices side by side, the default one first; as a voice it is that one, and every name may be asked for.
+    """Several voices as one `Voice`, with the properties of the first, the default.
 
     Args:
-        voices: At least one; no name twice.
+        voices: At least one, with distinct names.
     """
 
     def __init__(self, *voices: Voice) -> None:
@@ -24,7 +24,7 @@ class Voices:
         return self.named(voice).new_stream(voice, speed)
 
     def named(self, name: str) -> Voice:
-        """The voice of a name; empty for the default one. Raises InvalidInput."""
+        """The voice of that name; empty for the default. Raises InvalidInput."""
         if not name:
             return self.each[0]
         found = next((voice for voice in self.each if name in voice.voices), None)
@@ -34,5 +34,5 @@ class Voices:
 
 
 def voice_named(voice: Voice, name: str) -> Voice:
-    """Who speaks where `name` is asked of `voice`, which may be one of several. Raises InvalidInput."""
+    """The voice named `name` in `voice`, which may be several. Raises InvalidInput."""
     return voice.named(name) if isinstance(voice, Voices) else voice

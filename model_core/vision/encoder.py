@@ -1,4 +1,4 @@
-"""What every vision encoder does: pictures and videos to vision tokens.
+"""The interface of vision encoders: images and videos to vision tokens.
 
 Shapes: N vision tokens (time * height * width of the grid), E language-model width.
 """
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class VisionTokens:
-    """What the language model gets to see of one picture or video.
+    """Vision tokens of one image or video.
 
     Attributes:
         tokens: [time * height * width, E] float32, frame by frame, each row by row.
-        grid: How many tokens in time, height and width.
+        grid: Number of tokens in time, height and width.
     """
 
     tokens: Tensor
@@ -24,31 +24,31 @@ class VisionTokens:
 
 
 class VisionEncoder(Protocol):
-    """A vision model with what makes language-model tokens of its features."""
+    """A vision model whose output has the width of the language model."""
 
     model: str
     token_width: int
 
     def encode(self, images: list[Image.Image]) -> list[VisionTokens]:
-        """RGB pictures of any size -> their vision tokens, in the same order."""
+        """RGB images of any size -> their vision tokens, in the same order."""
         ...
 
     def encode_video(self, frames: list[Image.Image]) -> VisionTokens:
-        """RGB frames of one video (at least one, all of one size), in their order -> the tokens of the whole clip."""
+        """RGB frames of one video (at least one, all of one size), in order -> the tokens of the video."""
         ...
 
 
 @runtime_checkable
 class ProjectedVisionEncoder(VisionEncoder, Protocol):
-    """A frozen backbone with a projector that training may change: `features` are kept, `project` learns."""
+    """A frozen backbone with a trainable projector: `features` can be cached, `project` is trained."""
 
     projector: nn.Module
-    side: int  # a picture or frame becomes side x side vision tokens
+    side: int  # an image or frame becomes side x side vision tokens
 
     def features(self, images: list[Image.Image]) -> Tensor:
-        """RGB pictures of any size -> the backbone's features, one row a picture."""
+        """RGB images of any size -> the backbone's features, one row per image."""
         ...
 
     def project(self, features: Tensor) -> Tensor:
-        """Features -> [B, side * side, E] vision tokens; gradients flow into the projector."""
+        """Features -> vision tokens [B, side * side, E]; differentiable with respect to the projector."""
         ...

@@ -1,6 +1,6 @@
-"""The small vision encoder: a picture's feature grid (EfficientNet), pooled, then a projector into the language model.
+"""The small vision encoder: an image's feature grid (EfficientNet), pooled and projected to the language model's width.
 
-Shapes: B pictures, C feature width, H and W cells of the feature grid, N vision tokens (grid * grid), E language-model
+Shapes: B images, C feature width, H and W cells of the feature grid, N vision tokens (grid * grid), E language-model
 width.
 """
 
@@ -41,7 +41,7 @@ class VisionProjector(nn.Module):
         self.reduce = nn.Linear(config.hidden_width, config.model_width)
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] floats -> [B, N, E]; tokens go row by row from the top left."""
+        """[B, C, H, W] floats -> [B, N, E]; tokens are ordered row by row from the top left."""
         cells = rearrange(F.adaptive_avg_pool2d(features_BCHW, self.grid), "b c h w -> b (h w) c")
         tokens: Tensor = self.reduce(F.gelu(self.expand(cells)))
         return tokens
@@ -50,7 +50,7 @@ class VisionProjector(nn.Module):
 class GridVisionEncoder(nn.Module):
     """A frozen backbone and a trained projector.
 
-    Training caches `features`, which do not change, and calls `project` alone; everybody else calls `encode`.
+    Training caches `features`, which never change, and calls `project`; everything else calls `encode`.
     """
 
     @dataclass(kw_only=True, frozen=True, slots=True)
@@ -66,7 +66,7 @@ class GridVisionEncoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         if config.backbone.feature_width != config.projector.feature_width:
-            raise ValueError("backbone and projector disagree about the feature width")
+            raise ValueError("backbone and projector have different feature widths")
         self.model = config.model
         self.image_size = config.image_size
         self.token_width = config.projector.model_width
@@ -76,30 +76,30 @@ class GridVisionEncoder(nn.Module):
         self.eval()
 
     def load(self, backbone: Mapping[str, Tensor], projector: Mapping[str, Tensor]) -> None:
-        """Takes weights under this module's names (see `efficientnet.from_packaged_names`); all must be there."""
+        """Loads weights under this module's names (see `checkpoints.efficientnet`); all must be there."""
         self.backbone.load_state_dict(backbone)
         self.projector.load_state_dict(projector)
 
     @torch.no_grad()
     def features(self, images: list[Image.Image]) -> Tensor:
-        """RGB pictures of any size -> [B, C, H, W] float32; 1280 x 7 x 7 for nano.
+        """RGB images of any size -> features [B, C, H, W] float32; 1280 x 7 x 7 for nano.
 
-        The whole picture is squeezed into a square: nothing is cropped, so nothing a question may ask for is lost.
+        Images are resized to squares, not cropped, so that nothing a question may be about is lost.
         """
         self.backbone.eval()
-        # One by one a CPU keeps the activations in its cache, which is about twice as fast as a batch.
+        # One at a time, the activations fit the CPU's cache, which is about twice as fast as a batch.
         size = 1 if self._device.type == "cpu" else GPU_BATCH
         batches = [self.backbone(self._pixels(images[at : at + size])) for at in range(0, len(images), size)]
         return torch.cat(batches)
 
     def project(self, features_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] features -> [B, N, E] vision tokens; gradients flow into the projector."""
+        """Features [B, C, H, W] -> vision tokens [B, N, E]; differentiable with respect to the projector."""
         tokens: Tensor = self.projector(features_BCHW)
         return tokens
 
     @torch.no_grad()
     def encode(self, images: list[Image.Image]) -> list[VisionTokens]:
-        """RGB pictures -> their vision tokens, in the same order."""
+        """RGB images -> their vision tokens, in the same order."""
         if not images:
             return []
         side = self.side
@@ -107,7 +107,7 @@ class GridVisionEncoder(nn.Module):
 
     @torch.no_grad()
     def encode_video(self, frames: list[Image.Image]) -> VisionTokens:
-        """RGB frames in their order -> one grid of tokens a frame, (frames, grid, grid)."""
+        """RGB frames in order -> one grid of tokens per frame, (frames, grid, grid)."""
         side = self.side
         tokens_FNE = self.project(self.features(frames))
         return VisionTokens(rearrange(tokens_FNE, "f n e -> (f n) e"), (len(frames), side, side))

@@ -1,4 +1,4 @@
-"""Bytes of a picture to pixels, with every limit checked before memory is spent."""
+"""Decoding images, with every limit checked before memory is allocated."""
 
 import io
 
@@ -11,7 +11,7 @@ from model_core.vision.png import is_deep, without_metadata
 FORMATS = ("JPEG", "PNG", "WEBP")
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _ORIENTATION = 0x0112  # EXIF
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -23,19 +23,19 @@ _TURNS = {
 
 
 def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> Image.Image:
-    """The picture as RGB, upright as its EXIF orientation says; see-through parts lie on white.
+    """The image as RGB, turned upright by its EXIF orientation; transparency is blended onto white.
 
-    The size is read from the header and checked before any pixel is decoded. Of an animation the first frame is taken.
-    Metadata that are broken, or large, cost nothing but themselves.
+    The size is read from the header and checked before any pixel is decoded. Of an animation, the first frame is used.
+    Broken or large metadata is ignored.
 
     Args:
         data: A whole JPEG, PNG or WebP file.
-        max_pixels: Most pixels (height times width) a picture may have.
-        field: Name that errors give to the value.
+        max_pixels: Maximum height times width.
+        field: Field that errors name.
 
     Raises:
         InvalidInput: empty, another format, over the limit, truncated or broken.
-        MemoryError: where the process may take no more.
+        MemoryError: the process is at its memory limit.
     """
     if not data:
         raise InvalidInput(field, "is empty (0 bytes)")
@@ -43,16 +43,16 @@ def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> Image
     name = image.format
     try:
         image.load()
-        turn = _turn(image)
+        transpose = _transpose(image)
         if is_deep(data):
             _reduce_transparency(image)
         if name == "WEBP":
-            image = image.copy()  # without what its decoder holds, which is thrice as much
+            image = image.copy()  # frees the decoder's buffers, three times the size of the image
         image = _on_white(image)
-        return image if turn is None else image.transpose(turn)
+        return image if transpose is None else image.transpose(transpose)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise many kinds for broken bytes
+    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for broken files
         raise InvalidInput(field, f"the {name} file is truncated or broken ({error})") from error
 
 
@@ -60,13 +60,13 @@ def _open(data: bytes, max_pixels: int, field: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        # Pillow's own limit is met while it reads the header; of the two limits the smaller one is told.
+        # Pillow's own limit applies while it reads the header; report the smaller of the two.
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         raise InvalidInput(field, f"has more pixels than the limit of {limit:,} pixels") from error
     except MemoryError:
         raise
     except Exception as error:  # broken headers surface as OSError, SyntaxError, ValueError, struct.error ...
-        raise InvalidInput(field, "is no JPEG, PNG or WebP file that can be read") from error
+        raise InvalidInput(field, "is not a readable JPEG, PNG or WebP file") from error
     width, height = image.size
     if width * height > max_pixels:
         raise InvalidInput(
@@ -75,18 +75,18 @@ def _open(data: bytes, max_pixels: int, field: str) -> Image.Image:
     return image
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes the picture upright; None where it is, or where its EXIF cannot be read."""
+def _transpose(image: Image.Image) -> Image.Transpose | None:
+    """How to turn the image upright; None where it is, or where its EXIF data cannot be read."""
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return _TRANSPOSES.get(image.getexif().get(_ORIENTATION, 1))
     except MemoryError:
         raise
-    except Exception:  # whatever Pillow meets in broken metadata
+    except Exception:  # Pillow raises many kinds of exceptions for broken metadata
         return None
 
 
 def _reduce_transparency(image: Image.Image) -> None:
-    """Makes the colour that is see-through of as many bits as Pillow has made the pixels: 8 of 16."""
+    """Reduces the transparent colour from 16 to 8 bits, as Pillow has done with the pixels."""
     colour = image.info.get("transparency")
     if isinstance(colour, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in colour)
@@ -94,7 +94,7 @@ def _reduce_transparency(image: Image.Image) -> None:
 
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in _DEEP_GREY:
-        # Pillow would cut 16-bit grey off at 255; scale it instead.
+        # Pillow would clip 16-bit grey at 255; scale it instead.
         grey = image.convert("I")
         flat = grey.point(lambda value: value * (1 / 257)).convert("L")
         if isinstance(clear := image.info.get("transparency"), int):
@@ -109,5 +109,5 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _equal(grey: Image.Image, value: int) -> Image.Image:
-    """A mask of the pixels that have a value."""
+    """A mask of the pixels with this value."""
     return Image.fromarray((np.asarray(grey) == value).astype(np.uint8) * 255)

@@ -1,9 +1,9 @@
-"""Qwen2-VL's vision transformer: pictures at their native resolution, videos as pairs of frames.
+"""Qwen2-VL's vision transformer: images at their native resolution, videos as pairs of frames.
 
-The tower and the picture processor are those of `transformers`. Its merger joins 2 x 2 patches and has the width of the
-language model, so there is no projector. Tensors are named `vision_tower.…`, as in published Lyra checkpoints.
+The tower and the image processor come from `transformers`. Its merger joins 2 x 2 patches and outputs the language
+model's width, so there is no projector. Tensors are named `vision_tower.…`, as in published Lyra checkpoints.
 
-Shapes: F frames, P patches of a frame or picture, K values of a patch (channels * frames a patch * patch * patch),
+Shapes: F frames, P patches of a frame or image, K values of a patch (channels * frames a patch * patch * patch),
 N vision tokens (P / merge**2 for every `frames_per_patch` frames), E language-model width.
 """
 
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from model_core.vision.encoder import VisionTokens
 
-# Rules of the published checkpoints, applied before Qwen2-VL's own processor. Together they keep the aspect ratio under
-# 103, where that processor takes up to 200.
+# Limits of the published checkpoints, applied before Qwen2-VL's own processor. They keep the aspect ratio under 103;
+# the processor accepts up to 200.
 MAX_SIDE = 2880
 MIN_SIDE = 28
 
 
 class QwenVisionEncoder(nn.Module):
-    """The vision side of Qwen2-VL, frozen."""
+    """The vision tower of Qwen2-VL, frozen."""
 
     @dataclass(kw_only=True, frozen=True, slots=True)
     class Config:
@@ -31,8 +31,8 @@ class QwenVisionEncoder(nn.Module):
 
         Attributes:
             token_width: Width of the language model.
-            min_pixels, max_pixels: Bounds of a picture or frame after resizing.
-            max_clip_pixels: Most pixels of all frames of a video together.
+            min_pixels, max_pixels: Bounds of an image or frame after resizing.
+            max_clip_pixels: Maximum pixels of all frames of a video together.
         """
 
         model: str
@@ -52,7 +52,7 @@ class QwenVisionEncoder(nn.Module):
             return QwenVisionEncoder(self)
 
     def __init__(self, config: Config) -> None:
-        # Imported here: presets name this config in processes that see nothing.
+        # Imported here: presets name this config in processes without vision.
         from transformers import Qwen2VLImageProcessorPil
         from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
         from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
@@ -104,7 +104,7 @@ class QwenVisionEncoder(nn.Module):
         return self._tokens(joined, (len(single) // together, *grid[1:]))
 
     def _patches(self, image: Image.Image, max_pixels: int) -> tuple[Tensor, tuple[int, int, int]]:
-        """[P, K] normalised pixels of a picture and its grid of patches (1, height, width)."""
+        """[P, K] normalised pixels of an image and its grid of patches (1, height, width)."""
         size = {"shortest_edge": self.config.min_pixels, "longest_edge": max_pixels}
         features = self._processor(fitted(image), size=size, return_tensors="pt")
         _, height, width = features["image_grid_thw"][0].tolist()
@@ -112,7 +112,7 @@ class QwenVisionEncoder(nn.Module):
 
     def _tokens(self, patches_PK: Tensor, grid: tuple[int, int, int]) -> VisionTokens:
         weight = self.vision_tower.patch_embed.proj.weight
-        # Frequencies are no weights: a tower made on the meta device has none, one cast to bfloat16 has coarse ones.
+        # Frequencies are not weights: a tower built on the meta device has none, one cast to bfloat16 has coarse ones.
         rotary = self.vision_tower.rotary_pos_emb
         frequencies, _ = rotary.compute_axial_rope_parameters(self.vision_tower.config)
         rotary.inv_freq = nn.Buffer(frequencies.to(weight.device), persistent=False)
@@ -125,7 +125,7 @@ class QwenVisionEncoder(nn.Module):
 
 
 def fitted(image: Image.Image) -> Image.Image:
-    """The picture in RGB, its longer side at most 2880 and both at least 28, scaled to the nearest pixel."""
+    """The image in RGB, its longer side at most 2880 and both at least 28, resized with nearest neighbours."""
     longest = max(image.size)
     if longest > MAX_SIDE:
         width, height = (side * MAX_SIDE // longest for side in image.size)

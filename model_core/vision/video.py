@@ -1,4 +1,4 @@
-"""A video file to a few frames, with every limit checked before a frame is decoded."""
+"""Sampling frames from a video file, with every limit checked before a frame is decoded."""
 
 import io
 import os
@@ -23,16 +23,16 @@ from PIL import Image
 from model_core.errors import InvalidInput
 from model_core.ffmpeg import decoders
 
-FRAMES_PER_SECOND = 2.0  # sampled, as long as their count allows
-MAX_FRAME_RATE = 240  # frames a second that a file may hold
+FRAMES_PER_SECOND = 2.0  # sampled, within the maximum number of frames
+MAX_FRAME_RATE = 240  # frames per second of a file
 KINDS = "mp4, webm, mov"
 
-# Only these containers are probed: playlists and the like could make FFmpeg open other files or addresses.
+# Only these containers are probed: playlists could make FFmpeg open other files or URLs.
 _CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2"
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores")
 _DURATION_SLACK_SECONDS = 0.25
-_MAX_THREADS = 4  # each holds frames of its own
-_MAX_MISSING = 0.1  # share of the length told by the header that may not be there
+_MAX_THREADS = 4  # each holds frames
+_MAX_MISSING = 0.1  # share of the stated duration that may be missing
 
 
 Source = bytes | Path | BinaryIO
@@ -47,21 +47,21 @@ def sample_frames(
     max_decoding_seconds: float = 60.0,
     field: str = "video",
 ) -> list[Image.Image]:
-    """Frames spread evenly over a video, first and last among them: RGB, upright, all of one size.
+    """Frames spread evenly over a video, including the first and the last: RGB, upright, all of one size.
 
-    Two a second, at least two where there are, at most `max_frames`. The packets are read once to learn times and key
-    frames, then only the stretches that lead to a wanted frame are decoded.
+    Two per second, at least two if there are, at most `max_frames`. The packets are read once for timestamps and key
+    frames, then only the runs of packets that lead to a sampled frame are decoded.
 
     Args:
-        data: The file's bytes, where it lies, or a seekable binary file: mp4, webm or mov.
-        max_frames: Most frames returned.
+        data: The file's bytes, its path, or a seekable binary file: mp4, webm or mov.
+        max_frames: Maximum number of frames.
         max_seconds: Longest video that is accepted.
-        max_pixels: Most pixels (height times width) a frame may have.
-        max_decoding_seconds: Time that decoding may take.
-        field: Name that errors give to the value.
+        max_pixels: Maximum height times width of a frame.
+        max_decoding_seconds: Time limit of decoding.
+        field: Field that errors name.
 
     Raises:
-        InvalidInput: no video, over a limit, truncated or broken.
+        InvalidInput: not a video, over a limit, truncated or broken.
     """
     frames = iterate_frames(
         data,
@@ -77,7 +77,7 @@ def sample_frames(
 def iterate_frames(
     data: Source, *, max_frames: int, max_seconds: float, max_pixels: int, max_decoding_seconds: float, field: str
 ) -> Iterator[Image.Image]:
-    """As `sample_frames`, one frame at a time; raises what that does while iterating."""
+    """As `sample_frames`, one frame at a time; raises its errors while iterating."""
     if isinstance(data, bytes) and not data:
         raise InvalidInput(field, "is empty (0 bytes)")
     limits = _Limits(max_seconds, max_pixels, max_decoding_seconds, field)
@@ -90,15 +90,15 @@ def iterate_frames(
 
 
 def probe_video(data: Source, *, max_pixels: int, field: str) -> str:
-    """The codec of a video whose first frame decodes, read no further.
+    """The codec of a video, once its first frame is decoded; reads no further.
 
     Raises:
-        InvalidInput: no video, in another codec, frames over the limit, or truncated or broken.
+        InvalidInput: not a video, another codec, frames over the limit, truncated or broken.
     """
     limits = _Limits(float("inf"), max_pixels, float("inf"), field)
     with _errors_of(limits), _opened(data, limits) as (container, stream):
         if next(container.decode(stream), None) is None:
-            raise limits.error("holds no frame that can be decoded; it may be truncated")
+            raise limits.error("has no decodable frame; it may be truncated")
         return stream.codec_context.codec.canonical_name
 
 
@@ -115,7 +115,7 @@ class _Limits:
 
 @dataclass(slots=True)
 class _Index:
-    """Times of all frames and of the key frames, sorted, in units of `time_base` seconds."""
+    """Timestamps of all frames and of the key frames, sorted, in units of `time_base` seconds."""
 
     time_base: Fraction
     times: list[int] = attribute(default_factory=list)
@@ -129,7 +129,7 @@ class _Index:
 
 @contextmanager
 def _errors_of(limits: _Limits) -> Iterator[None]:
-    """Turns what FFmpeg raises for broken files into InvalidInput."""
+    """Turns FFmpeg's errors for broken files into InvalidInput."""
     try:
         yield
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -148,7 +148,7 @@ def _opened(data: Source, limits: _Limits) -> Iterator[tuple[InputContainer, Vid
     else:
         source = data
         source.seek(0)
-    # FFmpeg looks into a stream to learn its format: `max_pixels` holds there too, and for what a header does not tell.
+    # FFmpeg decodes while probing: `max_pixels` applies there too, and where the header does not state the size.
     codec_options = {"max_pixels": str(limits.pixels)}
     only = {"format_whitelist": _CONTAINERS, "codec_whitelist": _decoders()}
     with av.open(source, "r", options=codec_options, container_options=only, metadata_errors="replace") as container:
@@ -167,28 +167,28 @@ def _decoders() -> str:
 def _video_stream(container: InputContainer, limits: _Limits) -> VideoStream:
     moving = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
     if not moving:
-        raise limits.error("holds no video track")
+        raise limits.error("has no video track")
     context = moving[0].codec_context
     if context is None:
-        raise limits.error("is in a codec that is not known, or truncated")
+        raise limits.error("is in an unknown codec, or truncated")
     if context.codec.canonical_name not in _CODECS:
-        raise limits.error(f"is in {context.codec.canonical_name}; taken are {', '.join(_CODECS)}")
+        raise limits.error(f"is in {context.codec.canonical_name}; accepted are {', '.join(_CODECS)}")
     width, height = context.width, context.height
     if width * height > limits.pixels:
         raise limits.error(
-            f"{width} x {height} is {width * height:,} pixels a frame, over the limit of {limits.pixels:,} pixels"
+            f"{width} x {height} is {width * height:,} pixels per frame, over the limit of {limits.pixels:,} pixels"
         )
     if not width * height:
-        raise limits.error("does not tell the size of its frames; it may be truncated")
+        raise limits.error("does not state the size of its frames; it may be truncated")
     return moving[0]
 
 
 def _read_index(container: InputContainer, stream: VideoStream, limits: _Limits) -> _Index:
-    """Reads all packets and decodes none; a video that is too long is refused as soon as that shows."""
+    """Reads all packets without decoding; refuses a video that is too long as early as possible."""
     if stream.time_base is None:
-        raise limits.error("does not tell the times of its frames")
+        raise limits.error("has no timestamps")
     index = _Index(stream.time_base)
-    most = int((limits.seconds + _DURATION_SLACK_SECONDS) * MAX_FRAME_RATE)
+    max_times = int((limits.seconds + _DURATION_SLACK_SECONDS) * MAX_FRAME_RATE)
     start = float((container.start_time or 0) / av.time_base)
     for packet in container.demux():
         if packet.pts is None or packet.time_base is None or packet.is_corrupt:
@@ -199,20 +199,20 @@ def _read_index(container: InputContainer, stream: VideoStream, limits: _Limits)
             continue
         if end > limits.seconds + _DURATION_SLACK_SECONDS:
             raise limits.error(f"is over the limit of {_length(limits.seconds)}")
-        if len(index.times) >= most:
-            raise limits.error(f"has over {MAX_FRAME_RATE} frames a second")
-        if not packet.is_discard:  # cut away by an edit list; as a key frame still needed
+        if len(index.times) >= max_times:
+            raise limits.error(f"has over {MAX_FRAME_RATE} frames per second")
+        if not packet.is_discard:  # removed by an edit list; still needed as a key frame
             index.times.append(packet.pts)
         if packet.is_keyframe:
             index.keys.append(packet.pts)
-    told = float((container.duration or 0) / av.time_base)
-    if index.end_seconds < told * (1 - _MAX_MISSING) - _DURATION_SLACK_SECONDS:
-        raise limits.error(f"is truncated: it tells of {told:.1f} s and ends after {index.end_seconds:.1f} s")
+    stated = float((container.duration or 0) / av.time_base)
+    if index.end_seconds < stated * (1 - _MAX_MISSING) - _DURATION_SLACK_SECONDS:
+        raise limits.error(f"is truncated: its header states {stated:.1f} s, it ends after {index.end_seconds:.1f} s")
     index.keys.sort()
-    # What comes before the first key frame cannot be decoded.
+    # Frames before the first key frame cannot be decoded.
     index.times = sorted(time for time in index.times if index.keys and time >= index.keys[0])
     if not index.times:
-        raise limits.error("holds no frame that can be decoded; it may be truncated")
+        raise limits.error("has no decodable frame; it may be truncated")
     return index
 
 
@@ -221,7 +221,7 @@ def _frame_count(index: _Index, max_frames: int) -> int:
 
 
 def _spread(times: list[int], count: int) -> list[int]:
-    """`count` of the times, evenly by their number."""
+    """`count` timestamps, evenly spaced by index."""
     if count == 1:
         return times[:1]
     return [times[round(at * (len(times) - 1) / (count - 1))] for at in range(count)]
@@ -230,7 +230,7 @@ def _spread(times: list[int], count: int) -> list[int]:
 def _decoded(
     container: InputContainer, stream: VideoStream, index: _Index, wanted: list[int], limits: _Limits
 ) -> Iterator[Image.Image]:
-    """The pictures at the `wanted` times."""
+    """The images at the `wanted` timestamps."""
     deadline = time.monotonic() + limits.decoding_seconds
     size: tuple[int, int] | None = None
     todo = deque(wanted)
@@ -245,21 +245,21 @@ def _decoded(
             yield picture.rotate(frame.rotation, expand=True) if frame.rotation % 90 == 0 else picture
         if not todo:
             return
-    raise limits.error(f"is damaged: no picture can be decoded at {float(todo[0] * index.time_base):.1f} s")
+    raise limits.error(f"is damaged: no frame can be decoded at {float(todo[0] * index.time_base):.1f} s")
 
 
 def _frames(
     container: InputContainer, stream: VideoStream, index: _Index, wanted: list[int]
 ) -> Iterator[av.VideoFrame]:
-    """Decoded frames in the order of their times; of what lies between a wanted frame and the next key frame, none."""
-    # A stretch begins at the last key frame before a wanted frame, and reaches to its last wanted frame.
-    stretches = {index.keys[max(bisect_right(index.keys, time) - 1, 0)]: time for time in wanted}
-    reach: int | None = None  # None between stretches
+    """Decoded frames by timestamp, skipping those between a wanted frame and the next key frame."""
+    # A run starts at the last key frame before a wanted frame, and reaches to its last wanted frame.
+    runs = {index.keys[max(bisect_right(index.keys, time) - 1, 0)]: time for time in wanted}
+    reach: int | None = None  # None between runs
     for packet in container.demux(stream):
-        if packet.is_keyframe and packet.pts in stretches:
+        if packet.is_keyframe and packet.pts in runs:
             if reach is None:
                 stream.codec_context.flush_buffers()
-            reach = stretches[packet.pts]
+            reach = runs[packet.pts]
         if reach is None:
             continue
         for frame in packet.decode():

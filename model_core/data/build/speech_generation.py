@@ -22,7 +22,7 @@ from model_core.language.messages import Role
 from model_core.presets import nano
 from model_core.speech.codebook import write_codebook
 from model_core.speech.ctc import frames_needed
-from model_core.speech.latents import LatentReader, Reading
+from model_core.speech.latents import LatentReader, Utterance
 from model_core.speech.phone_units import answer_phonemes, phone_units
 from model_core.text.phonemes import EnglishPhonemes
 
@@ -168,7 +168,7 @@ def figures_text(rng: random.Random) -> str:
 class PhonemeReader(Protocol):
     """A voice that stops before its sound: `LatentReader`."""
 
-    def read(self, phonemes: str) -> Reading: ...
+    def read(self, phonemes: str) -> Utterance: ...
 
 
 def with_codebook(maker: Mixture, reader: PhonemeReader, readings: int, place: Workplace) -> Mixture:
@@ -181,7 +181,7 @@ def with_codebook(maker: Mixture, reader: PhonemeReader, readings: int, place: W
     return maker
 
 
-def _readings(maker: Mixture, reader: PhonemeReader, wanted: int, place: Workplace) -> Iterator[Reading]:
+def _readings(maker: Mixture, reader: PhonemeReader, wanted: int, place: Workplace) -> Iterator[Utterance]:
     phonemes, done = EnglishPhonemes(), 0
     for made in maker.make(range(maker.samples)):
         said = answer_phonemes(made.answers[-1], phonemes) if isinstance(made, Conversation) else ""

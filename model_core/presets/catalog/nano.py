@@ -47,12 +47,12 @@ def speech_encoder(options: BuildOptions) -> "SpeechEncoder":
         found = {path.parent.name for path in adapters.glob(f"*/{PROJECTOR_FILE}")}
         for adapter in sorted({SPEECH} | found):
             encoder.add_projector(adapter, trained(adapters / adapter / PROJECTOR_FILE))
-    quick = None
+    greedy_decoder = None
     if options.fast and device.type == "cpu":
         # Clips are transcribed while the next ones are encoded; with all threads each, both would be slower.
         threads = max(1, torch.get_num_threads() // 2)
-        quick = CTranslate2Decoder(_folder(options, "transcriber"), threads, encoder.whisper.config.width)
-    encoder.transcriber = load_transcriber(folder, encoder.frames_with_tail, quick, device)
+        greedy_decoder = CTranslate2Decoder(_folder(options, "transcriber"), threads, encoder.whisper.config.width)
+    encoder.transcriber = load_transcriber(folder, encoder.frames_with_tail, greedy_decoder, device)
     if options.fast:
         encoder.set_compute_dtype(fast_dtype(device))
     return encoder.eval()
@@ -60,14 +60,14 @@ def speech_encoder(options: BuildOptions) -> "SpeechEncoder":
 
 def vision_encoder(options: BuildOptions) -> "VisionEncoder":
     """EfficientNet-Lite0 with the trained projector, or a random one."""
+    from model_core.checkpoints.efficientnet import own_names
     from model_core.presets import VISION_PROJECTOR_FILE, nano
     from model_core.presets.building import chosen_device, load, read, seeded, trained
-    from model_core.vision.efficientnet import from_packaged_names
 
     device, folder = chosen_device(options.device), _folder(options, "vision_encoder")
     with seeded():
         encoder = nano.VISION_ENCODER.build()
-    load(encoder.backbone, from_packaged_names(read(folder)))
+    load(encoder.backbone, own_names(read(folder)))
     if options.parts is not None:
         load(encoder.projector, trained(options.parts / VISION_PROJECTOR_FILE))
     return encoder.to(device).eval()

@@ -92,7 +92,7 @@ async def test_bad_video_is_named_and_does_no_harm(gateway: Gateway, case: str, 
     ("limits", "message"),
     [
         ({"max_video_seconds": 1.0}, "over the limit of 1 s"),
-        ({"max_video_pixels": 1000}, "3,072 pixels a frame, over the limit of 1,000 pixels"),
+        ({"max_video_pixels": 1000}, "3,072 pixels per frame, over the limit of 1,000 pixels"),
         ({"max_video_bytes": 1000}, "over the limit of 0.000953674 MiB"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model_core.errors import CheckpointError
 from model_core.speech.codebook import read_codebook, write_codebook
-from model_core.speech.latents import Reading
+from model_core.speech.latents import Utterance
 from model_core.speech.phone_units import PHONES, answer_phonemes, phone_units, units_with_durations, unstressed
 from model_core.text.phonemes import EnglishPhonemes
 
@@ -49,9 +49,9 @@ def test_an_answer_of_several_clauses_keeps_a_pause_between_them() -> None:
     assert answer_phonemes("...\n\n", EnglishPhonemes()) == ""
 
 
-def reading(units: list[int], durations: list[int], seed: int) -> Reading:
+def reading(units: list[int], durations: list[int], seed: int) -> Utterance:
     latents = np.random.default_rng(seed).standard_normal((sum(durations), 3)).astype(np.float32)
-    return Reading(latents, tuple(units), tuple(durations))
+    return Utterance(latents, tuple(units), tuple(durations))
 
 
 def test_a_codebook_holds_readings_and_the_mean_latents_of_each_unit(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_codebook_holds_readings_and_the_mean_latents_of_each_unit(tmp_path: P
     path, readings = tmp_path / "codebook.safetensors", [reading([plain, 4], [3, 2], 0), reading([4], [4], 1)]
     write_codebook(path, readings)
     codebook = read_codebook(path)
-    found = codebook.readings()
+    found = codebook.utterances()
     assert [units.tolist() for units, _, _ in found] == [[plain, 4], [4]]
     assert [durations.tolist() for _, durations, _ in found] == [[3, 2], [4]]
     torch.testing.assert_close(codebook.centroids_UC[plain], found[0][2][:3].mean(0), atol=1e-5, rtol=1e-4)
@@ -73,5 +73,5 @@ def test_a_codebook_holds_readings_and_the_mean_latents_of_each_unit(tmp_path: P
 
 def test_a_file_that_is_no_codebook_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "codebook.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(CheckpointError, match=r"codebook\.safetensors.*is no codebook"):
+    with pytest.raises(CheckpointError, match=r"codebook\.safetensors.*is not a codebook"):
         read_codebook(tmp_path / "codebook.safetensors")

@@ -15,7 +15,7 @@ from model_core.language.messages import Role
 from model_core.presets import build_language_model, tiny
 from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.codebook import Codebook, read_codebook, write_codebook
-from model_core.speech.latents import Reading
+from model_core.speech.latents import Utterance
 from model_core.speech.phone_units import PHONES
 from model_core.speech.streaming import Layer
 from model_core.speech.unit_generator import UnitGenerator
@@ -56,8 +56,8 @@ def dataset(tmp_path: Path) -> UnitDataset:
 def codebook(tmp_path: Path) -> Codebook:
     rng = np.random.default_rng(0)
     readings = [
-        Reading(rng.standard_normal((60, LATENTS)).astype(np.float32), (3, 9, 4), (20, 30, 10)),
-        Reading(rng.standard_normal((120, LATENTS)).astype(np.float32), (9, 5), (70, 50)),
+        Utterance(rng.standard_normal((60, LATENTS)).astype(np.float32), (3, 9, 4), (20, 30, 10)),
+        Utterance(rng.standard_normal((120, LATENTS)).astype(np.float32), (9, 5), (70, 50)),
     ]
     write_codebook(tmp_path / "codebook.safetensors", readings)
     return read_codebook(tmp_path / "codebook.safetensors")

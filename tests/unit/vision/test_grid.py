@@ -2,7 +2,9 @@ import pytest
 import torch
 from PIL import Image
 
-from model_core.vision.efficientnet import LITE0, EfficientNetLite, Stage, from_packaged_names
+from model_core.checkpoints.efficientnet import own_names
+from model_core.errors import CheckpointError
+from model_core.vision.efficientnet import LITE0, EfficientNetLite, Stage
 from model_core.vision.grid import GridVisionEncoder, VisionProjector
 
 TINY = GridVisionEncoder.Config(
@@ -94,12 +96,12 @@ def test_lite0_has_a_stride_of_thirty_two_and_the_packaged_names() -> None:
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1280, 2, 2)
     packaged = dict.fromkeys(_packaged_names(), torch.zeros(1))
-    assert from_packaged_names(packaged).keys() == model.state_dict().keys()
+    assert own_names(packaged).keys() == model.state_dict().keys()
 
 
 def test_foreign_tensor_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="layer4"):
-        from_packaged_names({"layer4.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="layer4"):
+        own_names({"layer4.weight": torch.zeros(1)})
 
 
 def _packaged_names() -> list[str]:

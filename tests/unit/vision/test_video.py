@@ -69,7 +69,7 @@ def test_frames_are_upright(rotation: int) -> None:
     [
         ({"max_seconds": 1.5}, "over the limit of 1.5 s"),
         ({"max_seconds": 0.4}, "over the limit of 0.4 s"),
-        ({"max_pixels": 3000}, "64 x 48 is 3,072 pixels a frame, over the limit of 3,000 pixels"),
+        ({"max_pixels": 3000}, "64 x 48 is 3,072 pixels per frame, over the limit of 3,000 pixels"),
         ({"max_decoding_seconds": 0.0}, "longer to decode than the limit of 0 s"),
     ],
 )
@@ -81,7 +81,7 @@ def test_limits_are_named(kind: str, codec: str, limits: dict[str, Any], message
 
 
 def test_more_frames_than_a_camera_makes_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="over 240 frames a second"):
+    with pytest.raises(InvalidInput, match="over 240 frames per second"):
         sampled(make_video("mp4", "mpeg4", seconds=0.5, rate=1000, size=(16, 16)), max_seconds=0.5)
 
 

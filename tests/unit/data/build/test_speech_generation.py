@@ -27,7 +27,7 @@ from model_core.data.dataset import ConversationDataset
 from model_core.presets import nano, tiny
 from model_core.speech.codebook import read_codebook
 from model_core.speech.ctc import frames_needed
-from model_core.speech.latents import Reading
+from model_core.speech.latents import Utterance
 from model_core.speech.phone_units import PHONES, phone_units
 
 TEXTS = ["The sun is hot.", "Is it late?", "Apples, and pears."]
@@ -36,10 +36,10 @@ TEXTS = ["The sun is hot.", "Is it late?", "Apples, and pears."]
 class SmallReader:
     """Reads with a frame for each sound, and latents that tell which."""
 
-    def read(self, phonemes: str) -> Reading:
+    def read(self, phonemes: str) -> Utterance:
         units = phone_units(phonemes)
         latents = np.array([[unit, 1.0] for unit in units], np.float32)
-        return Reading(latents, tuple(units), (1,) * len(units))
+        return Utterance(latents, tuple(units), (1,) * len(units))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_build_writes_the_same_bytes_again_and_a_codebook_of_its_first_answers
     assert Path(CODEBOOK) in files
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
     samples = list(ConversationDataset(tmp_path / "one"))
-    readings = read_codebook(tmp_path / "one" / CODEBOOK).readings()
+    readings = read_codebook(tmp_path / "one" / CODEBOOK).utterances()
     assert [tuple(units.tolist()) for units, _, _ in readings] == [sample.units[0] for sample in samples[:4]]
 
 
