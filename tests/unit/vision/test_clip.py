@@ -71,5 +71,5 @@ def test_tower_made_without_memory_works_once_it_has_its_weights(encoder: ClipVi
 
 
 def test_patches_have_to_fill_the_picture() -> None:
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         ClipVisionEncoder.Config(model="x", token_width=8, image_size=50).build()
