@@ -90,7 +90,7 @@ def test_blocks_of_the_second_kind_are_those_of_hifigan_as_it_is_written_down() 
         pad = (layer.kernel_size[0] - 1) * layer.dilation[0] // 2
         return F.conv1d(x, layer.weight, layer.bias, padding=pad, dilation=layer.dilation)
 
-    (found,), _ = run(gan.sound, [Past()], [x[0]], [True], -(-shape.hifigan_delay // shape.samples_per_frame))
+    (found,), _ = run(gan.waveform, [Past()], [x[0]], [True], -(-shape.hifigan_delay // shape.samples_per_frame))
     y = same(gan.conv_pre, x)
     for stage, up in enumerate(gan.ups):
         rate, kernel = shape.upsample_rates[stage], shape.upsample_kernels[stage]
