@@ -21,7 +21,7 @@ async def list_models(request: Request, key: ApiKey, settings: Settings) -> Mode
 async def get_model(model: str, request: Request, key: ApiKey, clients: Clients, settings: Settings) -> ModelDetails:
     """Tells about one model: what the options `lyra` of a request may be."""
     check_model(model, settings)
-    description = await describe_language_model(clients, key.tenant)
+    description = await describe_language_model(clients, key.tenant, fresh=True)
     return ModelDetails(
         id=settings.model,
         created=request.app.state.created,

@@ -1,4 +1,4 @@
-"""The four services as the pipeline sees them: channels, stubs, deadlines."""
+"""Clients of the four model services: channels, stubs, deadlines, and what the services say of themselves."""
 
 import asyncio
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from lyra.v1.language_model_pb2_grpc import LanguageModelStub
 from lyra.v1.speech_encoder_pb2_grpc import SpeechEncoderStub
 from lyra.v1.speech_synthesizer_pb2_grpc import SpeechSynthesizerStub
 from lyra.v1.vision_encoder_pb2_grpc import VisionEncoderStub
+from services.shared.pipeline.description_cache import DescriptionCache
 from services.shared.rpc.channels import NO_CREDENTIALS, open_channel
 from services.shared.rpc.credentials import ClientCredentials
 from services.shared.telemetry import UNSERVED
@@ -32,26 +33,27 @@ NAMES = (SPEECH_ENCODER, VISION_ENCODER, LANGUAGE_MODEL, SPEECH_SYNTHESIZER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """Seconds that one call may take, from its first byte to its last."""
+    """Deadlines of calls in seconds, from their first byte to their last."""
 
     encode: float = 120.0
     transcribe: float = 900.0
     generate: float = 900.0
     synthesize: float = 900.0
     describe: float = 5.0
-    adapter: float = 600.0  # loading waits for the disk, unloading for the requests that run with it
+    adapter: float = 600.0  # loading waits for the disk, unloading for running requests that use it
     health: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelClients:
-    """Open channels to the four services. Opening does not connect: a service may come later, or come back."""
+    """Clients of the four services. Opening does not connect: a service may start later, or come back."""
 
     channels: Mapping[str, grpc.aio.Channel]
     speech_encoder: "SpeechEncoderAsyncStub"
     vision_encoder: "VisionEncoderAsyncStub"
     language_model: "LanguageModelAsyncStub"
     speech_synthesizer: "SpeechSynthesizerAsyncStub"
+    descriptions: DescriptionCache
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     @classmethod
@@ -61,9 +63,12 @@ class ModelClients:
         deadlines: Deadlines | None = None,
         credentials: ClientCredentials = NO_CREDENTIALS,
     ) -> Self:
-        """`addresses` by name; one that is not there is unavailable. Call it in a running event loop."""
+        """Clients of the services at `addresses`, by name; one without an address is unavailable.
+
+        Call it in a running event loop.
+        """
         for name in NAMES:
-            UNSERVED.labels(name)  # known as 0 from the beginning, so that the first one shows as an increase
+            UNSERVED.labels(name)  # exported as 0 from the start, so that the first one shows as an increase
         channels = {name: open_channel(addresses.get(name, _NOWHERE), credentials) for name in NAMES}
         return cls(
             channels=channels,
@@ -71,10 +76,13 @@ class ModelClients:
             vision_encoder=VisionEncoderStub(channels[VISION_ENCODER]),
             language_model=LanguageModelStub(channels[LANGUAGE_MODEL]),
             speech_synthesizer=SpeechSynthesizerStub(channels[SPEECH_SYNTHESIZER]),
+            descriptions=DescriptionCache(channels),
             deadlines=deadlines or Deadlines(),
         )
 
     async def close(self) -> None:
+        """Ends all calls and closes the channels."""
+        await self.descriptions.close()
         await asyncio.gather(*(channel.close(None) for channel in self.channels.values()))
 
     async def health(self) -> dict[str, str]:

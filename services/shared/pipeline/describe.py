@@ -1,4 +1,4 @@
-"""What the services say of themselves: adapters, limits, voices."""
+"""What the services say of themselves: adapters, limits, voices. Answers are cached (`DescriptionCache`)."""
 
 from lyra.v1.language_model_pb2 import LanguageModelDescribeRequest, LanguageModelDescribeResponse
 from lyra.v1.speech_encoder_pb2 import SpeechEncoderDescribeRequest, SpeechEncoderDescribeResponse
@@ -7,19 +7,34 @@ from services.shared.pipeline.calls import ask
 from services.shared.pipeline.clients import LANGUAGE_MODEL, SPEECH_ENCODER, SPEECH_SYNTHESIZER, ModelClients
 
 
-async def describe_language_model(services: ModelClients, tenant: str) -> LanguageModelDescribeResponse:
-    """Adapters, context, bounds of the extractor. Raises ServiceError."""
-    method, seconds = services.language_model.Describe, services.deadlines.describe
-    return await ask(LANGUAGE_MODEL, method, LanguageModelDescribeRequest(), seconds=seconds, tenant=tenant)
+async def describe_language_model(
+    clients: ModelClients, tenant: str, *, fresh: bool = False
+) -> LanguageModelDescribeResponse:
+    """Adapters, context, and bounds of the extractor; with `fresh` never from the cache. Raises ServiceError."""
+    method, seconds = clients.language_model.Describe, clients.deadlines.describe
+    return await clients.descriptions.get(
+        LANGUAGE_MODEL,
+        lambda: ask(LANGUAGE_MODEL, method, LanguageModelDescribeRequest(), seconds=seconds, tenant=tenant),
+        fresh=fresh,
+    )
 
 
-async def describe_speech_encoder(services: ModelClients, tenant: str) -> SpeechEncoderDescribeResponse:
-    """Adapters that it has a projector of, longest recording. Raises ServiceError."""
-    method, seconds = services.speech_encoder.Describe, services.deadlines.describe
-    return await ask(SPEECH_ENCODER, method, SpeechEncoderDescribeRequest(), seconds=seconds, tenant=tenant)
+async def describe_speech_encoder(
+    clients: ModelClients, tenant: str, *, fresh: bool = False
+) -> SpeechEncoderDescribeResponse:
+    """Adapters with a projector, and the longest recording; with `fresh` never from the cache. Raises ServiceError."""
+    method, seconds = clients.speech_encoder.Describe, clients.deadlines.describe
+    return await clients.descriptions.get(
+        SPEECH_ENCODER,
+        lambda: ask(SPEECH_ENCODER, method, SpeechEncoderDescribeRequest(), seconds=seconds, tenant=tenant),
+        fresh=fresh,
+    )
 
 
-async def describe_speech_synthesizer(services: ModelClients, tenant: str) -> SpeechSynthesizerDescribeResponse:
+async def describe_speech_synthesizer(clients: ModelClients, tenant: str) -> SpeechSynthesizerDescribeResponse:
     """Voices, and what they speak from. Raises ServiceError."""
-    method, seconds = services.speech_synthesizer.Describe, services.deadlines.describe
-    return await ask(SPEECH_SYNTHESIZER, method, SpeechSynthesizerDescribeRequest(), seconds=seconds, tenant=tenant)
+    method, seconds = clients.speech_synthesizer.Describe, clients.deadlines.describe
+    return await clients.descriptions.get(
+        SPEECH_SYNTHESIZER,
+        lambda: ask(SPEECH_SYNTHESIZER, method, SpeechSynthesizerDescribeRequest(), seconds=seconds, tenant=tenant),
+    )

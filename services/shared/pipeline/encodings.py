@@ -81,4 +81,6 @@ class Encodings:
         encoder, model = await asyncio.gather(
             describe_speech_encoder(self._services, tenant), describe_language_model(self._services, tenant)
         )
+        if named and named not in encoder.model.adapters:  # it may have been loaded since the encoder was asked
+            encoder = await describe_speech_encoder(self._services, tenant, fresh=True)
         return choose_projector(encoder.model.adapters, model.model.adapters, clips=clips, named=named)

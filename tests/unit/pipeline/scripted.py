@@ -63,6 +63,8 @@ class Script:
         self.ending = asyncio.Event()
         # Calls that fail as unavailable before they work.
         self.unavailable: dict[str, int] = {}
+        # How often each service was asked what it is.
+        self.described: Counter[str] = Counter()
         self.calls: dict[str, int] = {}
         self.invalid: dict[str, InvalidInput] = {}
         # The language model waits for these before its last word, or before its end.
@@ -164,6 +166,7 @@ class FakeSpeechEncoder(speech_encoder_pb2_grpc.SpeechEncoderServicer):
                 yield speech_encoder_pb2.HearResponse(summary=summary)
 
     async def Describe(self, request: Any, context: Any) -> Any:
+        self.script.described["speech_encoder"] += 1
         model = common_pb2.ModelDescription(adapters=self.script.projectors)
         return speech_encoder_pb2.SpeechEncoderDescribeResponse(model=model)
 
@@ -209,6 +212,7 @@ class FakeLanguageModel(language_model_pb2_grpc.LanguageModelServicer):
         return language_model_pb2.CountTokensResponse()
 
     async def Describe(self, request: Any, context: Any) -> Any:
+        self.script.described["language_model"] += 1
         model = common_pb2.ModelDescription(token_width=self.script.width, adapters=self.script.adapters)
         return language_model_pb2.LanguageModelDescribeResponse(model=model)
 
@@ -232,6 +236,7 @@ class FakeSpeechSynthesizer(speech_synthesizer_pb2_grpc.SpeechSynthesizerService
                 self.script.break_off("synthesize")
 
     async def Describe(self, request: Any, context: Any) -> Any:
+        self.script.described["speech_synthesizer"] += 1
         async with self.script.call("describe_voices", context):
             return speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse(
                 voices=["joe", *self.script.more_voices],
@@ -247,14 +252,14 @@ class FakeSpeechSynthesizer(speech_synthesizer_pb2_grpc.SpeechSynthesizerService
 
 
 @asynccontextmanager
-async def scripted_services(script: Script) -> AsyncIterator[str]:
-    """All four on one port of loopback. Yields host:port."""
+async def scripted_services(script: Script, port: int = 0) -> AsyncIterator[str]:
+    """All four on one port of loopback, by default a free one. Yields host:port."""
     server = grpc.aio.server(interceptors=[ErrorInterceptor(default_deadline_seconds=30)])
     speech_encoder_pb2_grpc.add_SpeechEncoderServicer_to_server(FakeSpeechEncoder(script), server)
     vision_encoder_pb2_grpc.add_VisionEncoderServicer_to_server(FakeVisionEncoder(script), server)
     language_model_pb2_grpc.add_LanguageModelServicer_to_server(FakeLanguageModel(script), server)
     speech_synthesizer_pb2_grpc.add_SpeechSynthesizerServicer_to_server(FakeSpeechSynthesizer(script), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

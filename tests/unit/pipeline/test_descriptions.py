@@ -1,0 +1,94 @@
+"""What services say of themselves is asked once, and never stale after a restart."""
+
+import asyncio
+
+import pytest
+
+from services.shared.pipeline import description_cache
+from services.shared.pipeline.answer import answer
+from services.shared.pipeline.clients import NAMES, ModelClients
+from services.shared.pipeline.describe import (
+    describe_language_model,
+    describe_speech_encoder,
+    describe_speech_synthesizer,
+)
+from services.shared.pipeline.messages import AnswerRequest, AudioPart, Message, Role, SpeechOptions, TextPart
+from services.shared.service_errors import Unavailable
+from tests.unit.pipeline.scripted import Script, scripted_services
+
+
+@pytest.fixture(autouse=True)
+def never_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only connections end what is cached, unless a test says otherwise."""
+    monkeypatch.setattr(description_cache, "MAX_AGE_SECONDS", 3600.0)
+
+
+async def adapters_of(clients: ModelClients) -> list[str]:
+    return list((await describe_language_model(clients, "acme")).model.adapters)
+
+
+async def test_a_service_is_asked_once_for_many_uses(services: ModelClients, script: Script) -> None:
+    await asyncio.gather(*(adapters_of(services) for _ in range(3)))
+    await adapters_of(services)
+    assert script.described == {"language_model": 1}
+
+
+async def test_an_answer_with_speech_and_voice_asks_each_service_once(services: ModelClients, script: Script) -> None:
+    script.hidden_width = script.width
+    script.projectors = script.adapters = ["speech", "long_speech"]
+    recordings = tuple(AudioPart(data, "audio") for data in (b"one", b"two"))
+    for _ in range(2):
+        request = AnswerRequest(messages=(Message(Role.USER, recordings),), tenant="acme", speech=SpeechOptions(""))
+        assert [event async for event in answer(services, request)]
+    assert script.described == {"speech_encoder": 1, "language_model": 1, "speech_synthesizer": 1}
+
+
+@pytest.mark.parametrize("channel", ["one address", "several replicas"])
+async def test_a_service_that_restarts_with_another_model_is_asked_again(channel: str) -> None:
+    before, after = Script(), Script()
+    before.adapters, after.adapters = ["speech"], ["speech", "meetings"]
+    async with scripted_services(before) as address:
+        target = address if channel == "one address" else f"{address},127.0.0.1:9"
+        clients = ModelClients.open(dict.fromkeys(NAMES, target))
+        assert await adapters_of(clients) == ["speech"]
+    async with scripted_services(after, int(address.rpartition(":")[2])):
+        await clients.channels["language_model"].channel_ready()
+        assert await adapters_of(clients) == ["speech", "meetings"]
+        await clients.close()
+    assert before.described == after.described == {"language_model": 1}
+
+
+async def test_an_error_is_raised_to_all_who_wait_and_not_kept(services: ModelClients, script: Script) -> None:
+    script.unavailable["describe_voices"] = 3  # as often as it is tried
+    callers = [describe_speech_synthesizer(services, "acme") for _ in range(2)]
+    assert [type(error) for error in await asyncio.gather(*callers, return_exceptions=True)] == [Unavailable] * 2
+    assert (await describe_speech_synthesizer(services, "acme")).voices == ["joe"]
+
+
+async def test_a_caller_that_gives_up_does_not_take_the_answer_from_others(services: ModelClients) -> None:
+    first, second = (asyncio.ensure_future(describe_speech_encoder(services, "acme")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second is not None
+
+
+async def test_adapters_that_change_are_seen_when_the_answer_is_too_old(
+    services: ModelClients, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await adapters_of(services) == []
+    script.adapters = ["meetings"]
+    assert await adapters_of(services) == []
+    monkeypatch.setattr(description_cache, "MAX_AGE_SECONDS", 0.0)
+    assert await adapters_of(services) == ["meetings"]
+
+
+async def test_a_request_that_names_an_adapter_just_loaded_gets_its_projector(
+    services: ModelClients, script: Script
+) -> None:
+    script.projectors = script.adapters = ["speech"]
+    await describe_speech_encoder(services, "acme")
+    script.projectors = script.adapters = ["speech", "meetings"]
+    message = Message(Role.USER, (AudioPart(b"one", "audio"), TextPart("Who spoke?")))
+    request = AnswerRequest(messages=(message,), tenant="acme", adapter="meetings")
+    assert [event async for event in answer(services, request)]
+    assert script.encoded == [(b"one", "meetings")]
