@@ -88,12 +88,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
-def _jobs(store: ObjectStore, settings: GatewaySettings) -> JobsApi:
-    book = JobStore(store, settings.job_retention)
-    client = open_redis(settings)
-    desk = JobService(book, Dispatcher(client, make_celery(settings)), settings)
+def _jobs(objects: ObjectStore, settings: GatewaySettings) -> JobsApi:
+    store, redis = JobStore(objects, settings.job_retention), open_redis(settings)
+    service = JobService(store, Dispatcher(redis, make_celery(settings)), settings)
     fetcher, secrets = Fetcher(settings), SecretStore(settings.secrets_path(settings.home))
-    return JobsApi(book, desk, WaitReasons(client), Webhooks(store, secrets, fetcher, settings), secrets, fetcher)
+    webhooks = Webhooks(objects, secrets, fetcher, settings)
+    return JobsApi(objects, store, service, WaitReasons(redis), webhooks, secrets, fetcher)
 
 
 def _add_middleware(

@@ -19,7 +19,7 @@ def call_back(context: WorkerContext, job: Job, unit: Unit) -> None:
     assert webhook is not None
     assert end is not None
     folder = job.id.key(WEBHOOK)
-    context.webhooks.ask(
+    context.webhooks.request(
         folder,
         tenant=job.manifest.tenant,
         url=webhook.url,

@@ -1,7 +1,7 @@
-"""A job as server-sent events: words as soon as they are certain, progress in between, and how it ended.
+"""A job as server-sent events: final pieces of its transcript, progress in between, and how it ended.
 
-Everything comes from the object store, by looking again: no event is lost with a process, and a client that comes back
-goes on behind the last one it saw.
+Events are derived from the object store by polling: none is lost with a process, and a client that reconnects resumes
+after the last event it has seen.
 """
 
 import asyncio
@@ -12,59 +12,57 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from services.gateway.jobs import views as job_views
+from services.gateway.jobs import views
 from services.gateway.jobs.schemas import JobProgress, ended_event, progress_event, transcript_event
 from services.gateway.jobs.service import JobsApi
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.state import Job
 
-_ENDED = "end"
-_ALIVE_SECONDS = 15.0
+_END_ID = "end"
+_KEEPALIVE_SECONDS = 15.0
 
 
-async def job_events(api: JobsApi, job: JobId, last_id: str, every_seconds: float) -> AsyncGenerator[bytes, None]:
+async def job_events(api: JobsApi, job_id: JobId, last_id: str, poll_seconds: float) -> AsyncGenerator[bytes, None]:
     """Yields events until the job has ended. Raises NotFound before the first.
 
     Args:
-        api: Where jobs are read.
-        job: Whose events.
-        last_id: Of the last event that the client has seen; empty for all. What is no such id counts as empty.
-        every_seconds: Between two looks.
+        last_id: Id of the last event that the client has seen. Empty, or anything but such an id, for all events.
+        poll_seconds: Seconds between two polls of the job.
     """
-    following = int(last_id) + 1 if last_id.isdecimal() else 0
+    next_span = int(last_id) + 1 if last_id.isdecimal() else 0
     shown: JobProgress | None = None
     sent_at = time.monotonic()
     while True:
-        view = await run_in_threadpool(api.read, job)
+        job = await run_in_threadpool(api.read, job_id)
         events: list[bytes] = []
-        if view.plan is not None and last_id != _ENDED:
-            said = await run_in_threadpool(_said, api, view, following)
-            events += [_event(content, number) for number, content in said]
-            following += len(said)
-        if (progress := job_views.progress(view)) != shown:
-            events.append(_event(progress_event(progress, view.state)))
+        if job.plan is not None and last_id != _END_ID:
+            spans = await run_in_threadpool(_transcript_events, api, job, next_span)
+            events += spans
+            next_span += len(spans)
+        if (progress := views.progress(job)) != shown:
+            events.append(_event(progress_event(progress, job.state)))
             shown = progress
-        if view.end is not None:
-            ended = await run_in_threadpool(api.show, view)
-            events.append(_event(ended_event(ended), _ENDED))
-        elif not events and time.monotonic() - sent_at > _ALIVE_SECONDS:
-            events.append(b": still there\n\n")
+        if job.end is not None:
+            ended = await run_in_threadpool(api.show, job)
+            events.append(_event(ended_event(ended), _END_ID))
+        elif not events and time.monotonic() - sent_at > _KEEPALIVE_SECONDS:
+            events.append(b": keep-alive\n\n")
         for each in events:
             yield each
             sent_at = time.monotonic()
-        if view.end is not None:
+        if job.end is not None:
             return
-        await asyncio.sleep(every_seconds)
+        await asyncio.sleep(poll_seconds)
 
 
-def _said(api: JobsApi, view: Job, begin: int) -> list[tuple[int, dict[str, Any]]]:
+def _transcript_events(api: JobsApi, job: Job, first: int) -> list[bytes]:
     return [
-        (number, transcript_event(start, end, segments))
-        for number, start, end, segments in job_views.heard_stretches(api.book, view, begin)
+        _event(transcript_event(span.start_seconds, span.end_seconds, span.segments), span.number)
+        for span in api.final_spans(job, first)
     ]
 
 
-def _event(content: dict[str, Any], number: int | str | None = None) -> bytes:
-    name = "" if number is None else f"id: {number}\n"
-    data = json.dumps(content, separators=(",", ":"))  # in ASCII: some clients take U+2028 for the end of a line
-    return f"{name}event: {content['type']}\ndata: {data}\n\n".encode()
+def _event(content: dict[str, Any], event_id: int | str | None = None) -> bytes:
+    id_field = "" if event_id is None else f"id: {event_id}\n"
+    data = json.dumps(content, separators=(",", ":"))  # ASCII, because some clients take U+2028 for a line break
+    return f"{id_field}event: {content['type']}\ndata: {data}\n\n".encode()

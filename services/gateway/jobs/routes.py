@@ -1,4 +1,4 @@
-"""Long-audio jobs: submitted, watched, asked, cancelled, deleted."""
+"""Long-audio jobs: submitted, watched, body, cancelled, deleted."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,9 +14,9 @@ from services.gateway.http.json_route import JsonRoute, parse_field, read_json
 from services.gateway.http.keys import Key
 from services.gateway.http.route_markers import accepts_upload
 from services.gateway.http.streaming import StreamedBody
-from services.gateway.jobs import schemas as shapes
+from services.gateway.jobs import schemas
 from services.gateway.jobs.events import job_events
-from services.gateway.jobs.service import job_named
+from services.gateway.jobs.service import parse_job_id
 from services.gateway.media.uploads import receive_form
 from services.gateway.settings import GatewaySettings
 from services.shared.jobs.kinds import State
@@ -25,10 +25,10 @@ from services.shared.media.records import MediaRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
-_OPTIONS = TypeAdapter(shapes.JobOptions)
-_REQUEST = TypeAdapter(shapes.JobRequest)
+_OPTIONS = TypeAdapter(schemas.JobOptions)
+_REQUEST = TypeAdapter(schemas.JobRequest)
 
-JobName = Annotated[str, Path(max_length=200, description="job-...")]
+JobIdPath = Annotated[str, Path(max_length=200, description="job-...")]
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -53,7 +53,7 @@ _TEXTS: dict[int | str, dict[str, Any]] = {
 _EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
-@router.post("", status_code=202, openapi_extra=_FORM, response_model=shapes.JobObject)
+@router.post("", status_code=202, openapi_extra=_FORM, response_model=schemas.JobObject)
 @accepts_upload
 async def submit_job(
     request: Request,
@@ -61,10 +61,10 @@ async def submit_job(
     jobs: Jobs,
     media: Media,
     settings: Settings,
-    idempotency_key: Annotated[str, Header(max_length=255, description="The same key again gives the same job.")] = "",
-) -> shapes.JobObject:
-    """Has a recording worked on: one that was uploaded before, or one that comes along in a form."""
-    recording, options = await _asked(request, key, media, settings)
+    idempotency_key: Annotated[str, Header(max_length=255, description="Repeating it returns the same job.")] = "",
+) -> schemas.JobObject:
+    """Submits a job on an uploaded recording, or on one that is sent along in a form."""
+    recording, options = await _recording_and_options(request, key, media, settings)
     return await jobs.submit(key.tenant, recording, options, idempotency_key)
 
 
@@ -72,79 +72,79 @@ async def submit_job(
 async def list_jobs(
     key: ApiKey,
     jobs: Jobs,
-    after: Annotated[str, Query(max_length=200, description="`next` of the page before.")] = "",
+    after: Annotated[str, Query(max_length=200, description="`next` of the previous page.")] = "",
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     state: State | None = None,
     created_after: AwareDatetime | None = None,
-) -> shapes.JobList:
-    """Your jobs, the latest first, a page at a time."""
+) -> schemas.JobList:
+    """Lists your jobs, newest first."""
     return await jobs.page(key.tenant, after, limit, state, created_after)
 
 
 @router.get("/{job_id}")
-async def retrieve_job(job_id: JobName, key: ApiKey, jobs: Jobs) -> shapes.JobObject:
-    """What a job is at."""
-    return await jobs.retrieve(job_named(key.tenant, job_id))
+async def retrieve_job(job_id: JobIdPath, key: ApiKey, jobs: Jobs) -> schemas.JobObject:
+    """Retrieves a job."""
+    return await jobs.retrieve(parse_job_id(key.tenant, job_id))
 
 
 @router.get("/{job_id}/events", response_class=Response, responses=_EVENTS)
 async def watch_job(
-    job_id: JobName,
+    job_id: JobIdPath,
     request: Request,
     key: ApiKey,
     jobs: Jobs,
     settings: Settings,
-    last_event_id: Annotated[str, Header(max_length=64, description="Goes on behind this event.")] = "",
+    last_event_id: Annotated[str, Header(max_length=64, description="Resumes after this event.")] = "",
 ) -> Response:
-    """Its words as they are heard, its progress, and how it ended."""
-    events = job_events(jobs, job_named(key.tenant, job_id), last_event_id, settings.job_event_seconds)
+    """Streams the transcript as it becomes final, the progress, and how the job ended."""
+    events = job_events(jobs, parse_job_id(key.tenant, job_id), last_event_id, settings.job_event_seconds)
     return await StreamedBody.begin(request, events, "text/event-stream")
 
 
-@router.get("/{job_id}/result", response_model=shapes.JobResult, responses=_TEXTS)
+@router.get("/{job_id}/result", response_model=schemas.JobResult, responses=_TEXTS)
 async def job_result(
-    job_id: JobName, key: ApiKey, jobs: Jobs, format: Literal["json", "text", "srt", "vtt"] = "json"
+    job_id: JobIdPath, key: ApiKey, jobs: Jobs, format: Literal["json", "text", "srt", "vtt"] = "json"
 ) -> Response:
-    """What came of a job; of one that failed, what is there of it."""
-    result = await jobs.result(job_named(key.tenant, job_id))
+    """The result of a job; of a failed one, what there is."""
+    result = await jobs.result(parse_job_id(key.tenant, job_id))
     if format == "json":
         return JSONResponse(result.model_dump(mode="json"))
     if result.text is None:
-        raise bad_request("format", "is json alone for a job without the task 'transcript'")
+        raise bad_request("format", "has to be json for a job without the task 'transcript'")
     if format == "text":
         return PlainTextResponse(f"{result.text}\n")
-    kept = await run_in_threadpool(jobs.book.store.get, job_named(key.tenant, job_id).subtitles(format))
-    return Response(kept, media_type={"srt": "application/x-subrip", "vtt": "text/vtt"}[format])
+    content = await jobs.subtitles(parse_job_id(key.tenant, job_id), format)
+    return Response(content, media_type={"srt": "application/x-subrip", "vtt": "text/vtt"}[format])
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_job(job_id: JobName, key: ApiKey, jobs: Jobs) -> shapes.JobObject:
-    """Ends a job; what it has heard is not kept. One that has ended stays as it is."""
-    return await jobs.cancel(job_named(key.tenant, job_id))
+async def cancel_job(job_id: JobIdPath, key: ApiKey, jobs: Jobs) -> schemas.JobObject:
+    """Cancels a job and discards its transcript so far. A job that has ended stays as it is."""
+    return await jobs.cancel(parse_job_id(key.tenant, job_id))
 
 
 @router.post("/{job_id}/questions", status_code=202)
-async def ask_job(job_id: JobName, body: shapes.QuestionsRequest, key: ApiKey, jobs: Jobs) -> shapes.QuestionList:
-    """Asks more about a recording that was heard; nothing is encoded again. Answers come with the job's result."""
-    return await jobs.ask(job_named(key.tenant, job_id), body.questions)
+async def ask_job(job_id: JobIdPath, body: schemas.QuestionsRequest, key: ApiKey, jobs: Jobs) -> schemas.QuestionList:
+    """Asks more questions about a job's recording, which is not encoded again. Answers appear in the job's result."""
+    return await jobs.ask(parse_job_id(key.tenant, job_id), body.questions)
 
 
 @router.delete("/{job_id}")
-async def delete_job(job_id: JobName, key: ApiKey, jobs: Jobs) -> shapes.DeletedJob:
-    """Deletes a job that has ended, with all that came of it."""
-    await jobs.delete(job_named(key.tenant, job_id))
-    return shapes.DeletedJob(id=job_id)
+async def delete_job(job_id: JobIdPath, key: ApiKey, jobs: Jobs) -> schemas.DeletedJob:
+    """Deletes a job that has ended, including its results."""
+    await jobs.delete(parse_job_id(key.tenant, job_id))
+    return schemas.DeletedJob(id=job_id)
 
 
-async def _asked(
+async def _recording_and_options(
     request: Request, key: Key, media: MediaLibrary, settings: GatewaySettings
-) -> tuple[MediaRecord, shapes.JobOptions]:
-    """The recording and what is to be done with it, from JSON or from a form."""
+) -> tuple[MediaRecord, schemas.JobOptions]:
+    """The recording and the options of a job, from JSON or from a form."""
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         form = await receive_form(request, media, key.tenant, allowed=("request",))
         if form.media is None:
             raise bad_request("file", "is required", "missing_required_parameter")
         return form.media, parse_field((form.fields.get("request") or ["{}"])[0], _OPTIONS, settings)
-    asked = await read_json(request, _REQUEST, any_type=True)
-    record = await run_in_threadpool(media.get, key.tenant, asked.media_id)
-    return record, asked
+    body = await read_json(request, _REQUEST, any_type=True)
+    record = await run_in_threadpool(media.get, key.tenant, body.media_id)
+    return record, body

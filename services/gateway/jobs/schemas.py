@@ -1,4 +1,4 @@
-"""Shapes of long-audio jobs."""
+"""Schemas of long-audio jobs."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -10,24 +10,24 @@ from services.shared.jobs.model import Answer, Gap, JobSpec, Segment, Webhook
 
 
 class WebhookRequest(Webhook):
-    """Who is called back when the job has ended, as Standard Webhooks says."""
+    """Callback for when the job has ended, according to Standard Webhooks."""
 
 
 class JobOptions(JobSpec):
-    """What is to be done with a recording."""
+    """Options of a job."""
 
-    questions: list[str] = Field(fail_fast=True, default_factory=list, description="To be answered from the recording.")
+    questions: list[str] = Field(fail_fast=True, default_factory=list, description="Questions about the recording.")
     webhook: WebhookRequest | None = None
 
 
 class JobRequest(JobOptions):
-    """A job on a recording that was uploaded before."""
+    """A job on an uploaded recording."""
 
     media_id: str = Field(max_length=64)
 
 
 class QuestionsRequest(BaseModel):
-    """More to be answered from a recording that was heard."""
+    """More questions about the recording of a job."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,14 +35,14 @@ class QuestionsRequest(BaseModel):
 
 
 class JobProgress(BaseModel):
-    """How far a job is, in seconds of sound."""
+    """Progress of a job in seconds of audio."""
 
-    seconds: float | None = Field(description="Length of the recording; null until it is planned.")
-    seconds_to_hear: float = Field(description="Seconds that the clips last; silence between them is not heard.")
+    seconds: float | None = Field(description="Duration of the recording; null if unknown until it has been decoded.")
+    seconds_to_hear: float = Field(description="Total duration of the clips; silence between them is skipped.")
     seconds_heard: float
     clips: int
     clips_heard: int
-    remaining_seconds: float | None = Field(description="Estimate of how long hearing the rest will take.")
+    remaining_seconds: float | None = Field(description="Estimated time to transcribe the rest.")
 
 
 class ClipFailure(BaseModel):
@@ -67,7 +67,7 @@ class JobWebhook(Webhook):
 
 
 class JobSource(BaseModel):
-    """What a job is, and of which recording."""
+    """Identity of a job and its recording."""
 
     id: str
     object: Literal["job"] = "job"
@@ -87,8 +87,8 @@ class JobObject(JobSpec, JobSource):
     failures: list[ClipFailure]
     questions: list[JobQuestion]
     ended_at: datetime | None
-    reason: str = Field(description="Why a job has failed; empty otherwise.")
-    waits_for: str = Field("", description="Why its work rests at the moment, as for a full store; empty otherwise.")
+    reason: str = Field(description="Why the job failed; empty otherwise.")
+    waits_for: str = Field("", description="Why the job is paused, such as a full store; empty otherwise.")
     retained_until: datetime | None
 
 
@@ -111,7 +111,7 @@ class DeletedJob(BaseModel):
 
 
 class JobResult(BaseModel):
-    """What came of a job, and of what was asked later."""
+    """Result of a job, including answers to questions asked later."""
 
     id: str
     object: Literal["job.result"] = "job.result"
@@ -119,7 +119,7 @@ class JobResult(BaseModel):
     media_id: str
     duration_seconds: float
     speech_seconds: float
-    truncated: bool = Field(description="The file ends before it should; what is there was worked on.")
+    truncated: bool = Field(description="Whether the file ends early; the part that exists was processed.")
     language: str
     text: str | None
     segments: list[Segment] | None
@@ -133,9 +133,9 @@ def progress_event(progress: JobProgress, state: State) -> dict[str, Any]:
 
 
 def transcript_event(start: float, end: float, segments: list[Segment]) -> dict[str, Any]:
-    """Words from `start` to `end`, for good."""
-    said = [segment.model_dump() for segment in segments]
-    return {"type": "job.transcript.delta", "start_seconds": start, "end_seconds": end, "segments": said}
+    """Final segments from `start` to `end`."""
+    dumped = [segment.model_dump() for segment in segments]
+    return {"type": "job.transcript.delta", "start_seconds": start, "end_seconds": end, "segments": dumped}
 
 
 def ended_event(job: JobObject) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Jobs as the API shows them, from what the book holds. Everything here blocks."""
+"""Jobs in the API's schemas, from the objects in the store. Everything here blocks."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Literal
@@ -23,8 +24,18 @@ from services.shared.webhooks.deliveries import Webhooks
 from services.shared.webhooks.records import Ended
 
 
-def show(book: JobStore, webhooks: Webhooks, job: Job, waits_for: str = "") -> JobObject:
-    """A job, with all that is known of it."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of consecutive clips whose transcript is final."""
+
+    number: int
+    start_seconds: float
+    end_seconds: float
+    segments: list[Segment]
+
+
+def show(store: JobStore, webhooks: Webhooks, job: Job, waits_for: str = "") -> JobObject:
+    """A job with its progress, failures, questions and webhook."""
     manifest, end = job.manifest, job.end
     return JobObject(
         id=manifest.id,
@@ -33,8 +44,8 @@ def show(book: JobStore, webhooks: Webhooks, job: Job, waits_for: str = "") -> J
         media_id=manifest.recording.media_id,
         filename=manifest.recording.filename,
         progress=progress(job),
-        failures=[_failure(book, job, index) for index in sorted(job.contents.failed_clips)],
-        questions=[question(job, each) for each in _questions(book, job)],
+        failures=[_failure(store, job, index) for index in sorted(job.contents.failed_clips)],
+        questions=[question(job, each) for each in _questions(store, job)],
         ended_at=end.ended_at if end else None,
         reason=end.reason if end else "",
         waits_for=waits_for,
@@ -44,17 +55,17 @@ def show(book: JobStore, webhooks: Webhooks, job: Job, waits_for: str = "") -> J
 
 
 def progress(job: Job) -> JobProgress:
-    """How far a job is. What is left is reckoned from the pace since it was planned."""
+    """Progress of a job. The remaining time is extrapolated from the pace since it was planned."""
     done = [clip for clip in job.clips if clip.index in job.contents.clips]
-    heard, all_seconds = sum(clip.seconds for clip in done), sum(clip.seconds for clip in job.clips)
+    done_seconds, all_seconds = sum(clip.seconds for clip in done), sum(clip.seconds for clip in job.clips)
     remaining = None
-    if job.plan is not None and job.state is State.RUNNING and heard:
-        since = (datetime.now(UTC) - job.plan.planned_at).total_seconds()
-        remaining = round(since * (all_seconds - heard) / heard, 1)
+    if job.plan is not None and job.state is State.RUNNING and done_seconds:
+        elapsed = (datetime.now(UTC) - job.plan.planned_at).total_seconds()
+        remaining = round(elapsed * (all_seconds - done_seconds) / done_seconds, 1)
     return JobProgress(
         seconds=job.plan.seconds if job.plan else job.manifest.recording.seconds,
         seconds_to_hear=round(all_seconds, 3),
-        seconds_heard=round(heard, 3),
+        seconds_heard=round(done_seconds, 3),
         clips=len(job.clips),
         clips_heard=len(done),
         remaining_seconds=remaining,
@@ -71,12 +82,12 @@ def question(job: Job, asked: Question) -> JobQuestion:
     return JobQuestion(id=asked.id, text=asked.text, asked_at=asked.asked_at, state=state)
 
 
-def result(book: JobStore, job: Job) -> JobResult | None:
-    """What came of a job that has ended; None where nothing did."""
-    found = book.result(job.id)
+def result(store: JobStore, job: Job) -> JobResult | None:
+    """Result of a job that has ended; None if it has none."""
+    found = store.result(job.id)
     if found is None:
         return None
-    later = [answer for each in job.contents.questions if (answer := book.answer(job.id, each)) is not None]
+    later = [answer for each in job.contents.questions if (answer := store.answer(job.id, each)) is not None]
     return JobResult(
         id=found.job_id,
         state=job.state,
@@ -93,42 +104,43 @@ def result(book: JobStore, job: Job) -> JobResult | None:
     )
 
 
-def stretches(job: Job) -> list[tuple[int, int]]:
-    """First and last clip of each stretch whose transcript depends on no clip outside: no overlap leads out of it."""
-    starts = [0] + [clip.index for _, clip in pairwise(job.clips) if not clip.overlap_seconds]
-    return [(start, end - 1) for start, end in pairwise([*starts, len(job.clips)])] if job.clips else []
-
-
-def heard_stretches(book: JobStore, job: Job, begin: int) -> Iterator[tuple[int, float, float, list[Segment]]]:
-    """From stretch `begin` on, those before which everything has been heard: number, start, end, what is said."""
+def final_spans(store: JobStore, job: Job, first: int) -> Iterator[Span]:
+    """The spans from number `first` on whose clips, and all clips before them, are done or have failed."""
     assert job.plan is not None
     closed = job.contents.clips | job.contents.failed_clips
-    for number, (first, last) in list(enumerate(stretches(job)))[begin:]:
-        if any(index not in closed for index in range(first, last + 1)):
+    for number, clips in list(enumerate(_spans(job)))[first:]:
+        if any(index not in closed for index in clips):
             return
-        heard = {i: book.clip(job.id, i) for i in range(first, last + 1) if i in job.contents.clips}
-        yield number, job.clips[first].start_seconds, job.clips[last].end_seconds, list(join_clips(job.plan, heard))
+        done = {index: store.clip(job.id, index) for index in clips if index in job.contents.clips}
+        start, end = job.clips[clips[0]].start_seconds, job.clips[clips[-1]].end_seconds
+        yield Span(number, start, end, list(join_clips(job.plan, done)))
 
 
-def _failure(book: JobStore, job: Job, index: int) -> ClipFailure:
+def _spans(job: Job) -> list[range]:
+    """Runs of clips whose transcript depends on no clip outside: clips of different spans do not overlap."""
+    starts = [0] + [clip.index for _, clip in pairwise(job.clips) if not clip.overlap_seconds]
+    return [range(start, end) for start, end in pairwise([*starts, len(job.clips)])] if job.clips else []
+
+
+def _failure(store: JobStore, job: Job, index: int) -> ClipFailure:
     clip = job.clips[index]
     return ClipFailure(
         clip=index,
         start_seconds=clip.start_seconds,
         end_seconds=clip.end_seconds,
-        reason=book.clip_failure(job.id, index).reason,
+        reason=store.clip_failure(job.id, index).reason,
     )
 
 
-def _questions(book: JobStore, job: Job) -> list[Question]:
-    return [*job.manifest.questions, *(book.question(job.id, each) for each in job.contents.questions)]
+def _questions(store: JobStore, job: Job) -> list[Question]:
+    return [*job.manifest.questions, *(store.question(job.id, each) for each in job.contents.questions)]
 
 
 def _webhook(webhooks: Webhooks, job: Job) -> JobWebhook | None:
-    asked = job.manifest.webhook
-    if asked is None:
+    webhook = job.manifest.webhook
+    if webhook is None:
         return None
     found = webhooks.log(job.id.key(WEBHOOK)) if job.end else None
     state = found.next.outcome.value if found and isinstance(found.next, Ended) else "waiting"
-    tries = len(found.tries) if found else 0
-    return JobWebhook.model_validate(asked.model_dump() | {"state": state, "tries": tries})
+    tries = len(found.attempts) if found else 0
+    return JobWebhook.model_validate(webhook.model_dump() | {"state": state, "tries": tries})

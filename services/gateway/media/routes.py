@@ -13,7 +13,7 @@ from services.gateway.http.route_markers import accepts_upload
 from services.gateway.media import schemas as shapes
 from services.gateway.media.uploads import receive_form
 from services.shared.media.library import FIELD
-from services.shared.media.uploads import complete, give_up, offer_parts
+from services.shared.media.uploads import abort_multipart, complete_multipart, create_multipart
 
 router = APIRouter(prefix="/v1/media", tags=["media"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
@@ -63,7 +63,7 @@ async def list_media(
 @router.post("/uploads")
 async def create_upload(body: shapes.UploadRequest, key: ApiKey, media: Media) -> shapes.Upload:
     """Begins an upload of a large file that goes straight to the object store, in parts."""
-    upload, urls = await run_in_threadpool(offer_parts, media, key.tenant, body.filename, body.bytes)
+    upload, urls = await run_in_threadpool(create_multipart, media, key.tenant, body.filename, body.bytes)
     return shapes.Upload.of(upload, urls)
 
 
@@ -74,13 +74,13 @@ async def complete_upload(upload_id: UploadId, body: shapes.CompleteRequest, key
     if numbers != list(range(1, len(numbers) + 1)):
         raise bad_request("parts", "have to be numbered 1, 2, 3 ... in this order, each once")
     etags = [part.etag.strip('"') for part in body.parts]
-    return shapes.Media.of(await run_in_threadpool(complete, media, key.tenant, upload_id, etags))
+    return shapes.Media.of(await run_in_threadpool(complete_multipart, media, key.tenant, upload_id, etags))
 
 
 @router.delete("/uploads/{upload_id}")
 async def delete_upload(upload_id: UploadId, key: ApiKey, media: Media) -> shapes.MediaDeleted:
     """Gives up an upload that is not complete."""
-    await run_in_threadpool(give_up, media, key.tenant, upload_id)
+    await run_in_threadpool(abort_multipart, media, key.tenant, upload_id)
     return shapes.MediaDeleted(id=upload_id, object="media.upload.deleted")
 
 

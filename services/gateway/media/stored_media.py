@@ -95,5 +95,5 @@ def _id_in(part: ContentPart | TextContent) -> tuple[str, str, tuple[Kind, ...]]
 def _check(record: MediaRecord, path: str, kinds: tuple[Kind, ...]) -> None:
     if record.kind not in kinds:
         raise bad_request(path, f"{record.id} is of the kind {record.kind}, not {' or '.join(kinds)}")
-    if "audio" in kinds and not record.has_sound:
+    if "audio" in kinds and not record.has_audio:
         raise bad_request(path, f"{record.id} is a video without sound")

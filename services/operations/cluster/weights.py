@@ -17,7 +17,7 @@ from pathlib import Path
 
 from services.operations.cluster.cluster_errors import ClusterError
 from services.shared.storage.client import ObjectStore
-from services.shared.storage.folders import SUMS, FolderBroken
+from services.shared.storage.folders import SUMS, FolderCorrupt
 from services.shared.storage.folders import read_sums as parse_sums
 from services.shared.storage.store_errors import ObjectMissing
 
@@ -131,7 +131,7 @@ def read_sums(store: ObjectStore, key: str) -> dict[str, str]:
     """Hashes by file; empty if the object is missing or malformed, so that everything is uploaded again."""
     try:
         return parse_sums(store.get(key).decode(errors="replace"), key)
-    except (ObjectMissing, FolderBroken):
+    except (ObjectMissing, FolderCorrupt):
         return {}
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from services.shared.storage.room import failure_mark, free_bytes
+from services.shared.storage.disk_space import failure_marker, free_bytes
 
 # Below this share of the reserve, a write may have failed, or SeaweedFS may have made its volumes read-only, which it
 # does at 1 % of the disk and reverts after a minute.
@@ -48,7 +48,7 @@ class StoreWatch:
             # Failures during startup are meaningless.
             self._ready = self._is_ready()
             if self._ready:
-                failure_mark(self._folder).unlink(missing_ok=True)
+                failure_marker(self._folder).unlink(missing_ok=True)
             return ""
-        failed = failure_mark(self._folder).exists() and time.monotonic() - self._started > _MIN_UPTIME_SECONDS
+        failed = failure_marker(self._folder).exists() and time.monotonic() - self._started > _MIN_UPTIME_SECONDS
         return "writes fail although there is space" if failed else ""

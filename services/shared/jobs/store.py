@@ -173,7 +173,7 @@ class JobStore:
         """Ends a job. If it has ended already, returns that end unchanged."""
         at = now()
         end = End(state=state, ended_at=at, reason=reason, retained_until=at + self.retention)
-        self.store.put(_expiry_key(end.retained_until, job), b"{}", makes_room=True)
+        self.store.put(_expiry_key(end.retained_until, job), b"{}", may_use_reserve=True)
         if not self.store.put_new(job.end, end.to_bytes()):
             kept = self.end(job)
             assert kept is not None
@@ -237,8 +237,8 @@ class JobStore:
     def _expire_job(self, job: JobId, end: End) -> None:
         """Deletes all of an expired job but its manifest and its end."""
         later = End(state=State.EXPIRED, ended_at=end.ended_at, retained_until=end.retained_until + self.retention)
-        self.store.put(_expiry_key(later.retained_until, job), b"{}", makes_room=True)
-        self.store.put(job.end, later.to_bytes(), makes_room=True)
+        self.store.put(_expiry_key(later.retained_until, job), b"{}", may_use_reserve=True)
+        self.store.put(job.end, later.to_bytes(), may_use_reserve=True)
         self.store.delete(job.active)
         for each in list(self.store.list(job.prefix)):
             if each.key not in (job.manifest, job.end):

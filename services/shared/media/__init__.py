@@ -1,1 +1,1 @@
-"""Media of tenants: recordings, videos and pictures, kept in the object store under what they are."""
+"""Recordings, videos and pictures of tenants, stored under ids derived from their content."""

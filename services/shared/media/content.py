@@ -1,4 +1,4 @@
-"""What bytes are, told by the bytes: never by a file's name or what a client says of it."""
+"""Detects what a file is from its bytes, never from its name or what a client claims."""
 
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -11,7 +11,7 @@ from services.shared.service_errors import InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """As in MediaRecord."""
+    """The detected properties of a file; see MediaRecord."""
 
     kind: Kind
     container: str
@@ -22,18 +22,19 @@ class Content:
 
 
 def inspect(decoders: Decoders, source: bytes | BinaryIO, limits: VisionLimits, *, field: str, tenant: str) -> Content:
-    """Finds out what a file is, and that it can be used: in a process of its own, a picture is decoded as a chat does
-    it; of all else the beginning is, however long it is.
+    """Detects what a file is and checks that it can be used, in a sandboxed process.
+
+    Pictures are decoded completely, as for a chat; of anything else only the beginning is, however long it is.
 
     Args:
-        source: Its bytes, or a seekable file, which stays open. What reading it raises comes through.
-        limits: Of pictures, and of videos without sound, which are good for a chat alone.
-        field: What errors call the value.
-        tenant: Whose turn it is where others wait.
+        source: The bytes, or a seekable file, which stays open. Errors from reading it are passed on.
+        limits: Of pictures, and of videos without sound, which only chats can use.
+        field: Name of the value in errors.
+        tenant: For the fair queue of decoders.
 
     Raises:
-        InvalidInput: It is none of the kinds that are taken, broken, or over a limit.
-        Overloaded, Unavailable: as `Decoders`.
+        InvalidInput: The format is not supported, or the file is broken or over a limit.
+        Overloaded, Unavailable: See `Decoders`.
     """
     content = Content(**decoders.inspect(source, field=field, limits=limits, tenant=tenant))
     if content.kind == "video" and content.channels is None:

@@ -1,4 +1,4 @@
-"""The media of tenants: what there is, what is taken in, what is deleted. Blocking; may be shared by threads."""
+"""The media of tenants: reading, registering and deleting them. Blocking; may be shared by threads."""
 
 import time
 from collections.abc import Callable
@@ -29,28 +29,28 @@ _NAME_CHARACTERS = 255
 
 
 class MediaLibrary:
-    """Records and content in the object store. What one tenant has is unknown to another.
+    """Records and content in the object store. Another tenant's media are reported like media that do not exist.
 
-    Content is written first, then its record; an upload record stands for content that has no media record, from
-    before it is written until after, so that nothing is left behind that a sweep could not find.
-    Every method raises services.shared.storage.store_errors.StoreUnavailable where the store does.
+    Content is written first, then its record. While content has no media record, an upload record refers to it, so that
+    the sweep finds everything that an interrupted upload or deletion leaves behind.
+    Every method raises services.shared.storage.store_errors.StoreUnavailable if the store does.
     """
 
     def __init__(self, store: ObjectStore, settings: MediaSettings, clock: Callable[[], float] = time.time) -> None:
         self.store = store
         self.settings = settings
         self.clock = clock
-        self.decoders = Decoders(settings)  # without a process until it is used, or told to start
+        self.decoders = Decoders(settings)  # starts its processes on first use, or with start()
 
     def get(self, tenant: str, media_id: str) -> MediaRecord:
-        """Raises NotFound for what is unknown, another tenant's, or expired."""
+        """Raises NotFound for media that do not exist, belong to another tenant, or have expired."""
         record = self.read(tenant, media_id) if is_media_id(media_id) else None
         if record is None or record.expires_at <= self.clock():
             raise NotFound(f"There is no media {media_id[:60]!r}.")
         return record
 
     def page(self, tenant: str, after: str = "", limit: int = 20) -> tuple[list[MediaRecord], bool]:
-        """At most `limit` records in the order of their ids, behind the id `after`; and whether there are more."""
+        """Up to `limit` records after the id `after`, ordered by id; and whether there are more."""
         records: list[MediaRecord] = []
         prefix = records_prefix(tenant)
         for each in self.store.list(prefix, record_key(tenant, after) if after else ""):
@@ -63,47 +63,49 @@ class MediaLibrary:
         return records, False
 
     def open(self, record: MediaRecord) -> BinaryIO:
-        """The content as a seekable file. Raises NotFound where it was deleted since."""
+        """The content as a seekable file. Raises NotFound if it has been deleted since."""
         try:
             return self.store.open(record.content)
         except ObjectMissing as error:
             raise NotFound(f"There is no media {record.id!r}.") from error
 
     def load(self, record: MediaRecord) -> bytes:
-        """The whole content in memory. Raises NotFound where it was deleted since."""
+        """The whole content in memory. Raises NotFound if it has been deleted since."""
         try:
             return self.store.get(record.content)
         except ObjectMissing as error:
             raise NotFound(f"There is no media {record.id!r}.") from error
 
     def delete(self, tenant: str, media_id: str) -> None:
-        """Raises NotFound as `get` does."""
+        """Raises NotFound like `get`."""
         self.remove(tenant, self.get(tenant, media_id))
 
     def remove(self, tenant: str, record: MediaRecord) -> None:
-        """Deletes a record, then its content; what is interrupted, a sweep finishes."""
+        """Deletes a record, then its content. The sweep completes what is interrupted."""
         upload_id = record.content.rpartition("/")[2]
-        self.write_upload(tenant, self.new_upload(upload_id=upload_id), makes_room=True)
+        self.write_upload(tenant, self.new_upload(upload_id=upload_id), may_use_reserve=True)
         self.store.delete(record_key(tenant, record.id))
         self.discard(tenant, upload_id)
 
     def new_upload(self, *, filename: str = "", size: int = 0, upload_id: str = "") -> UploadRecord:
-        """A record that expires when its upload may no longer go on; not written yet."""
+        """A record that expires when the upload times out; not written yet."""
         now = self.clock()
         return UploadRecord(
             id=upload_id or new_upload_id(),
-            filename=_plain_name(filename),
+            filename=_basename(filename),
             bytes=size,
             created_at=int(now),
             expires_at=int(now + self.settings.upload_seconds),
         )
 
-    def write_upload(self, tenant: str, upload: UploadRecord, *, makes_room: bool = False) -> None:
-        """`makes_room` as for the store's `put`."""
-        self.store.put(upload_key(tenant, upload.id), upload.model_dump_json().encode(), makes_room=makes_room)
+    def write_upload(self, tenant: str, upload: UploadRecord, *, may_use_reserve: bool = False) -> None:
+        """See ObjectStore.put for `may_use_reserve`."""
+        self.store.put(
+            upload_key(tenant, upload.id), upload.model_dump_json().encode(), may_use_reserve=may_use_reserve
+        )
 
     def discard(self, tenant: str, upload_id: str, parts: str = "") -> None:
-        """Deletes content that no media record has, and its upload record."""
+        """Deletes content without a media record, and its upload record."""
         key = content_key(tenant, upload_id)
         if parts:
             self.store.abort_parts(key, parts)
@@ -116,20 +118,20 @@ class MediaLibrary:
         if size > limit:
             raise InvalidInput(FIELD, f"{size:,} bytes are over the limit of {limit:,} bytes")
 
-    def admit(
+    def register(
         self, tenant: str, upload: UploadRecord, size: int, sha256: str, data: bytes | None = None
     ) -> MediaRecord:
-        """Makes an upload's content, which lies whole in the store, media; or what it is already, where it was there.
+        """Creates the media record of an upload whose content is complete, or returns that of the same content.
 
         Args:
-            data: The content, where it is at hand.
+            data: The content, if it is in memory.
 
         Raises:
-            InvalidInput: Not media, or over a limit. The content stays: `discard` it.
+            InvalidInput: Not media, or over a limit. The content stays in the store: `discard` it.
         """
         self.check_size(size)
         key = content_key(tenant, upload.id)
-        content = self._inspected(tenant, key, data)
+        content = self._inspect(tenant, key, data)
         limit = self.settings.max_media_seconds
         if content.seconds is not None and content.seconds > limit:
             raise InvalidInput(FIELD, f"{content.seconds:,.0f} s are over the limit of {limit:,.0f} s")
@@ -144,16 +146,16 @@ class MediaLibrary:
             expires_at=now + int(self.settings.media_days * DAY_SECONDS),
             **asdict(content),
         )
-        return self._kept(tenant, record)
+        return self._save(tenant, record)
 
-    def _inspected(self, tenant: str, key: str, data: bytes | None) -> Content:
+    def _inspect(self, tenant: str, key: str, data: bytes | None) -> Content:
         if data is not None:
             return inspect(self.decoders, data, self.settings, field=FIELD, tenant=tenant)
         with self.store.open(key) as source:
             return inspect(self.decoders, source, self.settings, field=FIELD, tenant=tenant)
 
-    def _kept(self, tenant: str, record: MediaRecord) -> MediaRecord:
-        """The record of this content: the new one, or an older one with the new one's time to live."""
+    def _save(self, tenant: str, record: MediaRecord) -> MediaRecord:
+        """Writes the record, or extends the expiry of an existing record of the same content."""
         key = record_key(tenant, record.id)
         while not self.store.put_new(key, record.model_dump_json().encode()):
             old = self.read(tenant, record.id)
@@ -167,14 +169,14 @@ class MediaLibrary:
         return record
 
     def read(self, tenant: str, media_id: str) -> MediaRecord | None:
-        """A record, expired or not; None where there is none."""
+        """A record, even if expired; None if there is none."""
         try:
             return MediaRecord.model_validate_json(self.store.get(record_key(tenant, media_id)))
         except ObjectMissing:
             return None
 
 
-def _plain_name(filename: str) -> str:
-    """The last part of a path, without what cannot be printed."""
+def _basename(filename: str) -> str:
+    """The last component of a path, without unprintable characters."""
     name = filename.replace("\\", "/").rpartition("/")[2]
     return "".join(letter for letter in name if letter.isprintable())[:_NAME_CHARACTERS]

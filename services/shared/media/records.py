@@ -1,8 +1,8 @@
-"""What is known of media, and where it lies in the object store.
+"""Records of media and uploads, and their keys in the object store.
 
 media/{tenant}/records/{media_id}.json     a MediaRecord
-media/{tenant}/content/{upload_id}         the bytes as they came
-media/{tenant}/uploads/{upload_id}.json    an UploadRecord: content that has no record yet, or none any more
+media/{tenant}/content/{upload_id}         the uploaded bytes
+media/{tenant}/uploads/{upload_id}.json    an UploadRecord: content without a media record (yet, or any more)
 """
 
 import re
@@ -25,9 +25,9 @@ class MediaRecord(BaseModel):
         id: media- and the first 32 hex digits of the content's SHA-256.
         content: Key of the bytes in the object store.
         container: wav, mp3, flac, ogg, mp4, webm, aac; jpeg, png, webp.
-        codec: FFmpeg's name of the sound's codec (of the picture's, in a video without sound); None for pictures.
-        seconds: Length as the file tells it; None where it does not, and for pictures.
-        channels, sample_rate: Of the sound; None where there is none.
+        codec: FFmpeg's name of the audio codec, or of the video codec if there is no audio; None for pictures.
+        seconds: Duration according to the file; None if unknown, and for pictures.
+        channels, sample_rate: Of the audio; None if there is none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,18 +47,18 @@ class MediaRecord(BaseModel):
     expires_at: int
 
     @property
-    def has_sound(self) -> bool:
+    def has_audio(self) -> bool:
         return self.channels is not None
 
 
 class UploadRecord(BaseModel):
-    """Content that is not media yet: it is being written, waits for its client to complete it, or is to be deleted.
+    """Content without a media record: it is being written, awaits completion by its client, or is to be deleted.
 
     Attributes:
-        parts: Id of the upload in parts at the object store; empty where there is none.
-        part_bytes: Size of each part but the last, where a client writes them itself; else 0.
-        bytes: As the client announced; 0 where it did not.
-        media_id: What it became; empty until then.
+        parts: Id of the multipart upload in the object store; empty if there is none.
+        part_bytes: Size of each part but the last if the client writes them itself; else 0.
+        bytes: Size announced by the client; 0 if unknown.
+        media_id: Id of the resulting media; empty until then.
     """
 
     model_config = ConfigDict(frozen=True)

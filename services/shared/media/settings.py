@@ -1,4 +1,4 @@
-"""Limits of media, for every process that keeps or sweeps them."""
+"""Limits of media, for every process that stores or sweeps them."""
 
 from pydantic import Field
 
@@ -9,20 +9,22 @@ MIB = 2**20
 
 
 class MediaSettings(StoreSettings, VisionLimits):
-    """What is kept, how large, how long. Processes that use media inherit these beside their own."""
+    """Size, duration and retention of media; inherited by the settings of processes that use them."""
 
     max_media_bytes: int = Field(
-        default=4_096 * MIB, ge=1_024, description="Largest recording, video or picture that is kept, in bytes."
+        default=4_096 * MIB, ge=1_024, description="Maximum size of a recording, video or picture in bytes."
     )
     max_media_seconds: float = Field(
-        default=36_000.0, gt=0, description="Longest recording or video in seconds, where its file tells the length."
+        default=36_000.0,
+        gt=0,
+        description="Maximum duration of a recording or video in seconds, if known.",
     )
     media_days: float = Field(
-        default=30.0, gt=0, description="Days that media are kept; uploading them again begins anew."
+        default=30.0, gt=0, description="Days that media are retained; uploading them again starts over."
     )
     upload_seconds: float = Field(
         default=21_600.0,
         ge=60,
         le=604_800,
-        description="Seconds that an upload may take as a whole; what is not complete by then is thrown away.",
+        description="Seconds that a whole upload may take; incomplete ones are then discarded.",
     )

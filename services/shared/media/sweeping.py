@@ -1,4 +1,4 @@
-"""Media past their time and uploads that nobody completed go; called again and again, by whoever keeps house."""
+"""Deletes expired media and abandoned uploads; called periodically."""
 
 from dataclasses import dataclass
 
@@ -6,31 +6,31 @@ from services.shared.media.library import DAY_SECONDS, MediaLibrary
 from services.shared.media.records import ROOT, UploadRecord, content_key, records_prefix, upload_key, uploads_prefix
 from services.shared.storage.store_errors import ObjectMissing
 
-# A request that began just before an upload's time was over may still be at work.
+# A request that started just before an upload timed out may still be running.
 _MARGIN_SECONDS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
-    """How many media had expired, and how many uploads were over."""
+class SweepCounts:
+    """Number of deleted media and uploads."""
 
     media: int
     uploads: int
 
 
-def sweep(library: MediaLibrary) -> Swept:
-    """One round over all tenants. Safe beside uploads, and beside another sweep.
+def sweep(library: MediaLibrary) -> SweepCounts:
+    """Sweeps all tenants once. Safe to run alongside uploads and other sweeps.
 
     Raises:
-        services.shared.storage.store_errors.StoreUnavailable: The next round finds what this one has left.
+        services.shared.storage.store_errors.StoreUnavailable: The next sweep deletes what is left.
     """
     tenants = list(library.store.folders(ROOT))
     media = sum(_sweep_media(library, tenant) for tenant in tenants)
-    return Swept(media, sum(_sweep_uploads(library, tenant) for tenant in tenants))
+    return SweepCounts(media, sum(_sweep_uploads(library, tenant) for tenant in tenants))
 
 
 def _sweep_media(library: MediaLibrary, tenant: str) -> int:
-    """A record is read only where it was written so long ago that it may have expired."""
+    """Reads only records that were written long enough ago to have expired."""
     now, swept, prefix = library.clock(), 0, records_prefix(tenant)
     for each in library.store.list(prefix):
         if each.modified.timestamp() + library.settings.media_days * DAY_SECONDS > now + _MARGIN_SECONDS:
@@ -43,7 +43,7 @@ def _sweep_media(library: MediaLibrary, tenant: str) -> int:
 
 
 def _sweep_uploads(library: MediaLibrary, tenant: str) -> int:
-    """Content goes with its upload, except where a crash came between writing its media record and this."""
+    """Deletes content with its upload, unless a crash has left an upload record behind for registered media."""
     now, swept, prefix = library.clock(), 0, uploads_prefix(tenant)
     for each in library.store.list(prefix):
         try:
@@ -61,7 +61,7 @@ def _sweep_uploads(library: MediaLibrary, tenant: str) -> int:
 
 
 def _is_media(library: MediaLibrary, tenant: str, key: str) -> bool:
-    """Whether a record has this content; looks through all of the tenant's, for what is left of a crash."""
+    """Whether a media record refers to this content. Reads all records of the tenant, but only after a crash."""
     if library.store.stat(key) is None:
         return False
     prefix = records_prefix(tenant)

@@ -1,4 +1,4 @@
-"""Two ways in: a stream that goes through the gateway, and parts that a client writes to the object store itself."""
+"""Uploads: streamed through the gateway, or in parts that a client writes to the object store directly."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from services.shared.media.library import MediaLibrary
 from services.shared.media.records import MediaRecord, UploadRecord, content_key, is_upload_id, upload_key
 from services.shared.media.settings import MIB
 from services.shared.service_errors import InvalidInput, NotFound
-from services.shared.storage.store_errors import ObjectMissing, PartsRefused
+from services.shared.storage.store_errors import InvalidParts, ObjectMissing
 
-STREAM_PART_BYTES = 8 * MIB  # what a stream holds before it writes
-_LEAST_PART_BYTES = 16 * MIB
-_MOST_PARTS = 1_000
+STREAM_PART_BYTES = 8 * MIB  # buffered by a stream before it writes a part
+_MIN_PART_BYTES = 16 * MIB
+_MAX_PARTS = 1_000
 _HASH_BLOCK_BYTES = 8 * MIB
 
 
 class StreamedUpload:
-    """Content that comes in pieces, hashed and written as it comes.
+    """Content that arrives in pieces, hashed and written as it arrives.
 
     Usage: `write` pieces of STREAM_PART_BYTES each, then `finish(rest)`; or `abort`, at any time and from any thread.
     """
@@ -30,27 +30,27 @@ class StreamedUpload:
         self._hash = hashlib.sha256()
         self._size = 0
         self._etags: list[str] = []
-        self._begun = self._over = False
+        self._started = self._ended = False
         self._lock = Lock()
 
     def write(self, data: bytes | bytearray) -> None:
-        """Stores a piece, of at least 5 MiB. Raises InvalidInput where it all becomes too large."""
+        """Writes a piece of at least 5 MiB. Raises InvalidInput if the content becomes too large."""
         with self._lock:
             self._write(data)
 
     def finish(self, rest: bytes | bytearray) -> MediaRecord:
-        """Stores the last piece, of any size, and makes it all media. Raises InvalidInput where that cannot be."""
+        """Writes the last piece, of any size, and registers the content. Raises InvalidInput like `register`."""
         with self._lock:
             record = self._finish(rest)
-            self._over = True
+            self._ended = True
             return record
 
     def abort(self) -> None:
-        """Leaves nothing behind of what is not finished."""
+        """Deletes what has been written, unless the upload is finished."""
         with self._lock:
-            if self._begun and not self._over:
+            if self._started and not self._ended:
                 self._library.discard(self._tenant, self._upload.id, self._upload.parts)
-            self._over = True
+            self._ended = True
 
     def _write(self, data: bytes | bytearray) -> None:
         self._count(data)
@@ -58,7 +58,7 @@ class StreamedUpload:
         if not self._upload.parts:
             parts = store.begin_parts(self._key)
             self._upload = self._upload.model_copy(update={"parts": parts})
-            self._begin()
+            self._start()
         self._etags.append(store.put_part(self._key, self._upload.parts, len(self._etags) + 1, data))
 
     def _finish(self, rest: bytes | bytearray) -> MediaRecord:
@@ -71,31 +71,31 @@ class StreamedUpload:
         else:
             self._count(rest)
             small = bytes(rest)
-            self._begin()
+            self._start()
             store.put(self._key, small, "application/octet-stream")
-        record = self._library.admit(self._tenant, self._upload, self._size, self._hash.hexdigest(), small)
+        record = self._library.register(self._tenant, self._upload, self._size, self._hash.hexdigest(), small)
         store.delete(upload_key(self._tenant, self._upload.id))
         return record
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         self._library.write_upload(self._tenant, self._upload)
-        self._begun = True
+        self._started = True
 
     def _count(self, data: bytes | bytearray) -> None:
-        if self._over:
-            raise RuntimeError("the upload is over")
+        if self._ended:
+            raise RuntimeError("the upload has ended")
         self._size += len(data)
         self._library.check_size(self._size)
         self._hash.update(data)
 
 
-def offer_parts(library: MediaLibrary, tenant: str, filename: str, size: int) -> tuple[UploadRecord, list[str]]:
-    """Begins an upload of `size` bytes that goes past the gateway. Returns it, and a URL to PUT each part to, in order.
+def create_multipart(library: MediaLibrary, tenant: str, filename: str, size: int) -> tuple[UploadRecord, list[str]]:
+    """Creates an upload of `size` bytes that bypasses the gateway. Returns it, and a URL to PUT each part to, in order.
 
-    Raises InvalidInput where the size is over the limit.
+    Raises InvalidInput if the size is over the limit.
     """
     library.check_size(size)
-    part_bytes = max(_LEAST_PART_BYTES, -(-size // _MOST_PARTS // MIB) * MIB)
+    part_bytes = max(_MIN_PART_BYTES, -(-size // _MAX_PARTS // MIB) * MIB)
     upload = library.new_upload(filename=filename, size=size)
     key = content_key(tenant, upload.id)
     parts = library.store.begin_parts(key)
@@ -106,31 +106,31 @@ def offer_parts(library: MediaLibrary, tenant: str, filename: str, size: int) ->
     return upload, [library.store.presigned_part(key, parts, number, seconds) for number in range(1, count + 1)]
 
 
-def complete(library: MediaLibrary, tenant: str, upload_id: str, etags: Sequence[str]) -> MediaRecord:
-    """Makes parts that a client has written media. Asked again, it answers the same.
+def complete_multipart(library: MediaLibrary, tenant: str, upload_id: str, etags: Sequence[str]) -> MediaRecord:
+    """Joins the parts that a client has written and registers the content. Idempotent.
 
     Raises:
-        NotFound: There is no such upload; also after its time.
-        InvalidInput: Parts are missing or differ from what was announced, or this is no media. Where all the parts were
-            there the upload is over; else it may go on.
+        NotFound: There is no such upload, or it has timed out.
+        InvalidInput: Parts are missing or differ from what was announced, or the content is not media. If all parts
+            were there the upload has ended; otherwise it may be continued.
     """
     upload = _find(library, tenant, upload_id)
     if upload.media_id:
         return library.get(tenant, upload.media_id)
     key, count = content_key(tenant, upload_id), -(-upload.bytes // upload.part_bytes)
     if len(etags) != count:
-        raise InvalidInput("parts", f"{len(etags)} parts were named where there are {count}")
+        raise InvalidInput("parts", f"{len(etags)} parts were listed where {count} are expected")
     try:
         library.store.finish_parts(key, upload.parts, etags)
         size, sha256 = _digest(library, key)
-    except PartsRefused as error:
+    except InvalidParts as error:
         raise InvalidInput("parts", str(error)) from error
     except ObjectMissing as error:
         raise _unknown(upload_id) from error
     try:
         if size != upload.bytes:
             raise InvalidInput("parts", f"they hold {size:,} bytes where {upload.bytes:,} were announced")
-        record = library.admit(tenant, upload, size, sha256)
+        record = library.register(tenant, upload, size, sha256)
     except InvalidInput:
         library.discard(tenant, upload_id)
         raise
@@ -138,8 +138,8 @@ def complete(library: MediaLibrary, tenant: str, upload_id: str, etags: Sequence
     return record
 
 
-def give_up(library: MediaLibrary, tenant: str, upload_id: str) -> None:
-    """Throws an upload away. Raises NotFound where there is none, or where it is complete."""
+def abort_multipart(library: MediaLibrary, tenant: str, upload_id: str) -> None:
+    """Discards an upload. Raises NotFound if there is none, or if it is complete."""
     upload = _find(library, tenant, upload_id)
     if upload.media_id:
         raise _unknown(upload_id)

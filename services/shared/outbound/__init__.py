@@ -1,1 +1,1 @@
-"""Calls to addresses that a client names: the one place from which they leave, kept away from what is not public."""
+"""HTTP requests to URLs that clients provide, restricted to public addresses (protection against SSRF)."""

@@ -1,8 +1,8 @@
-"""Which addresses may be called: those of the public internet, and the networks that a setting names.
+"""Which addresses requests may go to: the public internet, and networks allowed by a setting.
 
-The tables follow the IANA special-purpose address registries (RFC 6890, RFC 8190), with what `ipaddress` calls global
-and is not a host of the internet all the same: multicast, translated and tunnelled addresses, and the address at which
-Azure serves metadata.
+The tables follow the IANA special-purpose address registries (RFC 6890, RFC 8190), plus addresses that `ipaddress`
+considers global although they are not public hosts: multicast, translated and tunnelled addresses, and Azure's metadata
+service.
 """
 
 from collections.abc import Iterable
@@ -46,23 +46,23 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 def networks_from(text: str) -> tuple[Network, ...]:
-    """Networks in CIDR notation with commas between. Raises ValueError, which names the one that is none."""
+    """Parses comma-separated networks in CIDR notation. Raises ValueError naming the invalid one."""
     return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
-def may_be_called(address: Address, allowed: Iterable[Network] = ()) -> bool:
-    """Whether `address` is a host of the public internet or lies in an `allowed` network.
+def is_allowed(address: Address, allowed: Iterable[Network] = ()) -> bool:
+    """Whether `address` is public or in an `allowed` network.
 
-    An IPv4 address that is written as IPv6 (mapped, or as NAT64 translates it) is judged as the one it stands for.
+    IPv6 addresses that represent an IPv4 address (IPv4-mapped, NAT64) are treated like that address.
     """
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             return False
-        address = _meant(address)
+        address = _embedded(address)
     return _is_public(address) or any(address in network for network in allowed)
 
 
-def _meant(address: IPv6Address) -> Address:
+def _embedded(address: IPv6Address) -> Address:
     if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address

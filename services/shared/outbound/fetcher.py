@@ -1,8 +1,8 @@
-"""The one way out to an address that a client names.
+"""Requests to URLs that clients provide, with protection against SSRF.
 
-A name is resolved here, once; every address it has is checked; the connection goes to a checked address and to no other
-(a name that resolves to something else a moment later changes nothing). TLS and the Host header keep the name. Proxies
-of the environment are not used: they would resolve the name again, and from inside the network.
+A name is resolved once, all its addresses are checked, and the connection goes to a checked address (so DNS rebinding
+has no effect). TLS and the Host header use the name. Proxies of the environment are not used: they would resolve the
+name again, from inside the network.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from ipaddress import ip_address
 import anyio
 import httpx
 
-from services.shared.outbound.addresses import may_be_called
+from services.shared.outbound.addresses import is_allowed
 from services.shared.outbound.settings import OutboundSettings
 from services.shared.service_errors import InvalidInput
 
@@ -23,45 +23,45 @@ MAX_URL_CHARACTERS = 2048
 CHECK_SECONDS = 5.0
 
 _PORTS = {"https": 443, "http": 80}
-_FIRST_FREE_PORT = 1024  # below, only the web's own two: no mail server is made to listen to a webhook
+_FIRST_UNPRIVILEGED_PORT = 1024  # below, only 80 and 443: webhooks must not reach mail servers and the like
 _LAST_PORT = 65535
-_MOST_ADDRESSES = 4  # of a name that are tried
+_MAX_ADDRESSES = 4  # of a name that are tried
 
 Resolve = Callable[[str, int], list[str]]
 
 
 class FetchError(Exception):
-    """A call had no answer. `str()` is safe to show: nothing in it tells about our own network."""
+    """A request had no response. The message is safe to show: it reveals nothing about the internal network."""
 
 
 class Refused(FetchError):
-    """The URL may not be called; trying again changes nothing."""
+    """The URL is not allowed; a retry would fail, too."""
 
 
 class Unreachable(FetchError):
-    """Nobody answered, or not in time, or not in HTTP; another time may be better."""
+    """There was no response, not in time, or not in HTTP; a retry may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """What came back, redirects as they are.
+class FetchResult:
+    """A response; redirects are not followed.
 
     Attributes:
-        headers: Their names in lower case.
-        body: As sent, at most as many bytes as were asked for.
-        whole: Whether `body` is all that there was.
+        headers: With lower-case names.
+        body: Raw bytes, truncated to the requested maximum.
+        complete: Whether `body` is not truncated.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    whole: bool
+    complete: bool
 
 
 def resolve_name(host: str, port: int) -> list[str]:
-    """Addresses of `host` by the system's resolver, in its order; none where there is no such name.
+    """Resolves `host` with the system's resolver, keeping its order; empty if there is no such name. Blocks.
 
-    Raises OSError where the resolver cannot tell at the moment. Blocks.
+    Raises OSError if the resolver fails.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -75,11 +75,11 @@ def resolve_name(host: str, port: int) -> list[str]:
 
 
 class Fetcher:
-    """Calls URLs that clients name. May be shared by threads and event loops: it holds no connection.
+    """Requests URLs that clients provide. May be shared by threads and event loops: it holds no connections.
 
     Args:
-        settings: What may be called beside the public internet over https.
-        resolve: Addresses of a host; blocks, raises OSError where it cannot tell.
+        settings: What is allowed besides the public internet over https.
+        resolve: Resolves a host; blocks, raises OSError if it fails.
     """
 
     def __init__(self, settings: OutboundSettings, resolve: Resolve = resolve_name) -> None:
@@ -91,10 +91,10 @@ class Fetcher:
             self._tls.load_verify_locations(settings.outbound_ca_file)
 
     async def check(self, url: str, field: str) -> None:
-        """Returns where `url` may be called, as far as can be told now. A resolver that does not answer is no reason.
+        """Checks whether `url` is allowed, as far as that can be determined now: a failing resolver is not an error.
 
         Raises:
-            InvalidInput: it may not: not https, no such name, an address that is not public, ...
+            InvalidInput: The URL is not allowed: not https, no such name, an address that is not public, ...
         """
         try:
             async with asyncio.timeout(CHECK_SECONDS):
@@ -115,12 +115,12 @@ class Fetcher:
         body: bytes = b"",
         seconds: float,
         max_bytes: int,
-    ) -> Fetched:
-        """Calls `url` and follows no redirect.
+    ) -> FetchResult:
+        """Requests `url`. Redirects are not followed.
 
         Args:
-            seconds: For all of it: name, connection, TLS, request, answer.
-            max_bytes: Of the answer's body that are read; 0 reads none and does not wait for it.
+            seconds: Timeout of everything: name resolution, connection, TLS, request, response.
+            max_bytes: Bytes of the response body to read; 0 does not wait for it.
 
         Raises:
             Refused, Unreachable.
@@ -128,8 +128,8 @@ class Fetcher:
         target = self._parse(url)
         try:
             async with asyncio.timeout(seconds):
-                addresses = (await self._addresses(target))[:_MOST_ADDRESSES]
-                # No connection may use up the time of those that come after it.
+                addresses = (await self._addresses(target))[:_MAX_ADDRESSES]
+                # An unreachable address must not use up the time of the next ones.
                 limits = httpx.Timeout(seconds, connect=seconds / max(1, len(addresses)))
                 async with httpx.AsyncClient(verify=self._tls, timeout=limits, trust_env=False) as client:
                     for left, address in zip(reversed(range(len(addresses))), addresses, strict=True):
@@ -142,53 +142,53 @@ class Fetcher:
         except (TimeoutError, httpx.TimeoutException):
             raise Unreachable(f"no answer within {seconds:g} s") from None
         except httpx.HTTPError as error:
-            raise Unreachable(_in_words(error)) from error
+            raise Unreachable(_describe(error)) from error
         raise Unreachable(_unknown(target))
 
     def _parse(self, url: str) -> httpx.URL:
         if len(url) > MAX_URL_CHARACTERS:
-            raise Refused(f"a URL may have {MAX_URL_CHARACTERS} characters, this one has {len(url)}")
+            raise Refused(f"{len(url)} characters are over the limit of {MAX_URL_CHARACTERS} for a URL")
         try:
             target = httpx.URL(url)
             host = target.raw_host.decode("ascii")
         except (httpx.InvalidURL, ValueError):
-            raise Refused("it is not a URL") from None
+            raise Refused("is not a URL") from None
         if target.scheme not in self._schemes:
-            raise Refused(f"has to begin with {' or '.join(f'{scheme}://' for scheme in self._schemes)}")
+            raise Refused(f"has to start with {' or '.join(f'{scheme}://' for scheme in self._schemes)}")
         if not host.strip("."):
-            raise Refused("it names no host")
+            raise Refused("has no host")
         if target.userinfo:
-            raise Refused("must not hold a user name or a password")
+            raise Refused("must not contain a user name or password")
         port = _PORTS[target.scheme] if target.port is None else target.port
-        if not _FIRST_FREE_PORT <= port <= _LAST_PORT and port not in _PORTS.values():
-            raise Refused(f"port {port} may not be called: 443, 80 and {_FIRST_FREE_PORT} to {_LAST_PORT} may")
+        if not _FIRST_UNPRIVILEGED_PORT <= port <= _LAST_PORT and port not in _PORTS.values():
+            raise Refused(f"port {port} is not 80, 443 or one of {_FIRST_UNPRIVILEGED_PORT} to {_LAST_PORT}")
         return target
 
     async def _addresses(self, target: httpx.URL) -> list[str]:
-        """Addresses of the target, all of which may be called. Raises Refused, Unreachable."""
+        """The target's addresses, all of which are allowed. Raises Refused, Unreachable."""
         host = target.raw_host.decode("ascii")
         port = _PORTS[target.scheme] if target.port is None else target.port
         try:
-            # A resolver may take its time: the thread is left behind when ours is up, and takes nobody else's place.
+            # A resolver may hang: its thread is abandoned on timeout, and does not count against other threads.
             found = await anyio.to_thread.run_sync(
                 self._resolve, host, port, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
             )
         except OSError:
-            raise Unreachable(f"the host {target.host!r} cannot be looked up at the moment") from None
-        if not all(may_be_called(ip_address(address), self._allowed) for address in found):
+            raise Unreachable(f"the host {target.host!r} cannot be resolved at the moment") from None
+        if not all(is_allowed(ip_address(address), self._allowed) for address in found):
             raise Refused(_unknown(target))
         return found
 
 
 def _unknown(target: httpx.URL) -> str:
-    """The same words for a name that is only known inside and for one that is not: nobody learns which names are."""
-    return f"the host {target.host!r} is not known, or not public"
+    """The same message for internal and nonexistent names, so that nobody can find out which names exist."""
+    return f"the host {target.host!r} is unknown or not public"
 
 
 def _request(
     client: httpx.AsyncClient, method: str, target: httpx.URL, address: str, headers: Mapping[str, str], body: bytes
 ) -> httpx.Request:
-    """A request to `address` that names the target's host, in its Host header and to TLS."""
+    """A request to `address` with the target's host in the Host header and in TLS (SNI)."""
     named = {**headers, "host": target.netloc.decode("ascii"), "accept-encoding": "identity"}
     host = target.raw_host.decode("ascii").rstrip(".")
     extensions = {} if _is_address(host) else {"sni_hostname": host}
@@ -197,9 +197,9 @@ def _request(
     )
 
 
-async def _exchange(client: httpx.AsyncClient, request: httpx.Request, max_bytes: int) -> Fetched:
+async def _exchange(client: httpx.AsyncClient, request: httpx.Request, max_bytes: int) -> FetchResult:
     response = await client.send(request, stream=True, follow_redirects=False)
-    body, whole = bytearray(), False
+    body, complete = bytearray(), False
     try:
         if max_bytes:
             async for block in response.aiter_raw():
@@ -207,10 +207,10 @@ async def _exchange(client: httpx.AsyncClient, request: httpx.Request, max_bytes
                 if len(body) > max_bytes:
                     break
             else:
-                whole = True
+                complete = True
     finally:
         await response.aclose()
-    return Fetched(response.status_code, dict(response.headers), bytes(body[:max_bytes]), whole)
+    return FetchResult(response.status_code, dict(response.headers), bytes(body[:max_bytes]), complete)
 
 
 def _is_address(host: str) -> bool:
@@ -221,17 +221,17 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _in_words(error: httpx.HTTPError) -> str:
-    """What went wrong, without addresses."""
+def _describe(error: httpx.HTTPError) -> str:
+    """Describes the error without revealing addresses."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the certificate is not accepted: {cause.verify_message}"
+            return f"the certificate is not valid: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):
-            return "TLS could not be agreed on"
+            return "the TLS handshake failed"
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx.ConnectError):
-        return "the connection was not accepted"
+        return "the connection failed"
     if isinstance(error, httpx.ProtocolError):
-        return "the answer is not HTTP, or the connection was closed before it"
-    return "the connection broke off"
+        return "the response is not HTTP, or the connection was closed before it"
+    return "the connection was interrupted"

@@ -1,4 +1,4 @@
-"""Whom this platform calls back: `LYRA_OUTBOUND_...` variables, or flags of the processes that call."""
+"""Settings of outbound requests: `LYRA_OUTBOUND_...` variables, or flags of the processes that make them."""
 
 from pydantic import Field, FilePath, field_validator
 from pydantic_settings import BaseSettings
@@ -8,21 +8,19 @@ from services.shared.settings import CONFIG
 
 
 class OutboundSettings(BaseSettings):
-    """Calls to addresses that clients name. Processes that make them inherit these beside their own."""
+    """Requests to URLs that clients provide; inherited by the settings of processes that make them."""
 
     model_config = CONFIG
 
-    outbound_allow_http: bool = Field(
-        default=False, description="Whether plain http may be called too, and not https alone."
-    )
+    outbound_allow_http: bool = Field(default=False, description="Whether to allow http besides https.")
     outbound_allowed_networks: str = Field(
         default="",
-        description="Networks that may be called although they are not public, in CIDR notation with commas between "
-        "(10.20.0.0/16). Everything else that is not public is refused.",
+        description="Comma-separated networks in CIDR notation (10.20.0.0/16) that are allowed although they are not "
+        "public. All other addresses that are not public are refused.",
     )
     outbound_ca_file: FilePath | None = Field(
         default=None,
-        description="File of certificate authorities (PEM) that are trusted beside the usual ones.",
+        description="PEM file of certificate authorities to trust in addition to the default ones.",
     )
 
     @field_validator("outbound_allowed_networks")

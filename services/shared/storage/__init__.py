@@ -1,1 +1,1 @@
-"""The object store: what of it the platform uses, over any S3 API."""
+"""Client of the object store, over any S3-compatible API."""

@@ -1,7 +1,7 @@
-"""The object store, as much of it as the platform needs: whole objects, ranges, lists, and uploads in parts.
+"""The object store: whole objects, ranges, listings, and multipart uploads.
 
-Every object is written whole by one writer: `put` replaces, `put_new` writes only where nothing is. What fails for a
-moment is tried again here, so a caller that gets StoreUnavailable has waited already.
+Every object is written as a whole by one writer: `put` replaces, `put_new` writes only if the key is free. Transient
+errors are retried here, so a caller that gets StoreUnavailable need not retry at once.
 """
 
 import io
@@ -21,33 +21,33 @@ from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
-from services.shared.storage.room import Room
+from services.shared.storage.disk_space import DiskSpace
 from services.shared.storage.settings import StoreSettings
 from services.shared.storage.store_errors import (
     MISSING_CODES,
     ObjectMissing,
     StoreFull,
     StoreUnavailable,
-    meaning,
-    raise_for,
+    raise_for_status,
+    translate,
 )
 from services.shared.telemetry import get_logger
 
 log = get_logger(__name__)
 
 JSON = "application/json"
-BLOCK_BYTES = 2**20  # what `open` reads at a time
+BLOCK_BYTES = 2**20  # read by `open` at a time
 
 _ResultT = TypeVar("_ResultT")
 _Fields = dict[str, str | list[str] | tuple[str]]
-_SIGNED_SECONDS = 300  # that our own signed requests stay valid
+_SIGNED_SECONDS = 300  # validity of our own presigned requests
 _CONNECTIONS = 32
-_FIRST_PAUSE_SECONDS = 0.1
+_FIRST_BACKOFF_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What a list or `stat` tells of an object. `size` in bytes, `modified` in UTC, `etag` without quotes."""
+    """Metadata of an object: `size` in bytes, `modified` in UTC, `etag` without quotes."""
 
     key: str
     size: int
@@ -56,16 +56,16 @@ class StoredObject:
 
 
 class ObjectStore:
-    """A bucket of an S3 store. Blocking; may be shared by threads, but not taken through a fork.
+    """A bucket of an S3 store. Blocking; may be shared by threads, but not across a fork.
 
-    Every method raises StoreUnavailable where the store cannot do its work at the moment, StoreFull where there is no
-    room left for what is written.
+    Every method raises StoreUnavailable if the store fails or cannot be reached, and every write StoreFull if there is
+    no space left.
     """
 
     def __init__(self, settings: StoreSettings) -> None:
         self._bucket = settings.store_bucket
         self._tries = settings.store_tries
-        self._room = Room(settings.store_folder, settings.store_reserve_bytes)
+        self._disk_space = DiskSpace(settings.store_folder, settings.store_reserve_bytes)
         timeout = urllib3.Timeout(connect=settings.store_connect_seconds, read=settings.store_seconds)
         self._http = urllib3.PoolManager(timeout=timeout, maxsize=_CONNECTIONS, retries=False)
         public_secure = settings.store_public_secure
@@ -80,7 +80,7 @@ class ObjectStore:
         secret = settings.store_secret_key.get_secret_value()
         return Minio(
             endpoint,
-            access_key=settings.store_access_key if secret else None,  # without a secret, as nobody
+            access_key=settings.store_access_key if secret else None,  # anonymous without a secret
             secret_key=secret or None,
             secure=secure,
             region=settings.store_region,
@@ -88,34 +88,35 @@ class ObjectStore:
         )
 
     def check(self) -> None:
-        """Returns when the bucket is there; makes it where it is not."""
-        self._tried(self._make_bucket)
+        """Ensures that the bucket exists."""
+        self._retrying(self._make_bucket)
 
     def is_full(self) -> bool:
-        """Whether a store on this machine takes nothing more for want of room; one elsewhere says so when asked."""
+        """Whether a store on this machine is out of disk space; a remote store reports that with each write instead."""
         try:
-            self._room.check()
+            self._disk_space.check()
         except StoreFull:
             return True
         except OSError as error:
             raise StoreUnavailable from error
         return False
 
-    def put(self, key: str, data: bytes, content_type: str = JSON, *, makes_room: bool = False) -> None:
-        """Writes an object, in the place of one that has this key.
+    def put(self, key: str, data: bytes, content_type: str = JSON, *, may_use_reserve: bool = False) -> None:
+        """Writes or replaces an object.
 
-        `makes_room`: it is small, and what makes room needs it, so that it may take of the reserve.
+        Args:
+            may_use_reserve: Writes even if only the reserve is left; for small objects that deletions need.
         """
 
         def write() -> None:
             self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), content_type)
 
-        self._tried(write, size=None if makes_room else len(data))
+        self._retrying(write, size=None if may_use_reserve else len(data))
 
     def put_new(self, key: str, data: bytes, content_type: str = JSON) -> bool:
-        """Writes an object if none has this key. Returns whether it did: of several writers at once, one gets True.
+        """Writes an object if the key is free. Returns whether it did: of several concurrent writers, one gets True.
 
-        A writer whose first try was heard without its hearing of it finds its own bytes there, and gets True as well.
+        A writer that retries because the response to its successful write was lost finds its own bytes, and gets True.
         """
         headers = {"If-None-Match": "*", "Content-Type": content_type}
         tries = 0
@@ -126,26 +127,26 @@ class ObjectStore:
             response = self._request("PUT", key, body=data, headers=headers)
             if response.status == HTTPStatus.PRECONDITION_FAILED:
                 return False
-            raise_for(response)
+            raise_for_status(response)
             return True
 
-        return self._tried(write, key, len(data)) or (tries > 1 and self.get(key) == data)
+        return self._retrying(write, key, len(data)) or (tries > 1 and self.get(key) == data)
 
     def get(self, key: str) -> bytes:
         """An object's bytes. Raises ObjectMissing."""
-        return self._tried(lambda: self._read(key, 0, 0, {}), key)
+        return self._retrying(lambda: self._read(key, 0, 0, {}), key)
 
     def stat(self, key: str) -> StoredObject | None:
-        """Size and time of an object; None where there is none."""
+        """Metadata of an object; None if there is none."""
         try:
-            return _stored(self._tried(lambda: self._client.stat_object(self._bucket, key), key))
+            return _stored(self._retrying(lambda: self._client.stat_object(self._bucket, key), key))
         except ObjectMissing:
             return None
 
     def open(self, key: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
-        """An object as a seekable file, read in blocks as they are asked for; holds `block_bytes` at a time.
+        """An object as a seekable file that is read on demand and buffers `block_bytes`.
 
-        Raises ObjectMissing, also while it is read where the object was deleted or replaced since.
+        Raises ObjectMissing, also while reading if the object has been deleted or replaced since.
         """
         found = self.stat(key)
         if found is None:
@@ -153,28 +154,28 @@ class ObjectStore:
         return cast(BinaryIO, io.BufferedReader(_ObjectFile(self._read_range, found), block_bytes))
 
     def list(self, prefix: str, after: str = "") -> Iterator[StoredObject]:
-        """All objects whose key begins with `prefix`, also in folders below; only what comes after the key `after`.
+        """All objects whose key starts with `prefix`, recursively; only those after the key `after`.
 
-        In key order within a folder (a store may sort a folder "a/" before or after its neighbour "a-b").
+        In key order within a folder (stores differ in whether a folder "a/" sorts before or after its neighbour "a-b").
         """
         for each in self._listed(prefix, after, recursive=True):
             yield _stored(each)
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """Names of the folders right under `prefix`, which ends with "/"; without prefix and slash, in order.
+        """Names of the folders directly below `prefix`, which ends with "/"; without prefix and slash, in order.
 
-        A folder that has lost its last object may still be there for a while.
+        A folder may remain for a while after its last object was deleted.
         """
         for each in self._listed(prefix, "", recursive=False):
             if each.is_dir:
                 yield str(each.object_name).removeprefix(prefix).rstrip("/")
 
     def delete(self, key: str) -> None:
-        """Deletes an object; one that is not there is no error."""
-        self._tried(lambda: self._client.remove_object(self._bucket, key))
+        """Deletes an object if it exists."""
+        self._retrying(lambda: self._client.remove_object(self._bucket, key))
 
     def delete_all(self, prefix: str) -> None:
-        """Deletes every object whose key begins with `prefix`. Safe to call again after it failed midway."""
+        """Deletes every object whose key starts with `prefix`. Safe to repeat after a failure."""
         keys = [each.key for each in self.list(prefix)]
 
         def remove() -> None:
@@ -184,36 +185,36 @@ class ObjectStore:
                 raise StoreUnavailable("the object store did not delete everything")
 
         if keys:
-            self._tried(remove)
+            self._retrying(remove)
 
     def begin_parts(self, key: str, content_type: str = "application/octet-stream") -> str:
-        """Begins to write `key` in parts. Returns the id of this upload; only `finish_parts` makes it an object."""
+        """Starts a multipart upload of `key` and returns its id. Only `finish_parts` creates the object."""
 
         def begin() -> str:
             response = self._request("POST", key, {"uploads": ""}, headers={"Content-Type": content_type})
-            upload = ElementTree.fromstring(raise_for(response).data).findtext("{*}UploadId")
+            upload = ElementTree.fromstring(raise_for_status(response).data).findtext("{*}UploadId")
             if not upload:
-                raise StoreUnavailable("the object store gave an upload no id")
+                raise StoreUnavailable("the object store returned no upload id")
             return upload
 
-        return self._tried(begin, key, 0)
+        return self._retrying(begin, key, 0)
 
     def put_part(self, key: str, upload: str, number: int, data: bytes | bytearray | memoryview) -> str:
-        """Writes part `number` (from 1; all but the last at least 5 MiB). Returns its etag. Raises ObjectMissing."""
+        """Writes part `number` (from 1; at least 5 MiB unless it is last). Returns its etag. Raises ObjectMissing."""
         query = {"uploadId": upload, "partNumber": str(number)}
 
         def write() -> str:
-            response = raise_for(self._request("PUT", key, query, body=data))
+            response = raise_for_status(self._request("PUT", key, query, body=data))
             return str(response.headers["etag"]).strip('"')
 
-        return self._tried(write, key, len(data))
+        return self._retrying(write, key, len(data))
 
     def finish_parts(self, key: str, upload: str, etags: Sequence[str]) -> None:
-        """Makes the parts, whose etags come in order, one object. Safe to call again after it failed.
+        """Joins the parts into one object; `etags` in order. Safe to repeat after a failure.
 
         Raises:
-            PartsRefused: The parts are not those that were written, or one of them is too small.
-            ObjectMissing: There is no such upload, and no such object either.
+            InvalidParts: The parts differ from those that were written, or one of them is too small.
+            ObjectMissing: There is neither such an upload nor such an object.
         """
         root = ElementTree.Element("CompleteMultipartUpload")
         for number, etag in enumerate(etags, 1):
@@ -224,26 +225,26 @@ class ObjectStore:
 
         def finish() -> None:
             headers = {"Content-Type": "application/xml"}
-            response = raise_for(self._request("POST", key, {"uploadId": upload}, body=body, headers=headers))
-            if b"<Error" in response.data:  # S3 may find out after it has said 200
+            response = raise_for_status(self._request("POST", key, {"uploadId": upload}, body=body, headers=headers))
+            if b"<Error" in response.data:  # S3 may fail after it has sent status 200
                 raise S3Error.fromxml(response)
 
         try:
-            self._tried(finish, key, 0)
+            self._retrying(finish, key, 0)
         except ObjectMissing:
-            if self.stat(key) is None:  # it is there where an earlier try was heard
+            if self.stat(key) is None:  # it exists if an earlier attempt succeeded
                 raise
 
     def abort_parts(self, key: str, upload: str) -> None:
-        """Throws the parts of an upload away; one that is not there, or is finished, is no error."""
+        """Discards the parts of an upload, unless it does not exist or is finished."""
         try:
-            self._tried(lambda: raise_for(self._request("DELETE", key, {"uploadId": upload})), key)
+            self._retrying(lambda: raise_for_status(self._request("DELETE", key, {"uploadId": upload})), key)
         except ObjectMissing:
             return
 
     def presigned_part(self, key: str, upload: str, number: int, seconds: int) -> str:
-        """A URL that takes part `number` by PUT for `seconds`, from whoever has it, at the public endpoint."""
-        self._room.check()
+        """A URL at the public endpoint to which anyone can PUT part `number` for `seconds`."""
+        self._disk_space.check()
         query: _Fields = {"uploadId": upload, "partNumber": str(number)}
         expires = timedelta(seconds=seconds)
         return self._public.get_presigned_url("PUT", self._bucket, key, expires, extra_query_params=query)
@@ -264,7 +265,7 @@ class ObjectStore:
         body: bytes | bytearray | memoryview | None = None,
         headers: dict[str, str] | None = None,
     ) -> urllib3.BaseHTTPResponse:
-        """A request that the client has no public method for, signed by it."""
+        """Makes a presigned request for which minio's client has no public method."""
         url = self._client.get_presigned_url(
             method, self._bucket, key, timedelta(seconds=_SIGNED_SECONDS), extra_query_params=dict(query or {})
         )
@@ -279,10 +280,10 @@ class ObjectStore:
             response.release_conn()
 
     def _read_range(self, of: StoredObject, offset: int, length: int) -> bytes:
-        return self._tried(lambda: self._read(of.key, offset, length, {"If-Match": f'"{of.etag}"'}), of.key)
+        return self._retrying(lambda: self._read(of.key, offset, length, {"If-Match": f'"{of.etag}"'}), of.key)
 
     def _listed(self, prefix: str, after: str, *, recursive: bool) -> Iterator[Object]:
-        """A list that goes on behind what it has seen where it was interrupted."""
+        """A listing that resumes after the last object seen if it is interrupted."""
         seen = after
         objects: Iterator[Object] | None = None
 
@@ -293,49 +294,52 @@ class ObjectStore:
             try:
                 return next(objects, None)
             except Exception:
-                objects = None  # a generator that raised is over; the next try begins a new one
+                objects = None  # a generator that has raised is finished; the next attempt starts a new one
                 raise
 
-        while (each := self._tried(following)) is not None:
+        while (each := self._retrying(following)) is not None:
             key = str(each.object_name)
             if key != seen:
                 yield each
             seen = key
 
-    def _tried(self, call: Callable[[], _ResultT], key: str = "", size: int | None = None) -> _ResultT:
-        """What `call` returns; where the store stumbles, another try after a pause that grows.
+    def _retrying(self, call: Callable[[], _ResultT], key: str = "", size: int | None = None) -> _ResultT:
+        """Returns what `call` returns; retries transient errors with exponential back-off.
 
-        `size` in bytes where the call writes: it is not made, nor tried again, while there is no room.
+        Args:
+            key: Of the object, for ObjectMissing.
+            size: Bytes that the call writes: it is not made, or retried, without the disk space. None if it need not be
+                checked.
         """
-        pause = _FIRST_PAUSE_SECONDS
+        backoff = _FIRST_BACKOFF_SECONDS
         for left in reversed(range(self._tries)):
             try:
                 if size is not None:
-                    self._room.check(size)
+                    self._disk_space.check(size)
                 try:
                     return call()
                 except S3Error as error:
                     if error.code != "NoSuchBucket":
                         raise
-                    self._make_bucket()  # a store that is new
+                    self._make_bucket()  # a new store
                     return call()
             except (HTTPError, MinioException, OSError) as error:
-                meant, may_pass = meaning(error, key)
-                if not (left and may_pass):
-                    if isinstance(meant, StoreUnavailable):
+                translated, transient = translate(error, key)
+                if not (left and transient):
+                    if isinstance(translated, StoreUnavailable):
                         if size is not None:
-                            self._room.check(size)
-                            if isinstance(error, S3Error) and may_pass:
-                                self._room.note_failure()
-                        log.warning("the object store does not do its work", reason=str(error)[:300])
-                    raise meant from error
-            time.sleep(pause * random.uniform(0.5, 1.0))
-            pause *= 2
+                            self._disk_space.check(size)
+                            if isinstance(error, S3Error) and transient:
+                                self._disk_space.note_failure()
+                        log.warning("the object store failed", reason=str(error)[:300])
+                    raise translated from error
+            time.sleep(backoff * random.uniform(0.5, 1.0))
+            backoff *= 2
         raise AssertionError("unreachable")
 
 
 class _ObjectFile(io.RawIOBase):
-    """An object, read where the reader is; the same version from the first byte to the last."""
+    """An object as a raw file; every read is of the version that was opened."""
 
     def __init__(self, read: Callable[[StoredObject, int, int], bytes], of: StoredObject) -> None:
         self._read = read
@@ -354,7 +358,7 @@ class _ObjectFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._of.size}[whence]
         if start + offset < 0:
-            raise ValueError("seek before the beginning")
+            raise ValueError("negative seek position")
         self._position = start + offset
         return self._position
 

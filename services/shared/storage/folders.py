@@ -1,10 +1,10 @@
-"""Folders of weights and adapters, from the object store to a disk, held against their sums.
+"""Downloads folders of weights and adapters from the object store and verifies their checksums.
 
     python -m services.shared.storage.folders fetch --home /var/lib/lyra weights/nano adapters/legal
     python -m services.shared.storage.folders verify --home /var/lib/lyra weights/nano
 
-`lyra cluster weights sync` writes such a folder: its files, and last of all `SHA256SUMS` as of `sha256sum`. On
-Kubernetes this runs before a model service starts. The store is that of the `LYRA_STORE_...` variables.
+`lyra cluster weights sync` uploads such a folder: its files, and last `SHA256SUMS` in the format of `sha256sum`. On
+Kubernetes this module runs before a model service starts. `LYRA_STORE_...` variables configure the store.
 """
 
 import argparse
@@ -29,66 +29,68 @@ SUMS = "SHA256SUMS"
 PROGRAM = "python -m services.shared.storage.folders"
 _LINE = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<file>.+)")
 _FOLDER = re.compile(r"(weights|adapters)/[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_BLOCK_BYTES = 8 * 2**20  # read from the store at a time, by each of:
-_FILES_AT_ONCE = 4
-_TRIES = 3  # of a folder that is written while it is read
+_BLOCK_BYTES = 8 * 2**20  # read from the store at a time, per file
+_CONCURRENT_FILES = 4
+_ATTEMPTS = 3  # the folder may be written while it is read
 
 
-class FolderBroken(RuntimeError):
-    """A folder is not there, or not as its sums say."""
+class FolderCorrupt(RuntimeError):
+    """A folder is missing or does not match its checksums."""
 
 
 def read_sums(text: str, folder: str) -> dict[str, str]:
-    """SHA-256 by file, as `sha256sum` writes them. Raises FolderBroken where it is something else."""
+    """Parses the output of `sha256sum`: SHA-256 by file name. Raises FolderCorrupt."""
     sums: dict[str, str] = {}
     for line in text.splitlines():
         found = _LINE.fullmatch(line)
         name = PurePosixPath(found["file"]) if found else PurePosixPath("..")
         if found is None or name.is_absolute() or ".." in name.parts:
-            raise FolderBroken(f"{folder}/{SUMS} has a line that is no sum of a file in the folder: {line[:200]!r}")
+            raise FolderCorrupt(
+                f"{folder}/{SUMS} has a line that is not a checksum of a file in the folder: {line[:200]!r}"
+            )
         sums[found["file"]] = found["sum"]
     if not sums:
-        raise FolderBroken(f"{folder}/{SUMS} names no files")
+        raise FolderCorrupt(f"{folder}/{SUMS} names no files")
     return sums
 
 
 def fetch(store: ObjectStore, folder: str, home: Path) -> int:
-    """Brings a folder to `<home>/<folder>`; files that are there already and are right are kept.
+    """Downloads a folder to `<home>/<folder>`; existing files that match their checksums are kept.
 
     Args:
-        folder: As in "weights/nano".
+        folder: Such as "weights/nano".
 
     Returns:
-        Bytes that were read from the store.
+        Bytes read from the store.
 
     Raises:
-        FolderBroken: it is not in the store, or a file there is not what its sum says, also not when tried again.
-        StoreUnavailable: the store cannot be reached, or its credentials are wrong.
+        FolderCorrupt: The folder is not in the store, or still does not match its checksums after several attempts.
+        StoreUnavailable: The store cannot be reached, or the credentials are wrong.
     """
-    for tries_left in reversed(range(_TRIES)):
+    for attempts_left in reversed(range(_ATTEMPTS)):
         try:
             return _fetch(store, folder, home)
-        except FolderBroken as error:
-            if not tries_left:
+        except FolderCorrupt as error:
+            if not attempts_left:
                 raise
             log.warning(
-                "the folder is not as its sums say; somebody may be writing it", folder=folder, reason=str(error)
+                "the folder does not match its checksums; it may be being written", folder=folder, reason=str(error)
             )
     raise AssertionError("unreachable")
 
 
 def verify(folder: str, home: Path) -> int:
-    """Holds `<home>/<folder>` against the sums in it. Returns the number of files. Raises FolderBroken."""
-    place = home / folder
+    """Verifies the checksums in `<home>/<folder>`. Returns the number of files. Raises FolderCorrupt."""
+    path = home / folder
     try:
-        sums = read_sums((place / SUMS).read_text(), folder)
+        sums = read_sums((path / SUMS).read_text(), folder)
     except (FileNotFoundError, NotADirectoryError):
-        raise FolderBroken(
-            f"{place}/{SUMS} is not there: write it with `sha256sum`, or set weights.verify to false"
+        raise FolderCorrupt(
+            f"{path}/{SUMS} is missing: create it with `sha256sum`, or set weights.verify to false"
         ) from None
     for name, wanted in sums.items():
-        if (found := _sum_of(place / name)) != wanted:
-            raise FolderBroken(f"{folder}/{name} {'is not there' if found is None else 'is not what its sum says'}")
+        if (found := _sum_of(path / name)) != wanted:
+            raise FolderCorrupt(f"{folder}/{name} {'is missing' if found is None else 'does not match its checksum'}")
     return len(sums)
 
 
@@ -96,18 +98,18 @@ def _fetch(store: ObjectStore, folder: str, home: Path) -> int:
     try:
         text = store.get(f"{folder}/{SUMS}").decode(errors="replace")
     except ObjectMissing:
-        hint = "`lyra cluster weights sync` writes it"
-        raise FolderBroken(f"{folder}/{SUMS} is not in the object store: {hint}") from None
+        hint = "upload it with `lyra cluster weights sync`"
+        raise FolderCorrupt(f"{folder}/{SUMS} is not in the object store: {hint}") from None
     sums = read_sums(text, folder)
-    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="file") as threads:
-        sizes = list(threads.map(lambda item: _bring(store, folder, home, *item), sums.items()))
+    with ThreadPoolExecutor(_CONCURRENT_FILES, thread_name_prefix="file") as threads:
+        sizes = list(threads.map(lambda item: _fetch_file(store, folder, home, *item), sums.items()))
     (home / folder / SUMS).write_text(text)
-    log.info("folder is here", folder=folder, files=len(sums), bytes_read=sum(sizes))
+    log.info("folder downloaded", folder=folder, files=len(sums), bytes_read=sum(sizes))
     return sum(sizes)
 
 
-def _bring(store: ObjectStore, folder: str, home: Path, name: str, wanted: str) -> int:
-    """One file, which appears whole or not at all."""
+def _fetch_file(store: ObjectStore, folder: str, home: Path, name: str, wanted: str) -> int:
+    """Downloads one file atomically. Returns the bytes read."""
     target = home / folder / name
     if _sum_of(target) == wanted:
         return 0
@@ -117,10 +119,10 @@ def _bring(store: ObjectStore, folder: str, home: Path, name: str, wanted: str) 
         with store.open(f"{folder}/{name}", _BLOCK_BYTES) as source, part.open("wb") as sink:
             found = _copied(source, sink)
         if found != wanted:
-            raise FolderBroken(f"{folder}/{name} in the object store is not what its sum says")
+            raise FolderCorrupt(f"{folder}/{name} in the object store does not match its checksum")
         part.replace(target)
     except ObjectMissing:
-        raise FolderBroken(f"{folder}/{name} is not in the object store") from None
+        raise FolderCorrupt(f"{folder}/{name} is not in the object store") from None
     finally:
         part.unlink(missing_ok=True)
     return target.stat().st_size
@@ -145,13 +147,13 @@ def _copied(source: BinaryIO, sink: BinaryIO) -> str:
 
 def _folder(text: str) -> str:
     if not _FOLDER.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no folder of weights or adapters, as in weights/nano")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder of weights or adapters such as weights/nano")
     return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 when every folder is there and right, 1 when one is not."""
-    parser = argparse.ArgumentParser(PROGRAM, description="Folders of weights and adapters: fetched, and verified.")
+    """Returns the exit code: 0 if every folder is complete and verified, 1 if one is not."""
+    parser = argparse.ArgumentParser(PROGRAM, description="Downloads and verifies folders of weights and adapters.")
     parser.add_argument("action", choices=("fetch", "verify"))
     parser.add_argument("folders", nargs="+", type=_folder, metavar="FOLDER", help="weights/NAME or adapters/NAME")
     parser.add_argument("--home", type=Path, required=True, help="LYRA_HOME of the service")
@@ -161,14 +163,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = ObjectStore(StoreSettings()) if given.action == "fetch" else None
         for folder in given.folders:
             if store is None:
-                log.info("folder is right", folder=folder, files=verify(folder, given.home))
+                log.info("folder verified", folder=folder, files=verify(folder, given.home))
             else:
                 fetch(store, folder, given.home)
     except ValidationError as error:
         for mistake in error.errors():
             print(f"{PROGRAM}: LYRA_{str(mistake['loc'][0]).upper()}: {mistake['msg']}", file=sys.stderr)
         return 2
-    except (FolderBroken, StoreUnavailable, OSError) as error:
+    except (FolderCorrupt, StoreUnavailable, OSError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""JSON objects in the store: each a class, written whole, the same bytes for the same values."""
+"""JSON objects in the store: one class each, serialized deterministically."""
 
 from typing import Self
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Stored(BaseModel):
-    """An object in the store, with its keys in the order of the fields."""
+    """An object in the store; its keys are in the order of the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

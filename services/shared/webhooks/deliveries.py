@@ -1,7 +1,7 @@
-"""Callbacks on their way: asked for once, tried until they end, every try on record. Everything here blocks.
+"""Deliveries of callbacks: requested once, attempted until they end, with a record of each attempt. Everything blocks.
 
-All of it lies in the object store, in a folder that the caller names, so a worker that dies or a queue that is wiped
-changes nothing: whoever calls `deliver_once` next goes on with the same id.
+All state is in the object store, in a folder chosen by the caller. If a worker dies or the queue is lost, the next call
+of `deliver_once` continues with the same id.
 """
 
 import asyncio
@@ -21,34 +21,34 @@ from services.shared.outbound.fetcher import Fetcher, FetchError, Refused
 from services.shared.storage.client import ObjectStore
 from services.shared.storage.store_errors import ObjectMissing
 from services.shared.telemetry import get_logger
-from services.shared.webhooks.records import Begun, Delivery, Ended, Try
-from services.shared.webhooks.schedule import next_try, retry_after
+from services.shared.webhooks.records import Attempt, AttemptStart, Delivery, Ended
+from services.shared.webhooks.schedule import next_attempt, parse_retry_after
 from services.shared.webhooks.secrets import RevokedSecret, SecretStore, UnknownSecret
 from services.shared.webhooks.settings import WebhookSettings
 
 log = get_logger(__name__)
 
 _DELIVERY = "delivery.json"
-_TRY_FILE = re.compile(r"tries/(?P<number>\d{3,})\.(?P<kind>json|begun\.json)")
+_ATTEMPT_FILE = re.compile(r"tries/(?P<number>\d{3,})\.(?P<kind>json|begun\.json)")
 _USER_AGENT = "lyra-webhooks/1"
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLog:
-    """A callback, what was tried, and when it is tried next or how it ended."""
+    """A callback, its attempts so far, and when the next one is due or how it ended."""
 
     delivery: Delivery
-    tries: tuple[Try, ...]
+    attempts: tuple[Attempt, ...]
     next: datetime | Ended
 
 
 class Webhooks:
-    """Makes callbacks. May be shared by threads.
+    """Delivers callbacks. May be shared by threads.
 
     Args:
-        store: Where deliveries and their tries lie.
-        secrets: What they are signed with.
-        fetcher: The way out.
+        store: Holds deliveries and their attempts.
+        secrets: To sign them with.
+        fetcher: Makes the HTTP requests.
     """
 
     def __init__(self, store: ObjectStore, secrets: SecretStore, fetcher: Fetcher, settings: WebhookSettings) -> None:
@@ -58,7 +58,7 @@ class Webhooks:
         self._seconds = settings.webhook_seconds
         self._schedule = settings.schedule()
 
-    def ask(
+    def request(
         self,
         folder: str,
         *,
@@ -69,12 +69,12 @@ class Webhooks:
         data: Mapping[str, Any],
         now: datetime,
     ) -> Delivery:
-        """Asks for a callback. Asked again, the first one is returned, and nothing else is ever sent from `folder`.
+        """Requests a callback. Idempotent: a folder holds one callback, and later requests return the first.
 
         Args:
-            folder: Prefix of its objects in the store, ending with "/"; the callback's id follows from it.
-            event: Its type, such as "job.succeeded".
-            data: What the receiver is told; has to be JSON.
+            folder: Prefix of its objects in the store, ending with "/"; determines the callback's id.
+            event: Type of the event, such as "job.succeeded".
+            data: Payload; has to be JSON-serializable.
         """
         body = {"type": event, "timestamp": _seconds_text(now), "data": data}
         delivery = Delivery(
@@ -90,59 +90,61 @@ class Webhooks:
         return Delivery.from_bytes(self._store.get(folder + _DELIVERY))
 
     def deliver_once(self, folder: str, now: datetime) -> datetime | Ended | None:
-        """Makes the next try where one is due and nobody else makes it.
+        """Makes the next attempt if one is due and no other worker makes it.
 
         Returns:
-            When to call again, or how the callback ended; None where none was asked for in `folder`.
+            When to call again, or how the callback ended; None if none was requested in `folder`.
 
         Raises:
             StoreUnavailable, SecretsUnreadable: Call again later.
         """
         found = self.log(folder)
-        if found is None or isinstance(found.next, Ended) or (found.tries and found.next > now):
+        if found is None or isinstance(found.next, Ended) or (found.attempts and found.next > now):
             return found.next if found else None
-        signers = self._signers(found.delivery, now)  # first: a try that cannot be signed at the moment is none
-        number = found.tries[-1].number + 1 if found.tries else 1
-        begun = Begun(started=now, by=random.token_hex(8))
-        if not self._store.put_new(f"{folder}tries/{number:03}.begun.json", begun.to_bytes()):
-            return now + timedelta(seconds=self._schedule.lost_after)  # another worker is at it
-        tried = self._try(found.delivery, signers, number, now)
-        self._store.put(f"{folder}tries/{number:03}.json", tried.to_bytes())
-        log.info("callback tried", id=found.delivery.id, number=number, status=tried.status, error=tried.error)
-        return next_try(found.delivery, (*found.tries, tried), self._schedule)
+        signers = self._signers(found.delivery, now)  # before the attempt is recorded: it may fail
+        number = found.attempts[-1].number + 1 if found.attempts else 1
+        start = AttemptStart(started=now, by=random.token_hex(8))
+        if not self._store.put_new(f"{folder}tries/{number:03}.begun.json", start.to_bytes()):
+            return now + timedelta(seconds=self._schedule.lost_after)  # another worker makes this attempt
+        attempt = self._attempt(found.delivery, signers, number, now)
+        self._store.put(f"{folder}tries/{number:03}.json", attempt.to_bytes())
+        log.info("callback attempted", id=found.delivery.id, number=number, status=attempt.status, error=attempt.error)
+        return next_attempt(found.delivery, (*found.attempts, attempt), self._schedule)
 
     def log(self, folder: str) -> DeliveryLog | None:
-        """What is known of the callback in `folder`; None where none was asked for."""
+        """The callback in `folder` and its attempts; None if none was requested."""
         try:
             delivery = Delivery.from_bytes(self._store.get(folder + _DELIVERY))
         except ObjectMissing:
             return None
         kinds: dict[int, set[str]] = {}
         for each in self._store.list(folder + "tries/"):
-            if name := _TRY_FILE.fullmatch(each.key.removeprefix(folder)):
+            if name := _ATTEMPT_FILE.fullmatch(each.key.removeprefix(folder)):
                 kinds.setdefault(int(name["number"]), set()).add(name["kind"])
-        tries = tuple(self._read_try(folder, number, "json" in kinds[number]) for number in sorted(kinds))
-        return DeliveryLog(delivery, tries, next_try(delivery, tries, self._schedule))
+        attempts = tuple(self._read_attempt(folder, number, "json" in kinds[number]) for number in sorted(kinds))
+        return DeliveryLog(delivery, attempts, next_attempt(delivery, attempts, self._schedule))
 
-    def _read_try(self, folder: str, number: int, ended: bool) -> Try:
+    def _read_attempt(self, folder: str, number: int, ended: bool) -> Attempt:
         if ended:
-            return Try.from_bytes(self._store.get(f"{folder}tries/{number:03}.json"))
-        begun = Begun.from_bytes(self._store.get(f"{folder}tries/{number:03}.begun.json"))
-        return Try(number=number, started=begun.started)
+            return Attempt.from_bytes(self._store.get(f"{folder}tries/{number:03}.json"))
+        start = AttemptStart.from_bytes(self._store.get(f"{folder}tries/{number:03}.begun.json"))
+        return Attempt(number=number, started=start.started)
 
     def _signers(self, delivery: Delivery, now: datetime) -> tuple[str, ...] | UnknownSecret:
-        """Secrets to sign with, or why there are none. Raises SecretsUnreadable."""
+        """Secrets to sign with, or the reason why there are none. Raises SecretsUnreadable."""
         try:
             return self._secrets.active(delivery.tenant, delivery.secret_id, now)
         except UnknownSecret as error:
             return error
 
-    def _try(self, delivery: Delivery, signers: tuple[str, ...] | UnknownSecret, number: int, now: datetime) -> Try:
-        tried = Try(number=number, started=now)
+    def _attempt(
+        self, delivery: Delivery, signers: tuple[str, ...] | UnknownSecret, number: int, now: datetime
+    ) -> Attempt:
+        attempt = Attempt(number=number, started=now)
         if isinstance(signers, UnknownSecret):
-            # One that is only not known may be on its way to this machine; nothing is sent until then.
+            # An unknown secret may still be on its way to this machine, so only a revoked one is permanent.
             revoked = isinstance(signers, RevokedSecret)
-            return tried.model_copy(update={"error": str(signers), "permanent": revoked})
+            return attempt.model_copy(update={"error": str(signers), "permanent": revoked})
         started = time.monotonic()
         sending = self._fetcher.fetch(
             "POST",
@@ -153,18 +155,18 @@ class Webhooks:
             max_bytes=0,
         )
         try:
-            answer = asyncio.run(sending)
+            response = asyncio.run(sending)
         except FetchError as error:
-            what = {"error": str(error), "permanent": isinstance(error, Refused)}
-            return tried.model_copy(update={"seconds": _since(started), **what})
+            failure = {"error": str(error), "permanent": isinstance(error, Refused)}
+            return attempt.model_copy(update={"seconds": _since(started), **failure})
         seconds = _since(started)
-        asked = answer.headers.get("retry-after", "")
-        wait = retry_after(answer.status, asked, now + timedelta(seconds=seconds))
-        return tried.model_copy(update={"seconds": seconds, "status": answer.status, "retry_after_seconds": wait})
+        header = response.headers.get("retry-after", "")
+        wait = parse_retry_after(response.status, header, now + timedelta(seconds=seconds))
+        return attempt.model_copy(update={"seconds": seconds, "status": response.status, "retry_after_seconds": wait})
 
 
 def signed_headers(delivery: Delivery, secrets: tuple[str, ...], now: datetime) -> dict[str, str]:
-    """Headers of a try at `now`, with a signature by each of `secrets` (whsec_...)."""
+    """Headers of an attempt at `now`, with a signature by each of `secrets` (whsec_...)."""
     sent = now.astimezone(UTC)
     return {
         "content-type": "application/json",

@@ -1,10 +1,10 @@
-"""What the object store holds of a callback, in a folder that its owner (a job) gives it; each object is written once.
+"""Objects of a callback, in a folder given by its owner, such as a job. Each object is written once.
 
-    delivery.json            what is sent, where to, signed by which secret
-    tries/001.begun.json     somebody sends it now; of several workers one gets to write this
-    tries/001.json           what came of it
+    delivery.json            payload, URL and secret id
+    tries/001.begun.json     an attempt has started; only one of several workers can create this
+    tries/001.json           outcome of the attempt
 
-A try that has begun and has no end is one whose worker died, or that runs still: it counts as failed after a while.
+An attempt without an outcome is still running, or its worker died: after a while it counts as failed.
 """
 
 from enum import StrEnum
@@ -15,11 +15,12 @@ from services.shared.storage.records import Stored
 
 
 class Delivery(Stored):
-    """A callback that was asked for.
+    """A requested callback.
 
     Attributes:
-        id: The `webhook-id` of every try.
-        body: JSON, sent to the byte in every try.
+        id: The `webhook-id` of every attempt.
+        body: JSON; every attempt sends the same bytes.
+        asked: Time of the request.
     """
 
     id: str
@@ -30,21 +31,21 @@ class Delivery(Stored):
     asked: AwareDatetime
 
 
-class Begun(Stored):
-    """A try that the worker `by` has begun."""
+class AttemptStart(Stored):
+    """An attempt that the worker `by` has started."""
 
     started: AwareDatetime
     by: str
 
 
-class Try(Stored):
-    """One try and what came of it.
+class Attempt(Stored):
+    """One attempt and its outcome.
 
     Attributes:
-        status: HTTP status of the answer; None where there was none.
-        error: Why there was no answer, or that nothing was sent; empty where there was one.
-        permanent: Trying again changes nothing, whatever the status.
-        retry_after_seconds: That the receiver asked for with 429 or 503.
+        status: HTTP status of the response; None if there was none.
+        error: Why there was no response, or why nothing was sent; empty if there was a response.
+        permanent: A retry would fail, too, whatever the status.
+        retry_after_seconds: Requested by the receiver with 429 or 503.
     """
 
     number: int
@@ -60,12 +61,12 @@ class Outcome(StrEnum):
     """How a callback ended."""
 
     DELIVERED = "delivered"
-    STOPPED = "stopped"  # the receiver refuses it, or it may not be sent
-    GIVEN_UP = "given_up"  # nobody took it in all the time there was
+    STOPPED = "stopped"  # the receiver rejects it, or it must not be sent
+    GIVEN_UP = "given_up"  # all attempts failed
 
 
 class Ended(Stored):
-    """A callback that is over. `reason` says why it was not delivered; safe to show to its tenant."""
+    """Outcome of a callback. `reason` says why it was not delivered; safe to show to the tenant."""
 
     outcome: Outcome
     reason: str = ""

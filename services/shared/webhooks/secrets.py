@@ -1,7 +1,7 @@
-"""Secrets that callbacks are signed with: one id, one tenant, and while a rotation runs several secrets at a time.
+"""Secrets for signing callbacks. Each has an id and a tenant; during a rotation, an id has several secrets.
 
-Unlike an API key, a secret has to be kept as it is: signing needs it. So the file is for its owner alone. On Kubernetes
-it is mounted from a Secret instead, in the same form, and never written.
+Unlike API keys, secrets have to be stored in plain text for signing, so only the owner can read the file. On Kubernetes
+it is mounted from a Secret, in the same format, and never written.
 """
 
 import base64
@@ -16,11 +16,11 @@ from services.shared.private_files import PrivateFile
 from services.shared.tenants import check_tenant
 
 FILE_NAME = "webhook_secrets.json"
-OVERLAP = timedelta(days=1)  # that an old secret signs on after a rotation
+OVERLAP = timedelta(days=1)  # for which an old secret keeps signing after a rotation
 
 _PREFIX = "whsec_"
 _SECRET_BYTES = 32
-_LEAST_BYTES, _MOST_BYTES = 24, 64  # by the convention
+_MIN_BYTES, _MAX_BYTES = 24, 64  # according to Standard Webhooks
 
 
 class UnknownSecret(LookupError):
@@ -28,15 +28,15 @@ class UnknownSecret(LookupError):
 
 
 class RevokedSecret(UnknownSecret):
-    """The tenant's secret was revoked: it never signs again."""
+    """The tenant's secret has been revoked."""
 
 
 class SecretsUnreadable(RuntimeError):
-    """The file of secrets is damaged; nothing is signed until it is mended."""
+    """The file of secrets is damaged; nothing can be signed until it is repaired."""
 
 
-class Signer(BaseModel):
-    """A secret that signs, until `ends` where something has replaced it."""
+class SigningSecret(BaseModel):
+    """One secret; after a rotation it is used until `ends`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,15 +48,15 @@ class Signer(BaseModel):
     @classmethod
     def _signs(cls, secret: str) -> str:
         if not secret.startswith(_PREFIX):
-            raise ValueError(f"a secret begins with {_PREFIX}")
+            raise ValueError(f"a secret has to start with {_PREFIX}")
         size = len(base64.b64decode(secret.removeprefix(_PREFIX), validate=True))
-        if not _LEAST_BYTES <= size <= _MOST_BYTES:
-            raise ValueError(f"a secret has {_LEAST_BYTES} to {_MOST_BYTES} bytes, this one has {size}")
+        if not _MIN_BYTES <= size <= _MAX_BYTES:
+            raise ValueError(f"a secret has to have {_MIN_BYTES} to {_MAX_BYTES} bytes, this one has {size}")
         return secret
 
 
 class WebhookSecret(BaseModel):
-    """What a job names by its `id`: the newest signer first. `revoked` is the time from which it signs nothing."""
+    """The secrets that a job refers to by `id`, newest first. Once `revoked`, nothing is signed with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,40 +64,40 @@ class WebhookSecret(BaseModel):
     tenant: str
     name: str = ""
     created: AwareDatetime
-    signers: tuple[Signer, ...]
+    signers: tuple[SigningSecret, ...]
     revoked: AwareDatetime | None = None
 
-    def active(self, now: datetime) -> tuple[Signer, ...]:
-        """The signers to sign with at `now`, the newest first; none once revoked."""
+    def active(self, now: datetime) -> tuple[SigningSecret, ...]:
+        """The secrets to sign with at `now`, newest first; none once revoked."""
         return () if self.revoked else tuple(each for each in self.signers if each.ends is None or each.ends > now)
 
 
 class _Content(BaseModel):
-    """What the file holds."""
+    """Content of the file."""
 
     version: Literal[1] = 1
     secrets: tuple[WebhookSecret, ...]
 
 
 class SecretStore:
-    """The secrets in a file. Changes made by another process are seen at the next look-up.
+    """The secrets in a file. Changes by other processes are visible at the next lookup.
 
     Args:
-        path: Of the file; may be a read-only mount where only `active` and `list` are called.
+        path: May be a read-only mount if only `active` and `list` are called.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = PrivateFile(path)
         self._known: tuple[WebhookSecret, ...] = ()
-        self._seen: tuple[int, int, int] | None = None
+        self._version: tuple[int, int, int] | None = None
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """Path of the file."""
         return self._file.path
 
     def create(self, tenant: str, name: str = "") -> WebhookSecret:
-        """Makes a secret for `tenant`'s callbacks. Raises ValueError for a tenant that is no plain word."""
+        """Creates a secret for `tenant`'s callbacks. Raises ValueError for an invalid tenant."""
         check_tenant(tenant)
         now = _now()
         made = WebhookSecret(
@@ -108,7 +108,7 @@ class SecretStore:
         return made
 
     def rotate(self, secret_id: str, overlap: timedelta = OVERLAP) -> WebhookSecret:
-        """Adds a new secret under the same id; those that sign until now do so for `overlap` more.
+        """Adds a new secret under the same id; the previous ones keep signing for `overlap`.
 
         Raises:
             UnknownSecret, RevokedSecret.
@@ -126,7 +126,7 @@ class SecretStore:
             return known[secret_id]
 
     def revoke(self, secret_id: str) -> WebhookSecret:
-        """Ends an id for good: callbacks that still wait to be signed with it are not sent. Raises UnknownSecret."""
+        """Revokes an id for good: pending callbacks that need it are not sent. Raises UnknownSecret."""
         with self._file.locked():
             known = self._by_id()
             if secret_id not in known:
@@ -137,17 +137,17 @@ class SecretStore:
             return known[secret_id]
 
     def list(self) -> tuple[WebhookSecret, ...]:
-        """All of them, revoked ones too, oldest first. Raises SecretsUnreadable."""
-        seen = self._file.version()
-        if seen != self._seen:
-            self._known, self._seen = (() if seen is None else _read(self.path)), seen
+        """All secrets including revoked ones, oldest first. Raises SecretsUnreadable."""
+        version = self._file.version()
+        if version != self._version:
+            self._known, self._version = (() if version is None else _read(self.path)), version
         return self._known
 
     def active(self, tenant: str, secret_id: str, now: datetime) -> tuple[str, ...]:
-        """The secrets to sign with, newest first, as "whsec_..." each; at least one.
+        """The secrets to sign with ("whsec_..."), newest first; at least one.
 
         Raises:
-            UnknownSecret: The tenant has no such id; another tenant may have it.
+            UnknownSecret: The tenant has no such id, even if another tenant has.
             RevokedSecret, SecretsUnreadable.
         """
         found = self._by_id().get(secret_id)
@@ -170,12 +170,12 @@ def _read(path: Path) -> tuple[WebhookSecret, ...]:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        # Without its cause: that would show what the file holds.
+        # Without the cause, which would reveal the content of the file.
         raise SecretsUnreadable(f"{path.name} cannot be read: {where}: {first['msg']}") from None
 
 
-def _signer(now: datetime) -> Signer:
-    return Signer(secret=_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode(), created=now)
+def _signer(now: datetime) -> SigningSecret:
+    return SigningSecret(secret=_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode(), created=now)
 
 
 def _now() -> datetime:

@@ -11,7 +11,7 @@ from itertools import cycle
 import httpx
 import psutil
 
-from services.shared.outbound.fetcher import Fetched, Fetcher, FetchError
+from services.shared.outbound.fetcher import Fetcher, FetchError, FetchResult
 from services.shared.outbound.settings import OutboundSettings
 from tests.attack.listeners import Listener, ask_name_server, endless, said
 from tests.attack.registry import Outcome, Plan, attack
@@ -167,7 +167,9 @@ def _fetcher(names: NameServer | None = None) -> Fetcher:
 def _fetch(fetcher: Fetcher, url: str) -> str:
     """The status that came, or in a word why none did."""
     try:
-        answer: Fetched = asyncio.run(fetcher.fetch("POST", url, body=b"{}", seconds=_SECONDS, max_bytes=_MAX_BYTES))
+        answer: FetchResult = asyncio.run(
+            fetcher.fetch("POST", url, body=b"{}", seconds=_SECONDS, max_bytes=_MAX_BYTES)
+        )
     except FetchError as error:
         return type(error).__name__.lower()
     assert len(answer.body) <= _MAX_BYTES

@@ -8,7 +8,7 @@ from services.operations.cluster import weights
 from services.operations.cluster.cluster_errors import ClusterError
 from services.operations.cluster.weights import Prefix, plan_sync, scan_folder, sync
 from services.shared.storage.client import ObjectStore
-from services.shared.storage.folders import FolderBroken, fetch
+from services.shared.storage.folders import FolderCorrupt, fetch
 from services.shared.storage.settings import StoreSettings
 from tests.integration.cluster.conftest import Lyra
 from tests.servers import store_environment
@@ -93,7 +93,7 @@ def test_interrupted_sync_resumes_and_is_never_fetched_half(
     with pytest.raises(KeyboardInterrupt):
         upload(object_store, folder)
     monkeypatch.setattr(object_store, "put", put)
-    with pytest.raises(FolderBroken, match="SHA256SUMS is not in the object store"):
+    with pytest.raises(FolderCorrupt, match="SHA256SUMS is not in the object store"):
         fetch(object_store, "weights/tiny", tmp_path / "home")
     assert upload(object_store, folder) == ["model.safetensors", "speech_lora/adapter_config.json"]
     assert "weights/tiny/SHA256SUMS.part" not in keys(object_store)

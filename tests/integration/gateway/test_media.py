@@ -12,7 +12,7 @@ import pytest
 
 from services.shared.media.library import MediaLibrary
 from services.shared.media.settings import MediaSettings
-from services.shared.media.sweeping import Swept, sweep
+from services.shared.media.sweeping import SweepCounts, sweep
 from services.shared.storage.client import ObjectStore
 from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, until, wav
@@ -396,10 +396,10 @@ async def test_what_is_past_its_time_is_gone_and_swept(gateway: Gateway, store: 
     await put_parts(b"0123456789", offer)
     later = time.time()
     library = MediaLibrary(store, settings, lambda: later)
-    assert await asyncio.to_thread(sweep, library) == Swept(0, 0)
+    assert await asyncio.to_thread(sweep, library) == SweepCounts(0, 0)
     later = time.time() + settings.upload_seconds + 7_200
-    assert await asyncio.to_thread(sweep, library) == Swept(0, 1)
+    assert await asyncio.to_thread(sweep, library) == SweepCounts(0, 1)
     assert (await gateway.http.get(f"/v1/media/{kept['id']}")).status_code == 200
     later = time.time() + (settings.media_days + 1) * 86_400
-    assert await asyncio.to_thread(sweep, library) == Swept(1, 0)
+    assert await asyncio.to_thread(sweep, library) == SweepCounts(1, 0)
     assert keys(store) == []

@@ -14,7 +14,7 @@ from services.gateway.http.keys import KeyStore
 from services.operations.local.process import LocalProcess, ProcessSpec, serves_metrics
 from services.shared.media.library import MediaLibrary
 from services.shared.media.settings import MediaSettings
-from services.shared.media.sweeping import Swept, sweep
+from services.shared.media.sweeping import SweepCounts, sweep
 from services.shared.storage.client import ObjectStore
 from services.shared.storage.settings import StoreSettings
 from tests.servers import READY_SECONDS, start_process, store_environment
@@ -95,6 +95,6 @@ def test_an_upload_whose_gateway_is_killed_leaves_nothing_that_a_sweep_does_not_
     again = send(client, long_wav(20 * MIB))
     assert again.status_code == 200
     later = MediaLibrary(store, settings, lambda: again.json()["created_at"] + settings.upload_seconds + 7_200)
-    assert sweep(later) == Swept(0, 1)
+    assert sweep(later) == SweepCounts(0, 1)
     assert len(list(store.list("media/acme/"))) == 2
     assert client.get(f"/v1/media/{again.json()['id']}").status_code == 200

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.shared.storage.client import ObjectStore
-from services.shared.storage.room import failure_mark
+from services.shared.storage.disk_space import failure_marker
 from services.shared.storage.settings import StoreSettings
-from services.shared.storage.store_errors import ObjectMissing, PartsRefused, StoreFull, StoreUnavailable
+from services.shared.storage.store_errors import InvalidParts, ObjectMissing, StoreFull, StoreUnavailable
 from tests.servers import StartStore, StoreServer
 
 MIB = 2**20
@@ -166,9 +166,9 @@ def test_parts_are_an_object_once_they_are_finished(object_store: ObjectStore) -
 def test_wrong_parts_are_refused_and_may_be_mended(object_store: ObjectStore) -> None:
     upload = object_store.begin_parts("big")
     etag = object_store.put_part("big", upload, 1, b"a")
-    with pytest.raises(PartsRefused):
+    with pytest.raises(InvalidParts):
         object_store.finish_parts("big", upload, ["0" * 32])
-    with pytest.raises(PartsRefused):
+    with pytest.raises(InvalidParts):
         object_store.finish_parts("big", upload, [etag, etag])
     object_store.finish_parts("big", upload, [etag])
     assert object_store.get("big") == b"a"
@@ -275,7 +275,7 @@ def test_nothing_is_written_into_the_reserve_of_the_disk_and_all_else_goes_on(
             call()
     assert store.get("kept") == b"bytes"
     assert [each.key for each in store.list("")] == ["kept"]
-    store.put("expired", b"{}", makes_room=True)
+    store.put("expired", b"{}", may_use_reserve=True)
     store.delete("kept")
     assert store.stat("kept") is None
 
@@ -288,10 +288,10 @@ def test_a_write_that_fails_although_there_is_room_leaves_its_mark(
         store = ObjectStore(store_settings.model_copy(update=local))
         with pytest.raises(StoreUnavailable):
             store.get("a")
-        assert not failure_mark(tmp_path).exists()
+        assert not failure_marker(tmp_path).exists()
         with pytest.raises(StoreUnavailable):
             store.put("a", b"")
-        assert failure_mark(tmp_path).exists()
+        assert failure_marker(tmp_path).exists()
 
 
 def test_what_passes_is_tried_again(store_settings: StoreSettings) -> None:

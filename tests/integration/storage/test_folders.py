@@ -8,7 +8,7 @@ import pytest
 from services.shared import telemetry
 from services.shared.storage import folders
 from services.shared.storage.client import ObjectStore
-from services.shared.storage.folders import FolderBroken, fetch, read_sums, verify
+from services.shared.storage.folders import FolderCorrupt, fetch, read_sums, verify
 from services.shared.storage.settings import StoreSettings
 from tests.servers import store_environment
 
@@ -56,7 +56,7 @@ def test_what_is_there_and_right_is_not_read_again(object_store: ObjectStore, tm
 def test_a_file_that_is_not_what_its_sum_says_is_named_and_not_kept(object_store: ObjectStore, tmp_path: Path) -> None:
     put(object_store, "weights/base", FILES, **{"config.json": "0" * 64})
 
-    with pytest.raises(FolderBroken, match=r"weights/base/config\.json in the object store is not what its sum says"):
+    with pytest.raises(FolderCorrupt, match=r"weights/base/config\.json in the object store does not match its checksum"):
         fetch(object_store, "weights/base", tmp_path)
 
     assert "weights/base/config.json" not in there(tmp_path)
@@ -66,20 +66,20 @@ def test_a_file_that_is_not_what_its_sum_says_is_named_and_not_kept(object_store
 def test_a_folder_without_sums_is_not_there_yet(object_store: ObjectStore, tmp_path: Path) -> None:
     object_store.put("weights/base/config.json", b"{}")
 
-    with pytest.raises(FolderBroken, match="weights/base/SHA256SUMS is not in the object store"):
+    with pytest.raises(FolderCorrupt, match="weights/base/SHA256SUMS is not in the object store"):
         fetch(object_store, "weights/base", tmp_path)
 
 
 def test_a_file_that_its_sums_name_and_nobody_sent_is_named(object_store: ObjectStore, tmp_path: Path) -> None:
     put(object_store, "weights/base", FILES, **{"model.safetensors": "0" * 64})
 
-    with pytest.raises(FolderBroken, match=r"weights/base/model\.safetensors is not in the object store"):
+    with pytest.raises(FolderCorrupt, match=r"weights/base/model\.safetensors is not in the object store"):
         fetch(object_store, "weights/base", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../keys.json", "/etc/passwd", "a/../../b"])
 def test_sums_cannot_lead_out_of_their_folder(name: str) -> None:
-    with pytest.raises(FolderBroken, match="no sum of a file in the folder"):
+    with pytest.raises(FolderCorrupt, match="not a checksum of a file in the folder"):
         read_sums(f"{'0' * 64}  {name}\n", "weights/base")
 
 
@@ -92,7 +92,7 @@ def test_a_mounted_folder_with_a_changed_file_is_refused(tmp_path: Path) -> None
 
     (place / "config.json").write_bytes(b"{ }")
 
-    with pytest.raises(FolderBroken, match=r"weights/base/config\.json is not what its sum says"):
+    with pytest.raises(FolderCorrupt, match=r"weights/base/config\.json does not match its checksum"):
         verify("weights/base", tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_the_command_says_in_a_line_what_is_wrong_and_ends_with_1(
 ) -> None:
     assert folders.main(["verify", "--home", str(tmp_path), "weights/nano"]) == 1
 
-    assert "weights/nano/SHA256SUMS is not there" in capsys.readouterr().err
+    assert "weights/nano/SHA256SUMS is missing" in capsys.readouterr().err
 
 
 def test_the_command_takes_folders_of_weights_and_adapters_alone(
@@ -124,4 +124,4 @@ def test_the_command_takes_folders_of_weights_and_adapters_alone(
         folders.main(["fetch", "--home", str(tmp_path), "jobs/acme"])
 
     assert ended.value.code == 2
-    assert "no folder of weights or adapters" in capsys.readouterr().err
+    assert "not a folder of weights or adapters" in capsys.readouterr().err

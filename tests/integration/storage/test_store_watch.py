@@ -6,7 +6,7 @@ import pytest
 
 from services.operations.local import store_watch
 from services.operations.local.store_watch import StoreWatch
-from services.shared.storage.room import failure_mark
+from services.shared.storage.disk_space import failure_marker
 
 RESERVE = 1000
 
@@ -47,16 +47,16 @@ def test_a_disk_that_only_touches_the_reserve_costs_no_start(tmp_path: Path, fre
 
 def test_a_store_that_fails_to_write_although_there_is_room_starts_anew(tmp_path: Path, free: list[int]) -> None:
     watch = started(tmp_path)
-    failure_mark(tmp_path).touch()
+    failure_marker(tmp_path).touch()
     assert "although there is space" in watch.restart_reason()
 
 
 def test_what_fails_while_the_store_starts_says_nothing(tmp_path: Path, free: list[int]) -> None:
     ready = False
     watch = StoreWatch(tmp_path, RESERVE, lambda: ready)
-    failure_mark(tmp_path).touch()
+    failure_marker(tmp_path).touch()
     assert watch.restart_reason() == ""
     ready = True
     assert watch.restart_reason() == ""
     assert watch.restart_reason() == ""
-    assert not failure_mark(tmp_path).exists()
+    assert not failure_marker(tmp_path).exists()

@@ -12,7 +12,7 @@ from standardwebhooks import Webhook
 
 from services.shared.storage.client import ObjectStore
 from services.shared.webhooks.deliveries import DeliveryLog, Webhooks
-from services.shared.webhooks.records import Begun, Delivery, Ended, Outcome
+from services.shared.webhooks.records import AttemptStart, Delivery, Ended, Outcome
 from services.shared.webhooks.secrets import SecretStore, SecretsUnreadable
 from services.shared.webhooks.settings import WebhookSettings
 from tests.integration.webhooks.conftest import StartReceiver, fetcher
@@ -43,7 +43,9 @@ def make_webhooks(object_store: ObjectStore, secrets: SecretStore) -> MakeWebhoo
 def ask(webhooks: Webhooks, secrets: SecretStore, url: str, now: datetime, folder: str = FOLDER) -> Delivery:
     secret_id = secrets.create("acme").id
     data = {"id": "job-1", "state": "succeeded", "metadata": {"note": "Grüße \U0001f44b"}}
-    return webhooks.ask(folder, tenant="acme", url=url, secret_id=secret_id, event="job.succeeded", data=data, now=now)
+    return webhooks.request(
+        folder, tenant="acme", url=url, secret_id=secret_id, event="job.succeeded", data=data, now=now
+    )
 
 
 def until_ended(webhooks: Webhooks, now: datetime) -> tuple[list[datetime], Ended]:
@@ -82,7 +84,7 @@ def test_a_callback_arrives_signed_once_and_is_on_record(
     event = Webhook(secret).verify(received.body, received.headers)
     assert event["type"] == "job.succeeded"
     assert event["data"]["metadata"]["note"] == "Grüße \U0001f44b"
-    (tried,) = known(webhooks).tries
+    (tried,) = known(webhooks).attempts
     assert (tried.number, tried.status, tried.error, tried.started) == (1, 200, "", now)
 
 
@@ -104,7 +106,7 @@ def test_nine_times_500_and_then_204_is_one_callback_with_one_id_and_one_body(
     assert {received.body for received in receiver.received} == {delivery.body.encode()}
     stamps = [int(received.headers["webhook-timestamp"]) for received in receiver.received]
     assert stamps == [int(time.timestamp()) for time in times]
-    assert [each.status for each in known(webhooks).tries] == [500] * 9 + [204]
+    assert [each.status for each in known(webhooks).attempts] == [500] * 9 + [204]
 
 
 def test_before_its_time_nothing_is_sent(
@@ -172,7 +174,7 @@ def test_a_silent_receiver_is_left_and_asked_again(
     now = datetime.now(UTC)
     ask(webhooks, secrets, receiver.url, now)
     assert isinstance(webhooks.deliver_once(FOLDER, now), datetime)
-    (tried,) = known(webhooks).tries
+    (tried,) = known(webhooks).attempts
     assert (tried.status, tried.error, tried.permanent) == (None, "no answer within 0.5 s", False)
 
 
@@ -211,14 +213,14 @@ def test_what_a_dead_worker_began_is_sent_again_with_the_same_id(
 ) -> None:
     receiver, webhooks, now = start_receiver(), make_webhooks(webhook_seconds=10), datetime.now(UTC)
     delivery = ask(webhooks, secrets, receiver.url, now)
-    object_store.put(FOLDER + "tries/001.begun.json", Begun(started=now, by="dead").to_bytes())
+    object_store.put(FOLDER + "tries/001.begun.json", AttemptStart(started=now, by="dead").to_bytes())
     assert webhooks.deliver_once(FOLDER, now) == now + timedelta(seconds=30)
     assert receiver.received == []
     times, ended = until_ended(webhooks, now + timedelta(seconds=30))
     assert ended.outcome is Outcome.DELIVERED
     assert len(times) == 1
     assert ids(receiver) == {delivery.id}
-    assert [each.number for each in known(webhooks).tries] == [1, 2]
+    assert [each.number for each in known(webhooks).attempts] == [1, 2]
 
 
 def test_after_a_rotation_both_secrets_sign_what_was_asked_for_before(
@@ -267,7 +269,7 @@ def test_a_damaged_file_of_secrets_uses_up_no_try(
     secrets.path.write_text("{")
     with pytest.raises(SecretsUnreadable):
         webhooks.deliver_once(FOLDER, now)
-    assert known(webhooks).tries == ()
+    assert known(webhooks).attempts == ()
 
 
 def test_a_private_address_ends_the_callback_with_the_reason(make_webhooks: MakeWebhooks, secrets: SecretStore) -> None:

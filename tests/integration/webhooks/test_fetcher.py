@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from services.shared.outbound.fetcher import Fetched, Fetcher, Refused, Unreachable
+from services.shared.outbound.fetcher import Fetcher, FetchResult, Refused, Unreachable
 from tests.integration.webhooks.conftest import StartReceiver, fetcher
 from tests.integration.webhooks.receiver import Reply
 
 ENOUGH_SECONDS = 60.0  # for a machine that is busy with other things
 
 
-async def get(caller: Fetcher, url: str, max_bytes: int = 1000, seconds: float = ENOUGH_SECONDS) -> Fetched:
+async def get(caller: Fetcher, url: str, max_bytes: int = 1000, seconds: float = ENOUGH_SECONDS) -> FetchResult:
     return await caller.fetch("GET", url, seconds=seconds, max_bytes=max_bytes)
 
 
@@ -25,7 +25,7 @@ async def test_a_request_arrives_as_it_was_sent_and_its_answer_comes_back(start_
     answer = await fetcher().fetch(
         "POST", receiver.url, headers={"x-there": "no"}, body=b"{}", seconds=ENOUGH_SECONDS, max_bytes=1000
     )
-    assert (answer.status, answer.body, answer.whole, answer.headers["x-here"]) == (201, b"hello", True, "yes")
+    assert (answer.status, answer.body, answer.complete, answer.headers["x-here"]) == (201, b"hello", True, "yes")
     (received,) = receiver.received
     assert (received.method, received.path, received.body) == ("POST", "/hook?x=1", b"{}")
     assert received.headers["x-there"] == "no"
@@ -93,12 +93,12 @@ async def test_a_redirect_is_handed_back_and_not_followed(start_receiver: StartR
 async def test_of_a_long_answer_no_more_is_read_than_was_asked_for(start_receiver: StartReceiver) -> None:
     receiver = start_receiver(Reply(200, {}, b"x" * 1_000_000))
     answer = await get(fetcher(), receiver.url, max_bytes=1000)
-    assert (answer.body, answer.whole) == (b"x" * 1000, False)
+    assert (answer.body, answer.complete) == (b"x" * 1000, False)
 
 
 async def test_an_answer_of_just_the_limit_is_whole(start_receiver: StartReceiver) -> None:
     answer = await get(fetcher(), start_receiver(Reply(200, {}, b"x" * 1000)).url, max_bytes=1000)
-    assert (len(answer.body), answer.whole) == (1000, True)
+    assert (len(answer.body), answer.complete) == (1000, True)
 
 
 async def test_a_receiver_that_says_nothing_is_left(start_receiver: StartReceiver) -> None:
@@ -163,9 +163,9 @@ async def test_tls_is_spoken_to_the_name_and_the_certificate_has_to_be_for_it(
     caller = fetcher(lambda host, port: ["127.0.0.1"], outbound_ca_file=trusted)
     assert (await get(caller, f"https://hooks.example:{receiver.port}/")).status == 204
     assert asked_for == ["hooks.example"]
-    with pytest.raises(Unreachable, match="certificate is not accepted"):
+    with pytest.raises(Unreachable, match="certificate is not valid"):
         await get(caller, f"https://other.example:{receiver.port}/")
-    with pytest.raises(Unreachable, match="certificate is not accepted"):
+    with pytest.raises(Unreachable, match="certificate is not valid"):
         await get(fetcher(lambda host, port: ["127.0.0.1"]), f"https://hooks.example:{receiver.port}/")
     assert len(receiver.received) == 1
 
@@ -183,7 +183,7 @@ async def test_a_certificate_for_an_address_serves_a_url_with_that_address(
 
 async def test_what_is_not_http_is_unreachable(start_receiver: StartReceiver) -> None:
     receiver = start_receiver()
-    with pytest.raises(Unreachable, match="TLS could not be agreed on"):
+    with pytest.raises(Unreachable, match="the TLS handshake failed"):
         await get(fetcher(), f"https://127.0.0.1:{receiver.port}/")
 
 

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.shared.outbound.addresses import may_be_called, networks_from
+from services.shared.outbound.addresses import is_allowed, networks_from
 from services.shared.outbound.settings import OutboundSettings
 
 INSIDE = (
@@ -44,12 +44,12 @@ INSIDE = (
 
 @pytest.mark.parametrize("address", INSIDE)
 def test_an_address_that_is_not_public_may_not_be_called(address: str) -> None:
-    assert not may_be_called(ip_address(address))
+    assert not is_allowed(ip_address(address))
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"])
 def test_an_address_of_the_internet_may_be_called(address: str) -> None:
-    assert may_be_called(ip_address(address))
+    assert is_allowed(ip_address(address))
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
@@ -58,7 +58,7 @@ def test_nothing_may_be_called_that_python_knows_as_special(address: IPv4Address
     special = not address.is_global or address.is_multicast or address.is_link_local or address.is_loopback
     if isinstance(address, IPv4Address):
         special = special or address.is_reserved
-    assert not (special and may_be_called(address))
+    assert not (special and is_allowed(address))
 
 
 @given(st.ip_addresses(v=4))
@@ -66,15 +66,15 @@ def test_nothing_may_be_called_that_python_knows_as_special(address: IPv4Address
 @example(IPv4Address("8.8.8.8"))
 def test_an_ipv4_address_is_judged_alike_however_it_is_written(address: IPv4Address) -> None:
     for written in (f"::ffff:{address}", f"64:ff9b::{address}"):
-        assert may_be_called(IPv6Address(written)) == may_be_called(address)
+        assert is_allowed(IPv6Address(written)) == is_allowed(address)
 
 
 def test_a_named_network_may_be_called_and_its_neighbour_not() -> None:
     allowed = networks_from("10.20.0.0/16, fd00:1::/64")
     for address in ("10.20.3.4", "::ffff:10.20.3.4", "fd00:1::7"):
-        assert may_be_called(ip_address(address), allowed)
+        assert is_allowed(ip_address(address), allowed)
     for address in ("10.21.0.1", "127.0.0.1", "fd00:1:0:1::7", "fd00:1::7%eth0"):
-        assert not may_be_called(ip_address(address), allowed)
+        assert not is_allowed(ip_address(address), allowed)
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "intranet", "10.0.0.1/8"])

@@ -54,8 +54,8 @@ async def test_a_url_of_the_internet_is_taken(url: str) -> None:
         ("//hooks.example/", "https://"),
         ("hooks.example", "https://"),
         ("", "https://"),
-        ("https://", "names no host"),
-        ("https://./", "names no host"),
+        ("https://", "has no host"),
+        ("https://./", "has no host"),
         ("https://user:word@hooks.example/", "user name"),
         ("https://hooks.example\\@inside.example/", "not public|not a URL|user name"),
         ("https://hooks.example:25/", "port 25"),
@@ -64,10 +64,10 @@ async def test_a_url_of_the_internet_is_taken(url: str) -> None:
         ("https://hooks.example:-1/", "port -1"),
         ("https://hooks.example/\n", "not a URL"),
         ("https://[::1/", "not a URL"),
-        ("https://none.example/", "not known"),
+        ("https://none.example/", "is unknown"),
         ("https://inside.example/", "not public"),
         ("https://both.example/", "not public"),
-        ("https://hooks.example/" + "a" * 2048, "2048 characters"),
+        ("https://hooks.example/" + "a" * 2048, "limit of 2048"),
     ],
 )
 async def test_any_other_url_is_refused_with_the_reason(url: str, reason: str) -> None:

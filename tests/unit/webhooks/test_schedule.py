@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.shared.webhooks.records import Delivery, Ended, Outcome, Try
-from services.shared.webhooks.schedule import Schedule, next_try, retry_after
+from services.shared.webhooks.records import Attempt, Delivery, Ended, Outcome
+from services.shared.webhooks.schedule import Schedule, next_attempt, parse_retry_after
 from services.shared.webhooks.settings import WebhookSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -16,23 +16,23 @@ DELIVERY = Delivery(id="msg_1", tenant="acme", url="https://x.example", secret_i
 SCHEDULE = WebhookSettings().schedule()
 
 
-def tried(status: int | None = None, error: str = "", number: int = 1, **more: object) -> Try:
-    return Try.model_validate({"number": number, "started": NOW, "status": status, "error": error, **more})
+def tried(status: int | None = None, error: str = "", number: int = 1, **more: object) -> Attempt:
+    return Attempt.model_validate({"number": number, "started": NOW, "status": status, "error": error, **more})
 
 
-def after(*tries: Try, schedule: Schedule = SCHEDULE) -> datetime | Ended:
-    return next_try(DELIVERY, tries, schedule)
+def after(*tries: Attempt, schedule: Schedule = SCHEDULE) -> datetime | Ended:
+    return next_attempt(DELIVERY, tries, schedule)
 
 
-def seconds_after(*tries: Try) -> float:
+def seconds_after(*tries: Attempt) -> float:
     at = after(*tries)
     assert isinstance(at, datetime)
     return (at - NOW).total_seconds()
 
 
-def all_tries(failure: Try) -> tuple[list[Try], Ended]:
+def all_tries(failure: Attempt) -> tuple[list[Attempt], Ended]:
     """Every try of a callback whose tries all end as `failure`, and how it ends."""
-    tries: list[Try] = []
+    tries: list[Attempt] = []
     at: datetime | Ended = NOW
     while isinstance(at, datetime):
         tries.append(failure.model_copy(update={"number": len(tries) + 1, "started": at}))
@@ -90,7 +90,7 @@ def test_a_receiver_that_asks_for_time_gets_it() -> None:
 
 
 def test_no_receiver_gets_more_time_than_the_setting_says_nor_more_than_a_day() -> None:
-    assert seconds_after(tried(503, retry_after_seconds=10**9)) == SCHEDULE.longest_wait
+    assert seconds_after(tried(503, retry_after_seconds=10**9)) == SCHEDULE.max_retry_after
     tries, ended = all_tries(tried(503, retry_after_seconds=10**9))
     assert len(tries) == 5  # every six hours
     assert ended.outcome is Outcome.GIVEN_UP
@@ -107,17 +107,17 @@ def test_a_try_without_an_end_counts_as_failed_once_its_worker_must_be_gone() ->
 @given(st.text(min_size=1), st.integers(1, 11))
 def test_jitter_stays_within_a_tenth_and_is_the_same_for_every_worker(name: str, number: int) -> None:
     delivery = DELIVERY.model_copy(update={"id": name})
-    schedule = Schedule(delays=(100.0,) * 11, window=1e6, longest_wait=0, lost_after=0)
+    schedule = Schedule(delays=(100.0,) * 11, window=1e6, max_retry_after=0, lost_after=0)
     tries = [tried(500, number=each + 1) for each in range(number)]
-    at = next_try(delivery, tries, schedule)
+    at = next_attempt(delivery, tries, schedule)
     assert isinstance(at, datetime)
     assert 90 <= (at - NOW).total_seconds() <= 110
-    assert next_try(delivery, tries, schedule) == at
+    assert next_attempt(delivery, tries, schedule) == at
 
 
 def test_callbacks_of_the_same_moment_come_back_at_different_times() -> None:
     deliveries = [DELIVERY.model_copy(update={"id": f"msg_{number}"}) for number in range(50)]
-    assert len({next_try(delivery, [tried(500)], SCHEDULE) for delivery in deliveries}) == 50
+    assert len({next_attempt(delivery, [tried(500)], SCHEDULE) for delivery in deliveries}) == 50
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_callbacks_of_the_same_moment_come_back_at_different_times() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(status: int, header: str, seconds: float | None) -> None:
-    assert retry_after(status, header, NOW) == seconds
+    assert parse_retry_after(status, header, NOW) == seconds
 
 
 @given(st.text())
 def test_no_retry_after_header_does_harm(header: str) -> None:
-    seconds = retry_after(503, header, NOW)
+    seconds = parse_retry_after(503, header, NOW)
     assert seconds is None or seconds >= 0
