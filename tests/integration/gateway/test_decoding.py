@@ -15,7 +15,7 @@ from PIL import Image
 from services.operations.local.stack import Stack
 from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, wav
-from tests.integration.gateway.test_media import error_of, upload
+from tests.integration.gateway.media.conftest import error_of, upload
 from tests.integration.gateway.test_media_in_chat import chat, full_gateway, seen, sound
 from tests.paths import DATA
 from tests.unit.audio.test_layouts import encoded

@@ -7,8 +7,8 @@ import pytest
 
 from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, wav
+from tests.integration.gateway.media.conftest import error_of, upload
 from tests.integration.gateway.test_chat import image_part, sound_part
-from tests.integration.gateway.test_media import error_of, upload
 from tests.videos import make_video
 
 
