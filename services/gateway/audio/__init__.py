@@ -1,1 +1,1 @@
-"""/v1/audio: transcriptions, speech, and the formats of audio that answers come in."""
+"""/v1/audio: transcriptions, speech, and encoding of audio responses."""

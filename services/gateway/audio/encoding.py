@@ -1,4 +1,4 @@
-"""Encodes the spoken answer into the format a client asked for, piece by piece."""
+"""Encodes spoken answers into the requested format, incrementally."""
 
 import io
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import numpy as np
 
 AudioFormat = Literal["wav", "mp3", "opus", "flac", "pcm"]
 
-# Headerless samples have the rate that OpenAI's clients expect of them.
+# The rate that OpenAI's clients expect of headerless samples.
 PCM_RATE = 24_000
-# Samples given to a codec at once: keeps each step to some milliseconds, so that other requests are not held up.
+# Samples per step: each step blocks the event loop for a few milliseconds only.
 SLICE_SAMPLES = 8_192
 
 
@@ -31,7 +31,7 @@ class _Codec:
 CODECS: dict[AudioFormat, _Codec] = {
     "wav": _Codec("audio/wav", "wav", "pcm_s16le", options=(("fflags", "+bitexact"),)),
     "mp3": _Codec("audio/mpeg", "mp3", "libmp3lame", options=(("write_xing", "0"),)),
-    # Opus has no 22.05 kHz. Pages of 0.1 s, or the player would wait a second for each.
+    # Opus does not support 22.05 kHz. With the default pages of 1 s, players would wait a second for each.
     "opus": _Codec("audio/ogg", "ogg", "libopus", 48_000, options=(("page_duration", "100000"),)),
     "flac": _Codec("audio/flac", "flac", "flac"),
     "pcm": _Codec("audio/pcm", "s16le", "pcm_s16le", PCM_RATE),
@@ -39,7 +39,7 @@ CODECS: dict[AudioFormat, _Codec] = {
 
 
 class _Pipe:
-    """A file that can only be written, as a network stream is."""
+    """A write-only file, like a network stream."""
 
     def __init__(self) -> None:
         self._written: list[bytes] = []
@@ -55,10 +55,10 @@ class _Pipe:
 
 
 class AudioEncoder:
-    """16-bit mono samples in, bytes of a file out, as early as the format allows."""
+    """Encodes 16-bit mono samples into a file, emitting bytes as early as the format allows."""
 
     def __init__(self, audio_format: AudioFormat, *, file: io.BytesIO | None = None) -> None:
-        """With `file` (seekable) the header gets its final lengths and push() and finish() return nothing."""
+        """With a seekable `file`, the header gets the final lengths, and push() and finish() return nothing."""
         self._codec = CODECS[audio_format]
         self._pipe = _Pipe()
         self._container = av.open(
@@ -70,7 +70,7 @@ class AudioEncoder:
         self._sample_rate = 0
 
     def push(self, pcm: bytes, sample_rate: int) -> Iterator[bytes]:
-        """Encodes signed 16-bit little-endian samples; the rate must stay the same from call to call."""
+        """Encodes signed 16-bit little-endian samples; the rate must not change between calls."""
         if self._stream is None:
             self._open(sample_rate)
         elif sample_rate != self._sample_rate:
@@ -86,7 +86,7 @@ class AudioEncoder:
                 yield data
 
     def finish(self) -> bytes:
-        """Ends the file. Without any sample it is an empty one where the format has such."""
+        """Finishes the file. Without any samples, it is an empty file if the format allows that."""
         if self._stream is None:
             self._open(PCM_RATE)
             self._container.start_encoding()
@@ -103,13 +103,13 @@ class AudioEncoder:
 
     def _encode(self, frame: av.AudioFrame | None) -> None:
         if frame is None and not self._samples:
-            return  # a resampler that has seen nothing cannot be flushed
+            return  # a resampler without input cannot be flushed
         for resampled in self._resampler.resample(frame):
             self._container.mux(self._stream.encode(resampled))
 
 
 def encode_file(audio_format: AudioFormat, pcm: bytes, sample_rate: int) -> bytes:
-    """A whole file, with the lengths in its header where the format has them."""
+    """Encodes a complete file, with the lengths in its header if the format has them."""
     file = io.BytesIO()
     encoder = AudioEncoder(audio_format, file=file)
     for _ in encoder.push(pcm, sample_rate):

@@ -47,7 +47,7 @@ _TRANSCRIPT: dict[int | str, dict[str, Any]] = {
         "content": {"text/plain": {"schema": {"type": "string"}}, "text/event-stream": {"schema": {"type": "string"}}}
     }
 }
-_SOUND: dict[int | str, dict[str, Any]] = {
+_AUDIO: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {codec.media_type: {"schema": {"type": "string", "format": "binary"}} for codec in CODECS.values()}
     }
@@ -63,10 +63,10 @@ async def create_transcription(
     clients: Clients,
     settings: Settings,
 ) -> Transcription | VerboseTranscription | Response:
-    """Writes down what is said in a recording."""
+    """Transcribes a recording."""
     check_model(form.model, settings)
     if form.stream and form.response_format not in ("json", "text"):
-        raise bad_request("stream", f"is for response_format json or text, not {form.response_format}")
+        raise bad_request("stream", f"is only for response_format json or text, not {form.response_format}")
     if form.timestamp_granularities and form.response_format != "verbose_json":
         raise bad_request("timestamp_granularities", "is only for response_format verbose_json")
     data = await form.file.read()
@@ -89,15 +89,15 @@ async def create_transcription(
             return Transcription(text=plain_text(segments), usage=DurationUsage(seconds=end.duration_seconds))
 
 
-@router.post("/speech", response_class=Response, responses=_SOUND)
+@router.post("/speech", response_class=Response, responses=_AUDIO)
 async def create_speech(
     body: SpeechRequest, request: Request, key: ApiKey, clients: Clients, settings: Settings
 ) -> Response:
-    """Speaks a text; the sound is sent while it is made."""
+    """Speaks a text; audio is streamed as it is generated."""
     check_model(body.model, settings)
     chunks = speak(clients, body.input, SpeechOptions(voice_name(body.voice), body.speed), key.tenant)
-    sound = _encoded(body.response_format, chunks)
-    return await StreamedBody.begin(request, sound, CODECS[body.response_format].media_type)
+    audio = _encode(body.response_format, chunks)
+    return await StreamedBody.begin(request, audio, CODECS[body.response_format].media_type)
 
 
 async def _collect(events: AsyncGenerator[TranscriptEvent, None]) -> tuple[list[Segment], TranscriptEnd]:
@@ -123,7 +123,7 @@ async def _deltas(events: AsyncGenerator[TranscriptEvent, None]) -> AsyncGenerat
     yield event(transcript_done(plain_text(segments)))
 
 
-async def _encoded(audio_format: AudioFormat, chunks: AsyncGenerator[AudioChunk, None]) -> AsyncGenerator[bytes, None]:
+async def _encode(audio_format: AudioFormat, chunks: AsyncGenerator[AudioChunk, None]) -> AsyncGenerator[bytes, None]:
     encoder = AudioEncoder(audio_format)
     async with aclosing(chunks):
         async for chunk in chunks:
@@ -156,6 +156,6 @@ def _verbose(segments: list[Segment], end: TranscriptEnd) -> VerboseTranscriptio
 
 
 def _compression_ratio(text: str) -> float:
-    """How far the text compresses, as Whisper reports it: a high ratio tells of words repeated without end."""
+    """Compression ratio as reported by Whisper: a high one indicates endless repetition."""
     data = text.encode()
     return len(data) / len(zlib.compress(data))

@@ -1,4 +1,4 @@
-"""From the pipeline's events to OpenAI's chat completions, whole or in chunks."""
+"""Turns the pipeline's events into OpenAI's chat completions, complete or streamed."""
 
 import base64
 import math
@@ -25,12 +25,16 @@ from services.gateway.http.telemetry import FIRST_AUDIO_SECONDS, FIRST_TOKEN_SEC
 from services.shared.pipeline.messages import AnswerEvent, AudioChunk, Finished, TextDelta, Usage
 from services.shared.service_errors import Failed
 
-AUDIO_TOKENS_A_SECOND = 20
-BASE = "base"  # what requests and answers call the language model without an adapter
+AUDIO_TOKENS_PER_SECOND = 20
+BASE = "base"  # name of the language model without an adapter
 
 
 class Completion:
-    """One answer on its way out: its ids, its audio format, what has come so far. `started`: time.monotonic() then."""
+    """One response: its ids, its audio format, and the answer so far.
+
+    Args:
+        started: time.monotonic() when the request arrived.
+    """
 
     def __init__(self, request: ChatRequest, started: float) -> None:
         self._model = request.model
@@ -43,8 +47,8 @@ class Completion:
         self._text: list[str] = []
         self._audio_seconds = 0.0
 
-    async def whole(self, events: AsyncGenerator[AnswerEvent, None]) -> ChatCompletion:
-        """Waits for the whole answer."""
+    async def complete(self, events: AsyncGenerator[AnswerEvent, None]) -> ChatCompletion:
+        """Waits for the complete answer."""
         pcm, sample_rate, finished = bytearray(), PCM_RATE, None
         async for each in self._observed(events):
             match each:
@@ -54,7 +58,7 @@ class Completion:
                 case Finished():
                     finished = each
         if finished is None:
-            raise Failed("the answer has no end")
+            raise Failed("the answer ended early")
         text, audio = "".join(self._text), None
         if self._format is not None:
             data = base64.b64encode(encode_file(self._format, bytes(pcm), sample_rate)).decode()
@@ -71,8 +75,8 @@ class Completion:
             usage=self._usage(finished.usage),
         )
 
-    async def chunks(self, events: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[bytes, None]:
-        """Server-sent events; the first one comes with the first thing that the answer has."""
+    async def stream(self, events: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[bytes, None]:
+        """Server-sent events; the first one is sent with the first event of the answer."""
         encoder = AudioEncoder(self._format) if self._format is not None else None
         role_sent = False
         async with aclosing(self._observed(events)) as observed:
@@ -103,7 +107,7 @@ class Completion:
         return chunks
 
     async def _observed(self, events: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[AnswerEvent, None]:
-        """Passes events on, keeps the text, and notes when the first of each kind came."""
+        """Passes events on, collects the text, and records the latency of the first text and audio."""
         async with aclosing(events):
             async for each in events:
                 match each:
@@ -118,7 +122,7 @@ class Completion:
                 yield each
 
     def _delta_of_text(self, text: str) -> dict[str, Any]:
-        """With speech the text is the transcript of what is said, and content stays empty, as with OpenAI."""
+        """With speech, the text is the transcript of the audio and content stays empty, like OpenAI's."""
         if self._format is None:
             return {"content": text}
         return {"audio": {"id": self._audio_id, "transcript": text}}
@@ -141,7 +145,7 @@ class Completion:
         }
 
     def _usage(self, usage: Usage) -> CompletionUsage:
-        audio_tokens = math.ceil(self._audio_seconds * AUDIO_TOKENS_A_SECOND)
+        audio_tokens = math.ceil(self._audio_seconds * AUDIO_TOKENS_PER_SECOND)
         completion_tokens = usage.completion_tokens + audio_tokens
         return CompletionUsage(
             prompt_tokens=usage.prompt_tokens,
@@ -160,6 +164,6 @@ class Completion:
 
 
 def audio_format(request: ChatRequest) -> AudioFormat:
-    """OpenAI calls bare samples pcm16 here and pcm elsewhere."""
+    """OpenAI calls headerless samples pcm16 here and pcm elsewhere."""
     wanted = request.audio.format if request.audio else "wav"
     return "pcm" if wanted == "pcm16" else wanted

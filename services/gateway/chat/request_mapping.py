@@ -1,4 +1,4 @@
-"""From the API's shapes to what the pipeline asks for: base64 and data URIs are opened here."""
+"""Maps a chat request to the pipeline's request; decodes base64 and data URIs."""
 
 import base64
 import binascii
@@ -39,12 +39,12 @@ from services.shared.pipeline.messages import Message as PromptMessage
 _ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 _VIDEO_TYPES = ("video/mp4", "video/webm", "video/quicktime")
-# Browsers name the codecs of a recording, too: data:video/webm;codecs=vp8,opus;base64,...
+# Browsers also include the codecs of a recording: data:video/webm;codecs=vp8,opus;base64,...
 _DATA_URI = re.compile(r"data:(?P<type>[^;,]*)(?:;[\w-]+=[^;]{0,200})*(?P<base64>;base64,)?", re.IGNORECASE)
 _SEED_MASK = 2**64 - 1
 _BASE64_STEP = 2**20
 _NONE: Mapping[str, StoredMedia] = MappingProxyType({})
-# Where the API has what the services name so in their errors.
+# Paths in the request of fields that the services name in errors.
 _PATHS = {
     "voice": "audio.voice",
     "adapter": "lyra.adapter",
@@ -56,10 +56,10 @@ _PATHS = {
 def to_answer_request(
     request: ChatRequest, tenant: str, settings: GatewaySettings, stored: Mapping[str, StoredMedia] = _NONE
 ) -> AnswerRequest:
-    """Checks what the schema cannot, and decodes all media. Raises ApiError naming field and limit.
+    """Checks what the schema cannot, and decodes all media. Raises ApiError with field and limit.
 
     Args:
-        stored: All media that the request names by id (`stored_media.load_named`).
+        stored: The media that the request refers to by id, from `stored_media.load_referenced`.
     """
     check_model(request.model, settings)
     _check_options(request)
@@ -80,7 +80,7 @@ def to_answer_request(
 
 
 def check_model(model: str, settings: GatewaySettings) -> None:
-    """There is one model; any other name is a 404, as with OpenAI."""
+    """Raises ApiError 404, like OpenAI, for any model but the one of this server."""
     if model != settings.model:
         text = f"model: {model[:100]!r} does not exist; this server has {settings.model!r}"
         raise ApiError(404, text, param="model", code="model_not_found")
@@ -150,7 +150,7 @@ def _part(part: ContentPart, path: str, stored: Mapping[str, StoredMedia]) -> Pa
 
 
 def _from_url(url: str, path: str, media_types: Sequence[str], stored: Mapping[str, StoredMedia]) -> tuple[str, bytes]:
-    """Media type and content, of a data URI or of what was uploaded before."""
+    """Media type and content of a data URI or of stored media."""
     if url.startswith(URL_SCHEME):
         found = stored[url.removeprefix(URL_SCHEME)]
         return found.media_type, found.data
@@ -158,12 +158,12 @@ def _from_url(url: str, path: str, media_types: Sequence[str], stored: Mapping[s
 
 
 def _from_data_uri(url: str, path: str, media_types: Sequence[str]) -> tuple[str, bytes]:
-    """Media type and content. Error codes tell the kind of media: invalid_video_url."""
+    """Media type and content. Error codes include the kind of media: invalid_video_url."""
     kind = media_types[0].partition("/")[0]
     example = f"data:{media_types[0]};base64,..."
     found = _DATA_URI.match(url)
     if found is None:
-        text = f"only data URIs are taken ({example}) and {URL_SCHEME}media-...; web addresses are not fetched"
+        text = f"has to be a data URI ({example}) or {URL_SCHEME}media-...; web URLs are not fetched"
         raise bad_request(path, text, f"invalid_{kind}_url")
     media_type = found["type"].lower()
     if media_type not in media_types:
@@ -176,7 +176,8 @@ def _from_data_uri(url: str, path: str, media_types: Sequence[str]) -> tuple[str
 
 def _from_base64(text: str, path: str) -> bytes:
     try:
-        # In steps, between which other threads get their turn; whole groups of four letters, padding only in the last.
+        # In steps, so that other threads get the GIL in between; each is a multiple of four characters, and only the
+        # last may have padding.
         steps = [text[start : start + _BASE64_STEP] for start in range(0, len(text), _BASE64_STEP)]
         if any(step.endswith("=") for step in steps[:-1]):
             raise ValueError

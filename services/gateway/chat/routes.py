@@ -1,4 +1,4 @@
-"""Chat completions: a conversation with text, speech and pictures to an answer, in writing or aloud as well."""
+"""Chat completions: answers a conversation of text, speech, pictures and video with text, or text and speech."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from services.gateway.http.error_response import ERROR_RESPONSES
 from services.gateway.http.json_route import JsonRoute, run_off_loop
 from services.gateway.http.route_markers import accepts_media
 from services.gateway.http.streaming import StreamedBody, while_connected, with_errors_in_band
-from services.gateway.media.stored_media import load_named
+from services.gateway.media.stored_media import load_referenced
 from services.shared.pipeline.answer import answer
 
 router = APIRouter(prefix="/v1", tags=["chat"], route_class=JsonRoute, responses=ERROR_RESPONSES)
@@ -25,14 +25,14 @@ _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 async def create_chat_completion(
     body: ChatRequest, request: Request, key: ApiKey, clients: Clients, settings: Settings, media: Media
 ) -> ChatCompletion | Response:
-    """Answers a conversation; with `stream`, piece by piece as server-sent events."""
+    """Answers a conversation; with `stream`, as server-sent events."""
     completion = Completion(body, request.state.started)
-    stored = await load_named(body, key.tenant, media, settings, request.state.body_memory)
+    stored = await load_referenced(body, key.tenant, media, settings, request.state.body_memory)
     size = request.state.body_memory.size
     asked = await run_off_loop(lambda: to_answer_request(body, key.tenant, settings, stored), size)
-    body.messages = []  # which hold them in base64, and would do so until the answer has ended
+    body.messages = []  # frees the base64 data while the answer is generated
     events = answer(clients, asked)
     if body.stream:
-        chunks = with_errors_in_band(completion.chunks(events))
+        chunks = with_errors_in_band(completion.stream(events))
         return await StreamedBody.begin(request, chunks, "text/event-stream")
-    return await while_connected(request, completion.whole(events))
+    return await while_connected(request, completion.complete(events))

@@ -1,7 +1,7 @@
-"""OpenAI's shapes of a chat completion, as far as Lyra can honour them.
+"""OpenAI's schemas of chat completions, as far as Lyra supports them.
 
-A field that OpenAI has and Lyra has not is declared with the only value that changes nothing, so that any other one is
-refused by name and never ignored in silence.
+Unsupported fields are declared with the only value that has no effect, so that any other value is refused with the
+field's name instead of being silently ignored.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class InputAudio(_Request):
 
 
 class StoredAudio(_Request):
-    """A recording that was uploaded before, or the sound of a video."""
+    """A stored recording, or the audio track of a stored video."""
 
     media_id: str = Field(description="media-... of /v1/media.")
 
@@ -58,7 +58,7 @@ class AudioContent(_Request):
 class ImageUrl(_Request):
     url: str = Field(
         description="A data URI with a JPEG, PNG or WebP picture in base64, or media: and the id of an uploaded one. "
-        "Web addresses are not fetched."
+        "Web URLs are not fetched."
     )
     detail: Literal["auto", "low", "high"] | None = None
 
@@ -71,7 +71,7 @@ class ImageContent(_Request):
 class VideoUrl(_Request):
     url: str = Field(
         description="A data URI with an mp4, webm or mov video in base64, or media: and the id of an uploaded one; its "
-        "audio track counts as speech. Web addresses are not fetched."
+        "audio track counts as speech. Web URLs are not fetched."
     )
 
 
@@ -88,7 +88,7 @@ def _content_kind(value: Any) -> str | None:
 
 
 _text_or_parts = Discriminator(
-    _content_kind, custom_error_type="content_type", custom_error_message="has to be a text or a list of parts"
+    _content_kind, custom_error_type="content_type", custom_error_message="has to be a string or a list of parts"
 )
 AnyContent = Annotated[
     Annotated[str, Field(min_length=1), Tag("text")]
@@ -114,7 +114,7 @@ class UserMessage(_Request):
 
 
 class PastAudio(_Request):
-    """A spoken answer as it was sent to the client. Spoken answers are not kept here: only the transcript counts."""
+    """An earlier spoken answer. Audio is not stored on the server, so only the transcript is used."""
 
     id: str | None = None
     transcript: str | None = None
@@ -133,9 +133,9 @@ class AssistantMessage(_Request):
     tool_calls: None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _check_content(self) -> Self:
         if self.content is None and (self.audio is None or self.audio.transcript is None):
-            raise ValueError("content is required (or audio.transcript: spoken answers are not kept by their id)")
+            raise ValueError("content or audio.transcript is required (spoken answers are not stored by id)")
         return self
 
 
@@ -147,7 +147,7 @@ class VoiceId(_Request):
 
 
 class AudioOutput(_Request):
-    voice: str | VoiceId = Field("", description="Empty for the first voice there is.")
+    voice: str | VoiceId = Field("", description="Empty for the first voice.")
     format: Literal["wav", "mp3", "opus", "flac", "pcm16"] = Field(
         "wav", description="pcm16 is 24 kHz, mono, little-endian, without a header."
     )
@@ -163,13 +163,13 @@ class TextFormat(_Request):
 
 
 class LyraOptions(_Request):
-    """What OpenAI's API has no word for. Their clients send it with `extra_body`."""
+    """Options that OpenAI's API does not have. OpenAI's clients send them with `extra_body`."""
 
     adapter: str | None = Field(
         default=None,
         max_length=64,
         pattern="^[a-z0-9_-]+$",
-        description="Adapter to answer with; base for none. Without it, the one that fits the prompt.",
+        description="Adapter to answer with; base for none. By default, the one that fits the prompt.",
     )
     keep_rate: float | None = Field(
         default=None,
@@ -178,7 +178,7 @@ class LyraOptions(_Request):
         description="Share of the speech and vision tokens kept after each block of layers; 1 keeps all.",
     )
     blocks: int | None = Field(
-        default=None, ge=1, le=2**31 - 1, description="Blocks that the layers are cut into; 1 keeps all tokens."
+        default=None, ge=1, le=2**31 - 1, description="Number of blocks of layers; 1 keeps all tokens."
     )
 
 
@@ -192,12 +192,12 @@ _STOPS = Field(fail_fast=True, max_length=MAX_STOPS)
 
 
 class ChatRequest(_Request):
-    """A conversation to be answered, in writing or aloud as well."""
+    """A conversation to answer with text, or with text and speech."""
 
     model: str
     messages: list[Message] = Field(fail_fast=True, min_length=1)
     modalities: list[Literal["text", "audio"]] | None = Field(None, fail_fast=True, min_length=1, max_length=2)
-    audio: AudioOutput | None = Field(None, description="How to speak, where modalities has audio.")
+    audio: AudioOutput | None = Field(None, description="Format and voice of the speech, if modalities include audio.")
     max_tokens: int | None = _sampling("max_tokens", "Maximum number of text tokens of the answer.")
     max_completion_tokens: int | None = _sampling("max_tokens", "The newer name of max_tokens.")
     temperature: float | None = _sampling("temperature", "0, the default, takes the most likely token each time.")
@@ -211,7 +211,7 @@ class ChatRequest(_Request):
     stream_options: StreamOptions | None = None
     lyra: LyraOptions | None = None
 
-    # Taken, and without effect on the answer.
+    # Accepted, without effect on the answer.
     user: str | None = None
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
@@ -219,7 +219,7 @@ class ChatRequest(_Request):
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
-    # Only the value that changes nothing.
+    # Supported only with the value that has no effect.
     n: Literal[1] | None = None
     store: Literal[False] | None = None
     logprobs: Literal[False] | None = None
@@ -244,7 +244,7 @@ class ChatRequest(_Request):
     @field_validator("messages", mode="before")
     @classmethod
     def _within_limits(cls, messages: Any, info: ValidationInfo) -> Any:
-        """Counts before anything is looked at. The context is the gateway's settings; without one nothing counts."""
+        """Checks counts before anything is validated, if the context has the gateway's settings."""
         if info.context is not None and isinstance(messages, list):
             _check_counts(messages, info.context.max_messages, info.context.max_parts)
         return messages
@@ -277,16 +277,16 @@ class PromptTokensDetails(BaseModel):
 
 
 class CompletionTokensDetails(BaseModel):
-    text_tokens: int = Field(description="Tokens that the language model wrote; max_tokens limits these.")
-    audio_tokens: int = Field(description="Begun twentieths of a second (50 ms) of the spoken answer.")
+    text_tokens: int = Field(description="Tokens of the language model, which max_tokens limits.")
+    audio_tokens: int = Field(description="Duration of the spoken answer in units of 50 ms, rounded up.")
     reasoning_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
 
 
 class LyraUsage(BaseModel):
-    adapter: str = Field(description="Adapter that answered; base for none.")
-    context_tokens: list[int] = Field(description="Speech and vision tokens that each block of layers saw, in order.")
+    adapter: str = Field(description="Adapter used; base for none.")
+    context_tokens: list[int] = Field(description="Speech and vision tokens in each block of layers, in order.")
 
 
 class CompletionUsage(BaseModel):
@@ -300,9 +300,9 @@ class CompletionUsage(BaseModel):
 
 class AnswerAudio(BaseModel):
     id: str
-    data: str = Field(description="The file in base64, in the format asked for.")
+    data: str = Field(description="The file in base64, in the requested format.")
     transcript: str
-    expires_at: int = Field(description="Unix time. The same as created: spoken answers are not kept.")
+    expires_at: int = Field(description="Unix time; the same as created, because spoken answers are not stored.")
 
 
 class AnswerMessage(BaseModel):

@@ -22,7 +22,7 @@ async def healthz() -> Health:
 async def readyz(clients: Clients, settings: Settings, response: Response) -> Readiness:
     """Readiness: all model services are serving, except those that may be scaled to zero."""
     states = await clients.health()
-    ready = all(state == "SERVING" for name, state in states.items() if name not in settings.dispensable)
+    ready = all(state == "SERVING" for name, state in states.items() if name not in settings.optional_services)
     response.status_code = 200 if ready else 503
     return Readiness(status="ready" if ready else "not ready", services=states)
 

@@ -1,1 +1,1 @@
-"""/v1/media: uploads, and media that requests name by id."""
+"""/v1/media: uploads, and media that requests refer to by id."""

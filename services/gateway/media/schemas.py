@@ -1,4 +1,4 @@
-"""Shapes of media and of uploads."""
+"""Schemas of media and uploads."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from services.shared.media.records import Kind, MediaRecord, UploadRecord
 
 
 class Media(BaseModel):
-    """A recording, video or picture that is kept, and that requests can name by its id."""
+    """A stored recording, video or picture that requests can refer to by id."""
 
     id: str
     object: Literal["media"] = "media"
@@ -17,8 +17,8 @@ class Media(BaseModel):
     sha256: str
     kind: Kind
     container: str = Field(description="wav, w64, mp3, flac, ogg, mp4, webm or aac; jpeg, png or webp.")
-    codec: str | None = Field(description="Of the sound; of the picture in a video without sound.")
-    seconds: float | None = Field(description="As the file tells it; null where it does not, and for pictures.")
+    codec: str | None = Field(description="Audio codec; in a video without audio, the video codec.")
+    seconds: float | None = Field(description="Duration according to the file; null if unknown, and for pictures.")
     channels: int | None
     sample_rate: int | None
     created_at: int
@@ -30,12 +30,12 @@ class Media(BaseModel):
 
 
 class MediaList(BaseModel):
-    """A page, in the order of the ids."""
+    """A page of media, ordered by id."""
 
     object: Literal["list"] = "list"
     data: list[Media]
     first_id: str | None
-    last_id: str | None = Field(description="To be sent as `after` for the next page.")
+    last_id: str | None = Field(description="Value of `after` for the next page.")
     has_more: bool
 
 
@@ -50,7 +50,7 @@ class _Request(BaseModel):
 
 
 class UploadRequest(_Request):
-    """A file that its client will write to the object store itself."""
+    """A file that the client will write to the object store itself."""
 
     filename: str = Field(min_length=1, max_length=1024)
     bytes: int = Field(ge=1, description="Exact size.")
@@ -58,11 +58,11 @@ class UploadRequest(_Request):
 
 class UploadPart(BaseModel):
     number: int
-    url: str = Field(description="Takes the part by PUT, without a key; the answer's header ETag is wanted later.")
+    url: str = Field(description="PUT the part here, without an API key; completing needs the response's ETag header.")
 
 
 class Upload(BaseModel):
-    """Where to write the parts: each of `part_bytes`, the last one what is left."""
+    """Where to write the parts: each of `part_bytes`, the last one of what remains."""
 
     id: str
     object: Literal["media.upload"] = "media.upload"
@@ -81,10 +81,10 @@ class Upload(BaseModel):
 
 class WrittenPart(_Request):
     number: int = Field(ge=1)
-    etag: str = Field(min_length=1, max_length=200, description="The header ETag of the PUT's answer.")
+    etag: str = Field(min_length=1, max_length=200, description="ETag header of the PUT's response.")
 
 
 class CompleteRequest(_Request):
-    """All parts of an upload."""
+    """The written parts of an upload."""
 
     parts: list[WrittenPart] = Field(fail_fast=True, min_length=1, max_length=10_000)

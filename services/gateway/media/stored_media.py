@@ -1,4 +1,4 @@
-"""Media that a chat request names by id: found, checked against what they stand for, and read before it is answered."""
+"""Loads the media that a chat request refers to by id, and checks their kinds."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,35 +33,38 @@ class StoredMedia:
 
     @property
     def media_type(self) -> str:
-        """Of a picture or video, as in "image/png"."""
+        """Media type of a picture or video, such as "image/png"."""
         return f"{self.record.kind}/{self.record.container}"
 
 
-async def load_named(
+async def load_referenced(
     request: ChatRequest, tenant: str, media: MediaLibrary, settings: GatewaySettings, memory: BodyMemory
 ) -> Mapping[str, StoredMedia]:
-    """All media that a request names, by the id, each once.
+    """Loads all media that a request refers to, each once. Returns them by id.
 
     Args:
         memory: Counts their bytes as if they were part of the body.
 
     Raises:
-        ApiError: 404 for what is not there, 400 for another kind than the part's, or for too many or too large ones;
-            429 where the gateway holds too many bytes.
+        ApiError: 404 for unknown media, 400 for the wrong kind or for too many or too large ones, 429 if the gateway
+            holds too many bytes.
     """
-    named = list(_named(request))
-    if len(named) > settings.max_media:
-        text = f"{len(named)} recordings, pictures and videos are over the limit of {settings.max_media} in one request"
+    references = list(_references(request))
+    if len(references) > settings.max_media:
+        count, limit = len(references), settings.max_media
+        text = f"{count} recordings, pictures and videos are over the limit of {limit} in one request"
         raise bad_request("messages", text, "too_many_media")
     loaded: dict[str, StoredMedia] = {}
-    for path, media_id, kinds in named:
+    for path, media_id, kinds in references:
         if media_id not in loaded:
             try:
                 record = await run_in_threadpool(media.get, tenant, media_id)
                 _check(record, path, kinds)
                 if memory.size + record.bytes > settings.max_body_bytes:
                     limit = settings.max_body_bytes
-                    raise bad_request(path, f"the request and what it names are over the limit of {limit:,} bytes")
+                    raise bad_request(
+                        path, f"the request and the media it refers to are over the limit of {limit:,} bytes"
+                    )
                 memory.reserve(record.bytes)
                 loaded[media_id] = StoredMedia(record, await run_in_threadpool(media.load, record))
             except NotFound as error:
@@ -70,17 +73,17 @@ async def load_named(
     return loaded
 
 
-def _named(request: ChatRequest) -> Iterator[tuple[str, str, tuple[Kind, ...]]]:
-    """Where media is named, its id, and the kinds that may stand there."""
+def _references(request: ChatRequest) -> Iterator[tuple[str, str, tuple[Kind, ...]]]:
+    """Yields the path of each reference, the media id, and the allowed kinds."""
     for row, message in enumerate(request.messages):
         parts = message.content if isinstance(message.content, list) else []
         for column, part in enumerate(parts):
-            if (found := _id_in(part)) is not None:
+            if (found := _reference_in(part)) is not None:
                 path, media_id, kinds = found
                 yield f"messages[{row}].content[{column}].{path}", media_id, kinds
 
 
-def _id_in(part: ContentPart | TextContent) -> tuple[str, str, tuple[Kind, ...]] | None:
+def _reference_in(part: ContentPart | TextContent) -> tuple[str, str, tuple[Kind, ...]] | None:
     match part:
         case AudioContent(input_audio=StoredAudio(media_id=media_id)):
             return "input_audio.media_id", media_id, ("audio", "video")
@@ -94,6 +97,6 @@ def _id_in(part: ContentPart | TextContent) -> tuple[str, str, tuple[Kind, ...]]
 
 def _check(record: MediaRecord, path: str, kinds: tuple[Kind, ...]) -> None:
     if record.kind not in kinds:
-        raise bad_request(path, f"{record.id} is of the kind {record.kind}, not {' or '.join(kinds)}")
+        raise bad_request(path, f"{record.id} has the kind {record.kind}, not {' or '.join(kinds)}")
     if "audio" in kinds and not record.has_audio:
         raise bad_request(path, f"{record.id} is a video without sound")

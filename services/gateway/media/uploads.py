@@ -1,4 +1,4 @@
-"""A file in a form on its way to the object store: hashed and written while it comes, never whole in memory."""
+"""Streams a file of a multipart form to the object store; it is never held in memory as a whole."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -14,12 +14,12 @@ from services.shared.media.records import MediaRecord
 from services.shared.media.uploads import STREAM_PART_BYTES, StreamedUpload
 
 _UNKNOWN = ("is not a known parameter", "unknown_parameter")
-_NO_FILE = ("has to be a file, with a filename", "invalid_value")
+_NO_FILE = ("has to be a file with a filename", "invalid_value")
 
 
 @dataclass(slots=True)
 class ReceivedForm:
-    """What came: the file, kept as media, where there was one; and the other fields, each with all its values."""
+    """The stored file, if there was one, and all values of each other field."""
 
     media: MediaRecord | None = None
     fields: dict[str, list[str]] = field(default_factory=dict)
@@ -28,15 +28,15 @@ class ReceivedForm:
 async def receive_form(
     request: Request, library: MediaLibrary, tenant: str, allowed: Collection[str] = ()
 ) -> ReceivedForm:
-    """Reads a form with at most one file, in the field `file`, and keeps that as media.
+    """Reads a form with at most one file, in the field `file`, and stores that as media.
 
     Args:
-        allowed: Names of the other fields that there may be.
+        allowed: Names of other fields that are accepted.
 
     Raises:
-        ApiError: 400 where the form is broken, or has another file.
-        InvalidInput: The file is not media or over a limit.
-        StoreUnavailable: as every use of the store.
+        ApiError: 400 for an invalid form, or one with another file.
+        InvalidInput: The file is not media, or over a limit.
+        StoreUnavailable: The object store is unavailable or full.
     """
     form, events = ReceivedForm(), form_events(request)
     async for event in events:
@@ -49,31 +49,31 @@ async def receive_form(
                 if name != FIELD:
                     raise bad_request(name, *_UNKNOWN)
                 if form.media is not None:
-                    raise bad_request(FIELD, "came twice")
-                form.media = await _keep(events, StreamedUpload(library, tenant, filename))
+                    raise bad_request(FIELD, "was sent twice")
+                form.media = await _store(events, StreamedUpload(library, tenant, filename))
             case _:
-                raise AssertionError("bytes outside of a file")
+                raise AssertionError("bytes outside a file")
     return form
 
 
-async def _keep(events: AsyncIterator[FormEvent], upload: StreamedUpload) -> MediaRecord:
-    """Writes one piece while the next one comes; leaves nothing behind where that fails."""
+async def _store(events: AsyncIterator[FormEvent], upload: StreamedUpload) -> MediaRecord:
+    """Writes one part while the next one arrives; leaves nothing behind on failure."""
     writing: asyncio.Future[None] | None = None
     try:
-        waiting = bytearray()
+        buffer = bytearray()
         async for event in events:
             if isinstance(event, FileEnd):
                 break
             assert isinstance(event, bytes)
-            waiting += event
-            if len(waiting) >= STREAM_PART_BYTES:
+            buffer += event
+            if len(buffer) >= STREAM_PART_BYTES:
                 if writing is not None:
                     await writing
-                writing = asyncio.ensure_future(run_in_threadpool(upload.write, waiting))
-                waiting = bytearray()
+                writing = asyncio.ensure_future(run_in_threadpool(upload.write, buffer))
+                buffer = bytearray()
         if writing is not None:
             await writing
-        return await run_in_threadpool(upload.finish, waiting)
+        return await run_in_threadpool(upload.finish, buffer)
     except BaseException:
         if writing is not None:
             writing.add_done_callback(lambda over: over.cancelled() or over.exception())

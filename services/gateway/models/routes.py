@@ -1,4 +1,4 @@
-"""The models there are: one, all three endpoints take it."""
+"""The models of this server: there is one, for all endpoints."""
 
 from fastapi import APIRouter, Request
 
@@ -19,7 +19,7 @@ async def list_models(request: Request, key: ApiKey, settings: Settings) -> Mode
 
 @router.get("/{model}")
 async def get_model(model: str, request: Request, key: ApiKey, clients: Clients, settings: Settings) -> ModelDetails:
-    """Tells about one model: what the options `lyra` of a request may be."""
+    """Describes a model, including the limits of a request's `lyra` options."""
     check_model(model, settings)
     description = await describe_language_model(clients, key.tenant, fresh=True)
     return ModelDetails(

@@ -1,4 +1,4 @@
-"""OpenAI's shapes of models."""
+"""OpenAI's schemas of models."""
 
 from typing import Literal
 
@@ -13,13 +13,13 @@ class Model(BaseModel):
 
 
 class LyraDetails(BaseModel):
-    """What OpenAI's shape has no word for."""
+    """Details that OpenAI's schema does not have."""
 
-    context_tokens: int = Field(description="Most tokens of prompt and answer together.")
-    adapters: list[str] = Field(description="What lyra.adapter of a request may name, beside base.")
-    max_blocks: int = Field(description="Most that lyra.blocks of a request may be.")
-    keep_rate: float = Field(description="What a request gets that names none.")
-    blocks: int = Field(description="What a request gets that names none.")
+    context_tokens: int = Field(description="Maximum number of tokens of prompt and answer together.")
+    adapters: list[str] = Field(description="Values of lyra.adapter in requests, besides base.")
+    max_blocks: int = Field(description="Maximum of lyra.blocks in requests.")
+    keep_rate: float = Field(description="Default of lyra.keep_rate in requests.")
+    blocks: int = Field(description="Default of lyra.blocks in requests.")
 
 
 class ModelDetails(Model):

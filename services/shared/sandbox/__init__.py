@@ -1,5 +1,5 @@
-"""Media of users are decoded in processes of their own, a fresh one for each file: what dies there harms one request.
+"""Decodes users' media in sandboxed processes, a new one for each file, so that a crash affects one request only.
 
-`Decoders` is what services use. It keeps a zygote, a small process that has imported the decoders once; each file gets
-a child forked from it, which may compute, read that file and answer, and nothing else.
+Services use `Decoders`. It runs a zygote, a small process that has imported the decoders once, and forks a child from
+it for each file. The child can compute, read that file and respond, and nothing else.
 """

@@ -1,4 +1,4 @@
-"""A child of the zygote: decodes one file, tells what came out, and is gone."""
+"""A child of the zygote: decodes one file, sends the result, and exits."""
 
 import io
 import json
@@ -11,24 +11,24 @@ from model_core.errors import InvalidInput
 from services.shared.sandbox.filter import forbid_system_calls
 from services.shared.sandbox.limits import limit_seconds
 from services.shared.sandbox.tasks import FIELD, TASKS
-from services.shared.sandbox.warming import touch
-from services.shared.sandbox.wire import READ_BYTES, READ_REQUEST, Broken, Kind, Wire
+from services.shared.sandbox.warm_up import prefault
+from services.shared.sandbox.wire import READ_BYTES, READ_REQUEST, Kind, Wire, WireError
 
 _MESSAGE_CHARACTERS = 1_000
 _BUFFER_BYTES = 2**18
 
 
 def serve(connection: socket.socket, *, filtered: bool) -> NoReturn:
-    """Waits for a file, decodes it, ends the process.
+    """Waits for a file, decodes it and exits.
 
     Args:
         connection: To the parent.
-        filtered: Whether there is a filter of system calls, which is then set before the first byte is read.
+        filtered: Whether to install the system call filter, before the first byte of the file is read.
     """
     wire = Wire(connection)
     code = 0
     if not select.select([connection], [], [], 0)[0]:
-        touch()
+        prefault()
     try:
         header, descriptor = wire.receive_job()
         job = json.loads(header)
@@ -37,14 +37,14 @@ def serve(connection: socket.socket, *, filtered: bool) -> NoReturn:
             forbid_system_calls()
         kind, facts = _run(wire, job, descriptor)
         wire.send(kind, json.dumps(facts).encode())
-    except Broken:  # nobody waits for it
+    except WireError:  # the parent has gone or given up
         code = 1
     os._exit(code)
 
 
 def _run(wire: Wire, job: dict[str, Any], descriptor: int | None) -> tuple[Kind, dict[str, Any]]:
     try:
-        raw = _Given(descriptor, job["bytes"]) if descriptor is not None else _Asked(wire, job["bytes"])
+        raw = _DescriptorFile(descriptor, job["bytes"]) if descriptor is not None else _RemoteFile(wire, job["bytes"])
         if not job["bytes"]:
             raise InvalidInput(FIELD, "is empty: 0 bytes")
         source = cast(BinaryIO, io.BufferedReader(raw, _BUFFER_BYTES))
@@ -55,18 +55,18 @@ def _run(wire: Wire, job: dict[str, Any], descriptor: int | None) -> tuple[Kind,
             except StopIteration as end:
                 return Kind.RESULT, end.value
             wire.send(Kind.ITEM, json.dumps({**facts, "bytes": len(data)}).encode(), data)
-    except Broken:
+    except WireError:
         raise
     except MemoryError:
         return Kind.ERROR, {"limit": "memory"}
     except InvalidInput as error:
         return Kind.ERROR, {"message": error.message[:_MESSAGE_CHARACTERS]}
-    except Exception as error:  # of decoders that meet what they do not expect
+    except Exception as error:  # a decoder failed unexpectedly
         return Kind.ERROR, {"unexpected": f"{type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS]}
 
 
 class _File(io.RawIOBase):
-    """A file of known size, read where the reader is."""
+    """A raw file of known size."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -84,7 +84,7 @@ class _File(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if start + offset < 0:
-            raise ValueError("seek before the beginning")
+            raise ValueError("negative seek position")
         self._position = start + offset
         return self._position
 
@@ -101,8 +101,8 @@ class _File(io.RawIOBase):
         raise NotImplementedError
 
 
-class _Given(_File):
-    """A file whose descriptor came with the job."""
+class _DescriptorFile(_File):
+    """A file whose descriptor was sent with the job."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         super().__init__(size)
@@ -112,8 +112,8 @@ class _Given(_File):
         return os.pread(self._descriptor, length, offset)
 
 
-class _Asked(_File):
-    """A file that the parent reads, as one in the object store."""
+class _RemoteFile(_File):
+    """A file that the parent reads on request, such as one in the object store."""
 
     def __init__(self, wire: Wire, size: int) -> None:
         super().__init__(size)
@@ -123,5 +123,5 @@ class _Asked(_File):
         self._wire.send(Kind.READ, READ_REQUEST.pack(offset, length))
         kind, data = self._wire.receive(READ_BYTES)
         if kind is not Kind.DATA:
-            raise Broken("an answer that was not asked for")
+            raise WireError("an unexpected frame")
         return data

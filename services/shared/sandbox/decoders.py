@@ -1,4 +1,4 @@
-"""What services ask of decoders: `inspect`, `sound`, `picture`, `frames`. They block; `run` calls them from asyncio.
+"""Sandboxed decoders: `inspect`, `sound`, `picture` and `frames`. They block; use `run` from asyncio.
 
 Shapes: S samples.
 """
@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 
 from services.shared import telemetry
 from services.shared.sandbox.cancellation import Cancellation
-from services.shared.sandbox.conversation import Conversation, Facts, Job, Lost, Source, Undecodable, outcome_of
 from services.shared.sandbox.pool import RESERVE, Pool
 from services.shared.sandbox.queueing import ThreadFairQueue
+from services.shared.sandbox.session import ChildLost, DecodingSession, Facts, Job, Source, Undecodable, outcome_of
 from services.shared.sandbox.settings import MIB, DecoderSettings, VisionLimits
 from services.shared.service_errors import Unavailable
 
 SAMPLE_RATE = 16_000
 MIN_AUDIO_SECONDS = 0.1
 
-_TRIES = 2
+_ATTEMPTS = 2
 _MAX_THREADS = 128
 _VIDEO_THREADS = 4  # as many as model_core.vision.video starts
-_SECONDS_A_SECOND = 0.01  # of decoding, for each second that a recording may last; 0.001 is usual
-_SLACK_SECONDS = 1.0  # of sound that may come beyond the longest recording, before that is noticed
-_CHANNELS = 3  # of RGB
-_RESERVED_CHARACTERS = 40
+_SECONDS_PER_SECOND = 0.01  # of decoding per second of audio; 0.001 is typical
+_SLACK_SECONDS = 1.0  # of audio that may arrive beyond the limit before that is noticed
+_CHANNELS = 3  # RGB
+_MAX_NAME_CHARACTERS = 40
 
 Mono = NDArray[np.float32]
 T = TypeVar("T")
@@ -47,11 +47,10 @@ class Picture:
 
 
 class Decoders:
-    """Decodes users' media in processes of their own. Shared by threads.
+    """Decodes users' media in sandboxed processes. May be shared by threads.
 
-    Its methods raise InvalidInput where the file cannot be decoded or is over a limit, Overloaded where too many wait,
-    Unavailable where no process can be made, and Cancelled where `cancellation` says so. What reading a binary file
-    raises comes through.
+    Methods raise InvalidInput if the file cannot be decoded or is over a limit, Overloaded if the queue is full,
+    Unavailable if no process can be created, and Cancelled. Errors from reading a binary file are passed on.
     """
 
     def __init__(self, settings: DecoderSettings) -> None:
@@ -62,7 +61,7 @@ class Decoders:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
 
     def start(self) -> None:
-        """Makes the first processes, so that the first file need not wait for them."""
+        """Starts the processes in advance, so that the first file need not wait for them."""
         self.pool.start()
 
     def close(self) -> None:
@@ -71,9 +70,7 @@ class Decoders:
         self.pool.close()
 
     async def run(self, work: Callable[[Cancellation], T]) -> T:
-        """Calls `work` in a thread. Where this is cancelled the child that works for it is ended before control
-        returns.
-        """
+        """Calls `work` in a thread. If this is cancelled, the child is killed before control returns."""
         cancellation = Cancellation()
         job = self._threads.submit(work, cancellation)
         result = asyncio.wrap_future(job)
@@ -84,7 +81,7 @@ class Decoders:
                 cancellation.cancel()
                 await asyncio.wait([result])
                 if not result.cancelled():
-                    result.exception()  # nobody is left to hear of it
+                    result.exception()  # retrieved, so that it is not logged
             raise
 
     def inspect(
@@ -96,7 +93,7 @@ class Decoders:
         tenant: str = "",
         cancellation: Cancellation | None = None,
     ) -> Facts:
-        """What a file is: `inspecting.inspect`, its facts checked for their types."""
+        """The properties of a file: the result of `inspecting.inspect`, validated."""
         arguments = {
             "max_image_bytes": limits.max_image_bytes,
             "max_image_pixels": limits.max_image_pixels,
@@ -135,7 +132,7 @@ class Decoders:
             task="sound",
             arguments=arguments,
             field=field,
-            seconds=self._settings.decoder_seconds + _SECONDS_A_SECOND * max_seconds,
+            seconds=self._settings.decoder_seconds + _SECONDS_PER_SECOND * max_seconds,
             max_bytes=int((max_seconds + _SLACK_SECONDS) * SAMPLE_RATE) * np.dtype(np.float32).itemsize,
         )
         return DecodedSound(self._stream(job, source, tenant, cancellation), field)
@@ -195,14 +192,14 @@ class Decoders:
         return self._pictures(job, source, tenant, cancellation, max_frames)
 
     def _pictures(
-        self, job: Job, source: Source, tenant: str, cancellation: Cancellation | None, most: int
+        self, job: Job, source: Source, tenant: str, cancellation: Cancellation | None, max_pictures: int
     ) -> list[Picture]:
         pictures: list[Picture] = []
         for facts, rgb in self._stream(job, source, tenant, cancellation):
             width, height = facts.get("width"), facts.get("height")
             if not (isinstance(width, int) and isinstance(height, int)) or min(width, height) <= 0:
                 raise Undecodable(job.field, "crash")
-            if width * height * _CHANNELS != len(rgb) or len(pictures) == most:
+            if width * height * _CHANNELS != len(rgb) or len(pictures) == max_pictures:
                 raise Undecodable(job.field, "crash")
             pictures.append(Picture(width, height, rgb))
         if not pictures:
@@ -212,20 +209,20 @@ class Decoders:
     def _stream(
         self, job: Job, source: Source, tenant: str, cancellation: Cancellation | None
     ) -> Generator[tuple[Facts, bytearray], None, Facts]:
-        """The items of a job. A child that is lost through no fault of the file's is replaced once."""
+        """The items of a job. A child lost for a reason unrelated to the file is replaced once."""
         cancellation = cancellation or Cancellation()
         error: BaseException | None = None
         try:
             with self._queue.slot(tenant, cancellation):
-                for tries_left in reversed(range(_TRIES)):
-                    conversation = Conversation(self.pool, job)
+                for attempts_left in reversed(range(_ATTEMPTS)):
+                    session = DecodingSession(self.pool, job)
                     try:
-                        return (yield from conversation.items(source, cancellation))
-                    except Lost as lost:
-                        if not tries_left and lost.killed:  # most likely by the kernel, which had no memory left
+                        return (yield from session.items(source, cancellation))
+                    except ChildLost as lost:
+                        if not attempts_left and lost.killed:  # most likely by the kernel, out of memory
                             raise Undecodable(job.field, "crash") from lost
-                        if not tries_left or conversation.begun:
-                            raise Unavailable("decoder", "the process that decoded the file was ended") from lost
+                        if not attempts_left or session.has_output:
+                            raise Unavailable("decoder", "the process that decoded the file was lost") from lost
             raise AssertionError("unreachable")
         except BaseException as raised:
             error = raised
@@ -238,8 +235,8 @@ class DecodedSound:
     """A recording in blocks of [S] float32 at 16 kHz, -1 to 1; a context manager, to be read once.
 
     Attributes:
-        seconds: Length of what has been given so far.
-        truncated: Whether the file ends before its sound does, once it has been read to its end.
+        seconds: Duration of the blocks so far.
+        truncated: Whether the file ends early; valid once it has been read to the end.
     """
 
     def __init__(self, stream: Generator[tuple[Facts, bytearray], None, Facts], field: str) -> None:
@@ -270,19 +267,19 @@ class DecodedSound:
             if len(data) % np.dtype(np.float32).itemsize:
                 raise Undecodable(self._field, "crash")
             block_S = np.frombuffer(data, np.float32)
-            if not (np.abs(block_S) <= 1.0).all():  # nor where one is no number
+            if not (np.abs(block_S) <= 1.0).all():  # also catches NaN
                 raise Undecodable(self._field, "crash")
             self._samples += len(block_S)
             yield block_S
 
 
 def _inspected(facts: Facts, field: str) -> Facts:
-    """The facts of a file, each of the type that it has to be of."""
+    """Validates the types of the facts."""
     texts = {name: facts.get(name) for name in ("kind", "container", "codec")}
     numbers = {name: facts.get(name) for name in ("seconds", "channels", "sample_rate")}
     known = texts["kind"] in ("audio", "video", "image") and isinstance(texts["container"], str)
     plain = all(
-        text is None or (isinstance(text, str) and text.isprintable() and len(text) <= _RESERVED_CHARACTERS)
+        text is None or (isinstance(text, str) and text.isprintable() and len(text) <= _MAX_NAME_CHARACTERS)
         for text in texts.values()
     )
     sensible = all(

@@ -1,7 +1,7 @@
-"""A filter of system calls (seccomp, Linux): what decodes may compute, take memory, and use the socket it was given.
+"""System call filter (seccomp, Linux): decoders may compute, allocate memory, and use the socket they were given.
 
-Everything that is not listed fails with EPERM: no file is opened, no program run, no address reached, no other process
-looked at or signalled. Threads may be made, processes may not; memory is never both new and executable.
+Every call that is not listed fails with EPERM: no opening files, executing programs, reaching the network, or
+inspecting or signalling other processes. Threads may be created, processes may not; no new memory is executable.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _ARGUMENT_BYTES = 8
 _CLONE_THREAD = 0x00010000
 _PROT_EXEC = 0x4
 
-# Audit number of the architecture, then the calls: those that are free, and those whose arguments are looked at.
+# Audit number of the architecture, then the allowed calls; some only with certain arguments (see _instructions).
 _ARCHITECTURES: dict[str, tuple[int, dict[str, int]]] = {
     "x86_64": (
         0xC000003E,
@@ -52,7 +52,7 @@ _ARCHITECTURES: dict[str, tuple[int, dict[str, int]]] = {
 
 
 class NoFilter(OSError):
-    """This system has no filter that could be set."""
+    """The filter is not supported on this system."""
 
 
 class _Program(ctypes.Structure):
@@ -60,13 +60,13 @@ class _Program(ctypes.Structure):
 
 
 def forbid_system_calls() -> None:
-    """Puts this process, and every thread it makes from now on, behind the filter, for good.
+    """Installs the filter, irrevocably, for this process and all threads it creates from now on.
 
     Raises:
-        NoFilter: another system than Linux on x86_64 or aarch64, or a kernel that refuses.
+        NoFilter: The system is not Linux on x86_64 or aarch64, or the kernel refuses.
     """
     if sys.platform != "linux" or platform.machine() not in _ARCHITECTURES:
-        raise NoFilter(errno.ENOSYS, f"there is none for {sys.platform} on {platform.machine()}")
+        raise NoFilter(errno.ENOSYS, f"not supported on {sys.platform}, {platform.machine()}")
     code = _instructions(*_ARCHITECTURES[platform.machine()])
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.addressof(buffer))
@@ -77,27 +77,27 @@ def forbid_system_calls() -> None:
         (_PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(program), 0, 0),
     ):
         if libc.prctl(*call) != 0:
-            raise NoFilter(ctypes.get_errno(), f"the kernel refuses it (errno {ctypes.get_errno()})")
+            raise NoFilter(ctypes.get_errno(), f"the kernel refused it (errno {ctypes.get_errno()})")
 
 
 def _instructions(architecture: int, numbers: dict[str, int]) -> bytes:
-    """The filter as classic BPF: numbers are compared one by one, all jumps are short."""
+    """The filter as classic BPF: compares call numbers one by one, with short jumps only."""
     refuse, allow = (_RETURN, 0, 0, _ERRNO | errno.EPERM), (_RETURN, 0, 0, _ALLOW)
     code = [(_LOAD, 0, 0, _ARCHITECTURE), (_JUMP_EQUAL, 1, 0, architecture), refuse, (_LOAD, 0, 0, _NUMBER)]
-    looked_at = {
-        # Threads alone; glibc falls back to `clone` where it finds no `clone3`, whose flags cannot be read here.
+    restricted = {
+        # Threads only. glibc falls back to `clone` if there is no `clone3`, whose flags a filter cannot read.
         "clone": [_load_argument(0), (_JUMP_SET, 0, 1, _CLONE_THREAD), allow, refuse],
         "clone3": [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)],
         "mmap": [_load_argument(2), (_JUMP_SET, 1, 0, _PROT_EXEC), allow, refuse],
         "mprotect": [_load_argument(2), (_JUMP_SET, 1, 0, _PROT_EXEC), allow, refuse],
     }
     for name, number in numbers.items():
-        answer = looked_at.get(name, [allow])
+        answer = restricted.get(name, [allow])
         code += [(_JUMP_EQUAL, 0, len(answer), number), *answer]
     code.append(refuse)
     return b"".join(struct.pack("<HBBI", *each) for each in code)
 
 
 def _load_argument(index: int) -> tuple[int, int, int, int]:
-    """The lower half of an argument; both architectures are little-endian."""
+    """Loads the lower half of an argument; both architectures are little-endian."""
     return (_LOAD, 0, 0, _FIRST_ARGUMENT + _ARGUMENT_BYTES * index)

@@ -1,4 +1,4 @@
-"""What a file is, told by its bytes, never by its name. Runs where users' media are decoded."""
+"""Detects what a file is from its bytes, never from its name. Runs in the sandbox."""
 
 from typing import Any, BinaryIO
 
@@ -13,7 +13,7 @@ from model_core.vision.video import probe_video
 
 _IMAGE_MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
 _VIDEO_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "webm"}
-# Pictures in the container of mp4 (ISO/IEC 23008-12), which FFmpeg would take for videos of one frame.
+# Picture formats in an mp4 container (ISO/IEC 23008-12), which FFmpeg would read as videos of one frame.
 _AVIF_BRANDS, _HEIF_BRANDS = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _HEAD_BYTES = 64
 
@@ -26,14 +26,14 @@ def inspect(
     max_image_pixels: int,
     max_video_pixels: int,
 ) -> dict[str, Any]:
-    """Looks at a file and decodes as much of it as tells whether it can be used: of a picture all, as a chat would do;
-    of a recording the first second; of a video without sound the first frame.
+    """Inspects a file, and decodes enough of it to determine whether it can be used: the whole of a picture, the first
+    second of a recording, the first frame of a video without sound.
 
     Returns:
-        kind (audio, video or image), container, codec, seconds, channels, sample_rate, as MediaRecord has them.
+        kind (audio, video or image), container, codec, seconds, channels, sample_rate, as in MediaRecord.
 
     Raises:
-        InvalidInput: It is none of the kinds that are taken, broken, or a picture over a limit.
+        InvalidInput: The format is not supported, the file is broken, or it is a picture over a limit.
     """
     head = source.read(_HEAD_BYTES)
     image = _image_format(head, field)
@@ -62,7 +62,7 @@ def inspect(
 
 
 def _image_format(head: bytes, field: str) -> str | None:
-    """Of a picture that is taken; None for what is none. Raises InvalidInput for pictures of other formats."""
+    """Format of a supported picture; None if it is not a picture. Raises InvalidInput for other picture formats."""
     for magic, name in _IMAGE_MAGIC.items():
         if head.startswith(magic):
             return name
@@ -70,17 +70,17 @@ def _image_format(head: bytes, field: str) -> str | None:
         return "webp"
     if head[4:8] == b"ftyp" and head[8:12] in (*_AVIF_BRANDS, *_HEIF_BRANDS):
         name = "an AVIF" if any(brand in head for brand in _AVIF_BRANDS) else "a HEIF"
-        raise InvalidInput(field, f"is {name} picture; taken are JPEG, PNG and WebP")
+        raise InvalidInput(field, f"is {name} picture; supported are JPEG, PNG and WebP")
     return None
 
 
 def _silent_video(source: BinaryIO, field: str, max_pixels: int) -> dict[str, Any] | None:
-    """What a video without a sound track is; None where the source is something else.
+    """Inspects a video without an audio track; None if the source is anything else.
 
     Raises:
-        InvalidInput: Its pictures cannot be decoded.
+        InvalidInput: Its frames cannot be decoded.
     """
-    # Only these are opened: playlists and the like could make FFmpeg open other files or addresses.
+    # Only these: playlists and the like could make FFmpeg open other files or URLs.
     only = {"format_whitelist": ",".join(_VIDEO_CONTAINERS)}
     source.seek(0)
     try:

@@ -1,4 +1,4 @@
-"""What a process that decodes may take: memory, time, no files; where memory is short, it goes first."""
+"""Resource limits of a decoding process: memory, time, no files; the first to go when memory runs out."""
 
 import math
 import os
@@ -12,21 +12,21 @@ from services.shared.parents import end_with_parent
 _OPEN_FILES = 16
 _PAGES = Path("/proc/self/statm")
 _ADJUSTMENT = Path("/proc/self/oom_score_adj")
-_FIRST_TO_GO = "1000"
-# Where it is not known what a process has mapped already.
+_MAX_ADJUSTMENT = "1000"
+# Assumed if it is unknown how much a process has mapped.
 _MAPPED_BYTES = 2**30
 
 
 def limit_for_good(*, parent: int, memory_bytes: int) -> None:
-    """Limits of a new child, before it hears of any file.
+    """Limits a new child, before it receives a file.
 
     Args:
-        parent: Process id of the zygote; the child ends with it.
-        memory_bytes: Memory it may take beyond what it begins with.
+        parent: Process id of the zygote; the child dies with it.
+        memory_bytes: Memory it may allocate beyond what it starts with.
     """
     end_with_parent(parent)
     with suppress(OSError):  # not on every system
-        _ADJUSTMENT.write_text(_FIRST_TO_GO)
+        _ADJUSTMENT.write_text(_MAX_ADJUSTMENT)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
@@ -34,20 +34,20 @@ def limit_for_good(*, parent: int, memory_bytes: int) -> None:
 
 
 def limit_seconds(seconds: float) -> None:
-    """Processor time from now on, all threads together: what takes more is ended by SIGXCPU."""
+    """Limits the processor time of all threads together from now on; SIGXCPU ends what exceeds it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds), slack=1)
 
 
 def _lower(limit: int, value: int, slack: int = 0) -> None:
-    """Sets a limit; `slack` is what the hard one, which ends a process by SIGKILL, is above it."""
+    """Lowers the soft limit to `value`, and the hard limit, at which SIGKILL follows, to `slack` more."""
     _, hard = resource.getrlimit(limit)
     if hard != resource.RLIM_INFINITY:
         value, slack = min(value, hard), min(slack, hard - min(value, hard))
     try:
         resource.setrlimit(limit, (value, value + slack))
     except (OSError, ValueError):
-        if sys.platform == "linux":  # others do not know every limit
+        if sys.platform == "linux":  # others do not support every limit
             raise
 
 

@@ -1,4 +1,4 @@
-"""The parent's side of the processes: starts the zygote and starts it again, keeps children in reserve, buries them."""
+"""The parent's side of the processes: starts and restarts the zygote, keeps spare children, and reaps them."""
 
 import os
 import socket
@@ -18,37 +18,37 @@ from services.shared.service_errors import Unavailable
 log = telemetry.get_logger(__name__)
 
 MODULE = "services.shared.sandbox.zygote"
-RESERVE = 2  # children that wait for files
+RESERVE = 2  # spare children
 
-_START_SECONDS = 60.0  # for a machine that is busy with other things
-_ASK_AGAIN_SECONDS = 1.0
+_START_SECONDS = 60.0  # generous, for a busy machine
+_RETRY_SECONDS = 1.0
 _STATUS_SECONDS = 5.0
-_STABLE_SECONDS = 5.0  # a zygote that lived this long is replaced at once
+_STABLE_SECONDS = 5.0  # a zygote that ran this long is restarted without back-off
 _MAX_BACKOFF_SECONDS = 10.0
-# Of the parent's variables those that a Python needs; the others hold secrets.
+# The variables that Python needs; others may hold secrets.
 _VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE", "PYTHONHOME")
-# One thread and one arena of memory: what is reserved counts as taken.
+# One thread and one memory arena, because reserved address space counts towards the limit.
 _SINGLE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
 class Child:
-    """A process that waits for a file, or decodes it."""
+    """A process that waits for a file or decodes it."""
 
     def __init__(self, pid: int, connection: socket.socket, zygote: "_Zygote") -> None:
         self.pid = pid
         self.connection = connection
-        self.status: int | None = None  # exit status as the system has it, once it is gone
+        self.status: int | None = None  # wait status, once it has exited
         self.zygote = zygote
-        self.gone = threading.Event()  # it ended, or nobody can say any more
+        self.gone = threading.Event()  # it has exited, or its status is unknown for good
 
     def interrupt(self) -> None:
-        """Ends it; whoever waits for it, in another thread, finds it gone."""
-        self.zygote.order(KILL, self.pid)
+        """Kills it; a thread that waits for it gets a WireError."""
+        self.zygote.send(KILL, self.pid)
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def exit_signal(self) -> int | None:
-        """The signal that has ended it, 0 where none has; None where nobody can say, the zygote being gone too."""
+        """The signal that killed it, 0 if none did; None if that is unknown because the zygote has exited, too."""
         self.gone.wait(_STATUS_SECONDS)
         return None if self.status is None else os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
 
@@ -70,16 +70,16 @@ class _Zygote:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # what a terminal sends to the parent's group is the parent's
+                start_new_session=True,  # signals from a terminal are for the parent only
             )
 
-    def order(self, kind: bytes, pid: int = 0) -> None:
-        """Tells the zygote; one that is gone hears nothing."""
+    def send(self, kind: bytes, pid: int = 0) -> None:
+        """Sends a request, unless the zygote has exited."""
         with self._lock, suppress(OSError):
             self._control.sendall(REQUEST.pack(kind, pid))
 
     def notices(self) -> Iterator[tuple[bytes, int, int, int | None]]:
-        """What it tells, until it is gone: kind, process id, status, and a descriptor where one came along."""
+        """Yields its notices until it exits: kind, process id, status, and a descriptor if one was sent."""
         while True:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._control, NOTICE.size, 1)
@@ -94,12 +94,12 @@ class _Zygote:
             yield kind, pid, status, descriptors[0] if descriptors else None
 
     def end(self) -> None:
-        """Ends it, and with it its children."""
+        """Ends it, and its children with it."""
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
 
-    def bury(self) -> None:
-        """After its last notice: frees what it held."""
+    def reap(self) -> None:
+        """Releases its resources after its last notice."""
         self.process.kill()
         self.process.wait()
         with self._lock:
@@ -110,11 +110,11 @@ class _Zygote:
 
 
 class Pool:
-    """Children of a zygote, one for each file, some of them in reserve. Shared by threads.
+    """Children of a zygote, one per file, some of them spare. May be shared by threads.
 
     Args:
-        memory_bytes: That a child may take.
-        reserve: Children that wait for files.
+        memory_bytes: Memory limit of a child.
+        reserve: Spare children.
     """
 
     def __init__(self, memory_bytes: int, reserve: int = RESERVE) -> None:
@@ -122,32 +122,32 @@ class Pool:
         self._reserve = reserve
         self._changed = threading.Condition()
         self._idle: deque[Child] = deque()
-        self._ordered = 0
+        self._requested = 0
         self._zygote: _Zygote | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
 
     @property
     def zygote_pid(self) -> int | None:
-        """Of the zygote; None where there is none at the moment."""
+        """Process id of the zygote; None if there is none at the moment."""
         zygote = self._zygote
         return None if zygote is None else zygote.process.pid
 
     @property
     def idle(self) -> tuple[Child, ...]:
-        """Children that wait for a file."""
+        """Spare children."""
         with self._changed:
             return tuple(self._idle)
 
     def start(self) -> None:
-        """Begins to make children, so that the first file finds one; `take` does it too. Nothing happens again."""
+        """Starts creating children in advance of the first `take`. Idempotent."""
         with self._changed:
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._supervise, name="decoders", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
-        """Ends all processes; what still decodes fails."""
+        """Ends all processes; running work fails."""
         with self._changed:
             self._closed = True
             if self._zygote is not None:
@@ -157,24 +157,20 @@ class Pool:
             self._thread.join()
 
     def take(self) -> Child:
-        """A child for one file, to be given back by `release`.
-
-        Raises:
-            Unavailable: none can be made.
-        """
+        """Takes a child for one file; pass it to `release` afterwards. Raises Unavailable if none can be created."""
         self.start()
         deadline = time.monotonic() + _START_SECONDS
         with self._changed:
             while not self._idle:
                 if self._closed or time.monotonic() > deadline:
-                    raise Unavailable("decoder", "no process can be made that decodes files")
+                    raise Unavailable("decoder", "no decoder process can be created")
                 self._top_up()
-                if not self._changed.wait(_ASK_AGAIN_SECONDS):
-                    self._ordered = 0  # what was ordered may be lost
+                if not self._changed.wait(_RETRY_SECONDS):
+                    self._requested = 0  # requests may have been lost
             return self._idle.popleft()
 
     def release(self, child: Child, *, kill: bool) -> None:
-        """Parts with a child that has done its work, or is to be ended in the middle of it."""
+        """Lets go of a child that is done, or kills it."""
         if kill:
             child.interrupt()
         child.connection.close()
@@ -184,9 +180,9 @@ class Pool:
     def _top_up(self) -> None:
         if self._zygote is None or self._closed:
             return
-        for _ in range(self._reserve - len(self._idle) - self._ordered):
-            self._zygote.order(FORK)
-            self._ordered += 1
+        for _ in range(self._reserve - len(self._idle) - self._requested):
+            self._zygote.send(FORK)
+            self._requested += 1
 
     def _supervise(self) -> None:
         backoff = 0.0
@@ -201,12 +197,12 @@ class Pool:
                 return
             lived = time.monotonic() - began
             backoff = 0.0 if lived > _STABLE_SECONDS else min(_MAX_BACKOFF_SECONDS, 2 * backoff or 0.1)
-            log.warning("the process that makes decoders ended; another is started", after_seconds=round(lived, 1))
+            log.warning("the decoders' zygote exited and is restarted", after_seconds=round(lived, 1))
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, backoff)
 
     def _follow(self, zygote: _Zygote) -> None:
-        """Hears what the zygote tells until it is gone."""
+        """Handles the zygote's notices until it exits."""
         try:
             if self._closed:
                 return
@@ -219,19 +215,19 @@ class Pool:
         finally:
             with self._changed:
                 self._zygote = None
-                self._ordered = 0
+                self._requested = 0
                 for child in self._idle:
                     child.connection.close()
                 self._idle.clear()
-            zygote.bury()
+            zygote.reap()
 
     def _note(self, zygote: _Zygote, kind: bytes, pid: int, status: int, descriptor: int | None) -> None:
         if kind == READY:
             self._zygote = zygote
             if not status:
-                log.warning("decoders run without a filter of system calls: this system has none")
+                log.warning("decoders run without a system call filter: this system does not support it")
         elif kind == CHILD and descriptor is not None:
-            self._ordered = max(0, self._ordered - 1)
+            self._requested = max(0, self._requested - 1)
             child = zygote.children[pid] = Child(pid, socket.socket(fileno=descriptor), zygote)
             self._idle.append(child)
         elif pid in zygote.children:

@@ -1,6 +1,6 @@
-"""What a child does with its file: each task yields items, a few facts and bytes each, and returns more facts.
+"""The tasks of a child: each yields items of facts and bytes, and returns final facts.
 
-The decoders are model_core's, which knows nothing of processes. Shapes: S samples.
+The decoders are plain functions of model_core. Shapes: S samples.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -15,21 +15,21 @@ from services.shared.sandbox.inspecting import inspect
 Facts = dict[str, Any]
 Task = Generator[tuple[Facts, bytes | memoryview], None, Facts]
 
-FIELD = "media"  # the parent knows better how its user calls it
+FIELD = "media"  # replaced by the parent
 
 
 def run_inspection(source: BinaryIO, **limits: Any) -> Task:
-    """What a file is; no items."""
+    """Inspects a file; no items."""
     yield from ()
     return inspect(source, field=FIELD, **limits)
 
 
 def run_sound(source: BinaryIO, *, max_seconds: float, min_seconds: float, of_video: bool, check_first: bool) -> Task:
-    """Sound as blocks of [S] float32 at 16 kHz; returns its length, and whether the file is cut off.
+    """Audio as blocks of [S] float32 at 16 kHz; returns whether the file is truncated.
 
     Args:
-        of_video: What has no audio track is no sound, and no error.
-        check_first: Adds up the packets first, so that hours too many are refused at once.
+        of_video: A file without an audio track yields nothing instead of an error.
+        check_first: Adds up the packets first, to refuse recordings over the limit at once.
     """
     if of_video and not has_audio(source, FIELD):
         return {"truncated": False}

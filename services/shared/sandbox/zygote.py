@@ -1,6 +1,6 @@
-"""`python -m services.shared.sandbox.zygote`: has imported the decoders once, and forks a child for each file.
+"""`python -m services.shared.sandbox.zygote`: imports the decoders once and forks a child for each file.
 
-Its parent speaks to it over a socket, whose end is its own end. It never reads what users sent.
+It exits when its parent closes the socket between them. It never reads users' files itself.
 """
 
 import gc
@@ -15,20 +15,20 @@ from typing import NoReturn
 from services.shared.sandbox.child import serve
 from services.shared.sandbox.filter import NoFilter, forbid_system_calls
 from services.shared.sandbox.limits import limit_for_good
-from services.shared.sandbox.warming import warm_up
+from services.shared.sandbox.warm_up import warm_up
 from services.shared.sandbox.wire import CHILD, FORK, GONE, NOTICE, READY, REQUEST
 
-_MOST_DESCRIPTORS = 256
-_SEND_BYTES = 2**20  # what a child may be ahead of its reader, as far as the system allows
+_MAX_DESCRIPTORS = 256
+_SEND_BYTES = 2**20  # send buffer of a child, as far as the system allows
 
 
 class Zygote:
-    """Forks, kills and buries children as it is told.
+    """Forks, kills and reaps children on request.
 
     Args:
         control: Socket to the parent.
-        memory_bytes: That a child may take.
-        filtered: Whether this system has a filter of system calls.
+        memory_bytes: Memory limit of a child.
+        filtered: Whether this system supports the system call filter.
     """
 
     def __init__(self, control: socket.socket, memory_bytes: int, *, filtered: bool) -> None:
@@ -43,23 +43,23 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
     def run(self) -> None:
-        """Returns when the parent is gone."""
+        """Returns when the parent has closed the socket."""
         control = self._control.fileno()
         while True:
             ready, _, _ = select.select([control, self._wake], [], [])
             if self._wake in ready:
                 with suppress(BlockingIOError):
                     os.read(self._wake, 4_096)
-                self._bury()
-            if control in ready and not self._obey():
+                self._reap()
+            if control in ready and not self._handle_request():
                 return
 
-    def _obey(self) -> bool:
-        """Does what the parent asks for; False where it is gone."""
-        order = self._control.recv(REQUEST.size, socket.MSG_WAITALL)
-        if len(order) < REQUEST.size:
+    def _handle_request(self) -> bool:
+        """Handles one request; False if the parent has closed the socket."""
+        request = self._control.recv(REQUEST.size, socket.MSG_WAITALL)
+        if len(request) < REQUEST.size:
             return False
-        kind, pid = REQUEST.unpack(order)
+        kind, pid = REQUEST.unpack(request)
         if kind == FORK:
             self._fork()
         elif pid in self._children:
@@ -72,8 +72,8 @@ class Zygote:
         parent = os.getpid()
         try:
             pid = os.fork()
-        except OSError as error:  # the parent asks again
-            print(f"decoders: no process can be made: {error}", file=sys.stderr)
+        except OSError as error:  # the parent retries
+            print(f"decoders: fork failed: {error}", file=sys.stderr)
             ours.close()
             theirs.close()
             return
@@ -95,11 +95,11 @@ class Zygote:
         for standard in (0, 1, 2):
             os.dup2(nothing, standard)
         os.closerange(3, connection.fileno())
-        os.closerange(connection.fileno() + 1, _MOST_DESCRIPTORS)
+        os.closerange(connection.fileno() + 1, _MAX_DESCRIPTORS)
         limit_for_good(parent=parent, memory_bytes=self._memory_bytes)
         serve(connection, filtered=self._filtered)
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         while self._children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -109,7 +109,7 @@ class Zygote:
 
 
 def has_filter() -> bool:
-    """Whether this system has a filter of system calls, tried in a child: no socket can be made behind it."""
+    """Whether the system call filter works here: tested in a child, which must not be able to create a socket."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -127,13 +127,13 @@ def has_filter() -> bool:
 
 
 def main() -> None:
-    """Arguments: number of the control socket's descriptor, bytes of memory that a child may take."""
+    """Command-line arguments: descriptor of the control socket, memory limit of a child in bytes."""
     control, memory_bytes = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever stops the parent; what runs there may still need decoders
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while the parent drains, it may still need decoders
     warm_up()
     filtered = has_filter()
-    # Children share what is here until they write to it, and a collection would write to all of it.
+    # Children share this memory copy on write, and a collection would write to all of it.
     gc.collect()
     gc.freeze()
     gc.disable()

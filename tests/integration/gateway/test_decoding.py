@@ -48,7 +48,7 @@ async def test_picture_is_refused_at_upload_or_a_chat_can_use_it(full_gateway: G
     kept = await upload(full_gateway, PICTURES[name])
     if name.endswith(".avif"):
         assert kept.status_code == 400
-        assert error_of(kept)["message"] == "file: is an AVIF picture; taken are JPEG, PNG and WebP"
+        assert error_of(kept)["message"] == "file: is an AVIF picture; supported are JPEG, PNG and WebP"
         return
     assert kept.status_code == 200, kept.text
     answered = await full_gateway.http.post("/v1/chat/completions", json=chat(seen("image", kept.json()["id"])))

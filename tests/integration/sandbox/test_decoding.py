@@ -190,7 +190,7 @@ def test_what_reading_a_file_fails_with_comes_through(decoders: Decoders) -> Non
 
 def test_avif_is_refused_by_its_name(decoders: Decoders) -> None:
     data = (DATA / "pictures" / "img_x.avif").read_bytes()
-    with pytest.raises(InvalidInput, match="is an AVIF picture; taken are JPEG, PNG and WebP"):
+    with pytest.raises(InvalidInput, match="is an AVIF picture; supported are JPEG, PNG and WebP"):
         decoders.inspect(data, field="file", limits=LIMITS)
 
 

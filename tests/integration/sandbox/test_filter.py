@@ -1,4 +1,4 @@
-"""Behind the filter of system calls a process computes, and nothing else."""
+"""Behind the system call filter a process computes, and nothing else."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 from services.shared.sandbox.zygote import has_filter
 from tests.paths import ROOT
 
-pytestmark = pytest.mark.skipif(not has_filter(), reason="this system has no filter of system calls")
+pytestmark = pytest.mark.skipif(not has_filter(), reason="this system has no system call filter")
 
 _BEGIN = """
 import ctypes, errno, mmap, os, signal, socket, subprocess, sys, threading

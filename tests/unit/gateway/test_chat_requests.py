@@ -109,7 +109,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least 1"),
     ({"messages": [{"content": "Hi"}]}, "messages[0]", "role"),
     ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].role", "'tool' is not one of"),
-    ({"messages": [{"role": "assistant", "content": None}]}, "messages[0]", "content is required"),
+    ({"messages": [{"role": "assistant", "content": None}]}, "messages[0]", "content or audio.transcript is required"),
     ({"messages": MINIMAL["messages"] * 4}, "messages", "limit of 3"),
     ({"messages": user({"type": "video"})}, "messages[0].content[0].type", "'video' is not one of"),
     ({"messages": user({"type": "text"})}, "messages[0].content[0].text", "is required"),
@@ -191,10 +191,10 @@ def test_what_cannot_be_honoured_is_refused_by_name(changes: dict[str, Any], par
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://127.0.0.1:1/a.png", "only data URIs"),
-        ("https://example.com/a.png", "only data URIs"),
-        ("file:///etc/passwd", "only data URIs"),
-        ("", "only data URIs"),
+        ("http://127.0.0.1:1/a.png", "has to be a data URI"),
+        ("https://example.com/a.png", "has to be a data URI"),
+        ("file:///etc/passwd", "has to be a data URI"),
+        ("", "has to be a data URI"),
         ("data:image/gif;base64,AAAA", "'image/gif' is not one of"),
         ("data:text/html;base64,AAAA", "'text/html' is not one of"),
         ("data:image/png,AAAA", "base64"),

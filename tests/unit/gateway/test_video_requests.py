@@ -31,9 +31,9 @@ def test_a_video_reaches_the_pipeline_with_its_media_type(head: str, media_type:
 @pytest.mark.parametrize(
     ("url", "message", "code"),
     [
-        ("https://example.com/a.mp4", "only data URIs are taken (data:video/mp4;base64,...)", "invalid_video_url"),
-        ("file:///etc/passwd", "web addresses are not fetched", "invalid_video_url"),
-        ("", "only data URIs", "invalid_video_url"),
+        ("https://example.com/a.mp4", "has to be a data URI (data:video/mp4;base64,...)", "invalid_video_url"),
+        ("file:///etc/passwd", "web URLs are not fetched", "invalid_video_url"),
+        ("", "has to be a data URI", "invalid_video_url"),
         ("data:video/x-msvideo;base64,AAAA", "'video/x-msvideo' is not one of video/mp4", "invalid_video_format"),
         ("data:image/png;base64,AAAA", "'image/png' is not one of video/mp4", "invalid_video_format"),
         ("data:;base64,AAAA", "'' is not one of", "invalid_video_format"),

@@ -1,7 +1,7 @@
-"""Decodes something of each kind: imports all that a child needs, which cannot open files; touches its memory.
+"""Decodes a small file of each kind: imports all that a child needs (it cannot open files) and touches its memory.
 
-A child shares its memory with the zygote until it writes to it. What it writes to while it waits need not be copied
-once a file is there.
+A child shares memory with the zygote until it writes to it (copy on write). Pages that it touches while it waits need
+not be copied once it has a file.
 """
 
 import functools
@@ -17,16 +17,16 @@ _SMALL = {"max_image_bytes": 4_096, "max_image_pixels": 64, "max_video_pixels": 
 
 
 def warm_up() -> None:
-    """Once, in the zygote."""
+    """To be called once, in the zygote."""
     for picture in (_picture("PNG"), _picture("WEBP"), _picture("JPEG")):
         _exhaust("picture", picture, max_pixels=64)
     _exhaust("sound", _recording(), max_seconds=1.0, min_seconds=0.1, of_video=False, check_first=True)
-    touch()
-    assert MpoImagePlugin.MpoImageFile.format == "MPO"  # imported for JPEG files that hold several pictures
+    prefault()
+    assert MpoImagePlugin.MpoImageFile.format == "MPO"  # imported for JPEG files with several pictures
 
 
-def touch() -> None:
-    """In each child that has nothing else to do yet."""
+def prefault() -> None:
+    """To be called in each child while it waits for a file."""
     _exhaust("inspect", _recording(), **_SMALL)
     _exhaust("picture", _picture("JPEG"), max_pixels=64)
 

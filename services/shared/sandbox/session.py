@@ -1,4 +1,4 @@
-"""One file and the child that decodes it, seen from the parent, which takes nothing that the child says on trust."""
+"""The parent's side of decoding one file; nothing that the child sends is trusted."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from services.shared import telemetry
 from services.shared.sandbox.cancellation import Cancellation, Cancelled
 from services.shared.sandbox.pool import Child, Pool
 from services.shared.sandbox.settings import MIB
-from services.shared.sandbox.wire import READ_BYTES, READ_REQUEST, Broken, Kind, Late, Wire
+from services.shared.sandbox.wire import READ_BYTES, READ_REQUEST, Kind, Wire, WireError, WireTimeout
 from services.shared.service_errors import InvalidInput, Overloaded
 
 log = telemetry.get_logger(__name__)
@@ -24,22 +24,22 @@ log = telemetry.get_logger(__name__)
 Source = bytes | Path | BinaryIO
 Facts = dict[str, Any]
 
-# Of a file that the parent reads: decoders go back and forth, but not without end.
+# Limits of reads on request: decoders seek back and forth, but not forever.
 _READS_OF_SIZE, _READS_BYTES = 8, 64 * MIB
 _MAX_MESSAGE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a child is to do.
+    """A task for a child.
 
     Attributes:
-        task: Name of one of tasks.TASKS.
-        arguments: Of the task.
-        field: What errors call the file.
-        seconds: That the parent waits for the child, and that one thread of the child may compute.
-        threads: Threads that compute.
-        max_bytes: Most bytes that come back.
+        task: A key of tasks.TASKS.
+        arguments: Arguments of the task.
+        field: Name of the file in errors.
+        seconds: Limit of the time that the parent waits, and of the processor time per thread.
+        threads: Threads of the decoder.
+        max_bytes: Limit of the bytes that the child sends back.
     """
 
     task: str
@@ -51,24 +51,24 @@ class Job:
 
 
 class Undecodable(InvalidInput):
-    """A file that ended its decoder, or would have: `reason` is crash, time or memory."""
+    """A file that crashed its decoder or exceeded a limit: `reason` is crash, time or memory."""
 
     def __init__(self, field: str, reason: str, limit: str = "") -> None:
         super().__init__(field, f"cannot be decoded within the limit of {limit}" if limit else "cannot be decoded")
         self.reason = reason
 
 
-class Lost(Exception):
-    """The child ended by no fault of the file's that is known: with its zygote, or killed (`killed`) from outside."""
+class ChildLost(Exception):
+    """The child ended for a reason unrelated to the file: with its zygote, or killed (`killed`) from outside."""
 
     def __init__(self, *, killed: bool) -> None:
-        super().__init__("killed" if killed else "its zygote is gone")
+        super().__init__("killed" if killed else "its zygote has exited")
         self.killed = killed
 
 
 @dataclass(slots=True)
 class _Opened:
-    """A source as a child can read it: by a descriptor, or by asking."""
+    """A source for a child: a descriptor, or a file that the parent reads on request."""
 
     size: int
     descriptor: int = -1
@@ -76,42 +76,42 @@ class _Opened:
 
 
 @dataclass(slots=True)
-class Conversation:
-    """One child's work on one source: iterate `items` once.
+class DecodingSession:
+    """One child decoding one source. Iterate `items` once.
 
     Attributes:
-        begun: Whether something has come back.
+        has_output: Whether the child has sent an item.
     """
 
     pool: Pool
     job: Job
-    begun: bool = field(default=False, init=False)
+    has_output: bool = field(default=False, init=False)
 
     def items(self, source: Source, cancellation: Cancellation) -> Generator[tuple[Facts, bytearray], None, Facts]:
-        """Facts and bytes of each item; returns the last facts.
+        """Yields facts and bytes of each item; returns the final facts.
 
         Raises:
-            InvalidInput: the file cannot be decoded, or not within the limits.
-            Lost: the child is gone, and another might do it.
-            Cancelled: nobody waits any more.
-            Unavailable: there is no child. What reading a binary file raises comes through.
+            InvalidInput: The file cannot be decoded, or not within the limits.
+            ChildLost: The child is gone; another one may succeed.
+            Cancelled: The work was cancelled.
+            Unavailable: There is no child. Errors from reading a binary file are passed on.
         """
         with _opened(source, self.job.field) as opened:
             child = self.pool.take()
             done = False
             try:
                 with cancellation.interrupting(child.interrupt):
-                    result = yield from self._talk(child, opened)
+                    result = yield from self._run(child, opened)
                     done = True
                     return result
-            except (Broken, Late) as error:
+            except (WireError, WireTimeout) as error:
                 if cancellation.cancelled:
                     raise Cancelled from error
-                raise self._meaning(error, child) from error
+                raise self._translate(error, child) from error
             finally:
                 self.pool.release(child, kill=not done)
 
-    def _talk(self, child: Child, opened: _Opened) -> Generator[tuple[Facts, bytearray], None, Facts]:
+    def _run(self, child: Child, opened: _Opened) -> Generator[tuple[Facts, bytearray], None, Facts]:
         job, wire = self.job, Wire(child.connection, self.job.seconds)
         header = {
             "task": job.task,
@@ -128,52 +128,52 @@ class Conversation:
                     offset, length = READ_REQUEST.unpack(data)
                     reads -= length
                     if offset > opened.size or length > READ_BYTES or reads < 0:
-                        raise Broken("it reads what is not there, or without end")
+                        raise WireError("it reads beyond the end, or too much")
                     opened.file.seek(offset)
                     wire.send(Kind.DATA, opened.file.read(length))
                 case Kind.ITEM:
                     facts = _facts(data)
                     length = facts.get("bytes")
                     if not isinstance(length, int) or not 0 <= length <= left:
-                        raise Broken("more comes back than was asked for")
+                        raise WireError("it sends more than allowed")
                     left -= length
                     item = wire.take(length)
-                    self.begun = True
+                    self.has_output = True
                     yield facts, item
                 case Kind.RESULT:
                     return _facts(data)
                 case Kind.ERROR:
-                    raise self._told(_facts(data))
+                    raise self._reported_error(_facts(data))
                 case _:
-                    raise Broken("a frame that does not belong here")
+                    raise WireError("an unexpected frame")
 
-    def _told(self, facts: Facts) -> InvalidInput:
-        """What the child says of a file that it could not decode."""
+    def _reported_error(self, facts: Facts) -> InvalidInput:
+        """The error that the child reported."""
         if facts.get("limit") == "memory":
             return Undecodable(self.job.field, "memory", f"{self.pool.memory_bytes // MIB:,} MiB of memory")
         if isinstance(message := facts.get("message"), str):
             return InvalidInput(self.job.field, "".join(filter(str.isprintable, message[:_MAX_MESSAGE])))
-        log.warning("a decoder met what it does not expect", task=self.job.task, reason=str(facts)[:_MAX_MESSAGE])
+        log.warning("a decoder failed unexpectedly", task=self.job.task, reason=str(facts)[:_MAX_MESSAGE])
         return Undecodable(self.job.field, "crash")
 
-    def _meaning(self, error: Broken | Late, child: Child) -> Exception:
-        """Why a conversation ended before its time."""
-        late = Undecodable(self.job.field, "time", f"{self.job.seconds:g} s")
-        if isinstance(error, Late):
-            return late
-        child.interrupt()  # where it is still there, it does not keep to the protocol
+    def _translate(self, error: WireError | WireTimeout, child: Child) -> Exception:
+        """Why the session ended early."""
+        timed_out = Undecodable(self.job.field, "time", f"{self.job.seconds:g} s")
+        if isinstance(error, WireTimeout):
+            return timed_out
+        child.interrupt()  # if it is still running, it violated the protocol
         number = child.exit_signal()
         if number == signal.SIGXCPU:
-            return late
-        if not number or number == signal.SIGKILL:  # it did not crash: it went with its zygote, or was killed
+            return timed_out
+        if not number or number == signal.SIGKILL:  # not a crash: it exited with its zygote, or was killed
             log.warning("a decoder was lost", task=self.job.task, status=child.status, reason=str(error))
-            return Lost(killed=number is not None)
+            return ChildLost(killed=number is not None)
         log.warning("a decoder crashed", task=self.job.task, signal=number, reason=str(error))
         return Undecodable(self.job.field, "crash")
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """How a job ended, in a word for the metric."""
+    """Label of the metric for how a job ended."""
     match error:
         case None | GeneratorExit():
             return "ok"
@@ -193,9 +193,9 @@ def _facts(data: bytes) -> Facts:
     try:
         facts = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Broken("facts that are no JSON") from error
+        raise WireError("facts are not JSON") from error
     if not isinstance(facts, dict):
-        raise Broken("facts that are no object")
+        raise WireError("facts are not an object")
     return facts
 
 
@@ -220,7 +220,7 @@ def _opened(source: Source, field: str) -> Iterator[_Opened]:
 
 
 def _memory_file() -> BinaryIO:
-    """A file that has no name, in memory where the system can."""
+    """An anonymous file, in memory if the system supports that."""
     if sys.platform == "linux":
         return os.fdopen(os.memfd_create("media"), "w+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
