@@ -67,7 +67,7 @@ CASES: dict[str, tuple[Any, str, str]] = {
     "a web address": (
         lambda: body({"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}),
         IMAGE,
-        "data URIs",
+        "has to be a data URI",
     ),
     "the second part is the bad one": (
         lambda: body(image_part(), sound_part(b"nonsense")),

@@ -104,7 +104,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": ...}, "messages", "is required"),
     ({"messages": []}, "messages", "at least 1"),
     ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content", "at least 1"),
-    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "text or a list of parts"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "string or a list of parts"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "is required"),
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least 1"),
     ({"messages": [{"content": "Hi"}]}, "messages[0]", "role"),

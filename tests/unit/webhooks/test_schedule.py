@@ -80,7 +80,7 @@ def test_delays_grow_over_nearly_a_day_and_end() -> None:
     assert timedelta(hours=19) < starts[-1] - NOW <= timedelta(hours=24)
     assert len(tries) == 11
     assert ended.outcome is Outcome.GIVEN_UP
-    assert "11 tries" in ended.reason
+    assert "11 attempts" in ended.reason
     assert "500" in ended.reason
 
 
