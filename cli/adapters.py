@@ -15,23 +15,23 @@ from cli.console import note, out
 from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from services.shared.pipeline.adapter_admin import AdapterServices
+    from services.shared.pipeline.adapter_admin import AdapterClients
     from services.shared.rpc.credentials import ClientCredentials
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Adapters of the language model and their speech projectors: loaded and unloaded while requests run. "
-    "Speaks to the two services themselves, not to the gateway, with the operator's token: that of the stack on this "
-    "machine, or the file that LYRA_OPERATOR_TOKEN_FILE names.",
+    help="Load and unload LoRA adapters and their speech projectors while requests run. "
+    "Calls the language model and the speech encoder directly, not the gateway, with the operator's token: that of the "
+    "stack on this machine, or the one in the file that LYRA_OPERATOR_TOKEN_FILE names.",
 )
 
-NameArgument = Annotated[str, typer.Argument(help="Name of its folder in the services' folder of adapters.")]
+NameArgument = Annotated[str, typer.Argument(help="Name of its folder in the services' adapters folder.")]
 LanguageModelOption = Annotated[
     str | None,
     typer.Option(
         "--language-model",
         envvar="LYRA_LANGUAGE_MODEL_ADDRESS",
-        help="host:port; without it, the stack that runs on this machine.",
+        help="host:port; by default the stack that runs on this machine.",
     ),
 ]
 SpeechEncoderOption = Annotated[
@@ -39,7 +39,7 @@ SpeechEncoderOption = Annotated[
     typer.Option(
         "--speech-encoder",
         envvar="LYRA_SPEECH_ENCODER_ADDRESS",
-        help="host:port; without it, the stack that runs on this machine.",
+        help="host:port; by default the stack that runs on this machine.",
     ),
 ]
 
@@ -48,15 +48,15 @@ T = TypeVar("T")
 
 @app.command("list")
 def list_adapters(language_model: LanguageModelOption = None, speech_encoder: SpeechEncoderOption = None) -> None:
-    """Show the adapters that requests may name, and those that could be loaded.
+    """Show the adapters that requests can name, and those that can be loaded.
 
     \b
     Example:
       lyra adapters list
     """
     table = Table("adapter", "resident in", "can be loaded by", box=None, header_style="bold")
-    for state in _ask(language_model, speech_encoder, lambda services: services.list()):
-        table.add_row(state.name, _words(state.resident), _words(state.available))
+    for state in _ask(language_model, speech_encoder, lambda clients: clients.list()):
+        table.add_row(state.name, _listed(state.resident), _listed(state.available))
     out.print(table)
 
 
@@ -64,34 +64,32 @@ def list_adapters(language_model: LanguageModelOption = None, speech_encoder: Sp
 def load(
     name: NameArgument, language_model: LanguageModelOption = None, speech_encoder: SpeechEncoderOption = None
 ) -> None:
-    """Make an adapter resident; where one of the two services fails, the other forgets it again.
+    """Load an adapter; if one of the two services fails, it is unloaded from the other.
 
     \b
     Example:
       lyra adapters load long_speech
     """
-    loaded = _ask(language_model, speech_encoder, lambda services: services.load(name))
-    note(f"{name} is resident now in: {_words(loaded)}")
+    loaded = _ask(language_model, speech_encoder, lambda clients: clients.load(name))
+    note(f"{name} is now resident in: {_listed(loaded)}")
 
 
 @app.command()
 def unload(
     name: NameArgument, language_model: LanguageModelOption = None, speech_encoder: SpeechEncoderOption = None
 ) -> None:
-    """Take an adapter out of memory, after the requests that run with it.
+    """Unload an adapter once no request uses it.
 
     \b
     Example:
       lyra adapters unload long_speech
     """
-    unloaded = _ask(language_model, speech_encoder, lambda services: services.unload(name))
-    note(f"{name} is gone from: {_words(unloaded)}")
+    unloaded = _ask(language_model, speech_encoder, lambda clients: clients.unload(name))
+    note(f"{name} is unloaded from: {_listed(unloaded)}")
 
 
-def _ask(
-    language_model: str | None, speech_encoder: str | None, work: Callable[["AdapterServices"], Awaitable[T]]
-) -> T:
-    from services.shared.pipeline.adapter_admin import AdapterServices
+def _ask(language_model: str | None, speech_encoder: str | None, work: Callable[["AdapterClients"], Awaitable[T]]) -> T:
+    from services.shared.pipeline.adapter_admin import AdapterClients
     from services.shared.reloading_files import SecretFileError
     from services.shared.service_errors import ServiceError, Unavailable
 
@@ -110,11 +108,11 @@ def _ask(
         raise CommandFailed(str(error), "name a file with LYRA_OPERATOR_TOKEN_FILE") from error
 
     async def call() -> T:
-        services = AdapterServices.open(addresses, credentials)
+        clients = AdapterClients.open(addresses, credentials)
         try:
-            return await work(services)
+            return await work(clients)
         finally:
-            await services.close()
+            await clients.close()
 
     try:
         return asyncio.run(call())
@@ -125,9 +123,9 @@ def _ask(
 
 
 def _operator(*, local: bool) -> "ClientCredentials":
-    """Who asks: with the operator's token, else with that of services, which is enough to list. Raises SecretFileError.
+    """Credentials with the operator's token, or with that of services, which is enough to list. Raises SecretFileError.
 
-    The local stack's token is shown to nobody but the local stack.
+    The local stack's token is sent only to the local stack.
     """
     from services.shared.rpc.credentials import ClientCredentials
     from services.shared.rpc.tokens import TokenFile
@@ -138,5 +136,5 @@ def _operator(*, local: bool) -> "ClientCredentials":
     return replace(known, token=TokenFile(Path(path))) if path else known
 
 
-def _words(services: tuple[str, ...]) -> str:
+def _listed(services: tuple[str, ...]) -> str:
     return ", ".join(service.replace("_", " ") for service in services)

@@ -1,4 +1,4 @@
-"""`lyra parity`: whether our code computes what the published method does."""
+"""`lyra parity`: compares our code with reference numbers of the published method."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,8 +21,8 @@ FolderArgument = Annotated[
 def parity(folder: FolderArgument) -> None:
     """Compare our code with reference numbers of the published method.
 
-    Prints the largest differences of every output. Exit code 1 where a value differs by more than 1e-4 (relative; near
-    0, against the output's largest value), an index differs, or a file is missing or broken.
+    Prints the largest differences of every output. Exit code 1 if a value differs by more than 1e-4 (relative; near
+    0, to the output's largest value), an index differs, or a file is missing or broken.
 
     \b
     Example:
@@ -56,7 +56,7 @@ def _reason(failed: "Comparison") -> str:
 
 
 def _numbers(comparison: "Comparison") -> tuple[str, str, str]:
-    """How many values, and the largest differences; of indices, how many differ."""
+    """The number of values and their largest differences; for indices, how many differ."""
     if comparison.problem:
         return "", "", ""
     if comparison.indices:

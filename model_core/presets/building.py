@@ -58,14 +58,14 @@ def read(folder: Path) -> dict[str, Tensor]:
 
 
 def trained(path: Path) -> dict[str, Tensor]:
-    """Tensors of a part trained here. Raises WeightsMissing."""
+    """Tensors of a part that was trained here. Raises WeightsMissing."""
     if not path.is_file():
         raise WeightsMissing(f"the trained part {path.name} of {path.parent.name} is missing: run `lyra train nano`")
     return load_file(path)
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those tensors whose names start with `prefix`, without it."""
+    """The tensors whose names start with `prefix`, by their names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

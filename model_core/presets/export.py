@@ -13,17 +13,17 @@ from model_core.vision.qwen import QwenVisionEncoder
 
 
 def export_preset(preset: str, folder: Path, checkpoint: Path | None = None, shard_size: str = SHARD_SIZE) -> None:
-    """Builds every part of a preset and writes them to a folder that is new or empty.
+    """Builds every part of a preset and writes them to a new or empty folder.
 
     Args:
         preset: Its name.
-        folder: Where to.
-        checkpoint: Weights of the preset, where it has none of its own.
-        shard_size: Most bytes of a file, as in `5GB`.
+        folder: The folder to write.
+        checkpoint: Weights of the preset, for presets that run a checkpoint.
+        shard_size: Maximum size of a file, as in `5GB`.
 
     Raises:
-        UnknownPreset, WeightsMissing, InvalidInput: the preset cannot be built.
-        CheckpointError: a part of it has no place in the published layout, or the folder is taken.
+        UnknownPreset, WeightsMissing, InvalidInput: The preset cannot be built.
+        CheckpointError: A part of it has no place in the published layout, or the folder is not empty.
     """
     vision, voice = build_vision_encoder(preset, checkpoint=checkpoint), build_voice(preset, checkpoint=checkpoint)
     if not isinstance(vision, QwenVisionEncoder | ClipVisionEncoder):

@@ -1,6 +1,6 @@
 """What the presets of the published method share (Lyra, arXiv 2412.09501, and its released checkpoints).
 
-The configs of modules have published shapes as their defaults; a preset says what differs.
+Configs of modules default to the published shapes; a preset states what differs.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ WHISPER_LARGE = WhisperEncoder.Config(
     mel_bins=128, width=1280, layers=32, heads=20, feed_forward=5120, max_frames=1500, whole_window=True
 )
 
-# 5 frames of 20 ms make a speech token: 300 a clip of 30 s, 72,000 for two hours.
+# 5 frames of 20 ms make a speech token: 300 for a clip of 30 s, 72,000 for two hours.
 SPEECH_GROUP, SPEECH_HIDDEN = 5, 2048
 
 ADAPTERS = {SPEECH: LoraConfig(rank=64, alpha=16), LONG_SPEECH: LoraConfig(rank=128, alpha=256)}
@@ -77,7 +77,7 @@ class PublishedArchitecture:
 def qwen2_vl_language(
     *, vocabulary: int, width: int, layers: int, heads: int, key_value_heads: int, feed_forward: int, tied_output: bool
 ) -> Decoder.Config:
-    """Qwen2-VL's decoder in one of its sizes, with room for long speech."""
+    """Qwen2-VL's decoder in one of its sizes, with the context of long speech."""
     return Decoder.Config(
         vocabulary=vocabulary,
         width=width,
@@ -95,14 +95,14 @@ def qwen2_vl_language(
 
 
 def speech_encoder(model: str, model_width: int) -> SpeechEncoder.Config:
-    """A large Whisper, and for each adapter a projector to a language model `model_width` wide."""
+    """Whisper large, and for each adapter a projector to a language model of width `model_width`."""
     projector = SpeechProjector.Config(
         encoder_width=WHISPER_LARGE.width, model_width=model_width, group=SPEECH_GROUP, hidden_width=SPEECH_HIDDEN
     )
     return SpeechEncoder.Config(model=model, whisper=WHISPER_LARGE, projector=projector, adapters=tuple(ADAPTERS))
 
 
-# Learning rates, regularizer and context are the paper's (section 4); its batch sizes are not known: these are ours.
+# Learning rates, regularizer and context are the paper's (section 4); batch sizes, which it does not state, are ours.
 TRAINING: StageTable = {
     ALIGN: TrainingStage(learning_rate=1e-3, batch=256),
     INSTRUCT: TrainingStage(

@@ -32,10 +32,10 @@ LANGUAGE = Decoder.Config(
 LORA = LoraConfig(rank=16, alpha=32)
 LORA_PROJECTIONS = PROJECTIONS
 
-# A request that names a keep rate has its context dropped after three of four blocks; none is dropped otherwise.
+# With a keep rate, context tokens are dropped after three of four blocks; without one none are.
 EXTRACTION = ExtractionConfig(blocks=4)
-# Nineteen minutes of speech. `long_speech` learned on recordings of up to three; in shorter windows it says more, in
-# longer ones it takes more memory.
+# Nineteen minutes of speech. `long_speech` was trained on recordings of up to three: its answers say more in shorter
+# windows, and longer ones take more memory.
 WINDOW_TOKENS = 4096
 
 SPEECH_ENCODER = SpeechEncoder.Config(

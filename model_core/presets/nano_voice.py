@@ -1,4 +1,4 @@
-"""Nano's generated voice: a trained generator, the trained half of a vocoder, and the Piper voice's own HiFi-GAN."""
+"""Nano's generated voice: a trained unit generator, the trained half of a vocoder, and the Piper voice's HiFi-GAN."""
 
 from pathlib import Path
 
@@ -19,20 +19,20 @@ from model_core.speech.vocoder import UnitVocoder
 from model_core.speech.voice import voice_model
 
 GENERATOR_FILE, VOCODER_FILE = "generator.safetensors", "vocoder.safetensors"
-# What of the vocoder is trained here; the rest is the HiFi-GAN.
+# The vocoder's modules that are trained here; the others are the HiFi-GAN's.
 TRAINED_HALF = ("dict.", "dur_predictor.", "renderer.")
 
 _TABLE = "model.embed_tokens.weight"
 
 
 def untrained_generator(home: Path) -> CharacterUnitGenerator:
-    """A random generator that knows the letters of the language model's tokens. Raises WeightsMissing."""
+    """A random generator with the spelling of the language model's tokens. Raises WeightsMissing."""
     tokenizer = part_folder(home, "nano", "language") / "tokenizer.json"
     return nano.UNIT_GENERATOR.build().set_spelling(Tokenizer.from_file(str(tokenizer)))
 
 
 def untrained_vocoder(home: Path) -> UnitVocoder:
-    """A vocoder with the voice's HiFi-GAN, all else random. Raises WeightsMissing."""
+    """A vocoder with the Piper voice's HiFi-GAN and random weights otherwise. Raises WeightsMissing."""
     vocoder = nano.VOCODER.build()
     _load(vocoder, read_hifigan(voice_model(part_folder(home, "nano", "voice"))))
     return vocoder
@@ -50,7 +50,7 @@ def generated_voice(home: Path, parts: Path, device: torch.device | str = "cpu")
 
 
 def _load(module: CharacterUnitGenerator | UnitVocoder, tensors: dict[str, Tensor]) -> None:
-    """Gives a module some of its weights: all below the names that there are."""
+    """Loads all weights of those submodules that `tensors` has any of."""
     expected = module.state_dict()
     wanted = {name for name in expected if name.startswith(tuple({each.split(".")[0] for each in tensors}))}
     for name in sorted(wanted | tensors.keys()):

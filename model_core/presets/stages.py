@@ -13,27 +13,27 @@ STAGES = (ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR)
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TrainingStage:
-    """How a stage trains.
+    """Hyperparameters of a training stage.
 
     Attributes:
-        learning_rate: The highest; it rises over `warmup` and falls along a cosine to `lowest_rate` of itself.
-        projector_rate: The projectors' own learning rate, as a share of it.
-        batch: Samples an optimiser step, of all processes together.
-        epochs: Passes over the data, where `steps` is None.
+        learning_rate: Peak; linear warm-up over `warmup`, then cosine decay to `lowest_rate` of it.
+        projector_rate: Learning rate of the projectors, as a share of it.
+        batch: Samples of an optimiser step, over all processes.
+        epochs: Passes over the data; ignored where `steps` is set.
         steps: Optimiser steps.
-        warmup: Share of the steps.
+        warmup: Share of the steps with a rising learning rate.
         lowest_rate: Share of the learning rate at the end.
         betas: Of AdamW.
         weight_decay: Of AdamW.
-        clip: Largest gradient norm.
-        objective: Stage 1 learns through the frozen language model, or against its embedding table alone: the tokens
-            of the transcript by CTC, the words for a picture. The latter needs no pass through the model.
-        adapter: Name of the LoRA adapter that learns; None where projectors learn alone.
+        clip: Maximum gradient norm.
+        objective: Of stage 1: the loss of the frozen language model, or one against its embedding table alone (CTC on
+            the tokens of a transcript, the words for a picture), which needs no forward pass of the model.
+        adapter: Name of the LoRA adapter that is trained; None where only projectors are.
         lora: Its shape.
-        regularizer: Weight of the latent cross-modality regularizer; 0 is none.
-        extraction: Context tokens are dropped in training too, where the keep rate is under 1.
-        context: Most positions of a sample; longer ones are left out and counted.
-        mask_frames: In training up to two spans of so many encoder frames a recording are hidden (SpecAugment).
+        regularizer: Weight of the latent cross-modality regularizer; 0 turns it off.
+        extraction: The extractor in training, which drops context tokens where its keep rate is under 1.
+        context: Maximum positions of a sample; longer ones are skipped and counted.
+        mask_frames: Length of up to two spans of encoder frames that are masked in each recording (SpecAugment).
     """
 
     learning_rate: float

@@ -235,7 +235,7 @@ class SpeechEncoder(nn.Module):
 
     def _check_free(self, name: str) -> None:
         if name in self.projectors:
-            raise InvalidInput("adapter", f"{name!r} is resident already")
+            raise InvalidInput("adapter", f"{name!r} is already resident")
         if not _NAME.fullmatch(name) or hasattr(self.projectors, name):
             raise InvalidInput("adapter", f"{name!r} is not a valid adapter name: 1 to 64 letters, digits, - and _")
 

@@ -18,7 +18,7 @@ from services.shared import telemetry
 from services.shared.rpc import model_service, sampling_codec, tensors
 from services.shared.rpc.grpc_types import Context
 from services.shared.rpc.interceptors import tenant_of
-from services.shared.rpc.lora_registry import FULL_NAME, AdapterModel, AdaptersServicer
+from services.shared.rpc.lora_registry import FULL_NAME, AdapterHost, AdaptersServicer
 from services.shared.rpc.queueing import FairQueue
 from services.shared.rpc.server import ServiceDefinition
 from services.shared.rpc.threads import ModelThread
@@ -37,7 +37,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         self._thread = ModelThread("language-model")
         self._queue = FairQueue(waiting_limit=settings.max_waiting, on_change=telemetry.queue_gauges("language_model"))
         self.adapters = AdaptersServicer(
-            AdapterModel(
+            AdapterHost(
                 resident=lambda: model.adapters,
                 load=lambda name, folder: model.load_adapter(name, read_adapter(model.decoder, folder)),
                 unload=model.unload_adapter,
@@ -46,7 +46,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             folder=settings.adapters_folder,
             thread=self._thread,
             # One request runs at a time: while this holds the slot, none runs with the adapter.
-            alone=lambda name: self._queue.slot("adapters"),
+            exclusive=lambda name: self._queue.slot("adapters"),
         )
 
     async def Generate(
@@ -145,7 +145,7 @@ def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
         quantize(model.decoder, settings.quantization)
     model.prefix_cache = PrefixCache(settings.prefix_cache_mib * 2**20)
     servicer = LanguageModelServicer(model, settings)
-    servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
+    servicer.adapters.preload(settings.adapters_at_start, model_service.translate)
     return servicer
 
 

@@ -17,7 +17,7 @@ from services.shared import telemetry
 from services.shared.rpc import model_service, tensors
 from services.shared.rpc.grpc_types import Context
 from services.shared.rpc.interceptors import tenant_of
-from services.shared.rpc.lora_registry import FULL_NAME, AdapterModel, AdaptersServicer, AdapterUse
+from services.shared.rpc.lora_registry import FULL_NAME, AdapterHost, AdaptersServicer, AdapterUsage
 from services.shared.rpc.queueing import FairQueue
 from services.shared.rpc.server import ServiceDefinition
 from services.shared.rpc.threads import ModelThread, WorkTime
@@ -53,9 +53,9 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self._transcriptions = FairQueue(
             waiting_limit=settings.max_transcriptions_waiting, on_change=telemetry.queue_gauges("speech_encoder")
         )
-        self._use = AdapterUse()
+        self._use = AdapterUsage()
         self.adapters = AdaptersServicer(
-            AdapterModel(
+            AdapterHost(
                 resident=lambda: encoder.adapters,
                 load=partial(load_projector, encoder),
                 unload=encoder.unload_projector,
@@ -64,7 +64,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
             ),
             folder=settings.adapters_folder,
             thread=self._thread,
-            alone=self._use.alone,
+            exclusive=self._use.exclusive,
         )
 
     async def Encode(
@@ -76,7 +76,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         recording = await self._receive(header.audio, pieces, tenant_of(context))
         adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
         encoding = self._encode_batches.process(recording.clips, ClipOptions(adapter), tenant=tenant_of(context))
-        async with self._use.using(adapter), aclosing(encoding) as results:
+        async with self._use.hold(adapter), aclosing(encoding) as results:
             clips = iter(recording.clips)
             async for tokens_NE in results:
                 for message in _token_messages(next(clips), tokens_NE, adapter):
@@ -120,7 +120,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         language = header.language or ("" if others else first)
         options = ClipOptions(adapter, language)
         transcribing = self._transcribe_batches.process(recording.clips, options, tenant=tenant_of(context))
-        async with self._use.using(adapter), aclosing(transcribing) as results:
+        async with self._use.hold(adapter), aclosing(transcribing) as results:
             clips = iter(recording.clips)
             async for transcribed in results:
                 language = language or transcribed.language
@@ -193,7 +193,7 @@ def _build(settings: SpeechEncoderSettings) -> SpeechEncoderServicer:
         formats["words"] = encoder.transcriber.number_format
     model_service.log_number_formats(**formats)
     servicer = SpeechEncoderServicer(encoder, settings)
-    servicer.adapters.load_at_start(settings.adapters_at_start, model_service.translate)
+    servicer.adapters.preload(settings.adapters_at_start, model_service.translate)
     return servicer
 
 

@@ -1,7 +1,7 @@
-"""Adapters at run time, on the language model and the speech encoder together.
+"""Loads and unloads LoRA adapters at run time, on the language model and the speech encoder together.
 
-For whoever runs the platform, by gRPC inside it: no API key opens this, and no route of the gateway leads here. Loading
-and unloading take the operator's token.
+For operators, over gRPC inside the platform: no API key and no route of the gateway gives access. Loading and unloading
+require the operator's token.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from services.shared.service_errors import InvalidInput, ServiceError
 if TYPE_CHECKING:
     from lyra.v1.adapters_pb2_grpc import AdaptersAsyncStub
 
-# A new adapter is there for the encoder first, and leaves the language model first: no request may name half of one.
+# Loaded into the encoder first and unloaded from the language model first: a request may never name half an adapter.
 SERVICES = (SPEECH_ENCODER, LANGUAGE_MODEL)
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterState:
-    """Which services have an adapter resident, and which could load it."""
+class AdapterStatus:
+    """The services that have an adapter resident, and those that can load it."""
 
     name: str
     resident: tuple[str, ...]
@@ -42,8 +42,8 @@ class AdapterState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterServices:
-    """Open channels to the services that have adapters."""
+class AdapterClients:
+    """Clients of the services that have adapters."""
 
     channels: Mapping[str, grpc.aio.Channel]
     stubs: Mapping[str, "AdaptersAsyncStub"]
@@ -51,19 +51,23 @@ class AdapterServices:
 
     @classmethod
     def open(cls, addresses: Mapping[str, str], credentials: ClientCredentials = NO_CREDENTIALS) -> Self:
-        """`addresses` of each of SERVICES; a caller with the operator's token. Call it in a running event loop."""
+        """Clients of the services at `addresses`, one for each of SERVICES. Call it in a running event loop.
+
+        `credentials` need the operator's token to load and unload.
+        """
         channels = {name: open_channel(addresses[name], credentials) for name in SERVICES}
         return cls(channels=channels, stubs={name: AdaptersStub(channel) for name, channel in channels.items()})
 
     async def close(self) -> None:
+        """Closes the channels."""
         await asyncio.gather(*(channel.close(None) for channel in self.channels.values()))
 
-    async def list(self) -> list[AdapterState]:
-        """Every adapter that is resident or could be, by name. Raises ServiceError."""
+    async def list(self) -> list[AdapterStatus]:
+        """Every adapter that is resident or can be loaded, sorted by name. Raises ServiceError."""
         answers = dict(zip(SERVICES, await asyncio.gather(*map(self._list, SERVICES)), strict=True))
         names = {name for answer in answers.values() for name in (*answer.resident, *answer.available)}
         return [
-            AdapterState(
+            AdapterStatus(
                 name,
                 resident=tuple(service for service in SERVICES if name in answers[service].resident),
                 available=tuple(service for service in SERVICES if name in answers[service].available),
@@ -72,21 +76,21 @@ class AdapterServices:
         ]
 
     async def load(self, name: str) -> tuple[str, ...]:
-        """Makes an adapter resident wherever it is available. Returns those services.
+        """Loads an adapter into every service that has its files, and returns their names.
 
-        The language model has to have it; the speech encoder only where the adapter has a speech projector. Where one
-        of the two fails, the other forgets it again.
+        The language model must have them; the speech encoder has them if the adapter has a speech projector. If one
+        of the two fails, the adapter is unloaded from the other.
 
         Raises:
-            InvalidInput: There is no such adapter, it is resident already, or its files do not fit the model.
+            InvalidInput: There is no such adapter, it is already resident, or its files do not fit the model.
             ServiceError: A service cannot be reached.
         """
         state = await self._state(name)
         if not state.available:
-            where = "is resident already" if state.resident else "is in no folder of adapters"
+            where = "is already resident" if state.resident else "is in no adapters folder"
             raise InvalidInput("name", f"{name!r} {where}")
         if LANGUAGE_MODEL not in (*state.available, *state.resident):
-            raise InvalidInput("name", f"{name!r} is not in the language model's folder of adapters")
+            raise InvalidInput("name", f"{name!r} is not in the language model's adapters folder")
         loaded: list[str] = []
         try:
             for service in state.available:
@@ -100,12 +104,12 @@ class AdapterServices:
         return state.available
 
     async def unload(self, name: str) -> tuple[str, ...]:
-        """Takes an adapter out of memory wherever it is resident, after the requests that run with it.
+        """Unloads an adapter from every service where it is resident, once no request uses it.
 
-        Returns those services. Where one fails, calling again does the rest.
+        Returns the names of those services. If one fails, call it again to unload the rest.
 
         Raises:
-            InvalidInput: It is resident nowhere.
+            InvalidInput: It is not resident anywhere.
             ServiceError: A service cannot be reached.
         """
         state = await self._state(name)
@@ -115,8 +119,8 @@ class AdapterServices:
             await self._unload(service, name)
         return state.resident
 
-    async def _state(self, name: str) -> AdapterState:
-        missing = AdapterState(name, (), ())
+    async def _state(self, name: str) -> AdapterStatus:
+        missing = AdapterStatus(name, (), ())
         return next((state for state in await self.list() if state.name == name), missing)
 
     async def _list(self, service: str) -> ListAdaptersResponse:

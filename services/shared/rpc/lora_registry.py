@@ -1,6 +1,6 @@
-"""Adapters at run time: the gRPC service that the language model and the speech encoder both have.
+"""LoRA adapters at run time: the gRPC service by which the language model and the speech encoder load and unload them.
 
-A client names an adapter and never a path: the name is that of a folder in the service's own folder for adapters.
+A client names an adapter, never a path: the name is that of a folder inside the service's own adapters folder.
 """
 
 import asyncio
@@ -20,23 +20,23 @@ from services.shared.service_errors import InvalidInput, ServiceError
 log = telemetry.get_logger(__name__)
 
 FULL_NAME = "lyra.v1.Adapters"
-BASE = "base"  # what requests call the model without an adapter
+BASE = "base"  # in requests: the model without an adapter
 MAX_NAME_CHARACTERS = 64
-STARTING = "LYRA_ADAPTERS"  # the setting that names adapters to load at start
+PRELOAD_SETTING = "LYRA_ADAPTERS"
 
 _NAME = re.compile("[a-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterModel:
-    """What a model does with adapters.
+class AdapterHost:
+    """A model that adapters are loaded into.
 
     Attributes:
-        resident: Names of those that requests may use.
-        load: Makes the adapter in a folder resident under a name, or changes nothing and raises.
-        unload: Takes it out of memory.
-        files: A folder with one of these holds an adapter that this model can load.
-        optional: Whether an adapter may have nothing for this model.
+        resident: Returns the names of the adapters that are loaded.
+        load: Loads the adapter in a folder under a name; where that fails it raises, and the model is unchanged.
+        unload: Removes an adapter from memory.
+        files: Names of files; a folder with one of them holds an adapter for this model.
+        optional: Whether an adapter may have no file for this model.
     """
 
     resident: Callable[[], Collection[str]]
@@ -46,16 +46,16 @@ class AdapterModel:
     optional: bool = False
 
 
-class AdapterUse:
-    """Counts who runs with which adapter. One that changes waits for them, and takes nobody in meanwhile."""
+class AdapterUsage:
+    """Counts the requests that use each adapter, so that one is unloaded only when none uses it."""
 
     def __init__(self) -> None:
         self._users: Counter[str] = Counter()
         self._changing: dict[str, asyncio.Event] = {}
 
     @asynccontextmanager
-    async def using(self, name: str) -> AsyncIterator[None]:
-        """Holds the adapter for the time of the `async with` body. Raises InvalidInput where it is about to leave."""
+    async def hold(self, name: str) -> AsyncIterator[None]:
+        """Keeps the adapter loaded during the `async with` body. Raises InvalidInput if it is being unloaded."""
         if name in self._changing:
             raise InvalidInput("adapter", f"{name!r} is being unloaded")
         self._users[name] += 1
@@ -67,10 +67,10 @@ class AdapterUse:
                 self._changing[name].set()
 
     @asynccontextmanager
-    async def alone(self, name: str) -> AsyncIterator[None]:
-        """Begins when nobody uses the adapter any more, and keeps it so for the time of the body."""
+    async def exclusive(self, name: str) -> AsyncIterator[None]:
+        """Waits until no request uses the adapter, and refuses new ones during the `async with` body."""
         if name in self._changing:
-            raise InvalidInput("name", f"{name!r} is being loaded or unloaded already")
+            raise InvalidInput("name", f"{name!r} is already being loaded or unloaded")
         unused = self._changing[name] = asyncio.Event()
         try:
             if self._users[name]:
@@ -84,57 +84,59 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
     """Lists, loads and unloads the adapters of one model, on the model's own thread.
 
     Args:
-        model: Whose adapters.
+        model: The model.
         folder: Has a folder for each adapter that can be loaded; need not exist.
-        thread: The model's.
-        alone: Begins, for a name, when no request runs with that adapter.
+        thread: The thread that the model runs on.
+        exclusive: An async context manager for a name: no request uses that adapter inside it.
     """
 
     def __init__(
         self,
-        model: AdapterModel,
+        model: AdapterHost,
         *,
         folder: Path,
         thread: ModelThread,
-        alone: Callable[[str], AbstractAsyncContextManager[None]],
+        exclusive: Callable[[str], AbstractAsyncContextManager[None]],
     ) -> None:
         self._model = model
         self._folder = folder
         self._thread = thread
-        self._alone = alone
+        self._exclusive = exclusive
 
-    def load_at_start(self, names: Iterable[str], translate: Callable[[Exception], ServiceError | None]) -> None:
-        """Makes adapters resident before the first call comes, on the caller's thread.
+    def preload(self, names: Iterable[str], translate: Callable[[Exception], ServiceError | None]) -> None:
+        """Loads adapters before the service takes calls, on the caller's thread.
 
         Args:
-            names: Of their folders. One that has nothing for this model is passed over where it may be so.
-            translate: Turns errors of the model's layer into ours; None for errors it does not know.
+            names: Of their folders. One without files for this model is skipped if the model's adapters are optional.
+            translate: Maps errors of `model_core` to service errors; returns None for any other.
 
         Raises:
-            InvalidInput: The setting and the adapter that cannot be loaded are named.
+            InvalidInput: An adapter cannot be loaded; the message names it, and the field is the setting.
         """
         for name in names:
-            _checked(name, STARTING)
+            _checked(name, PRELOAD_SETTING)
             if name in self._model.resident():
-                raise InvalidInput(STARTING, f"{name!r} is one of the preset's own adapters, or is named twice")
+                raise InvalidInput(PRELOAD_SETTING, f"{name!r} is one of the preset's own adapters, or named twice")
             if name not in (known := self._names()):
                 if self._model.optional and (self._folder / name).is_dir():
                     log.info("adapter has nothing for this service", adapter=name)
                     continue
                 there = ", ".join(known) or "none"
-                raise InvalidInput(STARTING, f"{name!r} is not in {self._folder} (LYRA_ADAPTERS_DIR); there: {there}")
+                raise InvalidInput(
+                    PRELOAD_SETTING, f"{name!r} is not in {self._folder} (LYRA_ADAPTERS_DIR), which has: {there}"
+                )
             try:
                 self._model.load(name, self._folder / name)
             except Exception as error:
                 if (known_error := translate(error)) is None:
                     raise
-                raise InvalidInput(STARTING, f"{name!r} cannot be loaded: {known_error}") from error
+                raise InvalidInput(PRELOAD_SETTING, f"{name!r} cannot be loaded: {known_error}") from error
             log.info("adapter loaded", adapter=name)
 
     async def ListAdapters(
         self, request: adapters_pb2.ListAdaptersRequest, context: Context
     ) -> adapters_pb2.ListAdaptersResponse:
-        """What is resident, and what could be."""
+        """The adapters that are loaded, and those that can be."""
         resident = self._model.resident()
         available = [name for name in await asyncio.to_thread(self._names) if name not in resident]
         return adapters_pb2.ListAdaptersResponse(resident=resident, available=available)
@@ -142,15 +144,15 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
     async def LoadAdapter(
         self, request: adapters_pb2.LoadAdapterRequest, context: Context
     ) -> adapters_pb2.LoadAdapterResponse:
-        """Makes an adapter resident."""
+        """Loads an adapter."""
         name = _checked(request.name)
         if name in self._model.resident():
-            raise InvalidInput("name", f"{name!r} is resident already")
+            raise InvalidInput("name", f"{name!r} is already resident")
         known = await asyncio.to_thread(self._names)
         if name not in known:
             there = ", ".join(known) or "none"
-            raise InvalidInput("name", f"{name!r} is not in the folder of adapters; there: {there}")
-        async with self._alone(name):
+            raise InvalidInput("name", f"{name!r} is not in the adapters folder, which has: {there}")
+        async with self._exclusive(name):
             await self._thread.run(lambda: self._model.load(name, self._folder / name))
         log.info("adapter loaded", adapter=name)
         return adapters_pb2.LoadAdapterResponse()
@@ -158,18 +160,18 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
     async def UnloadAdapter(
         self, request: adapters_pb2.UnloadAdapterRequest, context: Context
     ) -> adapters_pb2.UnloadAdapterResponse:
-        """Takes an adapter out of memory, after the requests that run with it."""
+        """Unloads an adapter once no request uses it."""
         name = _checked(request.name)
         if name not in self._model.resident():
             resident = ", ".join(self._model.resident()) or "none"
             raise InvalidInput("name", f"{name!r} is not resident; resident: {resident}")
-        async with self._alone(name):
+        async with self._exclusive(name):
             await self._thread.run(lambda: self._model.unload(name))
         log.info("adapter unloaded", adapter=name)
         return adapters_pb2.UnloadAdapterResponse()
 
     def _names(self) -> list[str]:
-        """Adapters in the folder."""
+        """The adapters in the folder that this model can load."""
         if not self._folder.is_dir():
             return []
         return sorted(
@@ -182,9 +184,7 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
 def _checked(name: str, field: str = "name") -> str:
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
         shown = name[:MAX_NAME_CHARACTERS]
-        raise InvalidInput(
-            field, f"{shown!r} is no name of an adapter: 1 to {MAX_NAME_CHARACTERS} of a-z, 0-9, _ and -"
-        )
+        raise InvalidInput(field, f"{shown!r} is not an adapter name: 1 to {MAX_NAME_CHARACTERS} of a-z, 0-9, _ and -")
     if name == BASE:
-        raise InvalidInput(field, f"{BASE!r} stands for no adapter at all")
+        raise InvalidInput(field, f"{BASE!r} is reserved: it stands for the model without an adapter")
     return name

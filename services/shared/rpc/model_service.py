@@ -1,4 +1,4 @@
-"""Where services meet `model_core`: CPU threads, loading a preset, errors. The only module here that imports it."""
+"""What model services need around `model_core`: CPU threads, logging, errors. Only this module here imports it."""
 
 import os
 
@@ -10,10 +10,10 @@ log = telemetry.get_logger(__name__)
 
 
 def prepare_process(settings: ServiceSettings) -> None:
-    """Gives the process its CPU threads. To be called before torch is imported, which reads these once.
+    """Sets the process's number of CPU threads. Call it before torch is imported, which reads these variables once.
 
-    Several services share a few cores: threads that wait for work must sleep, not spin. Every length of a recording is
-    a shape of its own to oneDNN, which would keep what it prepared for a thousand of them: half a GB.
+    Several services share a few cores, so idle threads must sleep instead of spinning. Each length of a recording is a
+    new shape to oneDNN, whose cache of a thousand primitives would take half a GB.
     """
     count = str(settings.thread_count())
     os.environ["OMP_WAIT_POLICY"] = "passive"
@@ -24,14 +24,14 @@ def prepare_process(settings: ServiceSettings) -> None:
 
 
 def log_number_formats(**of_parts: str) -> None:
-    """Tells in which numbers a service's parts multiply: that follows from the processor, and so do last digits."""
+    """Logs the number format of each part: it follows from the processor, and decides the last digits of results."""
     from model_core.kernels import instructions
 
     log.info("number formats", instructions=instructions(), **of_parts)
 
 
 def translate(error: Exception) -> ServiceError | None:
-    """What an error of `model_core` means to a caller; None for an error that is not one of its own."""
+    """The service error for an error of `model_core`; None for any other."""
     from model_core import errors
 
     if isinstance(error, errors.InvalidInput):

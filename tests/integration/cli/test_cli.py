@@ -111,7 +111,7 @@ def test_adapters_are_listed_loaded_and_unloaded(lyra: Lyra, tiny_stack: Stack) 
     assert lyra("ask", "Hello?", "--adapter", "meetings", "--max-tokens", 2).exit_code == 0
     again = lyra("adapters", "load", "meetings")
     assert again.exit_code == 1
-    assert "resident already" in again.stderr
+    assert "already resident" in again.stderr
     assert lyra("adapters", "unload", "meetings").exit_code == 0
     assert lyra("adapters", "unload", "meetings").exit_code == 1
     assert lyra("ask", "Hello?", "--adapter", "meetings", "--max-tokens", 2).exit_code == 1

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from services.operations.local.stack import SERVICES
-from services.shared.pipeline.adapter_admin import AdapterServices
+from services.shared.pipeline.adapter_admin import AdapterClients
 from tests.adapters import write_adapter
 from tests.callers import shows, token
 from tests.conftest import StartService
@@ -36,10 +36,10 @@ async def gateway(start_gateway: StartGateway, addresses: dict[str, str]) -> Gat
 
 
 @pytest.fixture
-async def adapters(addresses: dict[str, str], tmp_path: Path) -> AsyncIterator[AdapterServices]:
+async def adapters(addresses: dict[str, str], tmp_path: Path) -> AsyncIterator[AdapterClients]:
     """Of the same services; `meetings` can be loaded."""
     write_adapter(tmp_path / "adapters" / "meetings", PRESET)
-    opened = AdapterServices.open(addresses, shows(token(tmp_path)))
+    opened = AdapterClients.open(addresses, shows(token(tmp_path)))
     yield opened
     await opened.close()
 
@@ -141,7 +141,7 @@ async def test_the_model_tells_what_the_options_may_be(gateway: Gateway) -> None
     assert model["lyra"] == {"context_tokens": 8192, "max_blocks": LAYERS, "keep_rate": 1.0, "blocks": 4}
 
 
-async def test_adapters_come_and_go_under_requests(gateway: Gateway, adapters: AdapterServices) -> None:
+async def test_adapters_come_and_go_under_requests(gateway: Gateway, adapters: AdapterClients) -> None:
     recording = sound(3)
     expected = await ask(gateway, recording)
 

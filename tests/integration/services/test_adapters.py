@@ -18,7 +18,7 @@ from lyra.v1 import (
 from lyra.v1.language_model_pb2 import GenerateHeader, GenerateRequest, GenerateResponse, MessageStart
 from lyra.v1.speech_encoder_pb2 import AudioHeader, EncodedAudio, SpeechEncoderEncodeRequest
 from model_core.checkpoints.peft_adapters import CONFIG_FILE
-from services.shared.pipeline.adapter_admin import AdapterServices
+from services.shared.pipeline.adapter_admin import AdapterClients
 from services.shared.rpc.channels import open_channel
 from services.shared.service_errors import InvalidInput, Unavailable, from_rpc_error
 from tests.adapters import write_adapter
@@ -44,14 +44,14 @@ async def running(start_service: StartService, folder: Path) -> dict[str, Runnin
 
 
 @pytest.fixture
-async def adapters(running: dict[str, RunningService], folder: Path) -> AsyncIterator[AdapterServices]:
+async def adapters(running: dict[str, RunningService], folder: Path) -> AsyncIterator[AdapterClients]:
     operator = shows(token(folder.parent))
-    opened = AdapterServices.open({name: service.address for name, service in running.items()}, operator)
+    opened = AdapterClients.open({name: service.address for name, service in running.items()}, operator)
     yield opened
     await opened.close()
 
 
-async def resident(adapters: AdapterServices) -> dict[str, tuple[str, ...]]:
+async def resident(adapters: AdapterClients) -> dict[str, tuple[str, ...]]:
     return {state.name: state.resident for state in await adapters.list() if state.resident}
 
 
@@ -79,7 +79,7 @@ def model(running: dict[str, RunningService]) -> Model:
     return Model(running["language_model"])
 
 
-async def test_an_adapter_is_there_from_its_load_to_its_unload(adapters: AdapterServices, model: Model) -> None:
+async def test_an_adapter_is_there_from_its_load_to_its_unload(adapters: AdapterClients, model: Model) -> None:
     before = await resident(adapters)
     base = await model.answer(max_tokens=8)
     assert await adapters.load("meetings") == BOTH
@@ -95,12 +95,12 @@ async def test_an_adapter_is_there_from_its_load_to_its_unload(adapters: Adapter
     assert refusal.value.field == "adapter"
 
 
-async def test_an_adapter_without_projector_is_for_the_language_model_alone(adapters: AdapterServices) -> None:
+async def test_an_adapter_without_projector_is_for_the_language_model_alone(adapters: AdapterClients) -> None:
     assert await adapters.load("captions") == ("language_model",)
     assert await adapters.unload("captions") == ("language_model",)
 
 
-async def test_loading_and_unloading_while_answers_run_harms_none(adapters: AdapterServices, model: Model) -> None:
+async def test_loading_and_unloading_while_answers_run_harms_none(adapters: AdapterClients, model: Model) -> None:
     expected = await model.answer(max_tokens=30)
 
     async def keep_asking() -> None:
@@ -115,7 +115,7 @@ async def test_loading_and_unloading_while_answers_run_harms_none(adapters: Adap
             await adapters.unload("meetings")
 
 
-async def test_an_answer_that_has_begun_keeps_its_adapter_to_the_end(adapters: AdapterServices, model: Model) -> None:
+async def test_an_answer_that_has_begun_keeps_its_adapter_to_the_end(adapters: AdapterClients, model: Model) -> None:
     await adapters.load("meetings")
     expected = await model.answer(max_tokens=60, adapter="meetings", seed=1)
     running = aiter(model.stub.Generate(prompt(max_tokens=60, adapter="meetings", seed=1)))
@@ -157,7 +157,7 @@ async def test_a_recording_that_has_begun_keeps_its_projector_to_the_end(
 
 
 async def test_where_the_language_model_cannot_load_it_the_speech_encoder_forgets_it(
-    adapters: AdapterServices, model: Model, folder: Path
+    adapters: AdapterClients, model: Model, folder: Path
 ) -> None:
     before, base = await resident(adapters), await model.answer(max_tokens=8)
     config = folder / "meetings" / CONFIG_FILE
@@ -168,7 +168,7 @@ async def test_where_the_language_model_cannot_load_it_the_speech_encoder_forget
     assert await model.answer(max_tokens=8) == base
 
 
-async def test_files_that_end_too_early_change_nothing(adapters: AdapterServices, folder: Path) -> None:
+async def test_files_that_end_too_early_change_nothing(adapters: AdapterClients, folder: Path) -> None:
     before = await resident(adapters)
     weights = folder / "meetings" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -178,7 +178,7 @@ async def test_files_that_end_too_early_change_nothing(adapters: AdapterServices
 
 
 @pytest.mark.parametrize("name", ["nowhere", "", "../adapters/meetings", "base"])
-async def test_a_name_without_a_folder_is_refused(adapters: AdapterServices, name: str) -> None:
+async def test_a_name_without_a_folder_is_refused(adapters: AdapterClients, name: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         await adapters.load(name)
     assert refusal.value.field == "name"
@@ -186,14 +186,14 @@ async def test_a_name_without_a_folder_is_refused(adapters: AdapterServices, nam
         await adapters.unload(name)
 
 
-async def test_what_is_resident_is_not_loaded_twice(adapters: AdapterServices) -> None:
+async def test_what_is_resident_is_not_loaded_twice(adapters: AdapterClients) -> None:
     await adapters.load("meetings")
-    with pytest.raises(InvalidInput, match="resident already"):
+    with pytest.raises(InvalidInput, match="already resident"):
         await adapters.load("meetings")
 
 
 async def test_a_service_that_came_back_gets_what_it_lost(
-    adapters: AdapterServices, running: dict[str, RunningService], folder: Path
+    adapters: AdapterClients, running: dict[str, RunningService], folder: Path
 ) -> None:
     await adapters.load("meetings")
     async with open_channel(running["language_model"].address, shows(token(folder.parent))) as channel:
@@ -204,7 +204,7 @@ async def test_a_service_that_came_back_gets_what_it_lost(
 
 
 async def test_an_adapter_whose_folder_is_gone_stays_until_it_is_unloaded(
-    adapters: AdapterServices, folder: Path
+    adapters: AdapterClients, folder: Path
 ) -> None:
     await adapters.load("meetings")
     shutil.rmtree(folder / "meetings")
@@ -220,7 +220,7 @@ async def test_adapters_that_the_setting_names_are_there_from_the_start(
     settings = {"adapters_dir": folder, "adapters": "meetings,captions", "operator_token_file": operator}
     services = {name: await start_service(name, **settings) for name in BOTH}
     addresses = {name: service.address for name, service in services.items()}
-    adapters = AdapterServices.open(addresses, shows(operator))
+    adapters = AdapterClients.open(addresses, shows(operator))
     there = await resident(adapters)
     assert (there["meetings"], there["captions"]) == (BOTH, ("language_model",))
     answer = await Model(services["language_model"]).answer(max_tokens=4, adapter="captions")
@@ -239,7 +239,7 @@ async def test_a_service_does_not_start_without_an_adapter_that_the_setting_name
 
 
 async def test_services_that_are_down_are_named() -> None:
-    nobody = AdapterServices.open(dict.fromkeys(BOTH, "127.0.0.1:9"))
+    nobody = AdapterClients.open(dict.fromkeys(BOTH, "127.0.0.1:9"))
     with pytest.raises(Unavailable):
         await nobody.list()
     await nobody.close()

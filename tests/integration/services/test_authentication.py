@@ -218,4 +218,4 @@ async def test_name_of_an_adapter_is_never_a_path(operator: Adapters, name: str)
     with pytest.raises(InvalidInput) as refusal:
         await operator("LoadAdapter", LoadAdapterRequest(name=name))
     assert refusal.value.field == "name"
-    assert "no name of an adapter" in refusal.value.message
+    assert "not an adapter name" in refusal.value.message

@@ -157,7 +157,7 @@ def test_missing_files(speech: Path, tmp_path: Path) -> None:
 
 def test_a_name_that_is_taken(speech: Path) -> None:
     decoder = small.make().decoder
-    with pytest.raises(CheckpointError, match="speech: is the name of an adapter that is resident already"):
+    with pytest.raises(CheckpointError, match="speech: is the name of an adapter that is already resident"):
         load_adapter(decoder, "speech", speech)
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from lyra.v1.adapters_pb2 import ListAdaptersRequest, LoadAdapterRequest, UnloadAdapterRequest
-from services.shared.rpc.lora_registry import AdapterModel, AdaptersServicer, AdapterUse
+from services.shared.rpc.lora_registry import AdapterHost, AdaptersServicer, AdapterUsage
 from services.shared.rpc.threads import ModelThread
 from services.shared.service_errors import InvalidInput
 
@@ -29,14 +29,14 @@ class Model:
 
 
 def servicer(model: Model, folder: Path, *, optional: bool = False) -> AdaptersServicer:
-    adapters = AdapterModel(
+    adapters = AdapterHost(
         resident=lambda: list(model.loaded),
         load=model.load,
         unload=model.unload,
         files=("weights",),
         optional=optional,
     )
-    return AdaptersServicer(adapters, folder=folder, thread=ModelThread("test"), alone=lambda name: nullcontext())
+    return AdaptersServicer(adapters, folder=folder, thread=ModelThread("test"), exclusive=lambda name: nullcontext())
 
 
 @pytest.fixture
@@ -75,20 +75,22 @@ async def test_what_is_loaded_can_be_unloaded_and_loaded_again(folder: Path) -> 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "no name"),
-        ("..", "no name"),
-        ("../adapters", "no name"),
-        ("/etc", "no name"),
-        ("other\n", "no name"),
-        ("Not-a-name", "no name"),
-        ("x" * 65, "no name"),
-        ("base", "no adapter at all"),
-        ("speech", "resident already"),
-        ("empty", "there: long_speech, other, speech"),
-        ("file", "there: long_speech, other, speech"),
+        ("", "not an adapter name"),
+        ("..", "not an adapter name"),
+        ("../adapters", "not an adapter name"),
+        ("/etc", "not an adapter name"),
+        ("other\n", "not an adapter name"),
+        ("Not-a-name", "not an adapter name"),
+        ("x" * 65, "not an adapter name"),
+        ("base", "without an adapter"),
+        ("speech", "already resident"),
+        ("empty", "which has: long_speech, other, speech"),
+        ("file", "which has: long_speech, other, speech"),
     ],
 )
-async def test_what_cannot_be_loaded_is_refused_and_changes_nothing(folder: Path, name: str, message: str) -> None:
+async def test_an_adapter_that_cannot_be_loaded_is_refused_and_changes_nothing(
+    folder: Path, name: str, message: str
+) -> None:
     model = Model()
     with pytest.raises(InvalidInput, match=message) as refusal:
         await servicer(model, folder).LoadAdapter(LoadAdapterRequest(name=name), CONTEXT)
@@ -98,18 +100,18 @@ async def test_what_cannot_be_loaded_is_refused_and_changes_nothing(folder: Path
 
 def test_adapters_named_at_start_are_resident(folder: Path) -> None:
     model = Model()
-    servicer(model, folder).load_at_start(["other", "long_speech"], lambda error: None)
+    servicer(model, folder).preload(["other", "long_speech"], lambda error: None)
     assert model.loaded.keys() == {"speech", "other", "long_speech"}
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "no name"),
-        ("../adapters", "no name"),
-        ("base", "no adapter at all"),
+        ("", "not an adapter name"),
+        ("../adapters", "not an adapter name"),
+        ("base", "without an adapter"),
         ("speech", "preset's own"),
-        ("empty", "'empty' is not in .*adapters .*there: long_speech, other, speech"),
+        ("empty", "'empty' is not in .*adapters .*which has: long_speech, other, speech"),
         ("nowhere", "'nowhere' is not in .*adapters"),
     ],
 )
@@ -117,44 +119,44 @@ def test_an_adapter_that_cannot_be_loaded_at_start_is_named_with_the_setting(
     folder: Path, name: str, message: str
 ) -> None:
     with pytest.raises(InvalidInput, match=message) as refusal:
-        servicer(Model(), folder).load_at_start([name], lambda error: None)
+        servicer(Model(), folder).preload([name], lambda error: None)
     assert refusal.value.field == "LYRA_ADAPTERS"
 
 
-def test_an_adapter_without_a_part_for_the_model_is_passed_over_where_that_may_be(folder: Path) -> None:
+def test_an_optional_adapter_without_files_for_the_model_is_skipped(folder: Path) -> None:
     model = Model()
-    servicer(model, folder, optional=True).load_at_start(["empty", "other"], lambda error: None)
+    servicer(model, folder, optional=True).preload(["empty", "other"], lambda error: None)
     assert model.loaded.keys() == {"speech", "other"}
     with pytest.raises(InvalidInput, match="'nowhere' is not in"):
-        servicer(model, folder, optional=True).load_at_start(["nowhere"], lambda error: None)
+        servicer(model, folder, optional=True).preload(["nowhere"], lambda error: None)
 
 
-def test_an_adapter_that_does_not_fit_at_start_is_named_and_an_unknown_mistake_is_not_hidden(folder: Path) -> None:
+def test_an_adapter_that_does_not_fit_at_start_is_named_and_unknown_errors_pass_through(folder: Path) -> None:
     model = Model()
     model.load = lambda name, folder: [][1]  # type: ignore[method-assign]
     with pytest.raises(InvalidInput, match="'other' cannot be loaded: rank: 3"):
-        servicer(model, folder).load_at_start(["other"], lambda error: InvalidInput("rank", "3"))
+        servicer(model, folder).preload(["other"], lambda error: InvalidInput("rank", "3"))
     with pytest.raises(IndexError):
-        servicer(model, folder).load_at_start(["other"], lambda error: None)
+        servicer(model, folder).preload(["other"], lambda error: None)
 
 
-async def test_what_is_not_resident_cannot_be_unloaded(folder: Path) -> None:
+async def test_an_adapter_that_is_not_resident_cannot_be_unloaded(folder: Path) -> None:
     with pytest.raises(InvalidInput, match="resident: speech"):
         await servicer(Model(), folder).UnloadAdapter(UnloadAdapterRequest(name="other"), CONTEXT)
 
 
 async def test_a_change_waits_for_all_who_use_the_adapter() -> None:
-    use, order = AdapterUse(), list[str]()
+    use, order = AdapterUsage(), list[str]()
     started, end = asyncio.Event(), asyncio.Event()
 
     async def request() -> None:
-        async with use.using("speech"):
+        async with use.hold("speech"):
             started.set()
             await end.wait()
             order.append("request")
 
     async def change() -> None:
-        async with use.alone("speech"):
+        async with use.exclusive("speech"):
             order.append("change")
 
     async with asyncio.TaskGroup() as group:
@@ -164,21 +166,21 @@ async def test_a_change_waits_for_all_who_use_the_adapter() -> None:
         changing = group.create_task(change())
         await asyncio.sleep(0)
         with pytest.raises(InvalidInput, match="being unloaded"):
-            async with use.using("speech"):
+            async with use.hold("speech"):
                 pass
-        async with use.using("other"):
+        async with use.hold("other"):
             assert not changing.done()
         end.set()
     assert order == ["request", "request", "change"]
-    async with use.using("speech"):
+    async with use.hold("speech"):
         pass
 
 
 async def test_a_change_that_is_given_up_leaves_the_adapter_in_use() -> None:
-    use = AdapterUse()
-    async with use.using("speech"):
+    use = AdapterUsage()
+    async with use.hold("speech"):
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0), use.alone("speech"):
+            async with asyncio.timeout(0), use.exclusive("speech"):
                 pass
-        async with use.using("speech"):
+        async with use.hold("speech"):
             pass

@@ -97,7 +97,7 @@ def test_what_is_no_name_for_an_adapter_is_refused(tmp_path: Path, name: str) ->
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     grown = encoder("speech")
     before = grown.encode([clip(1)])[0]
-    with pytest.raises(InvalidInput, match="'speech' is resident already"):
+    with pytest.raises(InvalidInput, match="'speech' is already resident"):
         load_projector(grown, "speech", projector_folder(tmp_path))
     assert torch.equal(grown.encode([clip(1)])[0], before)
 
