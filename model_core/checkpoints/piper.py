@@ -1,4 +1,4 @@
-"""The HiFi-GAN inside a Piper voice (VITS, ONNX), as tensors with the names of ours."""
+"""The HiFi-GAN inside a Piper voice (VITS, ONNX), as tensors with the names of our vocoder."""
 
 import re
 from pathlib import Path
@@ -28,5 +28,5 @@ def read_hifigan(model: Path) -> dict[str, Tensor]:
 
 
 def _renamed(name: str) -> str:
-    """Blocks of the second kind have one list of convolutions, ours the first of two."""
+    """HiFi-GAN's second kind of block has one list of convolutions, which is the first of our two."""
     return re.sub(r"^(resblocks\.\d+)\.convs\.", r"\1.convs1.", name)

@@ -1,7 +1,7 @@
 """Published Lyra checkpoints: a Hugging Face folder with the parts of a whole model (see `docs/checkpoints.md`).
 
-Opening one reads its config and the headers of its files. Each part is then loaded into a module of ours, tensor by
-tensor, after its names and shapes have been checked: all of it or nothing.
+Opening one reads its config and the headers of its files. Each part is then loaded into one of our modules, tensor by
+tensor, once its names and shapes have been checked: completely or not at all.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,14 +36,14 @@ _TOKENIZER_FILE, _OLD_TOKENIZER_FILES = "tokenizer.json", ("vocab.json", "merges
 
 @dataclass(frozen=True, slots=True)
 class PublishedCheckpoint:
-    """A folder that has been opened; no weights have been read.
+    """An opened folder, of which no weights have been read.
 
-    Args:
-        folder: Where it is.
-        fields: Its `config.json` as it is.
-        config: What that means.
-        tensors: Of each part, by the names in our modules.
-        unknown: Stored tensors that belong to no part; while there are any, nothing is loaded.
+    Attributes:
+        folder: Its path.
+        fields: Its `config.json`, unchanged.
+        config: The parsed config.
+        tensors: The tensors of each part, by their names in our modules.
+        unknown: Stored tensors that belong to no part; if there are any, nothing can be loaded.
     """
 
     folder: Path
@@ -54,42 +54,42 @@ class PublishedCheckpoint:
 
     @property
     def speech_projector(self) -> SpeechProjector.Config | None:
-        """Shape of the base's own speech projector, None without one. Raises CheckpointError where it is misshapen."""
+        """Shape of the base model's speech projector, None without one. Raises CheckpointError if it does not fit."""
         stored = self.tensors.get("speech_projector")
         return projector_config(self.config, stored) if stored and self.config.speech_tower else None
 
     def adapter_folders(self) -> dict[str, Path]:
-        """Folders of the adapters that are there, by the adapters' names here."""
+        """Folders of the adapters that exist, by our names of the adapters."""
         folders = {name: self.folder / folder for folder, name in ADAPTER_FOLDERS.items()}
         return {name: folder for name, folder in folders.items() if (folder / ADAPTER_CONFIG_FILE).is_file()}
 
     def vocoder_file(self) -> Path | None:
-        """The vocoder's weights, in a folder of their own inside this one or beside it."""
+        """The vocoder's weights, in a folder inside this one or next to it; None if there are none."""
         places = (root / VOCODER_FOLDER / VOCODER_FILE for root in (self.folder, self.folder.parent))
         return next((place for place in places if place.is_file()), None)
 
     def encoder_folder(self, part: Part) -> Path | None:
-        """Folder of an encoder that the config names, inside this one or beside it; None where it is in neither."""
+        """Folder of an encoder that the config names, inside this one or next to it; None if there is none."""
         name = {"vision_tower": self.config.vision_tower, "speech_tower": self.config.speech_tower}.get(part)
         places = (root / name for root in (self.folder, self.folder.parent) if name)
         return next((place for place in places if place.is_dir()), None)
 
     def stored(self, part: Part) -> dict[str, StoredTensor]:
-        """A part's tensors; those of an encoder that the checkpoint does not include come from its own folder.
+        """A part's tensors; those of an encoder that the checkpoint does not include are in the encoder's own folder.
 
         Raises:
-            CheckpointError: there is no such folder, or it holds no such encoder.
+            CheckpointError: There is no such folder, or it holds no such encoder.
         """
         found = dict(self.tensors.get(part, {}))
         tower = {"vision_tower": self.config.vision_tower, "speech_tower": self.config.speech_tower}.get(part)
         if part == "language" and self.config.language.tied_output:
-            # The embedding table is the output layer; a copy of it may be stored all the same.
+            # The embedding table is the output layer; some checkpoints store a copy of it.
             found.pop(_HEAD, None)
         if found or not tower:
             return found
         folder = self.encoder_folder(part)
         if folder is None:
-            raise CheckpointError(tower, f"is missing: no such folder inside {self.folder} or beside it")
+            raise CheckpointError(tower, f"is missing: there is no such folder inside {self.folder} or next to it")
         available = index_folder(folder)
         found = {
             name: available[there] for name, there in encoder_names(part, available).items() if not is_computed(there)
@@ -99,27 +99,28 @@ class PublishedCheckpoint:
         return found
 
     def check(self, part: Part, module: nn.Module) -> dict[str, StoredTensor]:
-        """Finds the tensor for every one of a module's, which may be on the meta device, by headers alone.
+        """Finds the stored tensor for each of a module's, from headers; the module may be on the meta device.
 
         Raises:
-            CheckpointError: a tensor is unknown, missing or misshapen.
+            CheckpointError: A tensor is unknown, missing or has the wrong shape.
         """
         if self.unknown:
-            raise CheckpointError(self.unknown[0], f"is unknown ({len(self.unknown)} tensors in all)")
+            raise CheckpointError(self.unknown[0], f"is unknown ({len(self.unknown)} tensors in total)")
         stored = self.stored(part)
         problems = list(problems_of(part, module.state_dict(), stored))
         if problems:
-            more = f" ({len(problems)} tensors in all)" if len(problems) > 1 else ""
+            more = f" ({len(problems)} tensors in total)" if len(problems) > 1 else ""
             raise CheckpointError(problems[0].name, problems[0].message + more)
         return stored
 
     def load_into(
         self, module: nn.Module, part: Part, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> None:
-        """Gives a module, usually one on the meta device, the weights of a part.
+        """Loads the weights of a part into a module, usually one on the meta device.
 
         Raises:
-            CheckpointError: a tensor is unknown, missing, misshapen or holds no finite floats; the module is as before.
+            CheckpointError: A tensor is unknown, missing, has the wrong shape or holds no finite floats; the module is
+                unchanged.
         """
         stored = self.check(part, module)
         module.load_state_dict({name: tensor.to(device) for name, tensor in stream(stored, dtype)}, assign=True)
@@ -129,7 +130,7 @@ def open_checkpoint(folder: Path) -> PublishedCheckpoint:
     """Opens a folder: its config and the headers of its files.
 
     Raises:
-        CheckpointError: the config is another model's, or a file is missing, cut short or not what it should be.
+        CheckpointError: The config is another model's, or a file is missing, truncated or of another kind.
     """
     if not folder.is_dir():
         raise CheckpointError(str(folder), "is not a folder")
@@ -154,7 +155,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a checkpoint: `tokenizer.json`, or Qwen2's older `vocab.json`, `merges.txt` and added tokens.
 
     Raises:
-        CheckpointError: there is neither, or it cannot be read.
+        CheckpointError: Neither exists, or it cannot be read.
     """
     if not (folder / _TOKENIZER_FILE).is_file():
         for older in _OLD_TOKENIZER_FILES:
@@ -163,7 +164,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     try:
         if (folder / _TOKENIZER_FILE).is_file():
             return Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
-        # Imported here: transformers takes seconds, and is needed for the older form alone.
+        # Imported here: transformers takes seconds, and only the older format needs it.
         from transformers import Qwen2Tokenizer
 
         read: Tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
@@ -171,7 +172,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise CheckpointError(_TOKENIZER_FILE, f"of {folder} cannot be read: {broken}") from broken
     for token, index in _added_tokens(folder).items():
         if read.token_to_id(token) != index:
-            message = f"{token} is to be token {index}, and comes out as {read.token_to_id(token)}"
+            message = f"{token} should be token {index}, but is read as {read.token_to_id(token)}"
             raise CheckpointError(f"tokenizer_config.json: {token}", message)
     return read
 
@@ -183,7 +184,7 @@ def read_vocoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path: The file `g_00500000`, or its folder.
 
     Raises:
-        CheckpointError: the file is cut short or holds something else, or there is no `config.json` beside it.
+        CheckpointError: The file is truncated or holds something else, or there is no `config.json` next to it.
     """
     file = path / VOCODER_FILE if path.is_dir() else path
     config = read_json(file.with_name("config.json"))
@@ -200,7 +201,7 @@ def read_vocoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def problems_of(
     part: Part, wanted: Mapping[str, Tensor], stored: Mapping[str, StoredTensor]
 ) -> Iterator[CheckpointError]:
-    """Every tensor of a part that is missing, misshapen or unknown."""
+    """Every tensor of a part that is missing, unknown or has the wrong shape."""
     for name, own in wanted.items():
         if name not in stored:
             yield CheckpointError(published_name(part, name), "is missing")
@@ -212,7 +213,7 @@ def problems_of(
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
-    """Tokens beyond the vocabulary, by either of the files that transformers has kept them in."""
+    """Tokens beyond the vocabulary, from either of the files in which transformers stores them."""
     added: dict[str, int] = {}
     for file, field in (("added_tokens.json", None), ("tokenizer_config.json", "added_tokens_decoder")):
         if not (folder / file).is_file():

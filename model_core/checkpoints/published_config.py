@@ -1,6 +1,6 @@
 """The `config.json` of a published Lyra folder: transformers' fields of the language model, and Lyra's own.
 
-Both ways that transformers has written the language model's fields are read: flat, and nested in `text_config`.
+Both of transformers' formats for the language model's fields are read: flat, and nested in `text_config`.
 """
 
 import re
@@ -16,7 +16,7 @@ from model_core.speech.unit_generator import UnitGenerator
 
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "Lyra_Qwen2VL_SpeechGenerator"
-# The base of each kind of checkpoint: plain ones are read too, since a base is a Lyra that has learned nothing yet.
+# The base model of each type; plain base models are read too, as a Lyra before training.
 _QWEN, _LLAMA = "qwen", "llama"
 _BASES = {
     "Lyra_Qwen2VL": _QWEN,
@@ -28,23 +28,24 @@ _BASES = {
     "qwen2": _QWEN,
     "llama": _LLAMA,
 }
-_MOST, _MOST_LAYERS = 1 << 24, 1000
+_MAX_SIZE, _MAX_LAYERS = 1 << 24, 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedConfig:
-    """What a checkpoint says about itself.
+    """The config of a checkpoint.
 
-    Args:
+    Attributes:
         model_type: As in the file.
         language: Shape of the language model.
-        vision_tower, speech_tower: Folder names of the encoders; empty without one.
-        vision_projector: Whether a projector stands between the vision encoder and the language model, as for CLIP.
+        vision_tower: Folder name of the vision encoder; empty without one.
+        speech_tower: Folder name of the speech encoder; empty without one.
+        vision_projector: Whether there is a projector between the vision encoder and the language model, as for CLIP.
         encoder_width: Width of the speech encoder's frames; 0 without one.
-        group: Frames that the speech projector joins.
+        group: Frames that the speech projector concatenates.
         generator: Shape of the speech generator; None without one.
-        block_layers: Layers of a block between two extractions; 0 where the config names none.
-        keep_rate: Share of context tokens that an extraction keeps.
+        block_layers: Layers between two extractions; 0 if the config does not say.
+        keep_rate: Share of context tokens that an extraction keeps, greater than 0 and at most 1.
     """
 
     model_type: str
@@ -60,10 +61,10 @@ class PublishedConfig:
 
 
 def parse_config(fields: Mapping[str, Any]) -> PublishedConfig:
-    """Raises CheckpointError, which names the field that is missing, wrong or not supported."""
+    """The meaning of the fields. Raises CheckpointError, which names one that is missing, wrong or not supported."""
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in _BASES:
-        raise _wrong("model_type", f"{model_type!r} is not one of {', '.join(_BASES)}: this is another model's")
+        raise _wrong("model_type", f"{model_type!r} is not one of {', '.join(_BASES)}: this is another model's config")
     language = _language(fields, _BASES[model_type])
     speech_tower = _tower(fields, "mm_speech_tower")
     _only(fields, "mm_projector_type", ("identity", "mlp2x_gelu"))
@@ -93,7 +94,7 @@ def published_fields(
     vision_tower: str = "",
     speech_tower: str = "",
 ) -> dict[str, Any]:
-    """The fields of a checkpoint, as `parse_config` reads them."""
+    """The fields of a checkpoint's config, as `parse_config` reads them."""
     fields: dict[str, Any] = {
         "model_type": MODEL_TYPE if language.qkv_bias else "Lyra_LLaMA3",
         "vocab_size": language.vocabulary,
@@ -145,7 +146,7 @@ def _language(fields: Mapping[str, Any], base: str) -> Decoder.Config:
     width, heads = _whole(text, "hidden_size"), _whole(text, "num_attention_heads")
     key_value_heads = _whole(text, "num_key_value_heads", heads)
     if width % (2 * heads) or heads % max(key_value_heads, 1):
-        raise _wrong("num_attention_heads", f"{heads} heads, {key_value_heads} of keys, do not share out {width}")
+        raise _wrong("num_attention_heads", f"{heads} heads, {key_value_heads} of keys, do not divide {width}")
     if _whole(text, "head_dim", width // heads) != width // heads:
         raise _wrong("head_dim", f"{text['head_dim']} is not hidden_size / num_attention_heads = {width // heads}")
     rope = _rope(text)
@@ -156,12 +157,12 @@ def _language(fields: Mapping[str, Any], base: str) -> Decoder.Config:
         or len(sections) != 3
         or 2 * sum(sections) != width // heads
     ):
-        raise _wrong("mrope_section", f"{sections!r} is not three numbers of {width // heads // 2} in all")
+        raise _wrong("mrope_section", f"{sections!r} is not three numbers with the sum {width // heads // 2}")
     tied = fields.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     return Decoder.Config(
         vocabulary=_whole(text, "vocab_size"),
         width=width,
-        layers=_whole(text, "num_hidden_layers", most=_MOST_LAYERS),
+        layers=_whole(text, "num_hidden_layers", maximum=_MAX_LAYERS),
         heads=heads,
         key_value_heads=key_value_heads,
         feed_forward=_whole(text, "intermediate_size"),
@@ -175,14 +176,14 @@ def _language(fields: Mapping[str, Any], base: str) -> Decoder.Config:
 
 
 def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
-    """Today's `rope_parameters`, or `rope_theta` and `rope_scaling` of before."""
+    """`rope_parameters`, or `rope_theta` and `rope_scaling` of older files."""
     said = text.get("rope_parameters") or text.get("rope_scaling") or {}
     if not isinstance(said, Mapping):
         raise _wrong("rope_scaling", f"{said!r} is not a table")
     rope = {"rope_theta": text.get("rope_theta"), **said}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "mrope"):
-        raise _wrong("rope_scaling", f"{kind!r} is not supported, only plain and multimodal rotary positions")
+        raise _wrong("rope_scaling", f"{kind!r} is not supported, only plain and multimodal rotary embeddings")
     return rope
 
 
@@ -195,10 +196,10 @@ def _generator(fields: Mapping[str, Any], hidden_width: int) -> UnitGenerator.Co
         found = fields.get("ctc_decoder_config")
         raise _wrong("ctc_decoder_config", f"{found!r} is not like '(layers,width,heads,feed-forward)'")
     layers, width, heads, feed_forward = map(int, shape.groups())
-    if not 1 <= layers <= _MOST_LAYERS or not 1 <= feed_forward <= _MOST or not 1 <= heads <= width <= _MOST:
+    if not 1 <= layers <= _MAX_LAYERS or not 1 <= feed_forward <= _MAX_SIZE or not 1 <= heads <= width <= _MAX_SIZE:
         raise _wrong("ctc_decoder_config", f"{shape[0]} is out of bounds")
     if width % (2 * heads):
-        raise _wrong("ctc_decoder_config", f"{heads} heads do not share out {width}")
+        raise _wrong("ctc_decoder_config", f"{heads} heads do not divide {width}")
     return UnitGenerator.Config(
         hidden_width=hidden_width,
         layers=layers,
@@ -211,7 +212,7 @@ def _generator(fields: Mapping[str, Any], hidden_width: int) -> UnitGenerator.Co
 
 
 def _tower(fields: Mapping[str, Any], field: str) -> str:
-    """The last part of a path that was right on another machine."""
+    """The last component of the path, which was valid on the machine that wrote the file."""
     value = fields.get(field) or ""
     if not isinstance(value, str):
         raise _wrong(field, f"{value!r} is not the name of a folder")
@@ -224,7 +225,7 @@ def _tower(fields: Mapping[str, Any], field: str) -> str:
 def _keep_rate(fields: Mapping[str, Any]) -> float:
     rate = _number({"keep_rate": 1.0, **fields}, "keep_rate")
     if not 0 < rate <= 1:
-        raise _wrong("keep_rate", f"{rate:g} is not over 0 and at most 1")
+        raise _wrong("keep_rate", f"{rate:g} is not greater than 0 and at most 1")
     return rate
 
 
@@ -233,21 +234,21 @@ def _only(fields: Mapping[str, Any], field: str, supported: tuple[Any, ...]) -> 
         raise _wrong(field, f"{fields[field]!r} is not supported, only {' or '.join(map(repr, supported))}")
 
 
-def _whole(fields: Mapping[str, Any], field: str, default: int | None = None, most: int = _MOST) -> int:
+def _whole(fields: Mapping[str, Any], field: str, default: int | None = None, maximum: int = _MAX_SIZE) -> int:
     value = fields.get(field)
     value = default if value is None else value
     if value is None:
         raise _wrong(field, "is missing")
-    lowest = min(1, default) if default is not None else 1
-    if type(value) is not int or not lowest <= value <= most:
-        raise _wrong(field, f"{value!r} is no whole number from {lowest} to {most}")
+    minimum = min(1, default) if default is not None else 1
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise _wrong(field, f"{value!r} is not a whole number from {minimum} to {maximum}")
     return value
 
 
 def _number(fields: Mapping[str, Any], field: str) -> float:
     value = fields.get(field)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise _wrong(field, "is missing" if value is None else f"{value!r} is no positive number")
+        raise _wrong(field, "is missing" if value is None else f"{value!r} is not a positive number")
     return float(value)
 
 

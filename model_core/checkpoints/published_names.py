@@ -1,7 +1,7 @@
-"""Names in published Lyra checkpoints, in transformers' and in PEFT's files: the one place that knows them.
+"""Names in published Lyra checkpoints and in files of transformers and PEFT, mapped to ours and back.
 
-Each part of a checkpoint is a prefix; what follows it is the name in our module. Where other programs spell a prefix
-differently it is read too, and never written.
+Each part of a checkpoint has a prefix; the rest of a name is the one in our module. Variants of a prefix that other
+programs write are read, but never written.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,8 +32,8 @@ _PREFIXES: Mapping[Part, tuple[str, ...]] = {
 }
 _HEAD = "lm_head."
 _LANGUAGE_ROOTS = ("embed_tokens.", "layers.", "norm.")
-# The first tensor of an encoder: what stands before it in the encoder's own folder, as transformers writes that, stands
-# before the others. The folder may hold other models as well, such as Whisper's decoder.
+# The first tensor of an encoder: its prefix in the encoder's own folder, as transformers writes it, is that of the
+# others. The folder may hold other models as well, such as Whisper's decoder.
 _FIRST_TENSORS: Mapping[Part, tuple[str, ...]] = {
     "vision_tower": ("patch_embed.proj.weight", "embeddings.patch_embedding.weight"),
     "speech_tower": ("conv1.weight",),
@@ -44,7 +44,7 @@ _PEFT_PREFIX = "base_model.model."
 
 
 class OwnName(NamedTuple):
-    """A tensor's place in our modules."""
+    """The part that a tensor belongs to, and its name in our module."""
 
     part: Part
     name: str
@@ -63,17 +63,17 @@ def own_name(foreign: str) -> OwnName | None:
 
 
 def published_name(part: Part, name: str) -> str:
-    """The other way round: what a published checkpoint calls a tensor of ours."""
+    """The inverse: the name of our tensor in a published checkpoint."""
     return name if part == "language" and name.startswith(_HEAD) else _PREFIXES[part][0] + name
 
 
 def is_computed(foreign: str) -> bool:
-    """Whether a stored tensor can be left aside, because it follows from the config."""
+    """Whether a stored tensor can be ignored because it follows from the config."""
     return foreign.endswith(_COMPUTED)
 
 
 def encoder_names(part: Part, stored: Iterable[str]) -> dict[str, str]:
-    """Our names -> names in an encoder's own folder; empty where it holds no such encoder."""
+    """Our names -> names in an encoder's own folder; empty if it holds no such encoder."""
     names = list(stored)
     for name in names:
         for first in _FIRST_TENSORS[part]:
@@ -87,20 +87,20 @@ def own_adapter_name(foreign: str) -> str | None:
     """`base_model.model.model.layers.0.mlp.up_proj.lora_A.weight` -> `layers.0.mlp.up_proj.lora_A.weight`."""
     if not foreign.startswith(_PEFT_PREFIX):
         return None
-    # PEFT leaves its adapter's name out when it saves; state dicts taken from the running model keep it.
+    # PEFT omits the adapter's name when it saves; state dicts of the model in memory contain it.
     own = own_name(foreign.removeprefix(_PEFT_PREFIX).replace(".default.weight", ".weight"))
     return own.name if own and own.part == "language" else None
 
 
 def peft_name(name: str) -> str:
-    """The other way round."""
+    """The inverse."""
     return _PEFT_PREFIX + published_name("language", name)
 
 
 def own_trainable_name(foreign: str) -> str | None:
     """A key of `non_lora_trainables.bin` -> a name in the speech projector; None for anything else.
 
-    DeepSpeed's and PEFT's wrappers put their own prefix before the model's.
+    The wrappers of DeepSpeed and PEFT prepend prefixes of their own.
     """
     for wrapper in (_PEFT_PREFIX, "model.", ""):
         own = own_name(foreign.removeprefix(wrapper))
@@ -110,5 +110,5 @@ def own_trainable_name(foreign: str) -> str | None:
 
 
 def published_trainable_name(name: str) -> str:
-    """The other way round."""
+    """The inverse."""
     return "model." + published_name("speech_projector", name)

@@ -1,7 +1,7 @@
-"""Modules of the shape that a published checkpoint should have, to hold its tensors against.
+"""Modules of the shapes that a published checkpoint should have, to compare its tensors with.
 
-Build them on the meta device. The config does not know the sizes of the encoders and of the projector's hidden layer:
-those are read off a few of their tensors, and all the others have to agree.
+Build them on the meta device. The config does not have the sizes of the encoders and of the projector's hidden layer:
+they follow from a few of the tensors, and all others have to agree.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from model_core.speech.whisper import WhisperEncoder
 
 
 def named_parts(config: PublishedConfig) -> tuple[Part, ...]:
-    """Parts that a config speaks of, so that they have to be there."""
+    """The parts that a config mentions, which therefore have to exist."""
     parts: dict[Part, bool] = {
         "language": True,
         "speech_projector": bool(config.speech_tower),
@@ -32,12 +32,12 @@ def named_parts(config: PublishedConfig) -> tuple[Part, ...]:
 
 
 def projector_config(config: PublishedConfig, stored: Mapping[str, StoredTensor]) -> SpeechProjector.Config:
-    """Shape of a speech projector. Raises CheckpointError where tensors do not make one that fits the model."""
+    """Shape of a speech projector. Raises CheckpointError if the tensors are none that fits the model."""
     check_projector(stored)
     first, second = stored["linear1.weight"], stored["linear2.weight"]
     if first.shape[1] != config.group * config.encoder_width:
         frames = f"{config.group} frames of {config.encoder_width}"
-        raise CheckpointError(first.name, f"has the shape {list(first.shape)}, where {frames} go in")
+        raise CheckpointError(first.name, f"has the shape {list(first.shape)}, where the input is {frames}")
     if second.shape[0] != config.language.width:
         message = f"has the shape {list(second.shape)}, where the model is {config.language.width} wide"
         raise CheckpointError(second.name, message)
@@ -50,13 +50,13 @@ def projector_config(config: PublishedConfig, stored: Mapping[str, StoredTensor]
 
 
 def expected_module(config: PublishedConfig, part: Part, stored: Mapping[str, StoredTensor]) -> nn.Module:
-    """The module that a part is for.
+    """The module that a part is loaded into.
 
     Raises:
-        CheckpointError: the config says nothing of the part, or a tensor that tells a size is missing or has none.
+        CheckpointError: The config does not mention the part, or a tensor that determines a size is missing or empty.
     """
     if part not in named_parts(config):
-        raise CheckpointError(part, "is in the files, and the config says nothing of it")
+        raise CheckpointError(part, "is in the files, but the config does not mention it")
     match part:
         case "language":
             return config.language.build()
@@ -86,7 +86,7 @@ def _whisper(stored: Mapping[str, StoredTensor], width: int) -> WhisperEncoder.C
 
 
 def _qwen_tower(stored: Mapping[str, StoredTensor], token_width: int) -> nn.Module:
-    # Imported here: transformers takes seconds, and a checkpoint without pictures does not need it.
+    # Imported here: transformers takes seconds, and only vision encoders need it.
     from model_core.vision.qwen import QwenVisionEncoder
 
     width, _, frames, patch, _ = _shape(stored, "patch_embed.proj.weight", 5)
@@ -128,11 +128,11 @@ def _shape(stored: Mapping[str, StoredTensor], name: str, dimensions: int) -> tu
         raise CheckpointError(name, "is missing")
     shape = stored[name].shape
     if len(shape) != dimensions or 0 in shape:
-        raise CheckpointError(stored[name].name, f"has the shape {list(shape)}, where {dimensions} dimensions belong")
+        raise CheckpointError(stored[name].name, f"has the shape {list(shape)}, instead of {dimensions} dimensions")
     return shape
 
 
 def _layers(stored: Mapping[str, StoredTensor], prefix: str) -> int:
-    """How many layers there are, by their numbers."""
+    """The number of layers, counted by their indices."""
     numbers = (name.removeprefix(prefix).split(".", 1)[0] for name in stored if name.startswith(prefix))
     return len(set(numbers))

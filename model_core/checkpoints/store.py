@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartStatus:
-    """What is known of one part of a preset's weights."""
+    """A part of a preset's packaged weights, and whether it has been pulled."""
 
     preset: str
     part: str
@@ -92,7 +92,7 @@ def verify(preset: str, parts: Iterable[str], home: Path) -> Iterator[tuple[str,
 
 
 def status(preset: str, parts: Mapping[str, PackagedPart], home: Path) -> list[PartStatus]:
-    """What is known of each of these parts."""
+    """The status of each of these parts."""
     rows = []
     for name, part in parts.items():
         folder = home / "weights" / preset / name

@@ -1,7 +1,7 @@
-"""Tensors in files from elsewhere, safetensors or pickled: what is there by their headers alone, then one at a time.
+"""Tensors in third-party files, safetensors or pickled: first an index from headers, then one tensor at a time.
 
-Nothing but tensors is ever unpickled. A tensor that comes out has memory of its own: no file stays mapped, so that
-reading a checkpoint takes the room of its weights and of one tensor more.
+Only tensors are ever unpickled. Each tensor owns its memory and no file stays mapped, so reading a checkpoint takes the
+memory of its weights plus one tensor.
 """
 
 import json
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model_core.errors import CheckpointError
 
-# A whole model in one file, or the index of its shards; the first that is there counts.
+# The index of a sharded model, or a whole model in one file; the first that exists is read.
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {
@@ -38,7 +38,7 @@ _ReadRows = Callable[[str, "slice | EllipsisType"], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor that has not been read yet: `name` is the file's."""
+    """A tensor that has not been read yet; `name` is its name in the file."""
 
     file: Path
     name: str
@@ -55,7 +55,7 @@ class StoredTensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file. Raises CheckpointError, which names the file."""
+    """The object in a JSON file. Raises CheckpointError, which names the file."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as missing:
@@ -63,16 +63,16 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as broken:
         raise CheckpointError(path.name, f"cannot be read as JSON: {broken}") from broken
     if not isinstance(read, dict):
-        raise CheckpointError(path.name, "is JSON, but not an object")
+        raise CheckpointError(path.name, "is not a JSON object")
     return read
 
 
 def index_folder(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a model's folder by its name there, from headers: sharded or whole, safetensors or `.bin`.
+    """Every tensor in a model's folder by its name there, from headers: sharded or whole, safetensors or `.bin`.
 
     Raises:
-        CheckpointError: no weights, a shard that is missing, cut short or outside the folder, a tensor that is listed
-            and not there, there and not listed, or there twice.
+        CheckpointError: There are no weights; a shard is missing, truncated or outside the folder; a tensor is listed
+            but missing, present but not listed, or present twice.
     """
     for name in _INDEX_FILES:
         if (folder / name).is_file():
@@ -87,7 +87,7 @@ def index_file(path: Path) -> dict[str, StoredTensor]:
     """Every tensor of one file, from its header. Raises CheckpointError."""
     if path.suffix == ".safetensors":
         with _open_safetensors(path) as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             return {
                 name: StoredTensor(path, name, tuple(each.get_shape()), _dtype(name, each.get_dtype()))
                 for name, each in slices.items()
@@ -102,16 +102,16 @@ def stream(wanted: Mapping[str, StoredTensor], dtype: torch.dtype | None = None)
     """Reads tensors one by one, file by file.
 
     Args:
-        wanted: Stored tensors by the names that they shall come out with.
-        dtype: What they are cast to; None for as they are stored.
+        wanted: Stored tensors by the names that they are returned with.
+        dtype: Dtype that they are cast to; None keeps the stored one.
 
     Raises:
-        CheckpointError: a tensor holds no floats, or NaN or infinite values (in `dtype`), or its file broke off.
+        CheckpointError: A tensor holds no floats, or NaN or infinite values (in `dtype`), or its file is truncated.
     """
     by_file: dict[Path, dict[str, StoredTensor]] = defaultdict(dict)
     for name, stored in wanted.items():
         if stored.dtype not in _FLOATS:
-            raise CheckpointError(stored.name, f"holds {stored.dtype}, where floats belong")
+            raise CheckpointError(stored.name, f"holds {stored.dtype} instead of floats")
         by_file[stored.file][name] = stored
     for path, tensors in by_file.items():
         with _reader(path) as read:
@@ -120,15 +120,15 @@ def stream(wanted: Mapping[str, StoredTensor], dtype: torch.dtype | None = None)
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a small file, as it is stored. Raises CheckpointError as `stream` does."""
+    """Every tensor of a small file in its stored dtype. Raises CheckpointError as `stream` does."""
     return dict(stream(index_file(path)))
 
 
 def unpickle(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """A pickled state dict, its file mapped where the format allows; device `meta` reads names and shapes alone.
+    """A pickled state dict, memory-mapped if the format allows; device `meta` reads only names and shapes.
 
     Raises:
-        CheckpointError: the file is cut short, or holds anything that is not a dense tensor.
+        CheckpointError: The file is truncated, or holds anything but dense tensors.
     """
     state = unpickle_any(path, device)
     if not isinstance(state, dict):
@@ -137,23 +137,23 @@ def unpickle(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path.name}: {name}", f"is of type {type(tensor).__name__}, not a tensor")
         if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise CheckpointError(name, "is sparse or quantised; only plain tensors are read")
+            raise CheckpointError(name, "is sparse or quantised; only plain tensors are supported")
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
 def unpickle_any(path: Path, device: str = "cpu") -> Any:
-    """What a pickled file holds, tensors and plain containers alone. Raises CheckpointError."""
+    """The contents of a pickled file of tensors and plain containers. Raises CheckpointError."""
     try:
-        # Files from before PyTorch 1.6 are no zip archives and cannot be mapped.
+        # Files from before PyTorch 1.6 are not zip archives and cannot be mapped.
         mapped = device == "cpu" and zipfile.is_zipfile(path)
         return torch.load(path, map_location=device, weights_only=True, mmap=mapped or None)
     except pickle.UnpicklingError as refused:
-        reason = "is cut short, no file of PyTorch, or holds more than tensors, which could run code: it is not opened"
+        reason = "is truncated, not a PyTorch file, or holds more than tensors, which could run code: it is not loaded"
         raise CheckpointError(path.name, reason) from refused
     except FileNotFoundError as missing:
         raise CheckpointError(path.name, f"is missing from {path.parent}") from missing
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as broken:
-        raise CheckpointError(path.name, f"is cut short or no file of PyTorch: {_first_line(broken)}") from broken
+        raise CheckpointError(path.name, f"is truncated or not a PyTorch file: {_first_line(broken)}") from broken
 
 
 def _index_shards(folder: Path, index: str) -> dict[str, StoredTensor]:
@@ -169,23 +169,23 @@ def _index_shards(folder: Path, index: str) -> dict[str, StoredTensor]:
     for file in files:
         for name, tensor in index_file(folder / file).items():
             if name in stored:
-                raise CheckpointError(name, f"is both in {stored[name].file.name} and in {file}")
+                raise CheckpointError(name, f"is in both {stored[name].file.name} and {file}")
             if listed.get(name) != file:
-                raise CheckpointError(name, f"is in {file}, where {index} does not list it")
+                raise CheckpointError(name, f"is in {file}, but {index} does not list it there")
             stored[name] = tensor
     for name in sorted(listed.keys() - stored.keys()):
-        raise CheckpointError(name, f"is not in {listed[name]}, where {index} lists it")
+        raise CheckpointError(name, f"is not in {listed[name]}, although {index} lists it there")
     return stored
 
 
 def _open_safetensors(path: Path) -> Any:
     try:
-        # Read, not mapped: mapped pages would stay counted beside the weights made of them.
+        # Read, not mapped: mapped pages would count as resident memory in addition to the weights.
         return safe_open(path, "pt", backend="pread")
     except FileNotFoundError as missing:
         raise CheckpointError(path.name, f"is missing from {path.parent}") from missing
     except (SafetensorError, OSError) as broken:
-        raise CheckpointError(path.name, f"is cut short or no safetensors file: {_first_line(broken)}") from broken
+        raise CheckpointError(path.name, f"is truncated or not a safetensors file: {_first_line(broken)}") from broken
 
 
 @contextmanager
@@ -194,12 +194,12 @@ def _reader(path: Path) -> Iterator[_ReadRows]:
         with _open_safetensors(path) as file:
             yield lambda name, rows: file.get_slice(name)[rows]
     else:
-        # Mapped anew for each piece, so that the pages of those before are given back.
+        # Mapped again for each piece, which releases the pages of earlier ones.
         yield lambda name, rows: unpickle(path)[name][rows]
 
 
 def _read_whole(stored: StoredTensor, read: _ReadRows, dtype: torch.dtype) -> Tensor:
-    """A few rows at a time: neither what is cast nor what is looked through is ever in memory twice as a whole."""
+    """A few rows at a time, so that neither casting nor checking ever doubles the memory of a tensor."""
     whole = torch.empty(stored.shape, dtype=dtype)
     rows = stored.shape[0] if stored.shape else 0
     step = max(1, _PIECE_BYTES * rows // max(1, stored.size_bytes))
@@ -217,7 +217,7 @@ def _read_whole(stored: StoredTensor, read: _ReadRows, dtype: torch.dtype) -> Te
 
 
 def _finite(values: Tensor) -> bool:
-    """By the smallest and the largest, which NaN would be: no mask of all values is made."""
+    """By the minimum and maximum, to which NaN propagates, so no mask of all values is allocated."""
     return not values.numel() or all(bool(bound.isfinite()) for bound in values.aminmax())
 
 

@@ -145,5 +145,5 @@ def test_another_models_file_and_a_cut_one_are_refused(tmp_path: Path) -> None:
         ctranslate2.read_variables(path)
     write_ctranslate2(path, {"encoder/conv1/bias": np.zeros(4, np.float32)})
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match="ends inside encoder/conv1/bias"):
+    with pytest.raises(ValueError, match="is truncated inside encoder/conv1/bias"):
         ctranslate2.read_variables(path)

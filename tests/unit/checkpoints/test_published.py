@@ -180,7 +180,7 @@ def test_a_tokenizer_in_its_older_files_is_read(tmp_path: Path) -> None:
 
 def test_a_special_token_that_would_get_another_number_is_named(tmp_path: Path) -> None:
     old_tokenizer(tmp_path, 300)
-    with pytest.raises(CheckpointError, match=r"<\|endoftext\|> is to be token 300"):
+    with pytest.raises(CheckpointError, match=r"<\|endoftext\|> should be token 300"):
         read_tokenizer(tmp_path)
 
 

@@ -65,7 +65,7 @@ def test_adapters_are_loaded_onto_smaller_weights(decoder: Decoder, precision: P
 
 def test_smaller_weights_are_not_exported_nor_made_smaller_again(decoder: Decoder, tmp_path: Path) -> None:
     quantize(decoder, "int8")
-    with pytest.raises(InvalidInput, match="is quantised already"):
+    with pytest.raises(InvalidInput, match="is already quantised"):
         quantize(decoder, "int4")
     with pytest.raises(CheckpointError, match=r"q_proj\.weight: is a"):
         export(tmp_path / "made", decoder=decoder)
