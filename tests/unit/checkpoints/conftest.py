@@ -1,4 +1,4 @@
-"""A published folder in miniature: whole, and a copy to do harm to."""
+"""A miniature published folder: one that is shared, and a copy to damage."""
 
 import shutil
 from pathlib import Path

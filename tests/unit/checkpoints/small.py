@@ -1,4 +1,4 @@
-"""A whole Lyra in miniature, random, with every part that a published folder has."""
+"""A complete miniature Lyra with random weights and every part of a published folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ def make(tied: bool = False) -> SmallLyra:
 
 
 def randomise(module: nn.Module) -> None:
-    """Biases and adapters too, so that a tensor in the wrong place shows."""
+    """Biases and adapters too, so that a tensor in the wrong place is noticed."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.2)
 

@@ -1,4 +1,4 @@
-"""Adapters from elsewhere: what does not fit is named, and the decoder stays as it was."""
+"""Third-party adapters: whatever does not fit is named, and the decoder is unchanged."""
 
 import json
 import pickle
@@ -28,7 +28,7 @@ def speech(folder: Path) -> Path:
 
 
 def refusal(speech: Path) -> CheckpointError:
-    """Of loading an adapter into a decoder that has another; `inspect` has to say the same."""
+    """The error of loading an adapter into a decoder that has another; `inspect` has to report the same."""
     decoder = small.make().decoder
     decoder.remove_adapter("speech")
     names, before = list(decoder.state_dict()), logits_of(decoder, IDS, "long_speech")
@@ -76,19 +76,19 @@ def change_tensors(speech: Path, change: Callable[[dict[str, Tensor]], object]) 
         ("target_modules", [*PROJECTIONS, "lm_head"]),
     ],
 )
-def test_a_field_that_is_wrong_or_more_than_plain_lora(speech: Path, field: str, value: Any) -> None:
+def test_a_field_that_is_wrong_or_needs_more_than_plain_lora_is_refused(speech: Path, field: str, value: Any) -> None:
     change_config(speech, **{field: value})
     assert refusal(speech).name == f"adapter_config.json: {field}"
 
 
-def test_a_rank_that_the_tensors_do_not_have(speech: Path) -> None:
+def test_a_rank_that_differs_from_the_tensors_is_refused(speech: Path) -> None:
     change_config(speech, r=3)
     refused = refusal(speech)
     assert refused.name == A.replace("layers.1.mlp.up_proj", "layers.0.self_attn.q_proj")
     assert "rank 3" in refused.message
 
 
-def test_an_adapter_of_a_wider_model(tmp_path: Path) -> None:
+def test_an_adapter_of_a_wider_model_is_refused(tmp_path: Path) -> None:
     wider = Decoder.Config(**{**small.LANGUAGE, "width": 64, "rope_sections": (4, 6, 6)}).build()
     wider.add_adapter("speech", LoraConfig(rank=2, alpha=4), PROJECTIONS)
     save_adapter(wider, "speech", tmp_path)
@@ -96,7 +96,7 @@ def test_an_adapter_of_a_wider_model(tmp_path: Path) -> None:
         load_adapter(small.make().decoder, "new", tmp_path)
 
 
-def test_a_deeper_models_adapter_has_layers_too_many(tmp_path: Path) -> None:
+def test_an_adapter_of_a_deeper_model_is_refused(tmp_path: Path) -> None:
     deeper = Decoder.Config(**{**small.LANGUAGE, "layers": 4}).build()
     deeper.add_adapter("speech", LoraConfig(rank=2, alpha=4), ("q_proj",))
     save_adapter(deeper, "speech", tmp_path)
@@ -105,12 +105,12 @@ def test_a_deeper_models_adapter_has_layers_too_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
-def test_values_that_are_not_finite(speech: Path, bad: float) -> None:
+def test_values_that_are_not_finite_are_refused(speech: Path, bad: float) -> None:
     change_tensors(speech, lambda tensors: tensors[A].view(-1)[0].fill_(bad))
     assert refusal(speech).name == A
 
 
-def test_a_missing_tensor(speech: Path) -> None:
+def test_a_missing_tensor_is_named(speech: Path) -> None:
     change_tensors(speech, lambda tensors: tensors.pop(A))
     assert (refusal(speech).name, refusal(speech).message) == (A, "is missing from the adapter")
 
@@ -124,38 +124,38 @@ def test_a_missing_tensor(speech: Path) -> None:
         "model.layers.1.mlp.up_proj.weight",
     ],
 )
-def test_an_unknown_tensor(speech: Path, name: str) -> None:
+def test_an_unknown_tensor_is_named(speech: Path, name: str) -> None:
     change_tensors(speech, lambda tensors: tensors.update({name: torch.zeros(2, 32)}))
     assert refusal(speech).name == name
 
 
-def test_the_same_tensor_under_two_names(speech: Path) -> None:
+def test_the_same_tensor_under_two_names_is_refused(speech: Path) -> None:
     again = A.replace("lora_A.weight", "lora_A.default.weight")
     change_tensors(speech, lambda tensors: tensors.update({again: tensors[A].clone()}))
     assert refusal(speech).name in (A, again)
 
 
 @pytest.mark.parametrize("left", [0, 9, -1])
-def test_a_file_that_was_cut_short(speech: Path, left: int) -> None:
+def test_a_truncated_file_is_refused(speech: Path, left: int) -> None:
     file = speech / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:left])
     assert refusal(speech).name == file.name
 
 
-def test_a_pickle_that_is_no_state_dict(speech: Path) -> None:
+def test_a_pickle_without_a_state_dict_is_refused(speech: Path) -> None:
     (speech / "adapter_model.safetensors").unlink()
     (speech / "adapter_model.bin").write_bytes(pickle.dumps({A: print}, protocol=2))
     assert refusal(speech).name == "adapter_model.bin"
 
 
-def test_missing_files(speech: Path, tmp_path: Path) -> None:
+def test_missing_files_are_named(speech: Path, tmp_path: Path) -> None:
     (speech / "adapter_model.safetensors").unlink()
     assert refusal(speech).name == "adapter_model.safetensors"
     with pytest.raises(CheckpointError, match=r"adapter_config\.json: is missing"):
         load_adapter(small.make().decoder, "new", tmp_path)
 
 
-def test_a_name_that_is_taken(speech: Path) -> None:
+def test_a_name_that_is_already_resident_is_refused(speech: Path) -> None:
     decoder = small.make().decoder
     with pytest.raises(CheckpointError, match="speech: is the name of an adapter that is already resident"):
         load_adapter(decoder, "speech", speech)
@@ -171,7 +171,7 @@ def test_a_name_that_is_taken(speech: Path) -> None:
     ],
     ids=["missing", "unknown", "misshapen", "nan"],
 )
-def test_a_projector_that_is_none(
+def test_tensors_that_are_no_projector_are_refused(
     lyra_model: SmallLyra, folder: Path, change: Callable[[dict[str, Tensor]], object], named: str
 ) -> None:
     tensors = {name: tensor.clone() for name, tensor in lyra_model.projectors["speech"].state_dict().items()}
@@ -183,7 +183,7 @@ def test_a_projector_that_is_none(
     assert any(name.endswith(named) for name, _ in inspect(folder).problems)
 
 
-def test_trainables_of_another_part(folder: Path) -> None:
+def test_trainables_of_another_part_are_refused(folder: Path) -> None:
     torch.save({"model.model.embed_tokens.weight": torch.zeros(2)}, folder / "speech_lora" / "non_lora_trainables.bin")
     with pytest.raises(CheckpointError, match=r"model\.model\.embed_tokens\.weight: is unknown"):
         read_projector(folder / "speech_lora")
@@ -193,7 +193,7 @@ def test_a_folder_without_a_projector_has_none(tmp_path: Path) -> None:
     assert read_projector(tmp_path) is None
 
 
-def test_an_adapter_takes_the_precision_of_the_decoder(speech: Path) -> None:
+def test_an_adapter_is_loaded_in_the_dtype_of_the_decoder(speech: Path) -> None:
     decoder = small.make().decoder.to(torch.bfloat16)
     load_adapter(decoder, "new", speech)
     assert {parameter.dtype for name, parameter in decoder.named_parameters() if ".new." in name} == {torch.bfloat16}

@@ -1,4 +1,4 @@
-"""What is wrong with a folder is named, and nothing is loaded from it."""
+"""Whatever is wrong with a folder is named, and nothing is loaded from it."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def shard_of(folder: Path, tensor: str) -> Path:
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object], tensor: str = UP) -> None:
-    """Rewrites the shard that holds a tensor; the index keeps naming what it named."""
+    """Rewrites the shard that holds a tensor; the index is unchanged."""
     shard = shard_of(folder, tensor)
     tensors = load_file(shard)
     change(tensors)
@@ -54,7 +54,7 @@ def change_weight_map(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def refusal(folder: Path) -> CheckpointError:
-    """Of loading the language model; `inspect` has to say the same, and the module has to stay on the meta device."""
+    """The error of loading the language model, which `inspect` reports too; the module stays on the meta device."""
     decoder = on_meta(small.make().decoder.config)
     with pytest.raises(CheckpointError) as raised:
         open_checkpoint(folder).load_into(decoder, "language")
@@ -65,7 +65,7 @@ def refusal(folder: Path) -> CheckpointError:
     return raised.value
 
 
-def test_a_checkpoint_of_another_model(folder: Path) -> None:
+def test_a_checkpoint_of_another_model_is_refused(folder: Path) -> None:
     change_json(folder / "config.json", model_type="gpt2")
     assert refusal(folder).name == "config.json: model_type"
 
@@ -89,23 +89,23 @@ def test_a_checkpoint_of_another_model(folder: Path) -> None:
         ("mm_vision_tower", "models/.."),
     ],
 )
-def test_a_field_of_the_config_that_cannot_be(folder: Path, field: str, value: Any) -> None:
+def test_an_impossible_field_of_the_config_is_named(folder: Path, field: str, value: Any) -> None:
     change_json(folder / "config.json", **{field: value})
     assert refusal(folder).name == f"config.json: {field}"
 
 
-def test_sections_that_do_not_fill_a_head(folder: Path) -> None:
+def test_rotary_sections_that_do_not_fill_a_head_are_refused(folder: Path) -> None:
     change_json(folder / "config.json", rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]})
     assert refusal(folder).name == "config.json: mrope_section"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": '])
-def test_a_config_that_is_no_config(folder: Path, text: str) -> None:
+def test_a_file_that_is_no_config_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     assert refusal(folder).name in ("config.json", "config.json: model_type")
 
 
-def test_a_missing_tensor(folder: Path) -> None:
+def test_a_missing_tensor_is_named(folder: Path) -> None:
     change_tensors(folder, lambda tensors: tensors.pop(UP))
     assert refusal(folder).name == UP
     index = json.loads((folder / INDEX).read_text())
@@ -115,14 +115,14 @@ def test_a_missing_tensor(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.gate_up_proj.weight", "transformer.wte.weight", UP + ".scale"])
-def test_an_unknown_tensor(folder: Path, name: str) -> None:
+def test_an_unknown_tensor_is_named(folder: Path, name: str) -> None:
     change_tensors(folder, lambda tensors: tensors.update({name: torch.zeros(2)}))
     assert refusal(folder).name == name
     change_weight_map(folder, {name: shard_of(folder, UP).name})
     assert refusal(folder).name == name
 
 
-def test_a_misshapen_tensor(folder: Path) -> None:
+def test_a_tensor_of_the_wrong_shape_is_named(folder: Path) -> None:
     change_tensors(folder, lambda tensors: tensors.update({UP: tensors[UP].T.contiguous()}))
     refused = refusal(folder)
     assert refused.name == UP
@@ -131,32 +131,32 @@ def test_a_misshapen_tensor(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(folder: Path, bad: float) -> None:
+def test_weights_that_are_not_finite_are_refused(folder: Path, bad: float) -> None:
     change_tensors(folder, lambda tensors: tensors[UP].view(-1)[-1].fill_(bad))
     assert refusal(folder).name == UP
     assert inspect(folder, values=False).loads
 
 
-def test_a_value_that_the_wanted_precision_cannot_hold(folder: Path) -> None:
+def test_a_value_that_overflows_the_requested_dtype_is_refused(folder: Path) -> None:
     change_tensors(folder, lambda tensors: tensors[UP].view(-1)[0].fill_(1e30))
     decoder = on_meta(small.make().decoder.config)
     with pytest.raises(CheckpointError, match=r"infinite values in torch\.float16"):
         open_checkpoint(folder).load_into(decoder, "language", torch.float16)
 
 
-def test_whole_numbers_where_floats_belong(folder: Path) -> None:
+def test_integers_in_place_of_floats_are_refused(folder: Path) -> None:
     change_tensors(folder, lambda tensors: tensors.update({UP: tensors[UP].to(torch.int8)}))
     assert refusal(folder).name == UP
 
 
 @pytest.mark.parametrize("left", [0, 7, 60, -1])
-def test_a_shard_that_was_cut_short(folder: Path, left: int) -> None:
+def test_a_truncated_shard_is_refused(folder: Path, left: int) -> None:
     shard = shard_of(folder, UP)
     shard.write_bytes(shard.read_bytes()[:left])
     assert refusal(folder).name == shard.name
 
 
-def test_a_shard_that_is_missing(folder: Path) -> None:
+def test_a_missing_shard_is_named(folder: Path) -> None:
     shard = shard_of(folder, UP)
     shard.unlink()
     assert refusal(folder).name == shard.name
@@ -165,25 +165,25 @@ def test_a_shard_that_is_missing(folder: Path) -> None:
 @pytest.mark.parametrize(
     "file", ["../secret.safetensors", "/etc/passwd", "..", "", "a/b.bin", "a\\b.bin", "model.pkl", 5, None]
 )
-def test_an_index_that_leads_elsewhere(folder: Path, file: Any) -> None:
+def test_an_index_that_points_outside_the_folder_is_refused(folder: Path, file: Any) -> None:
     shutil.copy(shard_of(folder, UP), folder.parent / "secret.safetensors")
     change_weight_map(folder, {UP: file})
     assert refusal(folder).name == f"{INDEX}: weight_map"
 
 
-def test_a_tensor_in_two_shards(folder: Path) -> None:
+def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
     other = next(shard for shard in sorted(folder.glob("model-*")) if shard != shard_of(folder, UP))
     save_file(load_file(other) | {UP: torch.zeros(48, 32)}, other)
     assert refusal(folder).name == UP
 
 
-def test_no_weights_at_all(folder: Path) -> None:
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     for file in folder.glob("model*"):
         file.unlink()
     assert refusal(folder).name == "model.safetensors"
 
 
-def test_a_pickle_that_would_run_code_is_not_opened(folder: Path) -> None:
+def test_a_pickle_that_would_run_code_is_not_loaded(folder: Path) -> None:
     for file in folder.glob("model*"):
         file.unlink()
     torch.save({UP: RunsCode(folder / "made")}, folder / "pytorch_model.bin")
@@ -192,14 +192,14 @@ def test_a_pickle_that_would_run_code_is_not_opened(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("held", [[torch.zeros(2)], {"a": 3}, {"a": {"b": torch.zeros(2)}}, {1: torch.zeros(2)}])
-def test_a_pickle_of_something_else(folder: Path, held: Any) -> None:
+def test_a_pickle_of_anything_but_tensors_is_refused(folder: Path, held: Any) -> None:
     for file in folder.glob("model*"):
         file.unlink()
     torch.save(held, folder / "pytorch_model.bin")
     assert "pytorch_model.bin" in refusal(folder).name
 
 
-def test_a_cut_pickle(folder: Path) -> None:
+def test_a_truncated_pickle_is_refused(folder: Path) -> None:
     for file in folder.glob("model*"):
         file.unlink()
     torch.save({UP: torch.zeros(48, 32)}, folder / "pytorch_model.bin")
@@ -208,7 +208,7 @@ def test_a_cut_pickle(folder: Path) -> None:
     assert refusal(folder).name == "pytorch_model.bin"
 
 
-def test_encoders_that_are_nowhere(folder: Path) -> None:
+def test_a_missing_encoder_is_named(folder: Path) -> None:
     change_json(folder / "config.json", mm_speech_tower="whisper-large-v3")
     weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
     kept = {name: file for name, file in weight_map.items() if ".speech_tower." not in name}
@@ -225,20 +225,20 @@ def test_encoders_that_are_nowhere(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("held", [{"generator": [1]}, {"decoder": {}}, [], {"generator": {"dict.weight": 3}}])
-def test_a_vocoder_that_is_none(folder: Path, held: Any) -> None:
+def test_a_file_that_is_no_vocoder_is_refused(folder: Path, held: Any) -> None:
     torch.save(held, folder / "vocoder" / "g_00500000")
     with pytest.raises(CheckpointError, match="g_00500000"):
         read_vocoder(folder / "vocoder")
     assert any(name.startswith("vocoder: ") for name, _ in inspect(folder).problems)
 
 
-def test_a_vocoder_without_its_config(folder: Path) -> None:
+def test_a_vocoder_without_its_config_is_refused(folder: Path) -> None:
     (folder / "vocoder" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json: is missing"):
         read_vocoder(folder / "vocoder" / "g_00500000")
 
 
-def test_a_tokenizer_that_is_missing_or_broken(folder: Path) -> None:
+def test_a_missing_or_broken_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_tokenizer(folder)
@@ -248,14 +248,14 @@ def test_a_tokenizer_that_is_missing_or_broken(folder: Path) -> None:
     assert not inspect(folder).loads
 
 
-def test_a_folder_with_something_in_it_is_not_written_over(lyra_model: SmallLyra, folder: Path) -> None:
+def test_a_folder_that_is_not_empty_is_not_overwritten(lyra_model: SmallLyra, folder: Path) -> None:
     before = sorted(folder.iterdir())
     with pytest.raises(CheckpointError, match="is not empty"):
         lyra_model.export(folder)
     assert sorted(folder.iterdir()) == before
 
 
-def test_an_adapter_without_a_place_is_not_exported(tmp_path: Path) -> None:
+def test_an_adapter_without_a_place_in_the_layout_is_not_exported(tmp_path: Path) -> None:
     model = small.make()
     model.decoder.add_adapter("vision", small.RANKS["speech"], ("q_proj",))
     with pytest.raises(CheckpointError, match="vision: has no place"):
@@ -273,7 +273,7 @@ FILES = ("config.json", INDEX, "speech_lora/adapter_config.json", "vocoder/confi
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_whatever_a_field_holds_a_folder_is_looked_through_to_its_end(whole: Path, data: st.DataObject) -> None:
+def test_inspection_never_raises_whatever_a_field_holds(whole: Path, data: st.DataObject) -> None:
     file = data.draw(st.sampled_from(FILES))
     target = whole / file
     before = target.read_text() if target.is_file() else None

@@ -1,4 +1,4 @@
-"""Folders that transformers and PEFT wrote, with nothing of ours."""
+"""Folders written by transformers and PEFT, without any code of ours."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def theirs(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 def as_published(folder: Path) -> None:
-    """Writes the config as the released folders have it: flat, with the fields of transformers of that time."""
+    """Writes the config in the format of the released folders: flat, with the fields of transformers at the time."""
     sections = {"type": "mrope", "mrope_section": SECTIONS}
     fields = {**TEXT, "rope_theta": 1e6, "rope_scaling": sections, "hidden_act": "silu", "use_sliding_window": False}
     lyra = {"model_type": "Lyra_Qwen2VL", "tie_word_embeddings": False, "mm_projector_type": "identity"}
@@ -65,14 +65,14 @@ def load(folder: Path) -> Decoder:
 
 
 @torch.inference_mode()
-def test_a_folder_of_transformers_gives_its_logits(theirs: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_folder_of_transformers_gives_identical_logits(theirs: PreTrainedModel, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path, max_shard_size="30KB")
     assert (tmp_path / "model.safetensors.index.json").is_file()
     torch.testing.assert_close(logits_of(load(tmp_path), IDS), theirs(IDS).logits, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
-def test_so_does_a_released_folder_with_multimodal_positions(tmp_path: Path) -> None:
+def test_a_released_folder_with_multimodal_positions_gives_identical_logits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = qwen2_vl().eval()
     randomise(model)
@@ -87,7 +87,7 @@ def test_so_does_a_released_folder_with_multimodal_positions(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("rank_stabilised", [False, True], ids=["plain", "rslora"])
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
-def test_a_folder_of_peft_gives_its_logits(
+def test_a_folder_of_peft_gives_identical_logits(
     theirs: PreTrainedModel, tmp_path: Path, rank_stabilised: bool, safe: bool
 ) -> None:
     theirs.save_pretrained(tmp_path)
@@ -104,7 +104,7 @@ def test_a_folder_of_peft_gives_its_logits(
             torch.testing.assert_close(logits_of(decoder, IDS), adapted(IDS).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_an_adapter_of_some_projections_only_is_understood(theirs: PreTrainedModel, tmp_path: Path) -> None:
+def test_an_adapter_on_some_of_the_projections_is_read(theirs: PreTrainedModel, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     targets = ["q_proj", "down_proj"]
     adapted = get_peft_model(theirs, LoraConfig(r=2, lora_alpha=8, target_modules=targets)).eval()
@@ -117,7 +117,7 @@ def test_an_adapter_of_some_projections_only_is_understood(theirs: PreTrainedMod
 
 
 @pytest.mark.parametrize("prefix", ["model.", "base_model.model."])
-def test_trainables_keep_their_projector_under_either_wrapper(tmp_path: Path, prefix: str) -> None:
+def test_trainables_are_read_with_the_prefix_of_either_wrapper(tmp_path: Path, prefix: str) -> None:
     shapes = {"linear1.weight": (4, 40), "linear1.bias": (4,), "linear2.weight": (6, 4), "linear2.bias": (6,)}
     stored = {name: torch.randn(shape, dtype=torch.float16) for name, shape in shapes.items()}
     published = {f"{prefix}model.mm_speech_projector.{name}": tensor for name, tensor in stored.items()}

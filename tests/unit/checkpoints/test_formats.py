@@ -1,4 +1,4 @@
-"""Foreign formats, on small files made here."""
+"""Third-party formats, tested on small files that the tests write."""
 
 import struct
 from pathlib import Path
@@ -43,27 +43,27 @@ def small_gguf(tmp_path: Path) -> Path:
     return tmp_path / "small.gguf"
 
 
-def test_query_rows_go_back_from_pairs_to_halves(small_gguf: Path) -> None:
+def test_interleaved_query_rows_are_separated_into_halves(small_gguf: Path) -> None:
     reader = open_gguf(small_gguf)
     query = read_tensors(reader, read_config(reader))["model.layers.0.self_attn.q_proj.weight"]
     # Two heads of four rows; llama.cpp stores rows 0, 2, 1, 3 of each.
     assert query[:, 0].tolist() == [0, 16, 8, 24, 32, 48, 40, 56]
 
 
-def test_the_tokenizer_merges_and_knows_its_control_tokens(small_gguf: Path) -> None:
+def test_the_tokenizer_has_its_merges_and_control_tokens(small_gguf: Path) -> None:
     tokenizer = read_tokenizer(open_gguf(small_gguf))
     assert tokenizer.encode("<|im_start|>abba<|im_end|>").ids == [0, 4, 3, 2, 1]
     assert tokenizer.decode([4, 3], skip_special_tokens=True) == "abb"
 
 
-def test_the_config_reads_like_a_hugging_face_one(small_gguf: Path) -> None:
+def test_the_config_has_the_fields_of_hugging_face(small_gguf: Path) -> None:
     config = read_config(open_gguf(small_gguf))
     assert (config["hidden_size"], config["num_key_value_heads"], config["head_dim"]) == (8, 1, 4)
     assert config["tie_word_embeddings"]
     assert config["rms_norm_eps"] == 1e-5
 
 
-def test_a_tensor_of_another_architecture_is_not_guessed() -> None:
+def test_a_tensor_of_another_architecture_is_refused() -> None:
     with pytest.raises(KeyError, match="attn_qkv"):
         hugging_face_name("blk.0.attn_qkv.weight")
 
@@ -94,7 +94,7 @@ def fuse(
 
 
 def whisper_variables(model: WhisperForConditionalGeneration) -> dict[str, np.ndarray]:
-    """What CTranslate2's converter makes of a model: fused projections, zero biases for keys."""
+    """The output of CTranslate2's converter: fused projections, zero biases for keys."""
     stored = {name: tensor.detach().numpy() for name, tensor in model.model.state_dict().items()}
     variables: dict[str, np.ndarray] = {}
     norms = {"weight": "gamma", "bias": "beta"}
@@ -122,7 +122,7 @@ def whisper_variables(model: WhisperForConditionalGeneration) -> dict[str, np.nd
     return variables
 
 
-def test_whisper_comes_back_as_transformers_names_it(tmp_path: Path) -> None:
+def test_whisper_is_read_with_the_names_of_transformers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = WhisperConfig(
         vocab_size=20, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
@@ -138,7 +138,7 @@ def test_whisper_comes_back_as_transformers_names_it(tmp_path: Path) -> None:
         torch.testing.assert_close(tensors[name], tensor, msg=name)
 
 
-def test_another_models_file_and_a_cut_one_are_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_model_and_a_truncated_one_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     write_ctranslate2(path, {"a": np.zeros(4, np.float32)}, spec="TransformerSpec")
     with pytest.raises(ValueError, match="TransformerSpec"):

@@ -1,4 +1,4 @@
-"""Published folders: what is written is read back, and what others write is understood."""
+"""Published folders: what we write is read back, and so is what other programs write."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def load_language(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
 
 
 def as_one_file(folder: Path, suffix: str) -> None:
-    """Joins the shards of a folder into one file of the other kind."""
+    """Merges the shards of a folder into one file of the other kind."""
     tensors = dict(stream(index_folder(folder)))
     for shard in folder.glob("model*"):
         shard.unlink()
@@ -58,7 +58,7 @@ def test_an_exported_folder_loads_back_to_identical_logits(lyra_model: SmallLyra
         assert torch.equal(logits_of(decoder, IDS, adapter), logits_of(lyra_model.decoder, IDS, adapter))
 
 
-def test_every_other_part_loads_back_as_it_was(lyra_model: SmallLyra, whole: Path) -> None:
+def test_every_other_part_is_unchanged_by_export_and_import(lyra_model: SmallLyra, whole: Path) -> None:
     checkpoint = open_checkpoint(whole)
     projector, generator = checkpoint.speech_projector, checkpoint.config.generator
     assert projector is not None
@@ -84,7 +84,7 @@ def test_every_other_part_loads_back_as_it_was(lyra_model: SmallLyra, whole: Pat
     assert read_tokenizer(whole).to_str() == lyra_model.tokenizer.to_str()
 
 
-def test_the_vocoder_sounds_as_before(lyra_model: SmallLyra, whole: Path) -> None:
+def test_the_vocoder_sounds_the_same_after_export_and_import(lyra_model: SmallLyra, whole: Path) -> None:
     file = open_checkpoint(whole).vocoder_file()
     assert file is not None
     vocoder = vocoder_from_published(*read_vocoder(file)).eval()
@@ -94,12 +94,12 @@ def test_the_vocoder_sounds_as_before(lyra_model: SmallLyra, whole: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-def test_one_file_of_either_kind_means_the_same(lyra_model: SmallLyra, folder: Path, suffix: str) -> None:
+def test_a_single_file_of_either_kind_is_read(lyra_model: SmallLyra, folder: Path, suffix: str) -> None:
     as_one_file(folder, suffix)
     assert torch.equal(logits_of(load_language(folder), IDS), logits_of(lyra_model.decoder, IDS))
 
 
-def test_pickled_shards_mean_the_same(lyra_model: SmallLyra, folder: Path) -> None:
+def test_pickled_shards_are_read(lyra_model: SmallLyra, folder: Path) -> None:
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     for shard in folder.glob("model-*.safetensors"):
         torch.save(load_file(shard), shard.with_name(f"pytorch_{shard.stem}.bin"))
@@ -132,7 +132,7 @@ def test_weights_are_cast_as_they_are_read(lyra_model: SmallLyra, whole: Path) -
     assert torch.equal(decoder.norm.weight, lyra_model.decoder.norm.weight.bfloat16())
 
 
-def test_encoders_come_from_their_own_folders_where_the_checkpoint_has_none(
+def test_encoders_are_read_from_their_own_folders_if_the_checkpoint_has_none(
     lyra_model: SmallLyra, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -161,7 +161,7 @@ def test_encoders_come_from_their_own_folders_where_the_checkpoint_has_none(
 
 
 def old_tokenizer(folder: Path, first_added: int) -> None:
-    """Qwen2's older files: single bytes, and special tokens behind them."""
+    """Qwen2's older files: single bytes, then special tokens."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     (folder / "vocab.json").write_text(json.dumps({letter: index for index, letter in enumerate(letters)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -171,20 +171,20 @@ def old_tokenizer(folder: Path, first_added: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def test_a_tokenizer_in_its_older_files_is_read(tmp_path: Path) -> None:
+def test_a_tokenizer_in_the_older_files_is_read(tmp_path: Path) -> None:
     old_tokenizer(tmp_path, 256)
     tokenizer, text = read_tokenizer(tmp_path), "Was ist das? 12"
     assert tokenizer.encode(f"<|im_start|>{text}<|im_end|>").ids[0::16] == [257, 258]
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_a_special_token_that_would_get_another_number_is_named(tmp_path: Path) -> None:
+def test_a_special_token_with_another_id_is_named(tmp_path: Path) -> None:
     old_tokenizer(tmp_path, 300)
     with pytest.raises(CheckpointError, match=r"<\|endoftext\|> should be token 300"):
         read_tokenizer(tmp_path)
 
 
-def test_nothing_is_left_of_an_export_that_fails(lyra_model: SmallLyra, tmp_path: Path) -> None:
+def test_an_export_that_fails_leaves_nothing_behind(lyra_model: SmallLyra, tmp_path: Path) -> None:
     class Broken:
         def save(self, path: str) -> None:
             raise OSError(f"no room for {path}")

@@ -41,7 +41,7 @@ def test_json_has_the_same_figures(whole: Path) -> None:
     assert language["size_bytes"] == 4 * language["parameters"]
 
 
-def test_a_folder_that_would_not_load_ends_with_code_1_and_every_reason(folder: Path) -> None:
+def test_a_folder_that_would_not_load_is_exit_code_1_with_every_reason(folder: Path) -> None:
     (folder / "speech_lora" / "adapter_config.json").write_text("{}")
     (folder / "vocoder" / "g_00500000").write_bytes(b"")
     result = lyra_weights("inspect", folder)
@@ -54,7 +54,7 @@ def test_a_folder_that_would_not_load_ends_with_code_1_and_every_reason(folder: 
     assert len(json.loads(as_json.stdout)["problems"]) == 2
 
 
-def test_an_exported_preset_answers_as_the_preset(tmp_path: Path) -> None:
+def test_an_exported_preset_gives_identical_logits(tmp_path: Path) -> None:
     result = lyra_weights("export", "tiny-qwen2-vl", tmp_path / "made")
     assert result.exit_code == 0, result.output
     assert lyra_weights("inspect", tmp_path / "made").exit_code == 0

@@ -1,4 +1,4 @@
-"""From a folder in the published layout to the parts of a preset, and what is refused on the way."""
+"""Building the parts of a preset from a folder in the published layout, and what is refused."""
 
 import json
 from collections.abc import Callable
@@ -105,7 +105,7 @@ def test_a_checkpoint_on_llama_and_clip_gives_identical_logits_and_vision_tokens
         assert torch.equal(model.decoder.logits(model.decoder(embeds_1LE)), decoder.logits(decoder(embeds_1LE)))
 
 
-def test_a_checkpoint_without_adapters_hears_through_its_own_projector(folder: Path) -> None:
+def test_a_checkpoint_without_adapters_encodes_with_its_own_projector(folder: Path) -> None:
     expected = build_speech_encoder(TINY).encode([clip(1)], "speech")[0]
     for place in ("speech_lora", "long_speech_lora"):
         (folder / place).rename(folder / f"no_{place}")
@@ -115,7 +115,7 @@ def test_a_checkpoint_without_adapters_hears_through_its_own_projector(folder: P
     assert build_language_model(TINY, checkpoint=folder).adapters == ()
 
 
-def test_whisper_from_a_folder_beside_the_checkpoint_hears_and_writes(folder: Path) -> None:
+def test_whisper_from_a_folder_next_to_the_checkpoint_encodes_and_transcribes(folder: Path) -> None:
     tokens = random_tokenizer(["en", "de"])
     torch.manual_seed(0)
     whisper = WhisperForConditionalGeneration(
@@ -154,7 +154,7 @@ def test_whisper_from_a_folder_beside_the_checkpoint_hears_and_writes(folder: Pa
         encoder.transcriber.transcribe([], "fr")
 
 
-def test_a_checkpoint_that_includes_its_encoder_has_no_decoder_to_write_with(folder: Path) -> None:
+def test_a_checkpoint_that_includes_its_encoder_has_no_transcriber(folder: Path) -> None:
     assert not build_speech_encoder(TINY, checkpoint=folder).can_transcribe
 
 
@@ -163,7 +163,7 @@ def change_config(folder: Path, **fields: object) -> None:
     (folder / "config.json").write_text(json.dumps({**config, **fields}))
 
 
-def test_a_checkpoint_that_extracts_says_so_in_its_configuration(folder: Path) -> None:
+def test_the_extractor_is_configured_by_the_checkpoint(folder: Path) -> None:
     assert build_language_model(TINY, checkpoint=folder).extraction == ExtractionConfig(4, 1.0)
     change_config(folder, compress_gap=2, keep_rate=0.7)
     assert build_language_model(TINY, checkpoint=folder).extraction == ExtractionConfig(2, 0.7)
@@ -196,18 +196,18 @@ def test_without_a_vocoder_there_is_no_voice(folder: Path) -> None:
 
 @pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("preset", OF_A_CHECKPOINT)
-def test_a_published_preset_asks_for_its_checkpoint(build: Callable[..., object], preset: str) -> None:
+def test_a_preset_that_runs_a_checkpoint_names_the_option_for_it(build: Callable[..., object], preset: str) -> None:
     with pytest.raises(WeightsMissing, match=f"preset {preset} runs a checkpoint.*LYRA_CHECKPOINT"):
         build(preset)
 
 
 @pytest.mark.parametrize("preset", ["nano", "tiny"])
-def test_a_preset_with_weights_of_its_own_refuses_a_checkpoint(preset: str, tmp_path: Path) -> None:
+def test_a_preset_with_its_own_weights_refuses_a_checkpoint(preset: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=f"preset {preset} has its own weights"):
         build_language_model(preset, checkpoint=tmp_path)
 
 
-def test_the_error_about_an_unknown_preset_lists_all_there_are() -> None:
+def test_the_error_about_an_unknown_preset_lists_all_presets() -> None:
     with pytest.raises(UnknownPreset, match=", ".join(PRESETS)):
         build_voice("giant")
 

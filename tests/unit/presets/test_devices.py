@@ -1,4 +1,4 @@
-"""Every part of every preset on a GPU: it computes what it computes on the CPU, and nothing is left behind there."""
+"""Every part of every preset on a GPU gives the results of the CPU, and no tensor stays on the CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +63,7 @@ def lies_on(device: torch.device, *modules: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("preset", RANDOM)
-def test_answers_are_those_of_the_cpu(gpu: torch.device, preset: str) -> None:
+def test_answers_are_the_same_as_on_the_cpu(gpu: torch.device, preset: str) -> None:
     there, here = build_language_model(preset, device=gpu), build_language_model(preset)
     for model in (there, here):
         model.prefix_cache = PrefixCache(2**20)
@@ -76,7 +76,7 @@ def test_answers_are_those_of_the_cpu(gpu: torch.device, preset: str) -> None:
                 torch.testing.assert_close(own.cpu(), other, atol=1e-4, rtol=1e-4)
 
 
-def test_an_adapter_joins_a_model_on_a_gpu(gpu: torch.device, tmp_path: Path) -> None:
+def test_an_adapter_is_loaded_into_a_model_on_a_gpu(gpu: torch.device, tmp_path: Path) -> None:
     model = build_language_model("tiny", device=gpu)
     save_adapter(build_language_model("tiny").decoder, "speech", tmp_path / "mine")
     model.load_adapter("mine", read_adapter(model.decoder, tmp_path / "mine"))
@@ -86,7 +86,7 @@ def test_an_adapter_joins_a_model_on_a_gpu(gpu: torch.device, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("preset", RANDOM)
-def test_speech_is_heard_as_on_the_cpu(gpu: torch.device, preset: str) -> None:
+def test_speech_is_encoded_and_transcribed_as_on_the_cpu(gpu: torch.device, preset: str) -> None:
     there, here = build_speech_encoder(preset, device=gpu), build_speech_encoder(preset)
     assert lies_on(gpu, there, *there.projectors.values())
     for found, expected in zip(heard(there), heard(here), strict=True):
@@ -106,7 +106,7 @@ def heard(encoder: SpeechEncoder) -> list[tuple[Tensor, str]]:
 
 
 @pytest.mark.parametrize("preset", RANDOM)
-def test_pictures_and_videos_are_seen_as_on_the_cpu(gpu: torch.device, preset: str) -> None:
+def test_images_and_videos_are_encoded_as_on_the_cpu(gpu: torch.device, preset: str) -> None:
     there, here = build_vision_encoder(preset, device=gpu), build_vision_encoder(preset)
     assert isinstance(there, nn.Module)
     assert lies_on(gpu, there)
@@ -116,7 +116,7 @@ def test_pictures_and_videos_are_seen_as_on_the_cpu(gpu: torch.device, preset: s
     torch.testing.assert_close(found.tokens.cpu(), expected.tokens, atol=1e-4, rtol=1e-4)
 
 
-def test_answers_are_spoken_as_on_the_cpu(gpu: torch.device) -> None:
+def test_answers_are_synthesized_as_on_the_cpu(gpu: torch.device) -> None:
     preset = "tiny-qwen2-vl"
     hidden_NE = np.random.default_rng(0).standard_normal((12, build_voice(preset).hidden_width)).astype(np.float32)
     spoken = []
@@ -127,7 +127,7 @@ def test_answers_are_spoken_as_on_the_cpu(gpu: torch.device) -> None:
     assert np.abs(spoken[0] - spoken[1]).max() <= 2
 
 
-def test_a_checkpoint_is_read_to_the_gpu(gpu: torch.device, folder: Path) -> None:
+def test_a_checkpoint_is_loaded_onto_the_gpu(gpu: torch.device, folder: Path) -> None:
     preset = "tiny-qwen2-vl"
     model = build_language_model(preset, checkpoint=folder, device=gpu)
     encoder = build_speech_encoder(preset, checkpoint=folder, device=gpu)

@@ -1,4 +1,4 @@
-"""The published presets on the meta device: the names and shapes of transformers' models, and no memory taken."""
+"""The published presets on the meta device: names and shapes of transformers' models, and no memory."""
 
 from typing import Any
 
@@ -119,7 +119,7 @@ def test_vision_tower_and_language_model_together_are_qwen2_vl(name: str, parame
     assert count(tower) + count(on_meta(table.language.build)) == parameters
 
 
-def test_llama_3_sees_through_clip_vit_large_at_336_pixels() -> None:
+def test_llama_3_has_clip_vit_large_at_336_pixels() -> None:
     encoder = on_meta(preset("llama3").vision_encoder.build)
     config = CLIPVisionConfig(
         hidden_size=1024,
@@ -183,7 +183,7 @@ def test_the_speech_generator_is_the_published_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mini", "base", "pro", "llama3"])
-def test_the_vocoder_speaks_1000_units_of_20_ms_at_16_khz(name: str) -> None:
+def test_the_vocoder_has_1000_units_of_20_ms_at_16_khz(name: str) -> None:
     vocoder = preset(name).vocoder
     assert (vocoder.units, vocoder.samples_per_frame, vocoder.sample_rate) == (1000, 320, 16_000)
 
@@ -197,7 +197,7 @@ def test_the_vocoder_speaks_1000_units_of_20_ms_at_16_khz(name: str) -> None:
         ("llama3", 5e5, None, 1e-5),
     ],
 )
-def test_what_no_tensor_shows_is_as_published(
+def test_parameters_without_a_tensor_are_the_published_ones(
     name: str, rope_base: float, sections: tuple[int, int, int] | None, epsilon: float
 ) -> None:
     language = preset(name).language
@@ -205,7 +205,7 @@ def test_what_no_tensor_shows_is_as_published(
     assert language.head_width == 128
 
 
-def test_the_largest_preset_takes_no_memory_before_its_weights() -> None:
+def test_the_largest_preset_takes_no_memory_before_its_weights_are_loaded() -> None:
     table = preset("pro")
     before = psutil.Process().memory_info().rss
     parts = [

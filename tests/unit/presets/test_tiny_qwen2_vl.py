@@ -123,7 +123,7 @@ def test_positions_and_logits_of_a_grid_are_those_of_transformers(
     assert_same(logits(model, prompt.embeds, prompt.positions), oracle_logits(oracle, prompt.embeds, expected[:, 0]))
 
 
-def test_logits_behind_a_long_clip_are_those_of_transformers_at_the_published_positions(
+def test_logits_after_a_long_clip_are_those_of_transformers_at_the_published_positions(
     model: LanguageModel, oracle: Qwen2VLForConditionalGeneration
 ) -> None:
     prompt = spliced(["a", grid_of_noise(LONG_CLIP), "b"], model)
@@ -131,7 +131,7 @@ def test_logits_behind_a_long_clip_are_those_of_transformers_at_the_published_po
     assert_same(logits(model, prompt.embeds, prompt.positions), oracle_logits(oracle, prompt.embeds, prompt.positions))
 
 
-def test_a_step_behind_a_grid_continues_where_transformers_does(
+def test_a_step_after_a_grid_has_the_position_of_transformers(
     model: LanguageModel, oracle: Qwen2VLForConditionalGeneration
 ) -> None:
     prompt = spliced(question_about(grid_of_noise((1, 3, 5)), model), model)
@@ -148,7 +148,7 @@ def test_a_step_behind_a_grid_continues_where_transformers_does(
 
 
 @pytest.mark.parametrize("part", [build_language_model, build_speech_encoder, build_vision_encoder])
-def test_every_part_is_the_same_each_time(part: object) -> None:
+def test_random_parts_are_reproducible(part: object) -> None:
     assert callable(part)
     torch.manual_seed(1)
     first = part(TINY)
@@ -159,7 +159,7 @@ def test_every_part_is_the_same_each_time(part: object) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_making_a_part_leaves_random_numbers_alone() -> None:
+def test_building_a_part_does_not_change_the_random_state() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -186,7 +186,7 @@ def speech(seconds: float) -> list[SpeechPart]:
     return [SpeechPart(tokens) for tokens in encoder.encode(clips)]
 
 
-def test_one_recording_is_heard_with_the_speech_adapter_and_two_with_long_speech(model: LanguageModel) -> None:
+def test_one_recording_uses_the_speech_adapter_and_two_use_long_speech(model: LanguageModel) -> None:
     once, twice = speech(1), [*speech(1), *speech(2)]
     assert answer(model, [*once, "Repeat."])[2].usage.adapter == "speech"
     assert answer(model, [*twice, "Repeat."])[2].usage.adapter == "long_speech"
@@ -213,7 +213,7 @@ def test_pictures_recordings_and_text_make_text_and_sound(model: LanguageModel) 
     assert sum(map(len, sound)) > SAMPLE_RATE / 4
 
 
-def test_the_tokenizer_knows_the_marks_of_the_template(model: LanguageModel) -> None:
+def test_the_tokenizer_has_the_special_tokens_of_the_template(model: LanguageModel) -> None:
     marks = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|endoftext|>"]
     assert [len(model.tokenizer.encode(mark).ids) for mark in marks] == [1] * 5
     assert model.tokenizer.decode(model.tokenizer.encode("Grüße, 世界").ids) == "Grüße, 世界"
