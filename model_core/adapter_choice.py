@@ -8,6 +8,8 @@ from collections.abc import Collection
 
 # Adapters of the method: speech of one clip (at most 30 s), speech of several, pictures and videos without speech.
 SPEECH, LONG_SPEECH, VISION = "speech", "long_speech", "vision"
+# What requests and answers call the language model without an adapter.
+BASE = "base"
 
 
 def choose_adapter(resident: Collection[str], *, clips: int, vision: bool = False) -> str:

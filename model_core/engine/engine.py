@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model_core.adapter_choice import choose_adapter
+from model_core.adapter_choice import BASE, choose_adapter
 from model_core.engine.detokenizer import IncrementalDetokenizer
 from model_core.engine.prefix_cache import Prefix, PrefixCache, prefix_key, storage_dtype
 from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
@@ -26,7 +26,6 @@ from model_core.language.lora import LoraWeights
 from model_core.language.messages import Message
 from model_core.language.splicing import SplicedPrompt, splice
 
-BASE = "base"
 # Positions that a key-value cache reserves for the answer before it has to grow.
 _RESERVE = 256
 # Shortest prefix, in positions, that is cheaper to cache than to compute again.

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from model_core.adapter_choice import BASE
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.metrics import normalize, word_errors
 from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Report, Table
 from model_core.evaluation.subject import Ask, Subject
 
-BASE = "base"
 MAX_ANSWER_TOKENS = 64
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from model_core.adapter_choice import BASE
 from services.gateway.audio.encoding import PCM_RATE, AudioEncoder, AudioFormat, encode_file
 from services.gateway.chat.schemas import (
     AnswerAudio,
@@ -26,7 +27,6 @@ from services.shared.pipeline.messages import AnswerEvent, AudioChunk, Finished,
 from services.shared.service_errors import Failed
 
 AUDIO_TOKENS_PER_SECOND = 20
-BASE = "base"  # name of the language model without an adapter
 
 
 class Completion:

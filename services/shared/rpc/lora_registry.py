@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lyra.v1 import adapters_pb2, adapters_pb2_grpc
+from model_core.adapter_choice import BASE
 from services.shared import telemetry
 from services.shared.rpc.grpc_types import Context
 from services.shared.rpc.threads import ModelThread
@@ -20,7 +21,6 @@ from services.shared.service_errors import InvalidInput, ServiceError
 log = telemetry.get_logger(__name__)
 
 FULL_NAME = "lyra.v1.Adapters"
-BASE = "base"  # in requests: the model without an adapter
 MAX_NAME_CHARACTERS = 64
 PRELOAD_SETTING = "LYRA_ADAPTERS"
 
