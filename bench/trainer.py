@@ -29,7 +29,7 @@ from bench.report import command_line, write
 from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.shards import Manifest, write_manifest, write_shard
 from model_core.language.messages import REPEAT_INSTRUCTION, Role
-from model_core.presets import NANO_PARTS
+from model_core.presets import get_preset
 from model_core.training.assembly import Start
 from model_core.training.dataset import MixtureSampler, Source
 from model_core.training.preset_models import stage_of
@@ -57,13 +57,14 @@ def main() -> None:
 def measure(folder: Path, preset: str, stage: str, batch: int, steps: int, repeats: int) -> dict[str, Any]:
     """Steps a second of both, in turns."""
     write_noise(folder / "data", stage, 4 * batch)
+    shipped = get_preset(preset).shipped_parts
     hyperparameters = replace(stage_of(preset, stage), steps=WARM_UP + steps, batch=batch)
 
     def prepared(number: int) -> StageRun:
         asked = StageOptions(
             name=stage, preset=preset, hyperparameters=hyperparameters, data=(Source(folder / "data"),),
             out=folder / f"run-{number}", save_every=10**6, log_every=10**6,
-            start=Start(parts=(NANO_PARTS,) if preset == "nano" and stage != "align" else ()),
+            start=Start(parts=(shipped,) if shipped and stage != "align" else ()),
         )  # fmt: skip
         run = StageRun(asked)
         run.train_data.prepare()
