@@ -31,6 +31,15 @@ REDIS = "redis"
 HOST = "127.0.0.1"
 
 _ACCESS_KEY = "lyra"
+_WEED_OPTIONS = (
+    f"-ip={HOST}",
+    f"-ip.bind={HOST}",
+    "-s3.port.iceberg=0",
+    "-s3.port.lance=0",
+    "-s3.iam=false",
+    "-webdav=false",
+    "-master.telemetry=false",
+)
 # Below 300 MiB the garbage collector alone takes a tenth of a core, even when idle.
 _GO_MEMORY = "512MiB"
 # SeaweedFS makes its volumes read-only below 1 % of free space.
@@ -85,19 +94,6 @@ def object_store(
     ports = dict(zip(_STORE_PORTS, free_ports(len(_STORE_PORTS)), strict=True))
     ports["admin.port"] = _free_pair(_ADMIN_GRPC_OFFSET)
     ports["admin.port.grpc"] = ports["admin.port"] + _ADMIN_GRPC_OFFSET
-    arguments = [
-        "mini",
-        f"-dir={data.absolute()}",
-        f"-ip={HOST}",
-        f"-ip.bind={HOST}",
-        *(f"-{name}={port}" for name, port in ports.items()),
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-s3.iam=false",
-        "-webdav=false",
-        "-master.telemetry=false",
-        *options,
-    ]
     server_environment = {"GOMEMLIMIT": _GO_MEMORY, "AWS_ACCESS_KEY_ID": _ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": secret}
     client_environment = {
         "LYRA_STORE_ENDPOINT": f"{HOST}:{ports[_S3_PORT]}",
@@ -110,7 +106,13 @@ def object_store(
     spec = ProcessSpec(
         OBJECT_STORE,
         "",
-        arguments,
+        [
+            "mini",
+            f"-dir={data.absolute()}",
+            *(f"-{name}={port}" for name, port in ports.items()),
+            *_WEED_OPTIONS,
+            *options,
+        ],
         _store_is_ready(store_settings(client_environment)),
         program=Path(program),
         environment=server_environment,
