@@ -52,7 +52,7 @@ def plan_drain(cluster: Cluster, release: Release, name: str) -> DrainPlan:
     if pod is None:
         names = ", ".join(sorted(name_of(each) for each in pods)) or "none"
         raise NotFound(f"release {release.name} has no pod {name}", f"pods: {names}")
-    part = component_of(pod)
+    component = component_of(pod)
     # The labels before an earlier, interrupted drain.
     serving = labels_of(pod) | {SERVING_LABEL: SERVING}
     selecting = [each for each in cluster.list(SERVICES) if selector_matches(nested(each, "spec", "selector"), serving)]
@@ -66,11 +66,13 @@ def plan_drain(cluster: Cluster, release: Release, name: str) -> DrainPlan:
     return DrainPlan(
         pod=name,
         uid=str(nested(pod, "metadata", "uid") or ""),
-        component=part,
+        component=component,
         services=tuple(name_of(each) for each in services),
         running_calls=running_calls(cluster, pod) if services else None,
         other_ready_pods=sum(
-            is_ready(each) for each in pods if component_of(each) == part and name_of(each) != name and _serves(each)
+            is_ready(each)
+            for each in pods
+            if component_of(each) == component and name_of(each) != name and _serves(each)
         ),
         grace_seconds=float(nested(pod, "spec", "terminationGracePeriodSeconds") or 30),
     )

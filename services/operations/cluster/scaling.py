@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from services.operations.cluster.api import BUDGETS, DEPLOYMENTS, Cluster, Object
 from services.operations.cluster.autoscalers import PAUSED_AT, Autoscaler, autoscalers
 from services.operations.cluster.cluster_errors import Rejected
-from services.operations.cluster.objects import labels_of, name_of, nested, selector_matches
+from services.operations.cluster.objects import component_of, name_of, nested, selector_matches
 from services.operations.cluster.release import Release, component
 from services.operations.cluster.status import CLOCK
 
@@ -33,14 +33,14 @@ class ScalePlan:
 def plan_scale(cluster: Cluster, release: Release, name: str, replicas: int) -> ScalePlan:
     """Plans to scale a component. Raises NotFound, and Rejected if the component cannot be scaled that way."""
     workload = component(cluster, release, name)
-    part = labels_of(workload).get("app.kubernetes.io/component", "")
+    label = component_of(workload)
     if workload["kind"] != "Deployment":
         raise Rejected(
-            f"{part} is stateful and has one pod",
+            f"{label} is stateful and has one pod",
             "use external stores if one is not enough: docs/deploy/production.md",
         )
-    if part == CLOCK and replicas > 1:
-        raise Rejected(f"{part} schedules periodic tasks and must have at most one pod")
+    if label == CLOCK and replicas > 1:
+        raise Rejected(f"{label} schedules periodic tasks and must have at most one pod")
     scaler = autoscalers(cluster).get((workload["kind"], name_of(workload)))
     active = scaler if scaler is not None and not scaler.paused else None
     return ScalePlan(
@@ -48,7 +48,7 @@ def plan_scale(cluster: Cluster, release: Release, name: str, replicas: int) -> 
         current=int(nested(workload, "spec", "replicas") or 0),
         replicas=replicas,
         autoscaler=active,
-        permanent_commands=_permanent_commands(active, release, part, replicas) if active else (),
+        permanent_commands=_permanent_commands(active, release, label, replicas) if active else (),
         warnings=tuple(_warnings(cluster, workload, replicas)),
     )
 
@@ -58,9 +58,9 @@ def scale(cluster: Cluster, plan: ScalePlan) -> None:
     cluster.patch(DEPLOYMENTS, plan.workload, {"spec": {"replicas": plan.replicas}}, "scale")
 
 
-def _permanent_commands(scaler: Autoscaler, release: Release, part: str, replicas: int) -> tuple[str, ...]:
+def _permanent_commands(scaler: Autoscaler, release: Release, component_label: str, replicas: int) -> tuple[str, ...]:
     """Commands that make the number permanent despite an autoscaler."""
-    section = values_section(part)
+    section = values_section(component_label)
     upgrade = f"helm upgrade {release.name} helm/lyra -n {release.namespace} --reuse-values"
     commands = [f"{upgrade} --set {section}.autoscaling.minReplicas={replicas}"]
     if replicas > scaler.max_replicas:
@@ -71,11 +71,11 @@ def _permanent_commands(scaler: Autoscaler, release: Release, part: str, replica
     return tuple(commands)
 
 
-def values_section(part: str) -> str:
+def values_section(component_label: str) -> str:
     """Section of a component in the values: speechEncoder for speech-encoder, worker.clips for worker-clips."""
-    if part.startswith("worker-"):
-        return part.replace("-", ".", 1)
-    first, *rest = part.split("-")
+    if component_label.startswith("worker-"):
+        return component_label.replace("-", ".", 1)
+    first, *rest = component_label.split("-")
     return first + "".join(word.capitalize() for word in rest)
 
 
