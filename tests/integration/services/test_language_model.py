@@ -110,7 +110,7 @@ async def test_min_p_of_one_samples_only_the_most_likely_token(client: Client) -
     assert text(await client.answer(prompt(max_tokens=20, temperature=1.5, seed=7, min_p=1.0))) == greedy
 
 
-async def test_hidden_states_come_only_where_asked_for(client: Client) -> None:
+async def test_hidden_states_are_sent_only_on_request(client: Client) -> None:
     plain = await client.answer(prompt(max_tokens=3))
     assert not any(event.text_delta.HasField("hidden_states") for event in plain)
     full = await client.answer(prompt(max_tokens=3, hidden_states=True))
@@ -118,7 +118,7 @@ async def test_hidden_states_come_only_where_asked_for(client: Client) -> None:
     assert [tensors.from_message(state).shape for state in states] == [(1, WIDTH)] * 3
 
 
-async def test_speech_and_vision_tokens_are_counted_and_switch_their_adapter_on(client: Client) -> None:
+async def test_speech_and_vision_tokens_are_counted_and_select_their_adapter(client: Client) -> None:
     spoken = await client.answer(prompt(speech(0, 4), speech(1, 3), picture(2, 2, 4), max_tokens=1))
     assert spoken[-1].finish.usage.speech_tokens == 7
     assert spoken[-1].finish.usage.vision_tokens == 4
@@ -127,7 +127,7 @@ async def test_speech_and_vision_tokens_are_counted_and_switch_their_adapter_on(
     assert seen[-1].finish.usage.adapter == "vision"
 
 
-async def test_each_block_sees_what_the_one_before_it_kept(client: Client) -> None:
+async def test_each_block_gets_what_the_previous_one_kept(client: Client) -> None:
     parts = (speech(0, 60), speech(1, 40), GenerateRequest(text="What is said?"))
     plain = await client.answer(prompt(*parts, max_tokens=2))
     assert set(plain[-1].finish.usage.context_tokens) == {100}
@@ -136,7 +136,7 @@ async def test_each_block_sees_what_the_one_before_it_kept(client: Client) -> No
     assert extracted[-1].finish.usage.prompt_tokens == plain[-1].finish.usage.prompt_tokens
 
 
-async def test_an_answer_uses_the_adapter_whose_projector_made_the_tokens(start_service: StartService) -> None:
+async def test_answer_uses_the_adapter_whose_projector_made_the_tokens(start_service: StartService) -> None:
     client = Client(await start_service("language_model", preset="tiny-qwen2-vl"))
 
     async def adapter(*parts: GenerateRequest, **header: object) -> str:
@@ -210,7 +210,7 @@ async def test_text_over_the_limit_is_refused_while_it_arrives(start_service: St
     assert isinstance(from_rpc_error("language_model", raised.value), InvalidInput)
 
 
-async def test_half_an_array_is_refused_with_what_is_missing(client: Client) -> None:
+async def test_incomplete_array_is_refused_with_what_is_missing(client: Client) -> None:
     first, _ = tensors.to_chunks(np.ones((4, WIDTH), np.float32), max_bytes=2 * WIDTH * 4)
     half = GenerateRequest(speech_tokens=common_pb2.SpeechTokens(tokens=first))
     refusal = await client.refusal(prompt(half, GenerateRequest(text="what?")))
@@ -227,7 +227,7 @@ async def test_message_over_the_limit_of_grpc_is_an_input_error(client: Client) 
     assert isinstance(from_rpc_error("language_model", raised.value), InvalidInput)
 
 
-async def test_client_that_leaves_frees_the_model_for_the_next(start_service: StartService) -> None:
+async def test_disconnecting_client_frees_the_model_for_the_next(start_service: StartService) -> None:
     client = Client(await start_service("language_model", max_waiting=0))
     for _ in range(20):
         call = client.call(prompt())
@@ -238,12 +238,12 @@ async def test_client_that_leaves_frees_the_model_for_the_next(start_service: St
     assert telemetry.MODEL_RUNNING.labels("language_model")._value.get() == 0
 
 
-async def test_deadline_ends_the_work(client: Client) -> None:
+async def test_deadline_stops_the_generation(client: Client) -> None:
     assert isinstance(await client.refusal(prompt(), deadline=0.05), DeadlineExceeded)
     await client.idle()
 
 
-async def test_call_without_deadline_gets_the_services_own(start_service: StartService) -> None:
+async def test_call_without_deadline_gets_the_default_of_the_service(start_service: StartService) -> None:
     client = Client(await start_service("language_model", default_deadline_seconds=0.05))
     refusal = await client.refusal(prompt())
     assert isinstance(refusal, DeadlineExceeded)
@@ -251,7 +251,7 @@ async def test_call_without_deadline_gets_the_services_own(start_service: StartS
     await client.idle()
 
 
-async def test_queue_is_bounded_and_tells_when_to_come_again(start_service: StartService) -> None:
+async def test_full_queue_refuses_with_a_retry_delay(start_service: StartService) -> None:
     client = Client(await start_service("language_model", max_waiting=0))
     running = client.call(prompt())
     await running.read()
@@ -270,7 +270,7 @@ async def test_waiting_request_is_answered_when_its_turn_comes(client: Client) -
     assert (await waiting)[-1].HasField("finish")
 
 
-async def test_tokens_of_a_text_are_counted_and_the_model_described(client: Client) -> None:
+async def test_tokens_are_counted_and_the_model_is_described(client: Client) -> None:
     counted = await client.stub.CountTokens(language_model_pb2.CountTokensRequest(text="four"))
     assert counted.tokens == 4
     description = await client.stub.Describe(language_model_pb2.LanguageModelDescribeRequest())

@@ -34,7 +34,7 @@ def test_answer_ends_before_the_first_stop_string(text: str, stops: list[str]) -
         assert answer == text
 
 
-def test_an_answer_that_loops_ends_only_where_that_is_asked_for() -> None:
+def test_looping_answer_ends_only_with_end_loops() -> None:
     ids = TOKENIZER.encode(" five," * 40).ids
     ending, patient = (IncrementalDetokenizer(TOKENIZER.decode, (), end_loops) for end_loops in (True, False))
     text = ""

@@ -31,7 +31,7 @@ def sampled(**params: Any) -> set[int]:
     return {sampler.sample(logits) for _ in range(400)}
 
 
-def test_min_p_drops_tokens_that_are_unlikely_beside_the_most_likely_one() -> None:
+def test_min_p_drops_tokens_relative_to_the_most_likely_one() -> None:
     assert sampled(min_p=0.0) == {0, 1, 2, 3}
     assert sampled(min_p=0.09) == {0, 1, 2, 3}
     assert sampled(min_p=0.2) == {0, 1, 2}

@@ -33,6 +33,6 @@ def test_value_out_of_bounds_is_refused_by_name(values: dict[str, Any], message:
     assert caught.value.field in values
 
 
-def test_bounds_themselves_are_taken() -> None:
+def test_bounds_are_inclusive_where_they_say_so() -> None:
     SamplingParams(max_tokens=1, temperature=2.0, top_p=1.0, seed=2**64 - 1, stop=("a" * MAX_STOP_CHARACTERS,) * 4)
     SamplingParams(max_tokens=2**31 - 1, temperature=0.0, top_p=1e-9, seed=0)

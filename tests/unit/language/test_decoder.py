@@ -53,21 +53,21 @@ def logits_of(decoder: Decoder, ids: Tensor, adapter: str | None = None) -> Tens
 
 
 @torch.inference_mode()
-def test_a_whole_sequence_gives_the_logits_of_transformers(oracle: LlamaForCausalLM, decoder: Decoder) -> None:
+def test_logits_match_transformers(oracle: LlamaForCausalLM, decoder: Decoder) -> None:
     ids = torch.randint(0, 50, (2, 11))
     torch.testing.assert_close(logits_of(decoder, ids), oracle(ids).logits, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pieces", [[11], [10, 1], [1] * 11, [4, 4, 3]])
 @torch.inference_mode()
-def test_cutting_a_sequence_anywhere_changes_nothing(decoder: Decoder, pieces: list[int]) -> None:
+def test_chunked_prefill_gives_the_same_logits(decoder: Decoder, pieces: list[int]) -> None:
     ids = torch.randint(0, 50, (1, 11))
     cache = decoder.new_cache(2)
     hidden = [decoder(decoder.embed_tokens(piece), cache) for piece in ids.split(pieces, dim=1)]
     torch.testing.assert_close(decoder.logits(torch.cat(hidden, 1)), logits_of(decoder, ids), atol=1e-5, rtol=1e-4)
 
 
-def test_without_an_adapter_the_output_is_that_of_the_base_to_the_bit(decoder: Decoder) -> None:
+def test_without_an_adapter_output_is_bit_identical_to_the_base_model(decoder: Decoder) -> None:
     ids = torch.randint(0, 50, (1, 9))
     before = logits_of(decoder, ids)
     decoder.add_adapter("speech", LoraConfig(rank=2, alpha=4), PROJECTIONS)
@@ -78,7 +78,7 @@ def test_without_an_adapter_the_output_is_that_of_the_base_to_the_bit(decoder: D
 
 
 @torch.inference_mode()
-def test_a_long_prompt_has_its_adapter_added_to_the_weights_and_means_the_same() -> None:
+def test_merging_the_adapter_for_a_long_prompt_gives_the_same_output() -> None:
     torch.manual_seed(0)
     layer = AdaptedLinear(24, 40, bias=True)
     for name in ("speech", "vision"):
@@ -101,7 +101,7 @@ def test_a_long_prompt_has_its_adapter_added_to_the_weights_and_means_the_same()
 
 
 @torch.inference_mode()
-def test_rows_of_a_batch_have_adapters_of_their_own(decoder: Decoder) -> None:
+def test_each_row_of_a_batch_has_its_own_adapter(decoder: Decoder) -> None:
     for name in ("speech", "vision"):
         decoder.add_adapter(name, LoraConfig(rank=2, alpha=4), PROJECTIONS)
         randomise(decoder, name)
@@ -117,7 +117,7 @@ def test_rows_of_a_batch_have_adapters_of_their_own(decoder: Decoder) -> None:
 
 
 @torch.inference_mode()
-def test_sequences_that_have_read_different_lengths_share_a_batch(decoder: Decoder) -> None:
+def test_sequences_with_caches_of_different_lengths_share_a_batch(decoder: Decoder) -> None:
     first, then = [torch.randint(0, 50, (n,)) for n in (3, 9, 1)], [torch.randint(0, 50, (n,)) for n in (4, 1, 2)]
     caches = [decoder.new_cache(1) for _ in first]
     for ids in (first, then):
@@ -128,7 +128,9 @@ def test_sequences_that_have_read_different_lengths_share_a_batch(decoder: Decod
         torch.testing.assert_close(hidden[row, : len(two)], whole, atol=1e-5, rtol=1e-4)
 
 
-def test_a_saved_adapter_means_the_same_to_peft(oracle: LlamaForCausalLM, decoder: Decoder, tmp_path: Path) -> None:
+def test_saved_adapter_gives_the_same_output_in_peft(
+    oracle: LlamaForCausalLM, decoder: Decoder, tmp_path: Path
+) -> None:
     decoder.add_adapter("speech", LoraConfig(rank=3, alpha=6), PROJECTIONS)
     randomise(decoder, "speech")
     save_adapter(decoder, "speech", tmp_path)
@@ -138,7 +140,7 @@ def test_a_saved_adapter_means_the_same_to_peft(oracle: LlamaForCausalLM, decode
     torch.testing.assert_close(logits_of(decoder, ids, "speech"), theirs, atol=2e-3, rtol=2e-3)
 
 
-def test_an_adapter_survives_the_disk_beside_another(decoder: Decoder, tmp_path: Path) -> None:
+def test_adapters_are_unchanged_by_saving_and_loading(decoder: Decoder, tmp_path: Path) -> None:
     for name in ("speech", "vision"):
         decoder.add_adapter(name, LoraConfig(rank=3, alpha=6), ("q_proj", "down_proj"))
         randomise(decoder, name)
@@ -152,7 +154,7 @@ def test_an_adapter_survives_the_disk_beside_another(decoder: Decoder, tmp_path:
         torch.testing.assert_close(logits_of(again, ids, name), logits_of(decoder, ids, name), atol=2e-3, rtol=2e-3)
 
 
-def test_an_adapter_of_another_model_is_refused_by_the_name_of_a_tensor(decoder: Decoder, tmp_path: Path) -> None:
+def test_adapter_of_another_model_is_refused_by_tensor_name(decoder: Decoder, tmp_path: Path) -> None:
     decoder.add_adapter("speech", LoraConfig(rank=3, alpha=6), PROJECTIONS)
     save_adapter(decoder, "speech", tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())

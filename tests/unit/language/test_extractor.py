@@ -38,7 +38,7 @@ def extraction(config: ExtractionConfig, *prompts: tuple[int, int]) -> Extractio
 
 
 @pytest.mark.parametrize("case", [0, 1, 2])
-def test_scores_and_survivors_are_those_of_the_published_method(case: int) -> None:
+def test_scores_and_kept_positions_match_the_published_method(case: int) -> None:
     stored = load_file(DATA / "parity" / "extractor.safetensors")
     given = {name.split(".", 1)[1]: x for name, x in stored.items() if name.startswith(f"case{case}.")}
     q, k = given["query"].transpose(0, 1), given["key"].transpose(0, 1)
@@ -49,7 +49,7 @@ def test_scores_and_survivors_are_those_of_the_published_method(case: int) -> No
 
 
 @given(st.integers(0, 400), st.floats(0.01, 1), st.integers(0, 9), st.integers(0, 9))
-def test_what_is_kept_is_what_the_formula_says(context: int, keep_rate: float, before: int, after: int) -> None:
+def test_number_of_kept_tokens_follows_the_formula(context: int, keep_rate: float, before: int, after: int) -> None:
     context_L = torch.tensor([False] * before + [True] * context + [False] * after, dtype=torch.bool)
     scores = torch.rand(context)
     kept = kept_positions(scores, context_L, keep_rate)
@@ -64,7 +64,7 @@ def test_what_is_kept_is_what_the_formula_says(context: int, keep_rate: float, b
 
 
 @pytest.mark.parametrize("at_once", [1, 40, 10_000])
-def test_scoring_a_few_queries_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+def test_scoring_queries_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(4, 50, 8, generator=generator), torch.randn(2, 50, 8, generator=generator)
     context_L, instruction_L = masks(40, 7)
@@ -75,7 +75,7 @@ def test_scoring_a_few_queries_at_a_time_changes_nothing(monkeypatch: pytest.Mon
 
 
 @torch.inference_mode()
-def test_each_block_sees_the_share_that_the_one_before_it_kept(decoder: Decoder) -> None:
+def test_each_block_gets_what_the_previous_one_kept(decoder: Decoder) -> None:
     prompt = torch.randn(1, 3 + 200 + 10, 32)
     config = ExtractionConfig(blocks=3, keep_rate=0.7)
     dropping, cache = extraction(config, (200, 10)), decoder.new_cache()
@@ -116,7 +116,7 @@ def test_nothing_is_dropped_without_context_at_rate_one_or_in_one_block(
     assert torch.equal(hidden, decoder(prompt))
 
 
-def test_in_training_gradients_reach_what_was_kept_and_what_was_dropped(decoder: Decoder) -> None:
+def test_gradients_reach_kept_and_dropped_tokens(decoder: Decoder) -> None:
     prompt = torch.randn(2, 3 + 80 + 9, 32, requires_grad=True)
     dropping = extraction(ExtractionConfig(2, 0.5), (80, 9), (80, 9))
     decoder(prompt, extraction=dropping).sum().backward()
@@ -125,7 +125,7 @@ def test_in_training_gradients_reach_what_was_kept_and_what_was_dropped(decoder:
     assert (prompt.grad.abs().sum(-1) > 0).all()
 
 
-def test_a_block_ends_where_the_layers_are_cut_evenly() -> None:
+def test_blocks_divide_the_layers_evenly() -> None:
     assert ExtractionConfig(4, 0.7).block_ends(28) == [6, 13, 20]
     assert ExtractionConfig(4, 0.7).block_ends(30) == [6, 14, 21]
     assert ExtractionConfig(1, 0.7).block_ends(30) == []
@@ -141,7 +141,7 @@ def test_a_block_ends_where_the_layers_are_cut_evenly() -> None:
         (ExtractionConfig(2, float("nan")), "keep_rate"),
     ],
 )
-def test_bounds_are_named(config: ExtractionConfig, field: str) -> None:
+def test_value_out_of_bounds_is_refused_by_name(config: ExtractionConfig, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         config.check(6)
     assert caught.value.field == field
