@@ -24,7 +24,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from model_core.data.augment import disturb
-from model_core.evaluation.metrics import normalize, word_errors
+from model_core.metrics.word_errors import normalize, word_errors
 
 RATE = 16_000
 HELD_OUT = Path(__file__).parent.parent / "tests" / "data" / "held_out"

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
-from model_core.evaluation.machine import describe
+from model_core.machine import describe
 from services.operations.local.stack import Stack
 
 __all__ = ["Memory", "describe", "memory_by_process", "stack_memory"]

@@ -31,7 +31,7 @@ from bench.machine import describe
 from bench.report import command_line, write
 from model_core.audio.encoding import encode_flac
 from model_core.audio.tensors import CLIP_SECONDS, SAMPLE_RATE, decode_audio
-from model_core.evaluation.metrics import word_errors
+from model_core.metrics.word_errors import word_errors
 from model_core.presets import lyra_home
 from model_core.presets.nano_packages import WHISPER_TINY_EN
 from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is_serving

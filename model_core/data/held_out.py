@@ -24,13 +24,13 @@ from model_core.checkpoints.packages import NpmPackage
 from model_core.data.build.answers import written_answers
 from model_core.data.sources.chat import load_texts
 from model_core.data.sources.drawings import load_drawings, place
+from model_core.data.sources.facts import MAX_ANSWER_TOKENS
 from model_core.data.sources.packages import GOOGLE_DRAWINGS, HUMAN_CLIPS, TWITTER_DRAWINGS, package_folder
 from model_core.data.sources.pictures import DESCRIBE_QUESTIONS, description, load_picture_questions
 from model_core.data.sources.questions import Question, held_out_facts
 from model_core.data.sources.sentences import is_held_out
 from model_core.data.voices import FLITE_VOICES, HELD_OUT_VOICE, PIPER_VOICE, Samples, readers
-from model_core.evaluation.factual import MAX_ANSWER_TOKENS
-from model_core.evaluation.short_answers import contains_answer
+from model_core.metrics.short_answers import contains_answer
 from model_core.presets import build_language_model, lyra_home
 
 SENTENCES = 100

@@ -19,11 +19,11 @@ from model_core.evaluation.picture_benchmarks import PictureBenchmark, picture_r
 from model_core.evaluation.predictions import Row
 from model_core.evaluation.prompts import load_prompts
 from model_core.evaluation.report import Report
-from model_core.evaluation.short_answers import contains_answer, is_right
 from model_core.evaluation.spoken_answer import spoken_answer_report
 from model_core.evaluation.subject import Subject
 from model_core.evaluation.text_quality import text_quality_report
 from model_core.evaluation.wer import word_error_report
+from model_core.metrics.short_answers import contains_answer, is_right
 from model_core.presets import WeightSource, get_preset
 
 # In nano's own blocks.

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from model_core.data.sources.facts import MAX_ANSWER_TOKENS
 from model_core.errors import InvalidInput
 from model_core.evaluation.manifest import Line, Progress, Result, read_manifest
-from model_core.evaluation.metrics import same_answer
 from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Report, Table, share_table
-from model_core.evaluation.short_answers import contains_answer, is_right
 from model_core.evaluation.subject import Ask, SoundFile, Subject
+from model_core.metrics.short_answers import contains_answer, is_right
+from model_core.metrics.word_errors import same_answer
 
-MAX_ANSWER_TOKENS = 32
 _AT_ONCE = 16
 WRITTEN, SPOKEN = "written", "spoken"
 CONTAINED, WHOLE = "contained", "whole"

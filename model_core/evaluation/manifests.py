@@ -5,9 +5,9 @@ from typing import Any
 
 from model_core.evaluation.manifest import read_manifest
 from model_core.evaluation.predictions import Row, Sample
-from model_core.evaluation.short_answers import is_right
 from model_core.evaluation.subject import Ask, SoundFile
 from model_core.evaluation.vqa import question
+from model_core.metrics.short_answers import is_right
 
 
 def recorded_sentences(manifest: Path) -> list[Sample]:

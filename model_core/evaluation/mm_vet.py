@@ -20,8 +20,8 @@ from model_core.evaluation.layouts import IMAGE_SUFFIXES, Questions, as_item, fi
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Report, bar_chart, share_table
-from model_core.evaluation.short_answers import contains_answer
 from model_core.evaluation.subject import Subject
+from model_core.metrics.short_answers import contains_answer
 
 MAX_ANSWER_TOKENS = 256
 JUDGEMENTS = "judgements.jsonl"

@@ -24,8 +24,8 @@ from model_core.evaluation.aloud import DEFAULT_READER, reading
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Draw, Report, Table, heat_map
-from model_core.evaluation.short_answers import contains_answer
 from model_core.evaluation.subject import Ask, MadeSound, Samples, Subject
+from model_core.metrics.short_answers import contains_answer
 
 MINUTES = (1.0, 2.0, 3.0, 5.0, 10.0)
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -30,8 +30,8 @@ from model_core.evaluation.layouts import (
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Report, bar_chart, share_table
-from model_core.evaluation.short_answers import anls, relaxed_match, vqa_accuracy
 from model_core.evaluation.subject import Subject
+from model_core.metrics.short_answers import anls, relaxed_match, vqa_accuracy
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 MAX_ANSWER_TOKENS = 32

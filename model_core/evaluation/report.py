@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from model_core.evaluation.machine import describe
 from model_core.evaluation.manifest import Result
+from model_core.machine import describe
 
 Draw = Callable[[Path], None]
 """Writes a picture to a file."""

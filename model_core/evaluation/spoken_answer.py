@@ -8,11 +8,11 @@ from typing import Any
 import soundfile
 
 from model_core.evaluation.manifest import Progress, Result
-from model_core.evaluation.metrics import WordErrors, normalize, word_errors
 from model_core.evaluation.predictions import Row, Sample, one_by_one, predict_all, reply_row
 from model_core.evaluation.report import Report, Table
 from model_core.evaluation.subject import Ask, MadeSound, SpokenAnswer, Subject
 from model_core.evaluation.wer import counts
+from model_core.metrics.word_errors import WordErrors, normalize, word_errors
 
 MAX_ANSWER_TOKENS = 60
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from model_core.adapter_choice import BASE
 from model_core.evaluation.manifest import Progress, Result
-from model_core.evaluation.metrics import normalize, word_errors
 from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Report, Table
 from model_core.evaluation.subject import Ask, Subject
+from model_core.metrics.word_errors import normalize, word_errors
 
 MAX_ANSWER_TOKENS = 64
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from model_core.evaluation.manifest import Line, Progress, Result, prediction_writer, read_manifest
-from model_core.evaluation.metrics import same_answer
 from model_core.evaluation.subject import Ask, SoundFile, Subject
+from model_core.metrics.word_errors import same_answer
 
 MAX_ANSWER_TOKENS = 32
 

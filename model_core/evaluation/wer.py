@@ -10,11 +10,11 @@ import torch
 from model_core.audio.tensors import CLIP_SECONDS, SAMPLE_RATE, split_clips
 from model_core.errors import InvalidInput
 from model_core.evaluation.manifest import Progress, Result, prediction_writer, read_manifest
-from model_core.evaluation.metrics import WordErrors, normalize, word_errors
 from model_core.evaluation.predictions import Predict, Row, Sample, one_by_one, predict_all
 from model_core.evaluation.report import Report, Table
 from model_core.evaluation.subject import Ask, MadeSound, Sound, SoundFile, Subject
 from model_core.language.messages import REPEAT_INSTRUCTION
+from model_core.metrics.word_errors import WordErrors, normalize, word_errors
 
 # Fast speech is about five tokens a second: enough for any, and an answer that runs away ends.
 TOKENS_A_SECOND, SPARE_TOKENS = 10, 16

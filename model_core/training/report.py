@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from model_core.data.files import written_aside
 from model_core.data.shards import read_manifest
-from model_core.evaluation.machine import describe
+from model_core.machine import describe
 from model_core.presets import get_preset
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR
 from model_core.training.dataset import Source, StageDataset

@@ -13,8 +13,8 @@ import jiwer
 import openai
 import pytest
 
-from model_core.evaluation.metrics import normalize
 from model_core.language.extractor import ExtractionConfig
+from model_core.metrics.word_errors import normalize
 from services.operations.local.stack import Stack
 from tests.paths import DATA, EXAMPLES, ROOT
 

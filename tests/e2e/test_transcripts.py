@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from model_core.audio.tensors import SAMPLE_RATE, Clip
-from model_core.evaluation.metrics import WordErrors, word_errors
 from model_core.kernels import instructions
+from model_core.metrics.word_errors import WordErrors, word_errors
 from model_core.presets import build_speech_encoder
 from tests.e2e.test_encode_and_transcribe import encoder, held_out_sentences, recordings
 

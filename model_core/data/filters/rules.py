@@ -11,8 +11,8 @@ from torch import Tensor
 from model_core.audio.tensors import decode_audio
 from model_core.data.conversation import Conversation, Speech, without_placeholders
 from model_core.data.data_errors import SampleError
-from model_core.data.filters.hearing import Hear, round_trip_errors, whisper_hearing
-from model_core.data.filters.sound import clipping_share, silence_share
+from model_core.data.filters.levels import clipping_share, silence_share
+from model_core.data.filters.transcript_check import Transcribe, transcript_error_rate, whisper_transcriber
 from model_core.data.filters.words import blocked_words, is_in_another_language, known_languages, repetition
 from model_core.data.media import Limits, check_media
 from model_core.errors import InvalidInput
@@ -46,7 +46,7 @@ class Rules:
         max_silence: Largest share of a recording that is 40 dB below its loudest part.
         max_clipping: Largest share of samples in runs at full scale.
         max_word_errors: Highest word error rate of what Whisper hears against the transcript.
-        hearing: The preset whose Whisper listens.
+        hearing: The preset whose Whisper transcribes. Manifests record the rules under these field names.
         duplicates: Whether a sample that was there before is dropped.
         near_duplicates: Similarity of two texts from which the second one is dropped.
     """
@@ -96,22 +96,27 @@ class Filters:
         rules: The thresholds.
         home: Root of the cache of weights; for `max_word_errors`.
         limits: Of media.
-        hear: Another ear than the Whisper of `rules.hearing`.
+        transcribe: A recogniser to use in place of the Whisper of preset `rules.hearing`.
 
     Raises:
         InvalidInput: a threshold has no meaning.
-        UnknownPreset, WeightsMissing: of the ear.
+        UnknownPreset, WeightsMissing: the preset of the recogniser cannot be loaded.
     """
 
     def __init__(
-        self, rules: Rules, home: Path | None = None, *, limits: Limits | None = None, hear: Hear | None = None
+        self,
+        rules: Rules,
+        home: Path | None = None,
+        *,
+        limits: Limits | None = None,
+        transcribe: Transcribe | None = None,
     ) -> None:
         rules.check()
         self.rules = rules
         self._limits = limits or Limits()
-        self._hear = hear
-        if hear is None and rules.max_word_errors is not None:
-            self._hear = whisper_hearing(rules.hearing, home)
+        self._transcribe = transcribe
+        if transcribe is None and rules.max_word_errors is not None:
+            self._transcribe = whisper_transcriber(rules.hearing, home)
 
     def reason(self, conversation: Conversation) -> str | None:
         """What the sample is dropped for; None where it stays.
@@ -126,7 +131,7 @@ class Filters:
             return error.reason
         if self.rules.listen:
             for recording in conversation.speech:
-                if reason := self._reason_of_sound(recording):
+                if reason := self._audio_reason(recording):
                     return reason
         return None
 
@@ -148,7 +153,7 @@ class Filters:
         if rules.blocked and any(blocked_words(text, rules.blocked) for text in texts):
             yield FilterReason.BLOCKED_WORDS
 
-    def _reason_of_sound(self, recording: Speech) -> FilterReason | None:
+    def _audio_reason(self, recording: Speech) -> FilterReason | None:
         rules = self.rules
         samples_S = decode_audio(recording.data, max_seconds=self._limits.audio_seconds)
         if rules.max_silence is not None and silence_share(samples_S.numpy()) > rules.max_silence:
@@ -161,12 +166,12 @@ class Filters:
         return None
 
     def _word_errors(self, samples_S: Tensor, transcript: str) -> float:
-        assert self._hear is not None
-        # Another number of threads adds floats in another order: one alone hears the same on every machine's cores.
+        assert self._transcribe is not None
+        # The order of float additions depends on the number of threads: with one, every machine gets the same text.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return round_trip_errors(transcript, self._hear(samples_S))
+            return transcript_error_rate(transcript, self._transcribe(samples_S))
         finally:
             torch.set_num_threads(threads)
 

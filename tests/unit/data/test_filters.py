@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from model_core.data.conversation import Conversation, Speech
 from model_core.data.data_errors import DataError, Reason
 from model_core.data.filters.duplicates import Duplicates, fingerprint, rows_of_a_band
+from model_core.data.filters.levels import clipping_share, silence_share
 from model_core.data.filters.rules import FilterReason, Filters, Rules
-from model_core.data.filters.sound import clipping_share, silence_share
 from model_core.data.filters.words import blocked_words, is_in_another_language, read_blocked_words, repetition
 from model_core.errors import InvalidInput
 from tests.unit.data.samples import ANSWERS, RATE, dialogue, encoded, picture, seen, speech, spoken, voice
@@ -29,7 +29,7 @@ ALL_RULES = Rules(
 )
 
 
-def with_sound(samples: np.ndarray, transcript: str = "") -> Conversation:
+def with_recording(samples: np.ndarray, transcript: str = "") -> Conversation:
     recording = Speech(data=encoded(samples), seconds=len(samples) / RATE, transcript=transcript)
     return spoken(1, id="planted", speech=(recording,))
 
@@ -48,13 +48,13 @@ def mostly_silent() -> np.ndarray:
 
 LOOP = "The cat sat on the mat and then " * 6
 PLANTED: dict[str, Conversation] = {
-    FilterReason.TOO_SHORT: with_sound(voice(1, 0.3)),
-    FilterReason.TOO_LONG: with_sound(voice(1, 5.5)),
+    FilterReason.TOO_SHORT: with_recording(voice(1, 0.3)),
+    FilterReason.TOO_LONG: with_recording(voice(1, 5.5)),
     FilterReason.LANGUAGE: with_answer("Die Katze schläft jeden Nachmittag auf dem roten Sofa im Wohnzimmer."),
     FilterReason.REPETITION: with_answer(LOOP),
     FilterReason.BLOCKED_WORDS: with_answer("The password is Open, sesame!"),
-    FilterReason.SILENCE: with_sound(mostly_silent()),
-    FilterReason.CLIPPING: with_sound(clipped()),
+    FilterReason.SILENCE: with_recording(mostly_silent()),
+    FilterReason.CLIPPING: with_recording(clipped()),
     Reason.AUDIO: spoken(1, speech=(Speech(data=b"no sound" * 50, seconds=1.0),)),
     Reason.IMAGE: replace(seen(1), images=(picture(1)[:-30],)),
 }
@@ -75,9 +75,9 @@ def test_a_filter_that_is_off_drops_nothing(reason: FilterReason) -> None:
     assert Filters(Rules()).reason(PLANTED[reason]) is None
 
 
-def test_a_recording_that_does_not_say_its_transcript_is_dropped() -> None:
-    heard = {len(voice(1, 1.0)): "a small black cat sleeps there", len(voice(1, 2.0)): "hmm"}
-    filters = Filters(Rules(max_word_errors=0.3), hear=lambda samples: heard[len(samples)])
+def test_recording_that_does_not_match_its_transcript_is_dropped() -> None:
+    recognised = {len(voice(1, 1.0)): "a small black cat sleeps there", len(voice(1, 2.0)): "hmm"}
+    filters = Filters(Rules(max_word_errors=0.3), transcribe=lambda samples: recognised[len(samples)])
     good, half = speech(1, 1.0, "A small, black cat sleeps there."), speech(1, 1.0, "The small dog slept there")
     wrong = speech(1, 2.0, "A small black cat sleeps there")
     silent = speech(1, 2.0, "")
@@ -89,8 +89,8 @@ def test_a_recording_that_does_not_say_its_transcript_is_dropped() -> None:
     ]
 
 
-def test_the_ear_of_a_preset_is_used() -> None:
-    """Preset tiny hears nothing that makes sense."""
+def test_whisper_of_the_named_preset_transcribes() -> None:
+    """With its random weights, preset tiny's transcript matches nothing."""
     filters = Filters(Rules(max_word_errors=0.5, hearing="tiny"))
     assert filters.reason(spoken(1)) == FilterReason.WORD_ERRORS
     assert filters.reason(seen(1)) is None

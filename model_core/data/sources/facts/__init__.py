@@ -17,6 +17,8 @@ from num2words import num2words
 
 from model_core.data.sources.sentences import upper_first, words_of
 
+# Length to which models answer: when held-out facts are chosen for the test sets, and when they are measured.
+MAX_ANSWER_TOKENS = 32
 _HELD_OUT_SHARE = 3
 _COUNTRY_ANSWERS = ("capital", "continent", "language")
 # Families whose facts hold the other way round too.

@@ -1,6 +1,6 @@
 import pytest
 
-from model_core.evaluation.metrics import WordErrors, normalize, same_answer, word_errors
+from model_core.metrics.word_errors import WordErrors, normalize, same_answer, word_errors
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.evaluation.short_answers import (
+from model_core.metrics.short_answers import (
     anls,
     contains_answer,
     is_right,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from model_core.evaluation.metrics import normalize, same_answer
+from model_core.metrics.word_errors import normalize, same_answer
 
 ANLS_THRESHOLD = 0.5
 RELAXED_TOLERANCE = 0.05

@@ -1,4 +1,4 @@
-"""How much of a recording is silence, and how much of it is clipped.
+"""Share of a recording that is silent or clipped.
 
 Shapes: S samples at 16 kHz, W windows.
 """
