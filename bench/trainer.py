@@ -30,10 +30,10 @@ from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.shards import Manifest, write_manifest, write_shard
 from model_core.language.messages import REPEAT_INSTRUCTION, Role
 from model_core.presets import get_preset
-from model_core.training.assembly import Start
-from model_core.training.dataset import MixtureSampler, Source
+from model_core.training.dataset import MixtureSampler
+from model_core.training.options import Source, StageOptions, Start
 from model_core.training.preset_models import stage_of
-from model_core.training.stage_run import StageOptions, StageRun
+from model_core.training.stage_run import StageRun
 
 TARGET = 0.95
 WARM_UP = 2  # steps of each run that are not counted

@@ -20,11 +20,11 @@ from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.rows import to_light_sample, to_row
 from model_core.data.shards import Manifest, write_manifest, write_shard
 from model_core.language.messages import Role
-from model_core.training.dataset import Source
 from model_core.training.examples import Example
 from model_core.training.log import LOSSES_FILE, read_losses
+from model_core.training.options import Source, StageOptions
 from model_core.training.preset_models import load_models, stage_of
-from model_core.training.stage_run import StageOptions, StageRun
+from model_core.training.stage_run import StageRun
 
 WORDS = ("hello you", "yes", "good day", "red dot", "no no")
 

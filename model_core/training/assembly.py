@@ -31,6 +31,7 @@ from model_core.training.examples import Batch, Example, ExampleMaker, collate, 
 from model_core.training.features import Encoders
 from model_core.training.instruct import Instruct
 from model_core.training.lora_training import add_adapter, write_adapter
+from model_core.training.options import Start
 from model_core.training.projectors import Projectors
 from model_core.training.stage_module import StageModule
 from model_core.vision.encoder import ProjectedVisionEncoder, VisionEncoder
@@ -61,27 +62,6 @@ class Models:
     def maker(self) -> ExampleMaker:
         projector = self.speech.config.projector
         return ExampleMaker(self.tokenizer, self.template, projector.group, projector.merges)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """What a stage starts from.
-
-    Attributes:
-        parts: Folders of trained parts, the later before the earlier; without one projectors know nothing yet.
-        adapter: Adapter in them whose weights a new one takes over; empty for the one of its own name, if it is there.
-        freeze: Projectors that stay as they are: `speech`, `vision`.
-    """
-
-    parts: tuple[Path, ...] = ()
-    adapter: str = ""
-    freeze: tuple[str, ...] = ()
-
-    def find(self, *names: str) -> Path | None:
-        """The first of these files that a folder holds."""
-        return next(
-            (path for name in names for parts in reversed(self.parts) if (path := parts / name).is_file()), None
-        )
 
 
 @dataclass(slots=True)

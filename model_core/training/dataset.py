@@ -2,9 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, cycle, islice
-from pathlib import Path
 
 import torch
 from more_itertools import chunked
@@ -15,25 +13,10 @@ from model_core.data.rows import LightSample
 from model_core.errors import InvalidInput
 from model_core.training.examples import Example, ExampleMaker
 from model_core.training.features import Encoders, FeatureCache, Features
+from model_core.training.options import Source
 
 # Batches whose samples are sorted by length together.
 _POOL = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A data set and how many times an epoch goes through it; 0.5 takes another half each time.
-
-    Raises:
-        InvalidInput: the weight is not over 0.
-    """
-
-    folder: Path
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.weight < float("inf"):
-            raise InvalidInput("weight", f"{self.weight:g} of {self.folder} is not over 0")
 
 
 class StageDataset(Dataset[Example]):

@@ -1,126 +1,253 @@
-"""What a run of a stage is asked for, and what of it makes it this run and no other."""
+"""Options of a training run. Fields with `help` in their metadata are flags of `lyra train` (`cli/dataclass_flags.py`).
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+This module imports neither torch nor data libraries, so that the help of `lyra train` stays fast.
+"""
+
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from model_core.data.files import written_aside
-from model_core.data.shards import read_manifest
 from model_core.errors import InvalidInput
-from model_core.presets.stages import TrainingStage
-from model_core.training.assembly import Start
-from model_core.training.dataset import Source
 
-STAGE_FILE = "stage.json"
-# What may change from one call to the next; all else would make another run of it.
-_FREE = frozenset({"steps", "epochs"})
+if TYPE_CHECKING:
+    from model_core.presets.stages import TrainingStage
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A data set and how many times an epoch goes through it; 0.5 takes another half of it each epoch.
+
+    Raises:
+        InvalidInput: the weight is not greater than 0.
+    """
+
+    folder: Path
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise InvalidInput("weight", f"{self.weight:g} of {self.folder} is not greater than 0")
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Reads `FOLDER` or `FOLDER:WEIGHT`. Raises InvalidInput."""
+        folder, _, weight = text.rpartition(":")
+        if not folder or Path(text).is_dir():
+            return cls(Path(text))
+        try:
+            number = float(weight)
+        except ValueError as error:
+            raise InvalidInput("data", f"{text}: {weight!r} is not a weight; write FOLDER or FOLDER:WEIGHT") from error
+        return cls(Path(folder), number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The weights a stage starts from.
+
+    Attributes:
+        parts: Folders of trained parts; later ones take precedence. Projectors found in none of them start untrained.
+        adapter: Adapter in those folders whose weights the new one starts from; empty for the one of the same name, if
+            there is one.
+        freeze: Projectors that are not trained: `speech`, `vision`.
+    """
+
+    parts: tuple[Path, ...] = field(
+        default=(),
+        metadata={
+            "flag": "--start",
+            "exists": True,
+            "file_okay": False,
+            "help": "Another run's folder to go on from. May be repeated; later ones win.",
+        },
+    )
+    adapter: str = field(
+        default="",
+        metadata={
+            "flag": "--start-adapter",
+            "help": "Adapter of --start that the new one takes its weights from; by default its namesake.",
+        },
+    )
+    freeze: tuple[str, ...] = field(
+        default=(), metadata={"help": "Projector that stays as it is: speech or vision. May be repeated."}
+    )
+
+    def find(self, *names: str) -> Path | None:
+        """The path of the first of these files that a folder of `parts` contains."""
+        return next(
+            (path for name in names for parts in reversed(self.parts) if (path := parts / name).is_file()), None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HyperparameterOverrides:
+    """Changes to a preset's TrainingStage; None, or an empty name, keeps the preset's value.
+
+    Fields are named as in TrainingStage; those with `lora` or `extraction` in their metadata belong to the parts of it
+    that have these names.
+    """
+
+    adapter: str = field(default="", metadata={"help": "Name of the adapter that learns; by default the stage's."})
+    steps: int | None = field(default=None, metadata={"min": 1, "help": "Optimiser steps, in place of epochs."})
+    epochs: float | None = field(default=None, metadata={"min": 0.001, "help": "Passes over the data."})
+    batch: int | None = field(default=None, metadata={"min": 1, "help": "Samples a step, of all processes together."})
+    learning_rate: float | None = field(default=None, metadata={"min": 0.0, "help": "The highest one."})
+    projector_rate: float | None = field(
+        default=None,
+        metadata={"min": 0.0, "help": "Of it, the projectors' share: 0.1 lets them learn ten times slower."},
+    )
+    rank: int | None = field(
+        default=None, metadata={"part": "lora", "flag": "--lora-rank", "min": 1, "help": "Of the adapter."}
+    )
+    alpha: float | None = field(
+        default=None,
+        metadata={
+            "part": "lora",
+            "flag": "--lora-alpha",
+            "min": 0.0,
+            "help": "Of the adapter; alpha / rank scales it.",
+        },
+    )
+    regularizer: float | None = field(
+        default=None, metadata={"min": 0.0, "help": "Weight of the regularizer; 0 is none."}
+    )
+    blocks: int | None = field(
+        default=None,
+        metadata={"part": "extraction", "min": 1, "help": "Blocks of layers between which context is dropped."},
+    )
+    keep_rate: float | None = field(
+        default=None,
+        metadata={
+            "part": "extraction",
+            "min": 0.01,
+            "max": 1.0,
+            "help": "Share of context tokens kept after each block but the last.",
+        },
+    )
+    context: int | None = field(
+        default=None,
+        metadata={
+            "flag": "--context-length",
+            "min": 16,
+            "help": "Most tokens of a sample; longer ones are left out.",
+        },
+    )
+
+    def apply_to(self, stage: "TrainingStage") -> "TrainingStage":
+        """The stage with these changes.
+
+        Raises:
+            InvalidInput: a LoRA rank or alpha is given for a stage without an adapter.
+        """
+        from model_core.language.extractor import ExtractionConfig
+
+        changed: dict[str, dict[str, Any]] = {"": {}, "lora": {}, "extraction": {}}
+        for each in fields(self):
+            if (value := getattr(self, each.name)) not in (None, ""):
+                changed[each.metadata.get("part", "")][each.name] = value
+        if changed["lora"]:
+            if stage.lora is None:
+                raise InvalidInput("lora", "this stage has no adapter, so no rank or alpha")
+            changed[""]["lora"] = replace(stage.lora, **changed["lora"])
+        if changed["extraction"]:
+            changed[""]["extraction"] = replace(stage.extraction or ExtractionConfig(), **changed["extraction"])
+        return replace(stage, **changed[""])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageOptions:
-    """What a run is asked for.
+    """Options of a run.
 
     Attributes:
-        name: Of the stage.
+        name: Name of the stage.
         preset: Whose models are trained.
-        hyperparameters: Of the stage, as the preset has them or changed.
-        data: Folders that `lyra data build` or `filter` made, with weights.
+        hyperparameters: The preset's, or changed.
+        data: Folders written by `lyra data build` or `filter`, with weights.
         out: Folder of the run.
-        home: Where weights are; None for the default.
-        checkpoint: Folder that presets of the published method run.
-        start: What is trained further.
+        home: Folder of weights; None for the default.
+        checkpoint: Folder that presets of the published method load.
+        start: Weights that training starts from.
         evaluate: Data whose loss is measured every `evaluate_every` steps.
-        patience: Measurements without a better one after which the run stops, and the best weights are those written;
-            0 for never. A checkpoint is then written at each measurement.
+        patience: Evaluations without an improvement after which the run stops and writes its best weights; 0 never
+            stops. A checkpoint is then written at each evaluation.
         device_batch: Samples that a process takes at a time; the rest of a batch is accumulated. None for all of it.
-        bfloat16: Compute in bfloat16; None for where the processor is fast at it.
-        checkpointing: Forget activations and compute them again backwards.
+        bfloat16: Compute in bfloat16; None where the processor is fast at it.
+        checkpointing: Recompute activations in the backward pass instead of storing them.
         cached: Keep encoder features beside the data.
         workers: Processes that prepare batches beside each training process.
-        seed: Of everything.
-        save_every, log_every: Steps.
+        seed: Seed of everything random.
+        save_every, log_every: Intervals in steps.
         deepspeed: DeepSpeed's JSON configuration.
-        fsdp: Of `full_shard`, `shard_grad_op`, `offload`, or a JSON file with what the Trainer takes
-            as `fsdp_config`; empty for none.
-        command: The command line that asked for it, for the model card.
+        fsdp: Words among `full_shard`, `shard_grad_op`, `offload`, `auto_wrap`, or a JSON file with what the Trainer
+            accepts as `fsdp_config`; empty for none.
+        command: The command line of the run, for the model card.
     """
 
     name: str
-    preset: str
-    hyperparameters: TrainingStage
-    data: tuple[Source, ...]
-    out: Path
+    hyperparameters: "TrainingStage"
+    data: tuple[Source, ...] = field(
+        metadata={
+            "parse": Source.parse,
+            "help": "Folder of a data set; FOLDER:0.5 takes half of it an epoch. May be repeated.",
+        }
+    )
+    out: Path = field(
+        metadata={"file_okay": False, "help": "Folder of the run; the same command goes on where it stopped."}
+    )
+    preset: str = field(
+        default="nano", metadata={"help": "Whose models: nano; mini, base, pro or llama3 (of a checkpoint); tiny."}
+    )
     home: Path | None = None
     checkpoint: Path | None = None
     start: Start = field(default_factory=Start)
-    evaluate: tuple[Source, ...] = ()
-    evaluate_every: int = 200
-    patience: int = 0
-    device_batch: int | None = None
-    bfloat16: bool | None = None
-    checkpointing: bool = False
-    cached: bool = True
-    workers: int = 0
-    seed: int = 0
-    save_every: int = 100
-    log_every: int = 20
-    deepspeed: Path | None = None
-    fsdp: str = ""
+    device_batch: int | None = field(
+        default=None,
+        metadata={"min": 1, "help": "Samples that a process takes at a time; the rest is accumulated."},
+    )
+    evaluate: tuple[Source, ...] = field(
+        default=(),
+        metadata={
+            "parse": Source.parse,
+            "help": "Data set whose loss is measured now and then. May be repeated.",
+        },
+    )
+    evaluate_every: int = field(default=200, metadata={"min": 1, "help": "Steps between measurements."})
+    patience: int = field(
+        default=0,
+        metadata={"min": 0, "help": "Stop after so many measurements without a better one; 0: never."},
+    )
+    bfloat16: bool | None = field(
+        default=None,
+        metadata={"flag": "--bf16/--fp32", "help": "Number format of the work; by default what is fast here."},
+    )
+    checkpointing: bool = field(
+        default=False,
+        metadata={
+            "flag": "--recompute",
+            "help": "Forget activations and compute them again: less memory, more work.",
+        },
+    )
+    cached: bool = field(
+        default=True,
+        metadata={"flag": "--cache/--no-cache", "help": "Keep the encoders' features beside the data."},
+    )
+    workers: int = field(
+        default=0, metadata={"min": 0, "help": "Processes that prepare batches beside each training process."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of order, dropout and fresh weights."})
+    save_every: int = field(default=100, metadata={"min": 1, "help": "Steps between checkpoints."})
+    log_every: int = field(default=20, metadata={"min": 1, "help": "Steps between lines of the log."})
+    deepspeed: Path | None = field(
+        default=None,
+        metadata={"exists": True, "dir_okay": False, "help": "DeepSpeed's JSON configuration."},
+    )
+    fsdp: str = field(
+        default="", metadata={"help": "As Hugging Face's Trainer takes it, for example 'full_shard auto_wrap'."}
+    )
     command: str = ""
 
     def __post_init__(self) -> None:
         if not self.data:
-            raise InvalidInput("data", "no folder to learn from is given")
+            raise InvalidInput("data", "no training data is given")
         if self.patience and not self.evaluate:
             raise InvalidInput("patience", "there is nothing to measure: name data with --evaluate")
-
-
-def write_record(options: StageOptions) -> None:
-    """Writes `stage.json`, by which a later call knows the run."""
-    with written_aside(options.out / STAGE_FILE) as scratch:
-        scratch.write_text(json.dumps(_record(options), indent=2) + "\n")
-
-
-def check_same_run(options: StageOptions) -> None:
-    """Raises InvalidInput where the folder holds a run that was asked for otherwise."""
-    path = options.out / STAGE_FILE
-    if not path.is_file():
-        return
-    before, now = json.loads(path.read_text()), _record(options)
-    for key in now:
-        old, new = before.get(key), now[key]
-        if key == "hyperparameters":
-            old = {name: value for name, value in (old or {}).items() if name not in _FREE}
-            new = {name: value for name, value in new.items() if name not in _FREE}
-            changed = [name for name in new if old.get(name) != new[name]]
-            old, new = ({name: values.get(name) for name in changed} for values in (old, new))
-        if old != new:
-            raise InvalidInput(
-                "out", f"{options.out} holds a run with another {key} ({old}, not {new}): name another folder"
-            )
-
-
-def _record(options: StageOptions) -> dict[str, Any]:
-    # Measurements draw random numbers too.
-    measured = {"every": options.evaluate_every, "patience": options.patience} if options.evaluate else {}
-    return {
-        "stage": options.name,
-        "preset": options.preset,
-        "seed": options.seed,
-        "data": [_data(source) for source in options.data],
-        "evaluate": measured | {"data": [_data(source) for source in options.evaluate]},
-        "start": {"adapter": options.start.adapter, "freeze": list(options.start.freeze)},
-        "hyperparameters": json.loads(json.dumps(asdict(options.hyperparameters))),
-    }
-
-
-def _data(source: Source) -> dict[str, Any]:
-    return {"folder": source.folder.name, "weight": source.weight, "sha256": data_hash(source.folder)}
-
-
-def data_hash(folder: Path) -> str:
-    """SHA-256 over the hashes of a data set's shards."""
-    manifest = read_manifest(folder)
-    return hashlib.sha256("".join(shard.sha256 for shard in manifest.shards).encode()).hexdigest()

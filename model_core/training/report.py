@@ -15,9 +15,10 @@ from model_core.data.shards import read_manifest
 from model_core.machine import describe
 from model_core.presets import get_preset
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR
-from model_core.training.dataset import Source, StageDataset
+from model_core.training.dataset import StageDataset
 from model_core.training.log import LOSSES_FILE, SESSIONS_FILE, Row, read_losses, read_sessions
-from model_core.training.options import data_hash
+from model_core.training.options import Source
+from model_core.training.run_record import data_hash
 
 if TYPE_CHECKING:
     from model_core.training.stage_run import StageRun

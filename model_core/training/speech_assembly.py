@@ -16,8 +16,7 @@ from model_core.speech.character_unit_generator import CharacterUnitGenerator
 from model_core.speech.codebook import read_codebook
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.training.assembly import Assembly, Models
-from model_core.training.dataset import Source
-from model_core.training.options import StageOptions
+from model_core.training.options import Source, StageOptions
 from model_core.training.speech_generator import (
     SpelledCollate,
     SpelledSpeech,

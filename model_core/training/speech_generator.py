@@ -31,9 +31,10 @@ from model_core.speech.codebook import Codebook
 from model_core.speech.streaming import Past, run
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.vocoder import UnitVocoder
-from model_core.training.dataset import Source, StageDataset
+from model_core.training.dataset import StageDataset
 from model_core.training.examples import IGNORED, Batch, Example, ExampleMaker, collate
 from model_core.training.features import Encoders, Features
+from model_core.training.options import Source
 from model_core.training.stage_module import StageModule
 
 _CROP_FRAMES = 96

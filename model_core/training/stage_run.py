@@ -19,17 +19,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 from model_core.data.data_errors import disk_failures
 from model_core.presets.stages import ALIGN, SPEECH_GENERATOR
 from model_core.training.arguments import CHECKPOINTS, training_arguments
-from model_core.training.assembly import Assembly, Start, align_assembly, instruct_assembly
-from model_core.training.dataset import Source, StageDataset
+from model_core.training.assembly import Assembly, align_assembly, instruct_assembly
+from model_core.training.dataset import StageDataset
 from model_core.training.log import LOSSES_FILE, SESSIONS_FILE, Losses, Row, Sessions, read_losses
-from model_core.training.options import StageOptions, check_same_run, write_record
+from model_core.training.options import Source, StageOptions, Start
 from model_core.training.preset_models import load_models
 from model_core.training.report import write_report
+from model_core.training.run_record import check_same_run, write_record
 from model_core.training.speech_assembly import speech_assembly
 from model_core.training.speech_generator import UnitDataset
 from model_core.training.trainer import StageTrainer, global_batch, last_checkpoint, load_trained, remove_cut_short
-
-__all__ = ["StageOptions", "StageRun"]
 
 LOGS = "logs"
 

@@ -14,10 +14,11 @@ from model_core.language.extractor import MIN_CONTEXT_TOKENS, ExtractionConfig
 from model_core.language.lora import PROJECTIONS, LoraConfig
 from model_core.presets import tiny
 from model_core.speech.projector import SpeechProjector
-from model_core.training.assembly import Start, build_projectors
+from model_core.training.assembly import build_projectors
 from model_core.training.examples import Batch, Example, collate
 from model_core.training.instruct import Instruct
 from model_core.training.lora_training import add_adapter
+from model_core.training.options import Start
 from model_core.training.preset_models import load_models, stage_of
 from model_core.training.projectors import Projectors, SpeechTokens
 from tests.training_runs import laid_out, to_instruct

@@ -20,8 +20,8 @@ from model_core.speech.phone_units import PHONES
 from model_core.speech.streaming import Layer
 from model_core.speech.unit_generator import UnitGenerator
 from model_core.speech.vocoder import DurationPredictor, FrameRenderer, UnitVocoder
-from model_core.training.dataset import Source
 from model_core.training.examples import ExampleMaker
+from model_core.training.options import Source
 from model_core.training.speech_generator import (
     SpelledCollate,
     SpelledSpeech,

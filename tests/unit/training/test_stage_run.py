@@ -15,9 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from model_core.data.conversation import Conversation
 from model_core.errors import CheckpointError, InvalidInput
-from model_core.training.assembly import Start
-from model_core.training.dataset import Source
 from model_core.training.estimate import estimate
+from model_core.training.options import Source, Start
 from model_core.training.report import loss_plot
 from model_core.training.stage_run import StageRun
 from tests.training_runs import assistant as answer
