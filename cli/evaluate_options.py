@@ -1,4 +1,4 @@
-"""What the commands of `lyra eval` share: their options, who is measured, how results leave."""
+"""Shared by the commands of `lyra eval`: options, the subject of evaluation, and writing results."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from model_core.evaluation.manifest import Progress
     from model_core.evaluation.predictions import Sample
     from model_core.evaluation.report import Report
-    from model_core.evaluation.subject import Ask, Subject
+    from model_core.evaluation.subject import Question, Subject
 
 ManifestOption = Annotated[
     Path, typer.Option(exists=True, dir_okay=False, help="JSON Lines; paths in it are relative to its folder.")
@@ -66,30 +66,37 @@ QuestionsOption = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionOverrides:
-    """How questions are to be answered, whatever they are."""
+    """Overrides for all questions of a benchmark: adapter, keep rate, blocks, and a limit on their number.
+
+    Attributes:
+        limit: Maximum number of questions; None for all.
+        adapter: Adapter to answer with; empty keeps each question's own.
+        keep_rate: Share of context tokens kept after each block; None keeps each question's own.
+        blocks: Blocks of layers of the extractor; None keeps each question's own.
+    """
 
     limit: int | None = None
     adapter: str = ""
     keep_rate: float | None = None
     blocks: int | None = None
 
-    def of(self, samples: "Sequence[Sample]") -> "list[Sample]":
-        """The samples that are wanted, asked in the wanted way."""
-        return [replace(sample, ask=self._wanted(sample.ask)) for sample in samples[: self.limit]]
+    def apply_to(self, samples: "Sequence[Sample]") -> "list[Sample]":
+        """The first `limit` samples, with their questions overridden."""
+        return [replace(sample, question=self._overridden(sample.question)) for sample in samples[: self.limit]]
 
-    def _wanted(self, ask: "Ask") -> "Ask":
+    def _overridden(self, question: "Question") -> "Question":
         return replace(
-            ask,
-            adapter=self.adapter or ask.adapter,
-            keep_rate=ask.keep_rate if self.keep_rate is None else self.keep_rate,
-            blocks=ask.blocks if self.blocks is None else self.blocks,
+            question,
+            adapter=self.adapter or question.adapter,
+            keep_rate=question.keep_rate if self.keep_rate is None else self.keep_rate,
+            blocks=question.blocks if self.blocks is None else self.blocks,
         )
 
 
 def subject_of(
     preset: str, checkpoint: Path | None, gateway: str | None, key: str | None, parts: Path | None = None
 ) -> "Subject":
-    """The gateway where one is named, else the preset. Raises CommandFailed, UnknownPreset."""
+    """The gateway if one is named, otherwise the preset. Raises CommandFailed, UnknownPreset."""
     if gateway:
         from cli.gateway_subject import GatewaySubject
 
@@ -103,13 +110,13 @@ def subject_of(
     return PresetSubject(preset, lyra_home(), checkpoint, parts or SHIPPED)
 
 
-def measure(name: str, out: Path | None, make: "Callable[[Progress], Report]", *, notes: str = "") -> None:
-    """Runs a benchmark, shows how far it is, prints its line of JSON, and writes its folder.
+def run_benchmark(name: str, out: Path | None, make: "Callable[[Progress], Report]", *, notes: str = "") -> None:
+    """Runs a benchmark with a progress bar, prints its result as a line of JSON, and writes its folder.
 
     Args:
-        name: Of what is counted, for the progress bar.
-        out: The folder; None for none.
-        make: Measures; gets what it is to call with its progress.
+        name: Label of the progress bar.
+        out: Folder of the report; None writes none.
+        make: Runs the benchmark; its argument reports progress.
         notes: A paragraph for the Markdown file.
     """
     with model_failures(), voice_failures(), step_progress() as show:
@@ -124,7 +131,7 @@ def measure(name: str, out: Path | None, make: "Callable[[Progress], Report]", *
 
 @contextmanager
 def voice_failures() -> Iterator[None]:
-    """Turns a missing reading voice into CommandFailed."""
+    """Turns a missing voice into CommandFailed."""
     from model_core.data.voices import SpeakerMissing
 
     try:
@@ -134,11 +141,11 @@ def voice_failures() -> Iterator[None]:
 
 
 def numbers(text: str, option: str) -> list[float]:
-    """`1,2,3.5` as numbers. Raises BadParameter."""
+    """Parses `1,2,3.5`. Raises BadParameter."""
     try:
         return [float(each) for each in text.split(",")]
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no list of numbers such as 1,2,5", param_hint=option) from error
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 1,2,5", param_hint=option) from error
 
 
 def _local_key(url: str) -> str:

@@ -18,8 +18,8 @@ from cli.evaluate_options import (
     PresetOption,
     QuestionOverrides,
     QuestionsOption,
-    measure,
     numbers,
+    run_benchmark,
     subject_of,
 )
 from cli.failure import model_failures
@@ -56,9 +56,9 @@ def factual(
         from model_core.evaluation.factual import factual_report, load_factual
 
         overrides = QuestionOverrides(adapter=adapter, keep_rate=keep_rate, blocks=blocks)
-        samples = overrides.of(load_factual(written, spoken))
+        samples = overrides.apply_to(load_factual(written, spoken))
         subject = subject_of(preset, checkpoint, gateway, key)
-    measure("answered", out, lambda show: factual_report(samples, subject, out, judge=judge, progress=show))
+    run_benchmark("answered", out, lambda show: factual_report(samples, subject, out, judge=judge, progress=show))
 
 
 def needle(
@@ -103,7 +103,7 @@ def needle(
             seed=seed,
         )
         subject = subject_of(preset, checkpoint, gateway, key)
-    measure("searched", out, lambda show: needle_report(samples, subject, out, progress=show))
+    run_benchmark("searched", out, lambda show: needle_report(samples, subject, out, progress=show))
 
 
 def text_quality(
@@ -129,7 +129,7 @@ def text_quality(
 
         prompts, subject = load_prompts(questions)[:limit], subject_of(preset, checkpoint, gateway, key)
     forced = [each.strip() for each in adapters.split(",") if each.strip()]
-    measure(
+    run_benchmark(
         "answered",
         out,
         lambda show: text_quality_report(prompts, subject, out, adapters=forced, max_tokens=max_tokens, progress=show),
@@ -158,7 +158,7 @@ def spoken_answer(
         from model_core.evaluation.spoken_answer import spoken_answer_report
 
         prompts, subject = load_prompts(questions)[:limit], subject_of(preset, checkpoint, gateway, key)
-    measure(
+    run_benchmark(
         "spoken",
         out,
         lambda show: spoken_answer_report(prompts, subject, out, voice=voice, max_tokens=max_tokens, progress=show),
@@ -187,19 +187,19 @@ def throughput(
     """
     with model_failures():
         from model_core.evaluation.prompts import load_prompts
-        from model_core.evaluation.subject import Ask, SoundFile
+        from model_core.evaluation.subject import AudioFile, Question
         from model_core.evaluation.throughput import throughput_report
 
         if audio:
-            asks = [Ask(name=path.name, sounds=(SoundFile(path),), max_tokens=max_tokens) for path in audio]
+            asked = [Question(name=path.name, audio=(AudioFile(path),), max_tokens=max_tokens) for path in audio]
         else:
-            asks = [Ask(name=name, text=text, max_tokens=max_tokens) for name, text in load_prompts(questions)]
+            asked = [Question(name=name, text=text, max_tokens=max_tokens) for name, text in load_prompts(questions)]
         subject = subject_of(preset, checkpoint, gateway, key)
     levels = [int(level) for level in numbers(concurrency, "--concurrency")]
-    measure(
+    run_benchmark(
         "answered",
         out,
-        lambda show: throughput_report(asks, subject, concurrency=levels, requests=requests, progress=show),
+        lambda show: throughput_report(asked, subject, concurrency=levels, requests=requests, progress=show),
     )
 
 

@@ -18,7 +18,7 @@ from cli.evaluate_options import (
     LimitOption,
     PresetOption,
     QuestionOverrides,
-    measure,
+    run_benchmark,
     subject_of,
 )
 from cli.failure import model_failures
@@ -62,7 +62,7 @@ def librispeech(
         from model_core.evaluation.wer import word_error_report
 
         samples, subject = load_librispeech(folder)[:limit], subject_of(preset, checkpoint, gateway, key)
-    measure(
+    run_benchmark(
         "heard",
         out,
         lambda show: word_error_report(samples, subject, out, whisper_decoder=whisper_decoder, progress=show),
@@ -100,9 +100,9 @@ def _picture_command(title: str, layout: str, metric: str) -> Callable[..., None
             chosen: pictures.PictureBenchmark = getattr(pictures, title.upper())
             questions = _questions(folder, written, voice, pictures.SHORT_ANSWER if prompt is None else prompt)
             overrides = QuestionOverrides(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks)
-            samples = overrides.of(chosen.load(folder, questions))
+            samples = overrides.apply_to(chosen.load(folder, questions))
             subject = subject_of(preset, checkpoint, gateway, key)
-        measure(
+        run_benchmark(
             "answered",
             out,
             lambda show: pictures.picture_report(chosen, samples, subject, out, form=questions.form, progress=show),
@@ -158,9 +158,9 @@ def mm_vet(
 
         questions = _questions(folder, written, voice, prompt or NO_PROMPT)
         overrides = QuestionOverrides(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks)
-        samples = overrides.of(load_mm_vet(folder, questions))
+        samples = overrides.apply_to(load_mm_vet(folder, questions))
         subject = subject_of(preset, checkpoint, gateway, key)
-    measure(
+    run_benchmark(
         "answered",
         out,
         lambda show: mm_vet_report(
@@ -205,9 +205,9 @@ def videomme(
         loaded = load_videomme(
             folder, durations=[each.strip() for each in duration.split(",")], video_sound=video_sound
         )
-        samples = QuestionOverrides(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks).of(loaded)
+        samples = QuestionOverrides(limit=limit, adapter=adapter, keep_rate=keep_rate, blocks=blocks).apply_to(loaded)
         subject = subject_of(preset, checkpoint, gateway, key)
-    measure("answered", out, lambda show: videomme_report(samples, subject, out, progress=show))
+    run_benchmark("answered", out, lambda show: videomme_report(samples, subject, out, progress=show))
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

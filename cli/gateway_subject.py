@@ -1,4 +1,4 @@
-"""A running gateway, as something to be measured."""
+"""A running gateway as a subject of evaluation."""
 
 import base64
 import time
@@ -12,15 +12,15 @@ from cli.client import AudioPiece, Ending, GatewayClient, TextPiece, image_part,
 from cli.connection import Connection
 from cli.failure import CommandFailed
 from model_core.errors import InvalidInput
-from model_core.evaluation.subject import Ask, Reply, Sound, SpokenAnswer
+from model_core.evaluation.subject import AudioSource, Question, Reply, SpokenAnswer
 
 _AUDIO_FORMATS = {"oga": "ogg", "weba": "webm", "mp4": "m4a"}  # suffixes that differ from the format's name
 
 
 class GatewaySubject:
-    """Asks a gateway over HTTP, from several threads if need be. Failures arrive as CommandFailed, naming the question.
+    """Asks a gateway over HTTP; thread-safe. Failures are raised as CommandFailed, naming the question.
 
-    What only the models' own process could tell apart is None in its replies.
+    Times that only the models' own process knows are None in its replies.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -33,35 +33,37 @@ class GatewaySubject:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Its address and the model's name: a gateway does not tell which weights it runs."""
+        """Its address and the model's name: a gateway does not report which weights it runs."""
         return self.tags
 
-    def answer(self, ask: Ask) -> Reply:
-        if ask.videos and not ask.video_sound:
-            raise InvalidInput(f"{ask.name}, video", "a gateway always hears a video's sound: measure a preset instead")
+    def answer(self, question: Question) -> Reply:
+        if question.videos and not question.video_sound:
+            raise InvalidInput(
+                f"{question.name}, video", "a gateway always uses a video's audio track: evaluate a preset instead"
+            )
         try:
-            return self._answer(ask)
+            return self._answer(question)
         except CommandFailed as failure:
-            raise CommandFailed(f"{ask.name}: {failure.message}", failure.hint) from failure
+            raise CommandFailed(f"{question.name}: {failure.message}", failure.hint) from failure
 
-    def answer_together(self, asks: Sequence[Ask]) -> Sequence[Reply]:
-        return [self.answer(ask) for ask in asks]
+    def answer_batch(self, batch: Sequence[Question]) -> Sequence[Reply]:
+        return [self.answer(question) for question in batch]
 
-    def transcribe(self, sound: Sound, name: str) -> str:
-        data, suffix = sound.encoded()
+    def transcribe(self, audio: AudioSource, name: str) -> str:
+        data, suffix = audio.encoded()
         try:
             return self._client.transcribe(f"recording.{suffix}", data, "text").strip()
         except CommandFailed as failure:
             raise CommandFailed(f"{name}: {failure.message}", failure.hint) from failure
 
-    def _answer(self, ask: Ask) -> Reply:
-        content = _content(ask)
+    def _answer(self, question: Question) -> Reply:
+        content = _content(question)
         text, pcm = "", bytearray()
         usage: dict[str, Any] = {}
         tokens = first_tokens = 0
         first_token = first_audio = None
         start = time.perf_counter()
-        for piece in self._client.chat(content, **_options(ask)):
+        for piece in self._client.chat(content, **_options(question)):
             elapsed = time.perf_counter() - start
             match piece:
                 case TextPiece(delta):
@@ -71,14 +73,14 @@ class GatewaySubject:
                     if first_audio is None:
                         first_audio, first_tokens = elapsed, tokens
                     pcm += data
-                case Ending(_, told):
-                    usage = told
+                case Ending(_, counted):
+                    usage = counted
         seconds = time.perf_counter() - start
-        heard_after = None if first_audio is None else first_audio - (first_token or 0.0)
+        latency = None if first_audio is None else first_audio - (first_token or 0.0)
         spoken = SpokenAnswer(
             samples=np.frombuffer(bytes(pcm), "<i2").astype(np.int16),
             sample_rate=PCM_RATE,
-            first_audio_seconds=heard_after,
+            first_audio_seconds=latency,
             first_audio_tokens=first_tokens if first_audio is not None else None,
         )
         lyra = usage.get("lyra") or {}
@@ -91,28 +93,28 @@ class GatewaySubject:
             completion_tokens=details.get("text_tokens", usage.get("completion_tokens", 0)),
             context_tokens=tuple(lyra.get("context_tokens") or ()),
             adapter=lyra.get("adapter") or "",
-            spoken=spoken if ask.speak else None,
+            spoken=spoken if question.speak else None,
         )
 
 
-def _content(ask: Ask) -> list[dict[str, Any]]:
-    """Message parts in the order in which a preset takes them."""
-    parts = [image_part(path) for path in ask.images] + [video_part(path) for path in ask.videos]
-    for sound in ask.sounds:
-        data, suffix = sound.encoded()
+def _content(question: Question) -> list[dict[str, Any]]:
+    """Message parts, in the order that presets use."""
+    parts = [image_part(path) for path in question.images] + [video_part(path) for path in question.videos]
+    for recording in question.audio:
+        data, suffix = recording.encoded()
         audio = {"data": base64.b64encode(data).decode(), "format": _AUDIO_FORMATS.get(suffix, suffix)}
         parts.append({"type": "input_audio", "input_audio": audio})
-    return [*parts, *([text_part(ask.text)] if ask.text else [])]
+    return [*parts, *([text_part(question.text)] if question.text else [])]
 
 
-def _options(ask: Ask) -> dict[str, Any]:
+def _options(question: Question) -> dict[str, Any]:
     options: dict[str, Any] = {"temperature": 0}
-    if ask.max_tokens:
-        options["max_completion_tokens"] = ask.max_tokens
-    wishes = {"adapter": ask.adapter or None, "keep_rate": ask.keep_rate, "blocks": ask.blocks}
-    if wishes := {name: value for name, value in wishes.items() if value is not None}:
-        options["lyra"] = wishes
-    if ask.speak:
-        voice = {"voice": ask.voice} if ask.voice else {}
+    if question.max_tokens:
+        options["max_completion_tokens"] = question.max_tokens
+    settings = {"adapter": question.adapter or None, "keep_rate": question.keep_rate, "blocks": question.blocks}
+    if given := {name: value for name, value in settings.items() if value is not None}:
+        options["lyra"] = given
+    if question.speak:
+        voice = {"voice": question.voice} if question.voice else {}
         options |= {"modalities": ["text", "audio"], "audio": {"format": "pcm16", **voice}}
     return options

@@ -9,7 +9,7 @@ from model_core.evaluation.mm_vet import Judge
 
 _TIMEOUT_SECONDS = 120.0
 _TRIES, _BUSY_SECONDS = 5, 5.0
-_MAX_TOKENS = 3  # a score such as 0.4, as the paper asks for
+_MAX_TOKENS = 3  # a score such as 0.4, as in the paper
 
 
 def judge_at(url: str, model: str, key: str) -> Judge:

@@ -1,4 +1,4 @@
-"""What something was measured on."""
+"""A description of the machine, for reports and benchmark results."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ LIBRARIES = ("torch", "onnxruntime", "grpcio", "fastapi")
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory, system, versions. Nothing that names the machine."""
+    """Processor, cores, memory, system and library versions; nothing that identifies the machine."""
     frequency = psutil.cpu_freq()
     return {
         "processor": _processor(),

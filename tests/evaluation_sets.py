@@ -1,4 +1,4 @@
-"""Small data sets in their published layouts, and somebody to be measured who says what a test wants."""
+"""Small data sets in their published layouts, and a subject whose answers a test scripts."""
 
 import json
 import math
@@ -11,24 +11,24 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from model_core.evaluation.subject import Ask, Reply, Sound, SpokenAnswer
+from model_core.evaluation.subject import AudioSource, Question, Reply, SpokenAnswer
 from tests.videos import make_video
 
 
 @dataclass
 class ScriptedSubject:
-    """Answers by a function of the question, and remembers what it was asked.
+    """Answers with a function of the question, and records the questions.
 
     Args:
-        say: Gives the answer's text.
-        hear: What Whisper is made to write.
-        weights: Another value is another subject.
+        say: Returns the answer's text.
+        recognise: Returns the transcript of a recording.
+        weights: Identifies the subject.
     """
 
-    say: Callable[[Ask], str] = lambda ask: "yes"
-    hear: Callable[[Sound], str] = lambda sound: ""
+    say: Callable[[Question], str] = lambda question: "yes"
+    recognise: Callable[[AudioSource], str] = lambda audio: ""
     weights: str = "scripted"
-    asked: list[Ask] = field(default_factory=list)
+    asked: list[Question] = field(default_factory=list)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -38,12 +38,12 @@ class ScriptedSubject:
     def identity(self) -> dict[str, str]:
         return {"weights": self.weights}
 
-    def answer_together(self, asks: Sequence[Ask]) -> Sequence[Reply]:
-        return [self.answer(ask) for ask in asks]
+    def answer_batch(self, batch: Sequence[Question]) -> Sequence[Reply]:
+        return [self.answer(question) for question in batch]
 
-    def answer(self, ask: Ask) -> Reply:
-        self.asked.append(ask)
-        text = self.say(ask)
+    def answer(self, question: Question) -> Reply:
+        self.asked.append(question)
+        text = self.say(question)
         spoken = SpokenAnswer(
             samples=np.full(16_000, 100, np.int16),
             sample_rate=16_000,
@@ -59,11 +59,11 @@ class ScriptedSubject:
             encoding_seconds=0.2,
             completion_tokens=4,
             context_tokens=(40, 32),
-            spoken=spoken if ask.speak else None,
+            spoken=spoken if question.speak else None,
         )
 
-    def transcribe(self, sound: Sound, name: str) -> str:
-        return self.hear(sound)
+    def transcribe(self, audio: AudioSource, name: str) -> str:
+        return self.recognise(audio)
 
 
 def write_tone(path: Path, seconds: float = 1.0) -> Path:

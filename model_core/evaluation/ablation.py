@@ -1,4 +1,4 @@
-"""The same questions under several settings, side by side: what each costs in quality and saves in time."""
+"""Ablations: the same questions under several settings, compared by quality and by time to the first token."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,21 +22,21 @@ def ablation_report(
     score: Score,
     progress: Progress | None = None,
 ) -> Report:
-    """Mean score, time to the first token and context tokens of each setting. The value is the first setting's score.
+    """Mean score, time to the first token and context tokens of each setting; the value is the first one's score.
 
     Args:
         samples: Asked under every setting.
-        subject: Who is asked.
-        folder: Where predictions lie; None keeps none.
-        metric: What the result is called.
-        settings: Fields of Ask by the setting's name, for example `{"keep 0.7": {"keep_rate": 0.7}}`.
-        score: Gives a line its `score`.
-        progress: Called with answers done and answers in all.
+        subject: What is evaluated.
+        folder: Folder of the predictions; None stores none.
+        metric: Name of the result.
+        settings: Overridden fields of Question, by name of the setting, for example `{"keep 0.7": {"keep_rate": 0.7}}`.
+        score: Returns a row's `score`.
+        progress: Called with the number of answers so far and in total.
     """
     asked = [
         Sample(
             id=f"{name}: {sample.id}",
-            ask=replace(sample.ask, **fields),
+            question=replace(sample.question, **fields),
             about={"setting": name, **sample.about},
         )
         for name, fields in settings.items()
@@ -51,7 +51,7 @@ def ablation_report(
         (name, 100 * each["score"], each["first_token_ms"], ", ".join(map(str, each["context_tokens"])))
         for name, each in figures.items()
     )
-    headings = ("setting", "score %", "ms to the first token, encoders aside", "context tokens by block (mean)")
+    headings = ("setting", "score %", "ms to the first token, without encoders", "context tokens by block (mean)")
     return Report(result=result, tables=(Table(title=metric, headings=headings, rows=cells),))
 
 

@@ -1,6 +1,6 @@
-"""nano's card: every figure that it promises, measured on the committed test sets, the target beside it.
+"""nano's model card: the metrics it reports, how each is measured on the committed test sets, and its target.
 
-The table of parts below is the card. Parts that are timed run alone at the end; the others may share the machine.
+The table `PARTS` is the card. Timed parts run alone at the end; the others may share the machine.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,6 @@ from typing import Any
 
 from model_core.errors import InvalidInput
 from model_core.evaluation.ablation import ablation_report
-from model_core.evaluation.aloud import DEFAULT_READER, TINY_READER
 from model_core.evaluation.factual import WRITTEN, factual_report, load_factual
 from model_core.evaluation.manifest import Progress
 from model_core.evaluation.manifests import exact_match, picture_questions, recorded_sentences
@@ -22,46 +21,47 @@ from model_core.evaluation.report import Report
 from model_core.evaluation.spoken_answer import spoken_answer_report
 from model_core.evaluation.subject import Subject
 from model_core.evaluation.text_quality import text_quality_report
+from model_core.evaluation.tts import DEFAULT_VOICE, TINY_VOICE
 from model_core.evaluation.wer import word_error_report
 from model_core.metrics.short_answers import contains_answer, is_right
 from model_core.presets import WeightSource, get_preset
 
-# In nano's own blocks.
+# With nano's default number of blocks.
 KEEP_RATES = (1.0, 0.8, 0.7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A line of the card.
+    """A row of the card.
 
     Attributes:
-        what: In words.
-        at: Keys that lead to it in a part's result.
-        percent: Whether it is a share, shown in percent.
-        at_least, at_most: Its target; without either it is only told.
-        at_least_of: Keys of another figure that it must not be below.
+        what: Description.
+        at: Path of keys to the value in a part's result.
+        percent: Whether the value is a fraction shown as a percentage.
+        minimum, maximum: Its target; with neither it is only reported.
+        minimum_at: Path of keys to another value that is its minimum.
     """
 
     what: str
     at: tuple[str, ...] = ("value",)
     percent: bool = True
-    at_least: float | None = None
-    at_most: float | None = None
-    at_least_of: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    minimum_at: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """What a part works with.
+class PartContext:
+    """What the benchmark of a part runs with.
 
     Attributes:
-        subject: Who is measured.
+        subject: What is evaluated.
         data: Folder of the test sets.
-        folder: Where its predictions lie.
-        home: Where weights and packages are.
+        folder: Folder of the part's predictions.
+        home: Folder of weights and packages.
         adapters: Adapters of the subject.
-        reader: The voice that reads texts aloud.
-        show: Progress.
+        reader: Name of the voice that synthesizes spoken texts.
+        show: Called with the number of samples done and in total.
     """
 
     subject: Subject
@@ -73,12 +73,12 @@ class Desk:
     show: Progress
 
 
-Run = Callable[[Desk, Mapping[str, Any]], Report]
+Run = Callable[[PartContext, Mapping[str, Any]], Report]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A benchmark of the card: what runs, with which options, and what it promises."""
+    """A benchmark of the card: its function, its options, and the figures it contributes."""
 
     name: str
     run: Run
@@ -87,54 +87,54 @@ class Part:
     timed: bool = False
 
 
-def reader_of(preset: str) -> str:
-    """The voice that reads texts aloud for a preset."""
-    return TINY_READER if get_preset(preset).weights is WeightSource.RANDOM else DEFAULT_READER
+def voice_of(preset: str) -> str:
+    """Name of the voice that synthesizes spoken texts for a preset."""
+    return TINY_VOICE if get_preset(preset).weights is WeightSource.RANDOM else DEFAULT_VOICE
 
 
 def choose_parts(only: tuple[str, ...]) -> tuple[Part, ...]:
-    """The parts named, or whose names begin so; all of them where none is. Raises InvalidInput."""
+    """The parts whose names start with one of the given prefixes; all parts if none is given. Raises InvalidInput."""
     for wanted in only:
         if not any(part.name.startswith(wanted) for part in PARTS):
-            raise InvalidInput("only", f"{wanted!r} is no part: there are {', '.join(part.name for part in PARTS)}")
+            raise InvalidInput("only", f"{wanted!r} is not a part; parts are {', '.join(part.name for part in PARTS)}")
     return tuple(part for part in PARTS if not only or part.name.startswith(only))
 
 
-def _wer(desk: Desk, options: Mapping[str, Any]) -> Report:
-    sentences = recorded_sentences(desk.data / options["manifest"])
+def _wer(context: PartContext, options: Mapping[str, Any]) -> Report:
+    sentences = recorded_sentences(context.data / options["manifest"])
     whisper = bool(options.get("whisper"))
-    return word_error_report(sentences, desk.subject, desk.folder, whisper_decoder=whisper, progress=desk.show)
+    return word_error_report(sentences, context.subject, context.folder, whisper_decoder=whisper, progress=context.show)
 
 
-def _pictures(desk: Desk, options: Mapping[str, Any]) -> Report:
-    samples = picture_questions(desk.data / options["manifest"])
+def _pictures(context: PartContext, options: Mapping[str, Any]) -> Report:
+    samples = picture_questions(context.data / options["manifest"])
     benchmark = PictureBenchmark(
         name=options["manifest"],
         metric="vqa",
         load=lambda folder, _: picture_questions(folder),
         score=lambda prediction, answers: float(is_right(prediction, answers)),
     )
-    form = "recorded" if samples[0].ask.sounds else "written"
-    return picture_report(benchmark, samples, desk.subject, desk.folder, form=form, progress=desk.show)
+    form = "recorded" if samples[0].question.audio else "written"
+    return picture_report(benchmark, samples, context.subject, context.folder, form=form, progress=context.show)
 
 
-def _factual(desk: Desk, options: Mapping[str, Any]) -> Report:
-    samples = load_factual(desk.data / "factual-written.jsonl", desk.data / "factual-spoken.jsonl")
-    return factual_report(samples, desk.subject, desk.folder, progress=desk.show)
+def _factual(context: PartContext, options: Mapping[str, Any]) -> Report:
+    samples = load_factual(context.data / "factual-written.jsonl", context.data / "factual-spoken.jsonl")
+    return factual_report(samples, context.subject, context.folder, progress=context.show)
 
 
-def _spoken(desk: Desk, options: Mapping[str, Any]) -> Report:
+def _spoken(context: PartContext, options: Mapping[str, Any]) -> Report:
     prompts = load_prompts(None)[: options["prompts"]]
     voice = options.get("voice", "")
-    return spoken_answer_report(prompts, desk.subject, desk.folder, voice=voice, progress=desk.show)
+    return spoken_answer_report(prompts, context.subject, context.folder, voice=voice, progress=context.show)
 
 
-def _needle(desk: Desk, options: Mapping[str, Any]) -> Report:
+def _needle(context: PartContext, options: Mapping[str, Any]) -> Report:
     from model_core.data.sources.texts import load_sentences
     from model_core.presets import lyra_home
 
-    packages = (desk.home or lyra_home()) / "training" / "packages"
-    haystack = Haystack(tuple(load_sentences("chitchat", packages, held_out=True)), (desk.reader,), desk.home)
+    packages = (context.home or lyra_home()) / "training" / "packages"
+    haystack = Haystack(tuple(load_sentences("chitchat", packages, held_out=True)), (context.reader,), context.home)
     samples = needle_samples(
         haystack,
         minutes=options["minutes"],
@@ -142,40 +142,42 @@ def _needle(desk: Desk, options: Mapping[str, Any]) -> Report:
         needles=options["needles"],
         settings=[Setting(keep_rate=rate) for rate in options["keep_rates"]],
     )
-    return needle_report(samples, desk.subject, desk.folder, desk.show)
+    return needle_report(samples, context.subject, context.folder, context.show)
 
 
-def _extractor(desk: Desk, options: Mapping[str, Any]) -> Report:
-    samples = picture_questions(desk.data / options["manifest"])[: options["questions"]]
+def _extractor(context: PartContext, options: Mapping[str, Any]) -> Report:
+    samples = picture_questions(context.data / options["manifest"])[: options["questions"]]
     settings = {f"keep {rate:g}": {"keep_rate": rate} for rate in KEEP_RATES}
     return ablation_report(
         samples,
-        desk.subject,
-        desk.folder,
+        context.subject,
+        context.folder,
         metric="extractor",
         settings=settings,
         score=exact_match,
-        progress=desk.show,
+        progress=context.show,
     )
 
 
-def _text(desk: Desk, options: Mapping[str, Any]) -> Report:
+def _text(context: PartContext, options: Mapping[str, Any]) -> Report:
     prompts = load_prompts(None)[: options["prompts"]]
-    return text_quality_report(prompts, desk.subject, desk.folder, adapters=desk.adapters, progress=desk.show)
+    return text_quality_report(
+        prompts, context.subject, context.folder, adapters=context.adapters, progress=context.show
+    )
 
 
-def _adapters(desk: Desk, options: Mapping[str, Any]) -> Report:
-    samples = load_factual(desk.data / "factual-written.jsonl")[: options["questions"]]
+def _adapters(context: PartContext, options: Mapping[str, Any]) -> Report:
+    samples = load_factual(context.data / "factual-written.jsonl")[: options["questions"]]
     assert all(sample.about["form"] == WRITTEN for sample in samples)
-    settings = {name or "as served": {"adapter": name} for name in ("base", "", *desk.adapters)}
+    settings = {name or "as served": {"adapter": name} for name in ("base", "", *context.adapters)}
     return ablation_report(
         samples,
-        desk.subject,
-        desk.folder,
+        context.subject,
+        context.folder,
         metric="adapters_on_text",
         settings=settings,
         score=_accepted,
-        progress=desk.show,
+        progress=context.show,
     )
 
 
@@ -187,37 +189,37 @@ def _keep(rate: float, *keys: str) -> tuple[str, ...]:
     return ("details", "settings", f"keep-{rate:g}", *keys)
 
 
-def _wer_part(name: str, manifest: str, what: str, at_most: float | None = None, *, whisper: bool = False) -> Part:
-    figure = Figure(what=what, at_most=at_most)
+def _wer_part(name: str, manifest: str, what: str, maximum: float | None = None, *, whisper: bool = False) -> Part:
+    figure = Figure(what=what, maximum=maximum)
     return Part(name=name, run=_wer, options={"manifest": manifest, "whisper": whisper}, figures=(figure,))
 
 
-def _picture_part(name: str, what: str, at_least: float | None = None) -> Part:
-    figure = Figure(what=what, at_least=at_least)
+def _picture_part(name: str, what: str, minimum: float | None = None) -> Part:
+    figure = Figure(what=what, minimum=minimum)
     return Part(name=name, run=_pictures, options={"manifest": f"{name}.jsonl"}, figures=(figure,))
 
 
-def _spoken_figures(voice: str, promised: bool) -> tuple[Figure, ...]:
-    """The figures of a voice; targets hold for the trained one."""
+def _spoken_figures(voice: str, with_targets: bool) -> tuple[Figure, ...]:
+    """The figures of a voice; only the trained voice has targets."""
     return (
-        Figure(what=f"spoken answers, {voice}: WER as Whisper hears them", at_most=0.20 if promised else None),
+        Figure(what=f"spoken answers, {voice}: WER of Whisper's transcript", maximum=0.20 if with_targets else None),
         Figure(
             what=f"spoken answers, {voice}: real-time factor",
             at=("details", "real_time_factor"),
             percent=False,
-            at_most=0.3 if promised else None,
+            maximum=0.3 if with_targets else None,
         ),
         Figure(
-            what=f"spoken answers, {voice}: answer tokens until the first sound (most)",
+            what=f"spoken answers, {voice}: answer tokens until the first audio (maximum)",
             at=("details", "first_audio_tokens_most"),
             percent=False,
-            at_most=4 if promised else None,
+            maximum=4 if with_targets else None,
         ),
         Figure(
-            what=f"spoken answers, {voice}: the voice's own ms until the first sound (median)",
+            what=f"spoken answers, {voice}: the voice's own ms until the first audio (median)",
             at=("details", "first_audio_own_ms"),
             percent=False,
-            at_most=100 if promised else None,
+            maximum=100 if with_targets else None,
         ),
     )
 
@@ -225,7 +227,7 @@ def _spoken_figures(voice: str, promised: bool) -> tuple[Figure, ...]:
 _KNOWN, _HELD_OUT, _HUMAN = "sentences-known-voices.jsonl", "sentences-held-out-voice.jsonl", "human.jsonl"
 
 PARTS = (
-    # The longest first, so that two workers end at about the same time.
+    # The longest first, so that two workers finish at about the same time.
     Part(
         name="needle-long",
         run=_needle,
@@ -242,8 +244,8 @@ PARTS = (
         run=_needle,
         options={"minutes": (1.0, 2.0, 3.0), "depths": (0.1, 0.5, 0.9), "needles": 2, "keep_rates": (1.0, 0.7)},
         figures=(
-            Figure(what="needle, 1 to 3 min", at=_keep(1, "found"), at_least=0.70),
-            Figure(what="needle, 1 to 3 min, keep rate 0.7", at=_keep(0.7, "found"), at_least_of=_keep(1, "found")),
+            Figure(what="needle, 1 to 3 min", at=_keep(1, "found"), minimum=0.70),
+            Figure(what="needle, 1 to 3 min, keep rate 0.7", at=_keep(0.7, "found"), minimum_at=_keep(1, "found")),
         ),
     ),
     Part(
@@ -261,7 +263,7 @@ PARTS = (
         figures=(
             Figure(what="facts: right in writing (answer within the sentence)", at=("details", "written_contained")),
             Figure(what="facts: right in speech (answer within the sentence)", at=("details", "spoken_contained")),
-            Figure(what="facts: of those right in writing, right in speech (within the sentence)", at_least=0.60),
+            Figure(what="facts: of those right in writing, right in speech (within the sentence)", minimum=0.60),
             Figure(what="facts: the same, where the whole answer is the expected one", at=("details", "kept_whole")),
             Figure(what="facts: answers whose text is the same in both", at=("details", "same_text")),
         ),
@@ -281,7 +283,7 @@ PARTS = (
         name="text-quality",
         run=_text,
         options={"prompts": 8},
-        figures=(Figure(what="text alone: answers that are the base's to the letter", at_least=1.0),),
+        figures=(Figure(what="text alone: answers identical to the base model's", minimum=1.0),),
     ),
     Part(
         name="extractor-speech",
@@ -315,14 +317,14 @@ PARTS = (
         name="spoken-answer",
         run=_spoken,
         options={"prompts": 16, "voice": "nano"},
-        figures=_spoken_figures("generated voice", promised=True),
+        figures=_spoken_figures("generated voice", with_targets=True),
         timed=True,
     ),
     Part(
         name="spoken-answer-joe",
         run=_spoken,
         options={"prompts": 16, "voice": "joe"},
-        figures=_spoken_figures("Piper voice", promised=False),
+        figures=_spoken_figures("Piper voice", with_targets=False),
         timed=True,
     ),
 )

@@ -1,7 +1,7 @@
-"""What published data sets have in common: JSON of known fields, media beside it, questions written or spoken.
+"""Common parts of published data sets: JSON with known fields, media files beside it, written or spoken questions.
 
-Spoken questions are audio files named by their question, in a folder `speech` or `lyra_audios` (as in Lyra-Eval) of
-the data set. Where there is no such folder, a voice reads the questions aloud.
+Spoken questions are audio files named by question id, in the data set's folder `speech` or `lyra_audios` (as in
+Lyra-Eval). Without such a folder they are synthesized.
 """
 
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from model_core.errors import InvalidInput
-from model_core.evaluation.aloud import DEFAULT_READER, read_aloud
-from model_core.evaluation.subject import Ask, Sound, SoundFile
+from model_core.evaluation.subject import AudioFile, AudioSource, Question
+from model_core.evaluation.tts import DEFAULT_VOICE, synthesized
 
 SPEECH_FOLDERS = ("speech", "lyra_audios")
 _AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a", ".webm")
@@ -22,60 +22,60 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Item:
-    """An object of a data set's JSON, which names itself where something is wrong with it."""
+    """An object of a data set's JSON; errors name the file and the object."""
 
     file: str
     name: str
     values: dict[str, Any]
 
     def text(self, key: str) -> str:
-        """A text that is not empty; numbers become text. Raises InvalidInput."""
+        """A non-empty string; numbers are converted. Raises InvalidInput."""
         value = self._value(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str) or not value.strip():
-            raise self.wrong(key, "must be a text that is not empty")
+            raise self.error(key, "must be a non-empty string")
         return value
 
     def texts(self, key: str) -> list[str]:
-        """A list of texts, at least one. Raises InvalidInput."""
+        """A non-empty list of strings. Raises InvalidInput."""
         value = self._value(key)
         if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
-            raise self.wrong(key, "must be a list of texts, not empty")
+            raise self.error(key, "must be a non-empty list of strings")
         return value
 
     def items(self, key: str) -> "Iterator[Item]":
         """A list of objects. Raises InvalidInput."""
         value = self._value(key)
         if not isinstance(value, list):
-            raise self.wrong(key, "must be a list")
+            raise self.error(key, "must be a list")
         for number, each in enumerate(value):
             yield as_item(each, self.file, f"{self.name} {key}[{number}]".strip())
 
-    def wrong(self, key: str, message: str) -> InvalidInput:
+    def error(self, key: str, message: str) -> InvalidInput:
         return InvalidInput(f"{self.file}, {self.name}, {key}", message)
 
     def _value(self, key: str) -> Any:
         if key not in self.values:
-            raise self.wrong(key, "is missing")
+            raise self.error(key, "is missing")
         return self.values[key]
 
 
 def as_item(value: Any, file: str, name: str) -> Item:
-    """An object, or InvalidInput."""
+    """Wraps a JSON object. Raises InvalidInput for any other value."""
     if not isinstance(value, dict):
         raise InvalidInput(f"{file}, {name}", "is not a JSON object")
     return Item(file, name, value)
 
 
 def find_one(folder: Path, *patterns: str) -> Path:
-    """The first file of a folder that one of the patterns names, tried in turn. Raises InvalidInput."""
+    """The first file of a folder that matches one of the patterns, tried in order. Raises InvalidInput."""
     if not folder.is_dir():
         raise InvalidInput("folder", f"{folder} is not a folder")
     for pattern in patterns:
         if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
             return found[0]
-    raise InvalidInput("folder", f"{folder} holds no {' or '.join(patterns)}")
+    raise InvalidInput("folder", f"{folder} contains no {' or '.join(patterns)}")
 
 
 def read_json(path: Path) -> Any:
@@ -87,11 +87,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_data(path: Path, id_key: str) -> list[Item]:
-    """Objects of a JSON list, or of the list under `data`; each named by a field. Raises InvalidInput."""
+    """The objects of a JSON list, or of the list under `data`, named by the field `id_key`. Raises InvalidInput."""
     whole = read_json(path)
     listed = whole.get("data") if isinstance(whole, dict) else whole
     if not isinstance(listed, list) or not listed:
-        raise InvalidInput(path.name, "holds no list of questions, or an empty one")
+        raise InvalidInput(path.name, "does not contain a non-empty list of questions")
     items = []
     for number, value in enumerate(listed):
         item = as_item(value, path.name, f"question {number + 1}")
@@ -100,25 +100,25 @@ def read_data(path: Path, id_key: str) -> list[Item]:
 
 
 def media_file(folder: Path, name: str, field: str, suffixes: tuple[str, ...] = ()) -> Path:
-    """A file inside a folder, named with or without its suffix. Raises InvalidInput."""
+    """A file inside a folder, given with or without its suffix. Raises InvalidInput."""
     for candidate in (name, *(name + suffix for suffix in suffixes)):
         path = folder / candidate
         if path.is_file():
             if not path.resolve().is_relative_to(folder.resolve()):
-                raise InvalidInput(field, f"{name} lies outside {folder}")
+                raise InvalidInput(field, f"{name} is outside {folder}")
             return path
-    raise InvalidInput(field, f"there is no file {folder / name}")
+    raise InvalidInput(field, f"{folder / name} does not exist")
 
 
 class Questions:
-    """How the questions of a data set are put: in writing, by its recordings, or read aloud.
+    """Builds the questions of a data set: in writing, from its recordings, or synthesized.
 
     Args:
-        folder: Of the data set.
-        written: In writing.
-        reader: The voice that reads where there are no recordings.
-        home: Where its weights are.
-        prompt: A written instruction that goes with every question, such as to answer in a word.
+        folder: Folder of the data set.
+        written: Whether the questions are written.
+        reader: The voice that speaks where there are no recordings.
+        home: Folder of its weights.
+        prompt: A written instruction added to every question, such as to answer in one word.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Questions:
         folder: Path,
         *,
         written: bool = False,
-        reader: str = DEFAULT_READER,
+        reader: str = DEFAULT_VOICE,
         home: Path | None = None,
         prompt: str = "",
     ) -> None:
@@ -135,25 +135,25 @@ class Questions:
 
     @property
     def form(self) -> str:
-        """`written`, `recorded` or the reader's name: for results."""
+        """`written`, `recorded` or `read by VOICE`, for results."""
         if self._written:
             return "written"
         return "recorded" if self._recordings is not None else f"read by {self._reader}"
 
-    def ask(self, question_id: str, text: str, **fields: Any) -> Ask:
-        """The question as it is put, with other fields of Ask. Raises InvalidInput."""
+    def build(self, question_id: str, text: str, **fields: Any) -> Question:
+        """A question, with further fields of Question. Raises InvalidInput."""
         name = f"question {question_id}"
         if self._written:
-            return Ask(name=name, text="\n".join(filter(None, (text, self.prompt))), **fields)
-        return Ask(name=name, text=self.prompt, sounds=(self._sound(question_id, text, name),), **fields)
+            return Question(name=name, text="\n".join(filter(None, (text, self.prompt))), **fields)
+        return Question(name=name, text=self.prompt, audio=(self._audio(question_id, text, name),), **fields)
 
-    def _sound(self, question_id: str, text: str, name: str) -> Sound:
+    def _audio(self, question_id: str, text: str, name: str) -> AudioSource:
         if self._recordings is None:
-            return read_aloud(text, self._reader, self._home)
+            return synthesized(text, self._reader, self._home)
         if question_id not in self._recordings:
             folder = self._recordings_folder
-            raise InvalidInput(name, f"{folder} has no recording {question_id}{_AUDIO_SUFFIXES[0]} (or of that kind)")
-        return SoundFile(self._recordings[question_id])
+            raise InvalidInput(name, f"{folder} has no recording {question_id}{_AUDIO_SUFFIXES[0]} (or similar)")
+        return AudioFile(self._recordings[question_id])
 
     @cached_property
     def _recordings_folder(self) -> Path | None:

@@ -4,20 +4,20 @@ from pathlib import Path
 
 from model_core.errors import InvalidInput
 from model_core.evaluation.predictions import Sample
-from model_core.evaluation.subject import Ask, SoundFile
+from model_core.evaluation.subject import AudioFile, Question
 
 
 def load_librispeech(folder: Path) -> list[Sample]:
-    """Every utterance of a split (such as `test-clean`) or of any folder above some, in the order of their names.
+    """Every utterance of a split (such as `test-clean`), or of any folder that contains some, sorted by name.
 
     Raises:
-        InvalidInput: there is no transcript, a line of one is broken, a recording is missing or not in a transcript.
+        InvalidInput: there is no transcript, a line of one is invalid, a recording is missing or not in a transcript.
     """
     if not folder.is_dir():
         raise InvalidInput("folder", f"{folder} is not a folder")
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if not transcripts:
-        raise InvalidInput("folder", f"{folder} holds no SPEAKER/CHAPTER/*.trans.txt")
+        raise InvalidInput("folder", f"{folder} contains no SPEAKER/CHAPTER/*.trans.txt")
     return [sample for transcript in transcripts for sample in _chapter(transcript)]
 
 
@@ -32,9 +32,9 @@ def _chapter(transcript: Path) -> list[Sample]:
             raise InvalidInput(field, "is not `UTTERANCE WORDS`")
         recording = transcript.parent / f"{name}.flac"
         if not recording.is_file():
-            raise InvalidInput(field, f"there is no file {recording}")
+            raise InvalidInput(field, f"{recording} does not exist")
         about = {"text": text.strip(), "speaker": transcript.parent.parent.name}
-        samples.append(Sample(id=name, ask=Ask(name=name, sounds=(SoundFile(recording),)), about=about))
+        samples.append(Sample(id=name, question=Question(name=name, audio=(AudioFile(recording),)), about=about))
     if lost := sorted({path.stem for path in transcript.parent.glob("*.flac")} - {sample.id for sample in samples}):
-        raise InvalidInput(transcript.name, f"says nothing of {lost[0]}.flac")
+        raise InvalidInput(transcript.name, f"has no line for {lost[0]}.flac")
     return samples

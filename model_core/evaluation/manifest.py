@@ -1,4 +1,7 @@
-"""Manifests in, predictions and one line of result out: JSON Lines, paths relative to the manifest's folder."""
+"""Input and output of benchmarks: manifests and predictions as JSON Lines, a result as one line of JSON.
+
+Paths in a manifest are relative to its folder.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,12 +13,12 @@ from typing import Any, TextIO
 from model_core.errors import InvalidInput
 
 Progress = Callable[[int, int], None]
-"""Called with lines done and lines in all: first with 0, then after each line."""
+"""Called with the number of lines done and in total: first with 0, then after each line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a manifest, checked: every required key is text, and every file is there."""
+    """A validated line of a manifest: every required key is a string, and every file exists."""
 
     number: int
     values: dict[str, Any]
@@ -29,13 +32,13 @@ class Line:
         return self.folder / self.text(key)
 
     def field(self, key: str) -> str:
-        """What errors call a value of this line."""
+        """The name of a value of this line in errors."""
         return f"line {self.number}, {key}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A figure and what it was measured on; `subject` says of whom, `details` go beside it."""
+    """A metric's value over `count` samples; `subject` are the tags of what was evaluated, `details` further values."""
 
     metric: str
     value: float
@@ -44,7 +47,7 @@ class Result:
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One line."""
+        """One line of JSON."""
         head = {"metric": self.metric, "value": self.value, "count": self.count, **self.subject}
         return json.dumps(head | self.details)
 
@@ -52,16 +55,16 @@ class Result:
 def read_manifest(
     path: Path, *, texts: tuple[str, ...], files: tuple[str, ...], one_of: tuple[str, ...] = ()
 ) -> list[Line]:
-    """Reads and checks a whole manifest, so that nothing fails after an hour for want of a file.
+    """Reads and validates a whole manifest, so that a missing file does not end a run after an hour.
 
     Args:
         path: The manifest; empty lines are skipped.
-        texts: Keys whose values are text.
-        files: Keys whose values are files.
-        one_of: Keys of which a line has exactly one.
+        texts: Keys whose values are strings.
+        files: Keys whose values are paths of files.
+        one_of: Keys of which each line has exactly one.
 
     Raises:
-        InvalidInput: naming line and key.
+        InvalidInput: with the line and key.
     """
     if not path.is_file():
         raise InvalidInput("manifest", f"{path} is not a file")
@@ -79,8 +82,7 @@ def read_manifest(
 
 @contextmanager
 def prediction_writer(out: Path | None, manifest: Path) -> Iterator[Callable[[Line, dict[str, Any]], None]]:
-    """Gives a function that adds a manifest's line, with what was predicted for it, to `out` at once; None writes
-    nothing."""
+    """Yields a function that appends a line with its prediction to `out` and flushes; None writes nothing."""
     if out is None:
         yield lambda line, predicted: None
         return
@@ -110,14 +112,14 @@ def _read_line(line: Line, texts: tuple[str, ...], files: tuple[str, ...], one_o
     if one_of:
         given = [key for key in one_of if key in line.values]
         if len(given) != 1:
-            raise InvalidInput(line.field(" or ".join(one_of)), f"exactly one is needed, {len(given)} are given")
+            raise InvalidInput(line.field(" or ".join(one_of)), f"exactly one is required, {len(given)} are given")
     for key in (*texts, *files):
         if key in one_of and key not in line.values:
             continue
         if key not in line.values:
             raise InvalidInput(line.field(key), "is missing")
         if not isinstance(line.values[key], str) or not line.values[key].strip():
-            raise InvalidInput(line.field(key), "must be a text that is not empty")
+            raise InvalidInput(line.field(key), "must be a non-empty string")
         if key in files and not line.path(key).is_file():
             raise InvalidInput(line.field(key), f"{line.path(key)} is not a file")
     return line

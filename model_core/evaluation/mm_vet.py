@@ -1,10 +1,10 @@
-"""MM-Vet (Yu et al., arXiv 2308.02490): open answers, scored by a language model as its judge.
+"""MM-Vet (Yu et al., arXiv 2308.02490): open-ended answers, scored by a language model as the judge.
 
 Layout as published: `mm-vet.json` ({"v1_0": {"imagename", "question", "answer", "capability": [...]}}), `images/`;
-recordings are named by the sample, such as `v1_0`.
+recordings are named by sample, such as `v1_0`.
 
-The score of the paper needs its judge (GPT-4 there): any model behind a function that completes a prompt. Without one
-there is `mm_vet_match`, which is another figure: the share of the required elements whose words stand in the answer.
+The paper's score needs a judge (GPT-4 there): any model behind a function that completes a prompt. Without one the
+metric is `mm_vet_match`, which is not comparable: the share of the required elements whose words the answer contains.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from model_core.metrics.short_answers import contains_answer
 MAX_ANSWER_TOKENS = 256
 JUDGEMENTS = "judgements.jsonl"
 AND, OR = "<AND>", "<OR>"
-_TRIES, _WARMER = 5, 0.5
+_ATTEMPTS, _TEMPERATURE_STEP = 5, 0.5
 
 Judge = Callable[[str, float], str]
-"""Completes a prompt at a temperature with a few tokens."""
+"""Completes a prompt with a few tokens at the given temperature."""
 
-# The judge's prompt is the metric: it stands as the paper's table has it.
+# The judge's prompt defines the metric: it is copied from the paper's table.
 JUDGE_PROMPT = """\
 Compare the ground truth and prediction from AI models, to give a correctness score for the prediction. <AND> in the \
 ground truth means it is totally right only when all elements in the ground truth are present in the prediction, and \
@@ -63,18 +63,18 @@ countries and their actual physical characteristics. | 1.0
 
 
 def load_mm_vet(folder: Path, questions: Questions) -> list[Sample]:
-    """All samples in their order. Raises InvalidInput."""
+    """All samples, in file order. Raises InvalidInput."""
     path = find_one(folder, "mm-vet.json", "*/mm-vet.json")
     whole = read_json(path)
     if not isinstance(whole, dict) or not whole:
-        raise InvalidInput(path.name, "is no object of samples, or an empty one")
+        raise InvalidInput(path.name, "is not a non-empty object of samples")
     samples = []
     for name, value in whole.items():
         item = as_item(value, path.name, name)
         image = media_file(path.parent / "images", item.text("imagename"), f"{path.name}, {name}", IMAGE_SUFFIXES)
-        ask = questions.ask(name, item.text("question"), images=(image,), max_tokens=MAX_ANSWER_TOKENS)
+        question = questions.build(name, item.text("question"), images=(image,), max_tokens=MAX_ANSWER_TOKENS)
         about = {"question": item.text("question"), "answer": item.text("answer")}
-        samples.append(Sample(id=name, ask=ask, about=about | {"capability": item.texts("capability")}))
+        samples.append(Sample(id=name, question=question, about=about | {"capability": item.texts("capability")}))
     return samples
 
 
@@ -89,20 +89,20 @@ def mm_vet_report(
     runs: int = 1,
     progress: Progress | None = None,
 ) -> Report:
-    """Mean score in percent, by capability and by their combination.
+    """Mean score in percent, overall, by capability and by combination of capabilities.
 
     Args:
         samples: From `load_mm_vet`.
-        subject: Who is asked.
-        folder: Where predictions and judgements lie; None keeps none.
-        form: How the questions are put.
+        subject: What is evaluated.
+        folder: Folder of predictions and judgements; None stores none.
+        form: Whether the questions are written, recorded or synthesized.
         judge: Scores the answers; None for `mm_vet_match`.
-        judge_name: Tells judgements of one judge from another's.
-        runs: How often each answer is judged; the paper has 5.
-        progress: Called with samples done and samples in all.
+        judge_name: Distinguishes stored judgements of different judges.
+        runs: How often each answer is judged; 5 in the paper.
+        progress: Called with the number of samples done and in total.
     """
-    bench = _Bench(folder, judge, judge_name, runs)
-    rows = predict_all(samples, subject, folder, bench.score, progress=progress)
+    scorer = _Scorer(folder, judge, judge_name, runs)
+    rows = predict_all(samples, subject, folder, scorer.score, progress=progress)
     single, combined = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     for row in rows:
         for capability in row["capability"]:
@@ -122,24 +122,24 @@ def mm_vet_report(
 
 
 def match(prediction: str, answer: str) -> float:
-    """Share of the elements joined by <AND> of which one alternative joined by <OR> stands in the prediction."""
+    """Share of the <AND> elements for which the prediction contains at least one of the <OR> alternatives."""
     elements = [element.split(OR) for element in answer.split(AND)]
     return mean(float(contains_answer(prediction, alternatives)) for alternatives in elements)
 
 
 def judge_prompt(question: str, answer: str, prediction: str) -> str:
-    """The last line is for the judge to complete."""
+    """The prompt for one answer; the judge completes its last line."""
     truth = answer.replace(AND, f" {AND} ").replace(OR, f" {OR} ")
     return f"{JUDGE_PROMPT}\n" + " | ".join((question, truth, prediction, ""))
 
 
 def judged(judge: Judge, prompt: str) -> float | None:
-    """A score from 0 to 1, asked for again, ever warmer, where the judge says something else; None if it never does."""
-    for attempt in range(_TRIES):
+    """The judge's score from 0 to 1, retried at higher temperatures if its output is not a score; None if all fail."""
+    for attempt in range(_ATTEMPTS):
         hint = "\nPredict the correctness of the answer (digit): " if attempt else ""
-        said = judge(prompt + hint, attempt * _WARMER).split()
+        output = judge(prompt + hint, attempt * _TEMPERATURE_STEP).split()
         try:
-            score = float(said[0])
+            score = float(output[0])
         except (IndexError, ValueError):
             continue
         if 0 <= score <= 1:
@@ -147,8 +147,8 @@ def judged(judge: Judge, prompt: str) -> float | None:
     return None
 
 
-class _Bench:
-    """Scores lines, and keeps what a judge said: its time is dear."""
+class _Scorer:
+    """Scores rows and stores judgements, which are expensive."""
 
     def __init__(self, folder: Path | None, judge: Judge | None, judge_name: str, runs: int) -> None:
         self._path = folder / JUDGEMENTS if folder else None

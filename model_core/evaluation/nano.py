@@ -1,4 +1,4 @@
-"""Measures nano's whole card: its parts in one process or in several, and one table of all of them."""
+"""Runs all parts of nano's card, in one process or in several, and joins their figures in one table."""
 
 import json
 import multiprocessing
@@ -13,29 +13,29 @@ from typing import Any
 
 import torch
 
-from model_core.evaluation.card import Desk, Figure, Part, choose_parts, reader_of
+from model_core.evaluation.card import Figure, Part, PartContext, choose_parts, voice_of
 from model_core.evaluation.manifest import Result
 from model_core.evaluation.preset_subject import PresetSubject
 from model_core.evaluation.report import Report, Table, write_report
 from model_core.presets import SHIPPED, PartsFolder
 
 Show = Callable[[str, int, int], None]
-"""Called with what is counted, how much of it is done, and how much there is."""
+"""Called with the name of a step, how much of it is done, and its total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured, and where the results go.
+    """What is evaluated, and where the results go.
 
     Attributes:
         data: Folder of the test sets.
         out: Folder for everything: `result.json`, `result.md`, and a folder for each part.
-        preset: Whose card it is.
-        home: Where weights are; None for the default.
+        preset: The preset to evaluate.
+        home: Folder of weights; None for the default.
         parts: Folder of nano's trained parts.
-        only: Names of parts, or their beginnings; all where empty.
-        workers: Processes at a time for parts that are not timed.
-        command: What was called.
+        only: Names of parts, or prefixes of names; empty for all.
+        workers: Concurrent processes for parts that are not timed.
+        command: The command line.
     """
 
     data: Path
@@ -49,10 +49,10 @@ class Plan:
 
 
 def evaluate_nano(plan: Plan, show: Show) -> Report:
-    """Measures every part, writes each one's folder, and joins their figures.
+    """Runs every part, writes each part's folder, and joins the figures.
 
     Raises:
-        InvalidInput: no such part, or a part's data is missing or broken; finished parts keep their results.
+        InvalidInput: a part does not exist, or its data is missing or invalid; finished parts keep their results.
         WeightsMissing, SpeakerMissing.
     """
     start = time.perf_counter()
@@ -89,7 +89,7 @@ def _in_processes(plan: Plan, parts: Sequence[Part], show: Show) -> None:
 
 @cache
 def _subject(preset: str, home: Path | None, parts: PartsFolder) -> PresetSubject:
-    """One a process."""
+    """One per process."""
     return PresetSubject(preset, home, parts=parts)
 
 
@@ -97,16 +97,16 @@ def _measure(plan: Plan, name: str, show: Show | None) -> None:
     (part,) = (part for part in choose_parts(()) if part.name == name)
     subject = _subject(plan.preset, plan.home, plan.parts)
     folder = _folder(plan, name)
-    desk = Desk(
+    context = PartContext(
         subject=subject,
         data=plan.data,
         folder=folder,
         home=plan.home,
         adapters=subject.language_model.adapters,
-        reader=reader_of(plan.preset),
+        reader=voice_of(plan.preset),
         show=lambda done, total: show(name, done, total) if show else None,
     )
-    write_report(folder, part.run(desk, part.options), plan.command)
+    write_report(folder, part.run(context, part.options), plan.command)
 
 
 def _folder(plan: Plan, name: str) -> Path:
@@ -115,8 +115,8 @@ def _folder(plan: Plan, name: str) -> Path:
 
 def _join(plan: Plan, parts: Sequence[Part], results: dict[str, dict[str, Any]], seconds: float) -> Report:
     lines = [_line(figure, results[part.name]) | {"part": part.name} for part in parts for figure in part.figures]
-    promised = [line for line in lines if line["reached"] is not None]
-    reached = sum(line["reached"] for line in promised)
+    with_target = [line for line in lines if line["reached"] is not None]
+    reached = sum(line["reached"] for line in with_target)
     cells = tuple(
         (
             line["what"],
@@ -127,8 +127,8 @@ def _join(plan: Plan, parts: Sequence[Part], results: dict[str, dict[str, Any]],
         for line in lines
     )
     card = Table(title="Measured, and the target", headings=("what", "measured", "target", "reached"), rows=cells)
-    details = {"targets": len(promised), "reached": reached, "seconds": round(seconds, 1), "figures": lines}
-    value = round(reached / len(promised), 4) if promised else 1.0
+    details = {"targets": len(with_target), "reached": reached, "seconds": round(seconds, 1), "figures": lines}
+    value = round(reached / len(with_target), 4) if with_target else 1.0
     subject = {"preset": plan.preset}
     result = Result(metric="card", value=value, count=len(lines), subject=subject, details=details)
     below = [Table(**_table(each, part.name)) for part in parts for each in results[part.name]["tables"]]
@@ -137,15 +137,15 @@ def _join(plan: Plan, parts: Sequence[Part], results: dict[str, dict[str, Any]],
 
 def _line(figure: Figure, result: dict[str, Any]) -> dict[str, Any]:
     value = _find(result, figure.at)
-    at_least = _find(result, figure.at_least_of) if figure.at_least_of else figure.at_least
+    minimum = _find(result, figure.minimum_at) if figure.minimum_at else figure.minimum
     reached = None
     if value is None:
-        reached = None if at_least is None and figure.at_most is None else False
-    elif at_least is not None:
-        reached = value >= at_least
-    elif figure.at_most is not None:
-        reached = value <= figure.at_most
-    bounds = (("at least", at_least), ("at most", figure.at_most))
+        reached = None if minimum is None and figure.maximum is None else False
+    elif minimum is not None:
+        reached = value >= minimum
+    elif figure.maximum is not None:
+        reached = value <= figure.maximum
+    bounds = (("at least", minimum), ("at most", figure.maximum))
     target = " ".join(f"{word} {_shown(bound, figure)}" for word, bound in bounds if bound is not None)
     return {
         "what": figure.what,

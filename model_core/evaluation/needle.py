@@ -1,7 +1,7 @@
-"""A sentence to be found again in a long recording: a grid of lengths and depths, with and without the extractor.
+"""Needle in a haystack for long recordings: a grid of lengths and depths, with and without the extractor.
 
-Sentences read by several voices are joined with pauses up to the wanted length; somewhere among them one says what
-the question is about. The question is written. An answer that holds the expected words finds the needle.
+Sentences spoken by several voices are joined with pauses up to the requested length; one of them is the needle, which
+a written question asks about. The needle counts as found if the answer contains the expected words.
 
 Shapes: S samples.
 """
@@ -20,11 +20,11 @@ import numpy as np
 from model_core.audio.tensors import SAMPLE_RATE
 from model_core.data.sources.needles import Needle, needle
 from model_core.errors import InvalidInput
-from model_core.evaluation.aloud import DEFAULT_READER, reading
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Draw, Report, Table, heat_map
-from model_core.evaluation.subject import Ask, MadeSound, Samples, Subject
+from model_core.evaluation.subject import GeneratedAudio, Question, Samples, Subject
+from model_core.evaluation.tts import DEFAULT_VOICE, synthesizer
 from model_core.metrics.short_answers import contains_answer
 
 MINUTES = (1.0, 2.0, 3.0, 5.0, 10.0)
@@ -36,14 +36,14 @@ PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How the extractor is set; None is the subject's own."""
+    """Settings of the extractor; None for the subject's default."""
 
     keep_rate: float | None = None
     blocks: int | None = None
 
     @property
     def name(self) -> str:
-        """For tables and files, for example `keep-0.7`."""
+        """Name for tables and files, for example `keep-0.7`."""
         parts = [f"keep-{self.keep_rate:g}"] if self.keep_rate is not None else []
         parts += [f"blocks-{self.blocks}"] if self.blocks is not None else []
         return "-".join(parts) or "default"
@@ -51,21 +51,21 @@ class Setting:
 
 @dataclass(frozen=True)
 class Haystack:
-    """Sentences that are read aloud, each once, by voices in turn.
+    """Sentences, each synthesized once, by the voices in turn.
 
     Args:
-        sentences: What is read, over and over where more is needed.
-        voices: Names of readers.
-        home: Where their weights are.
+        sentences: The texts, repeated if more are needed.
+        voices: Names of voices.
+        home: Folder of their weights.
     """
 
     sentences: tuple[str, ...]
-    voices: tuple[str, ...] = (DEFAULT_READER,)
+    voices: tuple[str, ...] = (DEFAULT_VOICE,)
     home: Path | None = None
 
     @cached_property
     def key(self) -> str:
-        """What tells it from others."""
+        """Hash that identifies this haystack."""
         return hashlib.sha256("\n".join((*self.voices, *self.sentences)).encode()).hexdigest()[:16]
 
     @cached_property
@@ -73,32 +73,32 @@ class Haystack:
         return {}
 
     def recording(self, minutes: float, depth: float, hidden: Needle, start: int) -> Samples:
-        """[S] of at most `minutes`, the needle at the pause nearest to `depth` (0 first, 1 last).
+        """[S] samples of at most `minutes`, with the needle at the pause closest to `depth` (0 first, 1 last).
 
         Args:
-            minutes: Length; what is missing to it is under one sentence.
-            depth: Where the needle is.
-            hidden: Read by the voice whose turn it is.
-            start: The first sentence.
+            minutes: Maximum length; the recording is shorter by less than one sentence.
+            depth: Relative position of the needle.
+            hidden: The needle.
+            start: Number of the first sentence.
         """
         voice = self.voices[start % len(self.voices)]
-        pins = [reading(voice, self.home)(hidden.sentence), _pause()]
-        room = int(minutes * 60 * SAMPLE_RATE) - sum(map(len, pins))
-        straw: list[Samples] = []
+        needle_audio = [synthesizer(voice, self.home)(hidden.sentence), _pause()]
+        room = int(minutes * 60 * SAMPLE_RATE) - sum(map(len, needle_audio))
+        filler: list[Samples] = []
         ends = [0]
         while True:
-            piece = np.concatenate([self._sentence(start + len(straw)), _pause()])
+            piece = np.concatenate([self._sentence(start + len(filler)), _pause()])
             if ends[-1] + len(piece) > room:
                 break
-            straw.append(piece)
+            filler.append(piece)
             ends.append(ends[-1] + len(piece))
         place = int(np.argmin(np.abs(np.array(ends) - depth * ends[-1])))
-        return np.concatenate([*straw[:place], *pins, *straw[place:]])
+        return np.concatenate([*filler[:place], *needle_audio, *filler[place:]])
 
     def _sentence(self, number: int) -> Samples:
         index = number % len(self.sentences)
         if index not in self._read:
-            self._read[index] = reading(self.voices[index % len(self.voices)], self.home)(self.sentences[index])
+            self._read[index] = synthesizer(self.voices[index % len(self.voices)], self.home)(self.sentences[index])
         return self._read[index]
 
 
@@ -111,26 +111,26 @@ def needle_samples(
     settings: Sequence[Setting] = (Setting(),),
     seed: int = 0,
 ) -> list[Sample]:
-    """Questions for every cell of the grid and every setting; all settings get the same recordings.
+    """Questions for every cell of the grid and every setting; all settings use the same recordings.
 
     Raises:
-        InvalidInput: a length, a depth or a number is out of bounds, or there is no sentence or setting.
+        InvalidInput: a length, a depth or a number is out of range, or there is no sentence or setting.
     """
     if not haystack.sentences or not haystack.voices or not settings or needles < 1:
-        raise InvalidInput("needle", "at least one sentence, voice, setting and needle is needed")
+        raise InvalidInput("needle", "at least one sentence, voice, setting and needle is required")
     if min(minutes, default=0) < 0.25 or max(minutes) > 120:
         raise InvalidInput("minutes", "each must be from 0.25 to 120")
     if not depths or min(depths) < 0 or max(depths) > 1:
         raise InvalidInput("depths", "each must be from 0 (first) to 1 (last)")
     cells = [(length, depth, number) for length in minutes for depth in depths for number in range(needles)]
-    # One recording after the other: a subject need not encode it anew for each setting.
+    # Settings vary fastest: a subject can reuse a recording's encoding for all of them.
     return [_sample(haystack, *cell, setting, seed) for cell in cells for setting in settings]
 
 
 def needle_report(
     samples: Sequence[Sample], subject: Subject, folder: Path | None, progress: Progress | None = None
 ) -> Report:
-    """Share of needles found; the value is that of the first setting, over all lengths."""
+    """Share of needles found, by setting; the value is that of the first setting, over all lengths."""
     rows = predict_all(samples, subject, folder, _score, progress=progress)
     names = list(dict.fromkeys(row["setting"] for row in rows))
     found = {name: [row for row in rows if row["setting"] == name] for name in names}
@@ -150,20 +150,20 @@ def _sample(haystack: Haystack, minutes: float, depth: float, number: int, setti
     rng = random.Random(f"{seed} {minutes:g} {depth:g} {number}")
     hidden, start = needle(rng, held_out=True), rng.randrange(len(haystack.sentences))
     cell = f"{minutes:g} min, {100 * depth:g} %, needle {number + 1}"
-    sound = MadeSound(
+    audio = GeneratedAudio(
         f"{haystack.key} {cell} {start} {hidden.sentence}",
         lambda: haystack.recording(minutes, depth, hidden, start),
     )
-    ask = Ask(
+    question = Question(
         name=cell,
         text=hidden.question,
-        sounds=(sound,),
+        audio=(audio,),
         max_tokens=MAX_ANSWER_TOKENS,
         keep_rate=setting.keep_rate,
         blocks=setting.blocks,
     )
     about = {"setting": setting.name, "minutes": minutes, "depth": depth, "needle": hidden.sentence}
-    return Sample(id=f"{setting.name}: {cell}", ask=ask, about=about | {"answer": hidden.answer})
+    return Sample(id=f"{setting.name}: {cell}", question=question, about=about | {"answer": hidden.answer})
 
 
 def _score(row: Row) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _figures(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _answer_seconds(row: Row) -> float:
-    """From the encoded recording to the first token: what the extractor makes shorter."""
+    """Seconds from the encoded recording to the first token: what the extractor reduces."""
     first = row["seconds"] if row["first_token_seconds"] is None else row["first_token_seconds"]
     return float(first - (row["encoding_seconds"] or 0.0))
 

@@ -1,8 +1,8 @@
-"""Our code against a folder of reference numbers of the published method.
+"""Compares our implementation with reference values of the published method.
 
-The folder holds inputs, small random weights and the outputs that the method makes of them; its README.md says how. An
-output agrees where every value is within 1e-4 of the reference, relative. Values near 0, which are those under the
-largest of the output (1 at most), are held against that largest.
+The folder contains inputs, small random weights and the method's outputs for them; its README.md says how they were
+made. An output agrees if every value is within a relative 1e-4 of the reference. Differences of values near 0, those
+smaller than the output's largest value (1 at most), are relative to that largest value.
 
 Shapes: L sequence, S text tokens, H heads, D head width, E width.
 """
@@ -31,16 +31,16 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One output of ours beside the reference.
+    """One of our outputs compared with the reference.
 
     Args:
         file: Name of the reference file.
-        output: Which of its outputs, with the case where there are several.
-        values: How many values were compared.
-        absolute: Largest absolute difference of two values; of indices, how many differ.
-        relative: Largest relative difference as the tolerance means it; of indices, the share that differs.
-        indices: Whether the values are indices, which must be the same.
-        problem: Why nothing could be compared; empty otherwise.
+        output: Name of the output, with its case if there are several.
+        values: Number of values compared.
+        absolute: Largest absolute difference; for indices, how many differ.
+        relative: Largest relative difference, as the tolerance defines it; for indices, the share that differs.
+        indices: Whether the values are indices, which must be equal.
+        problem: Why no comparison was possible; empty otherwise.
     """
 
     file: str
@@ -53,15 +53,15 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether our output is the reference's."""
-        # Written so that a NaN does not agree.
+        """Whether our output matches the reference."""
+        # NaN does not agree.
         return not self.problem and (self.absolute == 0 if self.indices else self.relative <= TOLERANCE)
 
 
 class Output(NamedTuple):
-    """What we computed, and what the file holds.
+    """Our output and the reference's.
 
-    `near_zero` is the size under which values count as near 0; by default the largest of the output, 1 at most.
+    `near_zero` is the magnitude below which values count as near 0; by default the output's largest, 1 at most.
     """
 
     name: str
@@ -71,13 +71,13 @@ class Output(NamedTuple):
 
 
 class Reference:
-    """The tensors of one file; what is missing or misshapen is named.
+    """The tensors of one reference file; errors name tensors that are missing or have the wrong shape.
 
     Args:
         path: A safetensors file.
 
     Raises:
-        CheckpointError: It is missing or cannot be read.
+        CheckpointError: the file is missing or cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,32 +90,32 @@ class Reference:
             raise CheckpointError(path.name, f"cannot be read: {error}") from error
 
     def values(self, name: str, dims: int) -> Tensor:
-        """Float32 values of a tensor with that many dimensions."""
+        """A tensor of `dims` dimensions as float32."""
         return self._tensor(name, dims, floating=True).float()
 
     def indices(self, name: str, dims: int) -> Tensor:
-        """Integers, or booleans, of a tensor with that many dimensions."""
+        """A tensor of `dims` dimensions of integers or booleans."""
         return self._tensor(name, dims, floating=False)
 
     def number(self, name: str) -> float:
-        """The one value of a tensor, as it was written: float32's 0.7 is 0.7."""
+        """The only value of a tensor, rounded to what was written: float32's 0.7 is 0.7."""
         found = self.values(name, 1)
         if len(found) != 1:
-            raise CheckpointError(name, f"holds {len(found)} values in place of 1")
+            raise CheckpointError(name, f"has {len(found)} values, not 1")
         return float(f"{found.item():.6g}")
 
     def cases(self, word: str) -> list[str]:
-        """`word0`, `word1` ... as far as there are tensors of them."""
+        """The names `word0`, `word1`, ... for which there are tensors."""
         found = {name.partition(".")[0] for name in self.tensors if name.startswith(word) and "." in name}
         if not found:
-            raise CheckpointError(self.path.name, f"holds no {word}0")
+            raise CheckpointError(self.path.name, f"has no {word}0")
         return sorted(found, key=lambda case: (len(case), case))
 
     def weights(self) -> dict[str, Tensor]:
-        """What stands under `weight.`, in float32."""
+        """The tensors below `weight.`, as float32."""
         found = {name: tensor.float() for name, tensor in self.tensors.items() if name.startswith("weight.")}
         if not found:
-            raise CheckpointError(self.path.name, "holds no weights")
+            raise CheckpointError(self.path.name, "has no weights")
         return {name.removeprefix("weight."): tensor for name, tensor in found.items()}
 
     def _tensor(self, name: str, dims: int, *, floating: bool) -> Tensor:
@@ -130,13 +130,13 @@ class Reference:
 
 
 def check_parity(folder: Path) -> list[Comparison]:
-    """Computes every output of every file and compares it; what cannot be computed is a Comparison with a problem."""
+    """Computes and compares every output of every file; a failure becomes a Comparison with a problem."""
     with torch.random.fork_rng(devices=[]):
         return list(chain.from_iterable(_checked(folder / name, check) for name, check in _CHECKS.items()))
 
 
 def compare(file: str, output: Output) -> Comparison:
-    """Compares ours with the reference: floats by their differences, anything else as indices."""
+    """Compares our output with the reference: floats by difference, everything else as indices."""
     ours, reference = output.ours, output.reference
     if ours.shape != reference.shape:
         problem = f"ours has shape {list(ours.shape)}, the reference {list(reference.shape)}"
@@ -163,7 +163,7 @@ def _checked(path: Path, check: Check) -> Iterator[Comparison]:
         for output in check(Reference(path)):
             yield compare(path.name, output)
     except (RuntimeError, ValueError, IndexError) as error:
-        # Ours, and torch's own where weights and inputs do not fit each other.
+        # Our errors, and torch's where weights and inputs do not fit.
         yield Comparison(file=path.name, problem=" ".join(str(error).split()))
 
 
@@ -177,7 +177,7 @@ def _regularizer(stored: Reference) -> Iterator[Output]:
         yield Output(f"{case}.value", value, stored.values(f"{case}.value", 1))
         yield Output(f"{case}.loss", loss[None], stored.values(f"{case}.loss", 1))
         for name, gradient in zip(("grad_speech", "grad_text"), gradients, strict=True):
-            # The reference's own gradients, by float32 throughout, are up to 1e-4 from what float64 gives.
+            # The reference computes gradients in float32, which differ from float64's by up to 1e-4.
             yield Output(f"{case}.{name}", gradient[0], stored.values(f"{case}.{name}", 2), near_zero=1.0)
 
 

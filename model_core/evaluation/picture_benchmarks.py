@@ -1,4 +1,4 @@
-"""TextVQA, DocVQA and ChartQA as published, their questions spoken or written.
+"""TextVQA, DocVQA and ChartQA in their published layouts, with written or spoken questions.
 
 | data set | JSON | pictures | recordings are named by |
 | --- | --- | --- | --- |
@@ -6,8 +6,8 @@
 | DocVQA | `val_v1.0.json` or `val_v1.0_withQT.json` | `documents/*.png`, as its `image` says | questionId |
 | ChartQA | `test/test_human.json`, `test/test_augmented.json` | `test/png/` | `human-N`, `augmented-N`, N from 0 |
 
-Lyra-Eval's spoken forms read too: its lines (`lyra_*.jsonl`: question_id, image, text, answer, perhaps speech) in place
-of DocVQA's and ChartQA's JSON, and beside TextVQA's for the names of its recordings.
+Lyra-Eval's spoken versions are supported: its lines (`lyra_*.jsonl`: question_id, image, text, answer, optional speech)
+replace DocVQA's and ChartQA's JSON, and add the names of the recordings to TextVQA's.
 """
 
 import json
@@ -39,14 +39,14 @@ MAX_ANSWER_TOKENS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureBenchmark:
-    """A data set of questions about pictures.
+    """A visual question answering data set.
 
     Attributes:
-        name: As the command has it.
-        metric: Of its paper.
-        load: Reads a folder in its published layout. Raises InvalidInput.
-        score: Of a prediction against the expected answers, 0 to 1.
-        classes: What the samples' `class` is, for the table; empty where they have none.
+        name: Name of its command.
+        metric: Name of the metric in its paper.
+        load: Reads a folder in the published layout. Raises InvalidInput.
+        score: Scores a prediction against the expected answers, 0 to 1.
+        classes: What the samples' classes are, for the table; empty if they have none.
     """
 
     name: str
@@ -65,7 +65,7 @@ def picture_report(
     form: str,
     progress: Progress | None = None,
 ) -> Report:
-    """Asks all questions and averages their scores.
+    """Asks all questions and averages the scores.
 
     Raises:
         InvalidInput: as `predict_all`.
@@ -93,9 +93,9 @@ def picture_report(
 def _sample(
     questions: Questions, question_id: str, text: str, image: Path, answers: list[str], classes: Sequence[str] = ()
 ) -> Sample:
-    ask = questions.ask(question_id, text, images=(image,), max_tokens=MAX_ANSWER_TOKENS)
+    question = questions.build(question_id, text, images=(image,), max_tokens=MAX_ANSWER_TOKENS)
     about = {"question": text, "answers": answers, "classes": list(classes)}
-    return Sample(id=question_id, ask=ask, about=about)
+    return Sample(id=question_id, question=question, about=about)
 
 
 def _textvqa(folder: Path, questions: Questions) -> list[Sample]:
@@ -155,7 +155,7 @@ def _lyra_lines(path: Path, folder: Path, questions: Questions) -> list[Sample]:
 
 
 def _recordings_of_lyra(folder: Path) -> dict[tuple[str, str], str]:
-    """Names of recordings by picture and question; the question is the first line of a prompt."""
+    """Names of recordings by image and question; the question is the first line of the prompt."""
     found = {}
     for path in sorted(folder.glob("lyra_*.jsonl"))[:1]:
         for item in _read_lines(path):

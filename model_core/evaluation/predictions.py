@@ -1,8 +1,7 @@
-"""Samples to predictions, one by one or several in step; what a folder holds already is not asked again.
+"""From samples to predictions, one by one or in batches; predictions that a folder already contains are reused.
 
-`predictions.jsonl` has a line for each sample: what was asked, what came back, how long it took, and how it was
-scored. While a run goes on, lines are added at once; at its end the file is written anew, with exactly its samples in
-their order.
+`predictions.jsonl` has a row per sample: the question, the answer, its timing and its score. Rows are appended during
+a run; at the end the file is rewritten with exactly the run's samples, in order.
 """
 
 import hashlib
@@ -14,12 +13,12 @@ from typing import Any
 
 from model_core.errors import InvalidInput
 from model_core.evaluation.manifest import Progress
-from model_core.evaluation.subject import Ask, Reply, Subject
+from model_core.evaluation.subject import Question, Reply, Subject
 
 FILE = "predictions.jsonl"
 
 Row = dict[str, Any]
-"""A line of predictions: JSON values."""
+"""A row of `predictions.jsonl`: JSON values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +26,13 @@ class Sample:
     """A question of a benchmark.
 
     Attributes:
-        id: Its name in the data set.
-        ask: What is asked.
-        about: What else belongs to it, expected answers and classes: JSON values, copied to its line.
+        id: Id in the data set.
+        question: The question.
+        about: Further JSON values, such as expected answers and classes, copied to its row.
     """
 
     id: str
-    ask: Ask
+    question: Question
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -41,18 +40,18 @@ Predict = Callable[[Subject, Sequence[Sample]], Iterable[Row]]
 Score = Callable[[Row], dict[str, Any]]
 
 
-def answered(subject: Subject, samples: Sequence[Sample]) -> Iterator[Row]:
-    """The usual prediction: the answer's text, its times and tokens."""
-    return map(reply_row, subject.answer_together([sample.ask for sample in samples]))
+def predict_answers(subject: Subject, samples: Sequence[Sample]) -> Iterator[Row]:
+    """The default prediction: the answer's text, timing and token counts."""
+    return map(reply_row, subject.answer_batch([sample.question for sample in samples]))
 
 
 def one_by_one(predict: Callable[[Subject, Sample], Row]) -> Predict:
-    """What predicts one sample, for as many as there are."""
+    """Turns a function that predicts one sample into one that predicts a batch."""
     return lambda subject, samples: (predict(subject, sample) for sample in samples)
 
 
 def reply_row(reply: Reply) -> Row:
-    """A reply without its sound."""
+    """The row of a reply, without its audio."""
     return {
         "prediction": reply.text,
         "seconds": _rounded(reply.seconds),
@@ -71,25 +70,25 @@ def predict_all(
     folder: Path | None,
     score: Score,
     *,
-    predict: Predict = answered,
+    predict: Predict = predict_answers,
     kind: str = "answer",
-    at_once: int = 1,
+    batch: int = 1,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Asks every sample that the folder has no prediction of, and scores all.
+    """Predicts every sample that the folder has no prediction for, and scores all of them.
 
     Args:
-        samples: At least one.
-        subject: Who is asked.
-        folder: Where predictions lie; None keeps none.
-        score: Adds to a line; called for those of earlier runs too.
-        predict: Asks some.
-        at_once: How many it is given. Several are answered sooner, and tell no times of their own.
-        kind: What `predict` does: predictions of another kind are not taken for its own.
-        progress: Called with samples done and samples in all.
+        samples: One or more.
+        subject: What is evaluated.
+        folder: Folder of the predictions; None stores none.
+        score: Returns values to add to a row; called for rows of earlier runs too.
+        predict: Predicts a batch of samples.
+        batch: Samples per call of `predict`. Batches are faster but have no timing per sample.
+        kind: Name of what `predict` does: stored predictions of another kind are not reused.
+        progress: Called with the number of samples done and in total.
 
     Raises:
-        InvalidInput: there is no sample, or the subject refuses one, which is named.
+        InvalidInput: there is no sample, or the subject rejects one; the error names it.
     """
     if not samples:
         raise InvalidInput("samples", "there are none")
@@ -99,10 +98,10 @@ def predict_all(
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / FILE, known.values())
     missing = list({key: sample for key, sample in zip(keys, samples, strict=True) if key not in known}.items())
-    for start in range(0, len(missing), at_once):
+    for start in range(0, len(missing), batch):
         if progress:
             progress(len(samples) - len(missing) + start, len(samples))
-        some = missing[start : start + at_once]
+        some = missing[start : start + batch]
         for (key, sample), found in zip(some, predict(subject, [sample for _, sample in some]), strict=True):
             known[key] = {"key": key, "id": sample.id, **sample.about, **found}
             if folder:
@@ -116,10 +115,10 @@ def predict_all(
 
 
 def read_rows(path: Path) -> dict[str, Row]:
-    """Whole lines of a file of predictions by their keys; none where it is missing. A line cut short is left out.
+    """The rows of a file of predictions by key; none if it is missing. An incomplete last line is ignored.
 
     Raises:
-        InvalidInput: it is a file of something else.
+        InvalidInput: the file contains something else.
     """
     if not path.is_file():
         return {}
@@ -131,13 +130,14 @@ def read_rows(path: Path) -> dict[str, Row]:
             row = json.loads(line)
             rows[str(row["key"])] = row
         except (ValueError, KeyError, TypeError) as error:
-            raise InvalidInput("out", f"line {number} of {path} is no prediction: name another folder") from error
+            raise InvalidInput("out", f"line {number} of {path} is not a prediction: name another folder") from error
     return rows
 
 
 def _key(sample: Sample, subject: Subject, kind: str) -> str:
-    of = {"kind": kind, "id": sample.id, "about": sample.about, "ask": sample.ask.key(), "subject": subject.identity}
-    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:32]
+    question = sample.question.key()
+    values = {"kind": kind, "id": sample.id, "about": sample.about, "ask": question, "subject": subject.identity}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _append(path: Path, row: Row) -> None:

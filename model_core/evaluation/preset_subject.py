@@ -1,4 +1,4 @@
-"""A preset's models in this process, as something to be measured."""
+"""A preset's models in this process, as a subject of evaluation."""
 
 import hashlib
 import threading
@@ -19,7 +19,7 @@ from model_core.engine.engine import LanguageModel
 from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
 from model_core.engine.sampling_params import SamplingParams
 from model_core.errors import InvalidInput
-from model_core.evaluation.subject import MAX_AUDIO_SECONDS, Ask, Reply, Sound, SpokenAnswer, file_hash
+from model_core.evaluation.subject import MAX_AUDIO_SECONDS, AudioSource, Question, Reply, SpokenAnswer, file_hash
 from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import (
     SHIPPED,
@@ -43,12 +43,12 @@ MAX_FRAMES = 16
 
 
 class PresetSubject:
-    """A preset. Each of its models is built when it is first needed.
+    """A preset. Each of its models is built on first use.
 
     Args:
-        preset: Its name.
-        home: Where its weights are; None for the default.
-        checkpoint: Folder that presets of the published method run; None for the others.
+        preset: Name of the preset.
+        home: Folder of its weights; None for the default.
+        checkpoint: Folder that presets of the published method load; None for the others.
         parts: Folder of nano's trained parts.
 
     Raises:
@@ -69,7 +69,7 @@ class PresetSubject:
         self._parts = get_preset(preset).parts_folder(parts)
         self._device = device
         self._lock = threading.Lock()
-        self._last_heard: tuple[tuple[str, ...], list[Part]] = ((), [])
+        self._last_encoded: tuple[tuple[str, ...], list[Part]] = ((), [])
 
     @property
     def tags(self) -> dict[str, str]:
@@ -101,94 +101,95 @@ class PresetSubject:
         threads = torch.get_num_threads()
         return build_voice(self.preset, self._home, threads, self._checkpoint, self._parts, device=self._device)
 
-    def answer(self, ask: Ask) -> Reply:
+    def answer(self, question: Question) -> Reply:
         """Raises InvalidInput, WeightsMissing."""
-        with self._lock, _named(ask.name):
-            return self._answer(ask)
+        with self._lock, _named(question.name):
+            return self._answer(question)
 
-    def answer_together(self, asks: Sequence[Ask]) -> Sequence[Reply]:
+    def answer_batch(self, batch: Sequence[Question]) -> Sequence[Reply]:
         """Raises InvalidInput, WeightsMissing."""
-        if len(asks) == 1 or any(ask.speak for ask in asks):
-            return [self.answer(ask) for ask in asks]
+        if len(batch) == 1 or any(question.speak for question in batch):
+            return [self.answer(question) for question in batch]
         with self._lock:
-            return self._answer_in_step(asks)
+            return self._answer_batch(batch)
 
-    def transcribe(self, sound: Sound, name: str) -> str:
+    def transcribe(self, audio: AudioSource, name: str) -> str:
         """Raises InvalidInput, WeightsMissing."""
         with self._lock, _named(name):
-            clips = split_clips(torch.from_numpy(sound.samples()))
+            clips = split_clips(torch.from_numpy(audio.samples()))
             return " ".join(segment.text for segment in self.speech_encoder.transcriber.transcribe(clips))
 
-    def _answer(self, ask: Ask) -> Reply:
-        # Models are built and recordings are made before the clock starts.
-        model, voice = self.language_model, voice_named(self.voice, ask.voice) if ask.speak else None
-        watch, parts = self._encoded(ask)
+    def _answer(self, question: Question) -> Reply:
+        # Models are built and recordings are synthesized before the clock starts.
+        model, voice = self.language_model, voice_named(self.voice, question.voice) if question.speak else None
+        watch, parts = self._encoded(question)
         encoding = watch.seconds() if parts else 0.0
-        mouth = _Mouth(voice, voice.new_stream(ask.voice)) if voice else None
+        speech = _SpokenOutput(voice, voice.new_stream(question.voice)) if voice else None
         texts, first, usage = [], None, None
-        for event in model.generate(_message(ask, parts), _options(ask, voice)):
+        for event in model.generate(_message(question, parts), _options(question, voice)):
             if isinstance(event, Finish):
                 usage = event.usage
                 continue
             first = watch.seconds() if first is None and event.tokens else first
             texts.append(event.text)
-            if mouth:
-                mouth.say(event)
-        spoken = mouth.finish() if mouth else None
+            if speech:
+                speech.push(event)
+        spoken = speech.finish() if speech else None
         return _reply("".join(texts).strip(), watch.seconds(), first, encoding, usage, spoken)
 
-    def _answer_in_step(self, asks: Sequence[Ask]) -> list[Reply]:
-        model, watch = self.language_model, _Watch()
+    def _answer_batch(self, batch: Sequence[Question]) -> list[Reply]:
+        model, watch = self.language_model, _Stopwatch()
         requests = []
-        for ask in asks:
-            with _named(ask.name):
-                requests.append((_message(ask, self._encoded(ask)[1]), _options(ask)))
-        texts: list[list[str]] = [[] for _ in asks]
+        for question in batch:
+            with _named(question.name):
+                requests.append((_message(question, self._encoded(question)[1]), _options(question)))
+        texts: list[list[str]] = [[] for _ in batch]
         usages: dict[int, Usage] = {}
-        with _named(f"{asks[0].name} to {asks[-1].name}"):
+        with _named(f"{batch[0].name} to {batch[-1].name}"):
             for number, event in model.generate_batch(requests):
                 if isinstance(event, Finish):
                     usages[number] = event.usage
                 else:
                     texts[number].append(event.text)
-        share = watch.seconds() / len(asks)
+        share = watch.seconds() / len(batch)
         return [
             _reply("".join(text).strip(), share, None, None, usages[number], None) for number, text in enumerate(texts)
         ]
 
-    def _encoded(self, ask: Ask) -> tuple["_Watch", list[Part]]:
-        """Speech and vision tokens of a question, and a watch that began when its recordings were at hand."""
-        hearing = self.speech_encoder if ask.sounds or ask.videos else None
-        seeing = self.vision_encoder if ask.images or ask.videos else None
-        recordings = self._recordings(ask)
-        watch = _Watch()
-        parts: list[Part] = _seen(ask, seeing) if seeing else []
-        if hearing:
-            parts += self._heard(ask, recordings, hearing, self.language_model)
+    def _encoded(self, question: Question) -> tuple["_Stopwatch", list[Part]]:
+        """Speech and vision tokens of a question, and a stopwatch started once its recordings were loaded."""
+        speech_encoder = self.speech_encoder if question.audio or question.videos else None
+        vision_encoder = self.vision_encoder if question.images or question.videos else None
+        recordings = self._recordings(question)
+        watch = _Stopwatch()
+        parts: list[Part] = _vision_parts(question, vision_encoder) if vision_encoder else []
+        if speech_encoder:
+            parts += self._speech_tokens(question, recordings, speech_encoder, self.language_model)
         return watch, parts
 
-    def _recordings(self, ask: Ask) -> list[torch.Tensor]:
-        """Recordings of a question; none where its speech tokens are at hand."""
-        if ask.sounds and self._last_heard[0] == _heard_key(ask):
+    def _recordings(self, question: Question) -> list[torch.Tensor]:
+        """Recordings of a question; empty if its speech tokens are cached."""
+        if question.audio and self._last_encoded[0] == _audio_key(question):
             return []
-        return [torch.from_numpy(sound.samples()) for sound in ask.sounds]
+        return [torch.from_numpy(audio.samples()) for audio in question.audio]
 
-    def _heard(
-        self, ask: Ask, recordings: list[torch.Tensor], encoder: SpeechEncoder, model: LanguageModel
+    def _speech_tokens(
+        self, question: Question, recordings: list[torch.Tensor], encoder: SpeechEncoder, model: LanguageModel
     ) -> list[Part]:
-        """Speech tokens. Those of the last recordings are kept: a long one is asked about under several settings."""
-        key = _heard_key(ask)
-        if ask.sounds and not recordings:
-            return list(self._last_heard[1])
-        if ask.video_sound:
-            recordings = recordings + [decode_audio_track(path, max_seconds=MAX_AUDIO_SECONDS) for path in ask.videos]
-        parts = _speech_parts(recordings, ask.adapter, encoder, model)
+        """Speech tokens. The last recordings' are cached: a long one is asked about under several settings."""
+        key = _audio_key(question)
+        if question.audio and not recordings:
+            return list(self._last_encoded[1])
+        if question.video_sound:
+            tracks = [decode_audio_track(path, max_seconds=MAX_AUDIO_SECONDS) for path in question.videos]
+            recordings = recordings + tracks
+        parts = _speech_parts(recordings, question.adapter, encoder, model)
         if key:
-            self._last_heard = (key, list(parts))
+            self._last_encoded = (key, list(parts))
         return parts
 
     def _small_files(self) -> list[Path]:
-        """Files that change with packaged weights: manifests of what was converted, and all that was trained here."""
+        """Files that change with packaged weights: manifests of converted weights, and all trained parts."""
         if not self._packages:
             return []
         home = self._home or lyra_home()
@@ -197,7 +198,7 @@ class PresetSubject:
         return [*sorted((home / "weights" / self.preset).glob("*/manifest.json")), *sorted(trained)]
 
 
-class _Watch:
+class _Stopwatch:
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
@@ -206,8 +207,8 @@ class _Watch:
 
 
 @dataclass(slots=True)
-class _Mouth:
-    """Speaks an answer while it is written, and keeps the time that this takes apart."""
+class _SpokenOutput:
+    """Synthesizes an answer while it is generated, and measures the voice's own time separately."""
 
     voice: Voice
     stream: SpeechStream
@@ -217,11 +218,11 @@ class _Mouth:
     first_own: float | None = None
     first_tokens: int | None = None
     first_seconds: float | None = None
-    watch: _Watch | None = None
+    watch: _Stopwatch | None = None
 
-    def say(self, delta: Delta) -> None:
-        """What a piece of the answer made certain."""
-        self.watch = self.watch or _Watch()
+    def push(self, delta: Delta) -> None:
+        """Synthesizes what a piece of the answer makes final."""
+        self.watch = self.watch or _Stopwatch()
         self.tokens += delta.tokens
         if not self.voice.hidden_width:
             self._take(self.stream.push(delta.text))
@@ -229,7 +230,7 @@ class _Mouth:
             self._take(self.stream.push_hidden(delta.hidden_states.float().cpu().numpy()))
 
     def finish(self) -> SpokenAnswer:
-        """The whole of it."""
+        """Synthesizes the rest. Returns the whole answer."""
         self._take(self.stream.finish())
         return SpokenAnswer(
             samples=np.concatenate([np.zeros(0, np.int16), *self.chunks]),
@@ -253,49 +254,51 @@ class _Mouth:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Puts the question's name before the field that is wrong."""
+    """Prefixes the field of an InvalidInput with the question's name."""
     try:
         yield
     except InvalidInput as error:
         raise InvalidInput(f"{name}, {error.field}", error.message) from error
 
 
-def _message(ask: Ask, parts: list[Part]) -> list[Message]:
-    return [Message(Role.USER, [*parts, *([ask.text] if ask.text else [])])]
+def _message(question: Question, parts: list[Part]) -> list[Message]:
+    return [Message(Role.USER, [*parts, *([question.text] if question.text else [])])]
 
 
-def _options(ask: Ask, voice: Voice | None = None) -> GenerationOptions:
+def _options(question: Question, voice: Voice | None = None) -> GenerationOptions:
     return GenerationOptions(
-        sampling=SamplingParams(max_tokens=ask.max_tokens or None),
-        adapter=ask.adapter,
-        keep_rate=ask.keep_rate,
-        blocks=ask.blocks,
+        sampling=SamplingParams(max_tokens=question.max_tokens or None),
+        adapter=question.adapter,
+        keep_rate=question.keep_rate,
+        blocks=question.blocks,
         hidden_states=voice is not None and voice.hidden_width > 0,
     )
 
 
-def _seen(ask: Ask, encoder: VisionEncoder) -> list[Part]:
+def _vision_parts(question: Question, encoder: VisionEncoder) -> list[Part]:
     parts: list[Part] = []
     with torch.inference_mode():
-        for path in ask.images:
+        for path in question.images:
             tokens = encoder.encode([decode_image(path.read_bytes(), max_pixels=MAX_PIXELS)])[0]
             parts.append(VisionPart(tokens.tokens, tokens.grid))
-        for path in ask.videos:
+        for path in question.videos:
             frames = sample_frames(path, max_frames=MAX_FRAMES, max_seconds=MAX_AUDIO_SECONDS, max_pixels=MAX_PIXELS)
             tokens = encoder.encode_video(frames)
             parts.append(VisionPart(tokens.tokens, tokens.grid))
     return parts
 
 
-def _heard_key(ask: Ask) -> tuple[str, ...]:
-    """What speech tokens of recordings depend on; empty where there are videos, or nothing."""
-    return (ask.adapter, *(sound.key for sound in ask.sounds)) if ask.sounds and not ask.videos else ()
+def _audio_key(question: Question) -> tuple[str, ...]:
+    """Everything that a question's speech tokens depend on; empty if it has videos or no recordings."""
+    if question.videos or not question.audio:
+        return ()
+    return (question.adapter, *(audio.key for audio in question.audio))
 
 
 def _speech_parts(
     recordings: list[torch.Tensor], named: str, encoder: SpeechEncoder, model: LanguageModel
 ) -> list[Part]:
-    """All clips of all recordings, by the projector that the gateway's pipeline would choose."""
+    """All clips of all recordings, encoded with the projector that the gateway's pipeline would choose."""
     clips = [clip.samples for samples_S in recordings for clip in split_clips(samples_S)]
     adapter = choose_projector(encoder.adapters, model.adapters, clips=len(clips), named=named)
     return [SpeechPart(encoder.encode([clip_S], adapter)[0]) for clip_S in clips]

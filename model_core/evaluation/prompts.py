@@ -1,4 +1,4 @@
-"""Written questions and requests of many kinds, and how files of one's own give others."""
+"""Written prompts of many kinds, and reading prompts from a file."""
 
 from pathlib import Path
 
@@ -42,10 +42,10 @@ PROMPTS = (
 
 
 def load_prompts(path: Path | None) -> list[tuple[str, str]]:
-    """Names and texts of prompts: of JSON Lines with `question`, or of a text file with one a line; None for PROMPTS.
+    """Names and texts of prompts, from JSON Lines with `question` or a text file with one per line; None for PROMPTS.
 
     Raises:
-        InvalidInput: naming the line.
+        InvalidInput: with the line.
     """
     if path is None:
         return [(f"prompt {number + 1}", text) for number, text in enumerate(PROMPTS)]

@@ -1,4 +1,4 @@
-"""A benchmark's outcome: one line of JSON, and a folder with `result.json`, `result.md` and plots."""
+"""The report of a benchmark: a folder with `result.json`, `result.md` and plots."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,12 @@ from model_core.evaluation.manifest import Result
 from model_core.machine import describe
 
 Draw = Callable[[Path], None]
-"""Writes a picture to a file."""
+"""Draws a plot to a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of figures under a title; cells are texts or numbers."""
+    """A titled table; cells are strings or numbers."""
 
     title: str
     headings: tuple[str, ...]
@@ -31,12 +31,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a benchmark found.
+    """The outcome of a benchmark.
 
     Attributes:
-        result: The figure.
-        tables: Its parts.
-        plots: Pictures by file name.
+        result: The metric's value.
+        tables: Breakdowns of it.
+        plots: Plots by file name.
     """
 
     result: Result
@@ -45,12 +45,12 @@ class Report:
 
 
 def write_report(folder: Path, report: Report, command: Sequence[str], notes: str = "") -> None:
-    """Writes a folder's result files, each aside first.
+    """Writes the files of a report, each atomically.
 
     Args:
-        folder: Made where it is missing.
-        report: What was found.
-        command: What was called.
+        folder: Created if missing.
+        report: The outcome.
+        command: The command line.
         notes: A paragraph for the Markdown file.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,20 +72,20 @@ def write_report(folder: Path, report: Report, command: Sequence[str], notes: st
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
 def share_table(title: str, heading: str, scores: Mapping[str, Sequence[float]]) -> Table:
-    """The mean score of each class, in percent, and how many there are."""
+    """The mean score of each class, in percent, and its number of samples."""
     rows = tuple((name, 100 * float(np.mean(values)), len(values)) for name, values in scores.items())
     return Table(title=title, headings=(heading, "%", "questions"), rows=rows)
 
 
 def bar_chart(table: Table) -> Draw:
-    """Bars of a table's second column, named by its first."""
+    """A bar chart of a table's second column, labelled by its first."""
 
     def draw(path: Path) -> None:
         figure, axes = _canvas((6.4, 1.2 + 0.36 * len(table.rows)))
@@ -105,7 +105,7 @@ def bar_chart(table: Table) -> Draw:
 def heat_map(
     title: str, grid: np.ndarray, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str]
 ) -> Draw:
-    """A grid of shares from 0 to 1 [rows, columns]; cells that are not a number stay blank."""
+    """A heat map of fractions from 0 to 1, [rows, columns]; NaN cells stay blank."""
 
     def draw(path: Path) -> None:
         figure, axes = _canvas((2.2 + 0.9 * len(columns), 1.8 + 0.5 * len(rows)))
@@ -125,7 +125,7 @@ def heat_map(
 
 
 def _canvas(size: tuple[float, float]) -> Any:
-    """A figure that no window knows, and its axes."""
+    """A figure without a GUI backend, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

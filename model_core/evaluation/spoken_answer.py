@@ -1,4 +1,4 @@
-"""Spoken answers: how well Whisper understands them, how fast they are made, how soon they begin."""
+"""Spoken answers: intelligibility (WER of Whisper's transcript), real-time factor, and latency of the first audio."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ import soundfile
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.predictions import Row, Sample, one_by_one, predict_all, reply_row
 from model_core.evaluation.report import Report, Table
-from model_core.evaluation.subject import Ask, MadeSound, SpokenAnswer, Subject
+from model_core.evaluation.subject import GeneratedAudio, Question, SpokenAnswer, Subject
 from model_core.evaluation.wer import counts
 from model_core.metrics.word_errors import WordErrors, normalize, word_errors
 
@@ -26,28 +26,28 @@ def spoken_answer_report(
     max_tokens: int = MAX_ANSWER_TOKENS,
     progress: Progress | None = None,
 ) -> Report:
-    """Word error rate of what Whisper hears in the answers, against their text; real-time factor; first audio.
+    """Word error rate of Whisper's transcript of the answers against their text; real-time factor; first-audio latency.
 
-    The real-time factor is the voice's own working time over the sound's length; where that time cannot be told apart
-    (a gateway), the time from the first token to the end takes its place, and `real_time_factor_of` says so.
+    The real-time factor is the voice's own compute time over the duration of the audio. A gateway does not report that
+    time, so there it is the time from the first token to the end, as `real_time_factor_of` says.
 
     Args:
         prompts: Names and texts of written questions.
-        subject: Who answers, and whose Whisper listens.
-        folder: Where predictions and the sound of the answers (`audio/`) lie; None keeps none.
-        voice: Which voice; empty for the default one.
-        max_tokens: Most tokens of an answer.
-        progress: Called with answers done and answers in all.
+        subject: What is evaluated; its Whisper transcribes the answers.
+        folder: Folder of predictions and of the answers' audio (`audio/`); None stores none.
+        voice: Name of the voice; empty for the default.
+        max_tokens: Maximum tokens of an answer.
+        progress: Called with the number of answers so far and in total.
     """
     samples = [
         Sample(
             id=name,
-            ask=Ask(name=name, text=text, max_tokens=max_tokens, speak=True, voice=voice),
+            question=Question(name=name, text=text, max_tokens=max_tokens, speak=True, voice=voice),
             about={"question": text},
         )
         for name, text in prompts
     ]
-    predict = _speaking(folder / "audio" if folder else None)
+    predict = _predictor(folder / "audio" if folder else None)
     rows = predict_all(samples, subject, folder, _score, predict=one_by_one(predict), kind="spoken", progress=progress)
     spoken = [row for row in rows if row["errors"]]
     total = sum((WordErrors(**row["errors"]) for row in spoken), WordErrors())
@@ -58,18 +58,20 @@ def spoken_answer_report(
     return Report(result=result, tables=(Table(title="Times", headings=("figure", "value"), rows=figures),))
 
 
-def _speaking(sounds: Path | None) -> Callable[[Subject, Sample], Row]:
+def _predictor(audio_folder: Path | None) -> Callable[[Subject, Sample], Row]:
     def predict(subject: Subject, sample: Sample) -> Row:
-        reply = subject.answer(sample.ask)
+        reply = subject.answer(sample.question)
         spoken = reply.spoken
         assert spoken is not None  # it was asked for
-        heard = ""
+        transcript = ""
         if spoken.seconds:
-            if sounds:
-                sounds.mkdir(parents=True, exist_ok=True)
-                soundfile.write(sounds / f"{sample.id.replace(' ', '-')}.flac", spoken.samples, spoken.sample_rate)
-            heard = subject.transcribe(MadeSound(f"answer to {sample.id}", spoken.at_16_khz), sample.ask.name)
-        return reply_row(reply) | {"heard": heard, **_spoken_times(spoken)}
+            if audio_folder:
+                audio_folder.mkdir(parents=True, exist_ok=True)
+                path = audio_folder / f"{sample.id.replace(' ', '-')}.flac"
+                soundfile.write(path, spoken.samples, spoken.sample_rate)
+            audio = GeneratedAudio(f"answer to {sample.id}", spoken.at_16_khz)
+            transcript = subject.transcribe(audio, sample.question.name)
+        return reply_row(reply) | {"heard": transcript, **_spoken_times(spoken)}
 
     return predict
 
@@ -91,20 +93,20 @@ def _score(row: Row) -> dict[str, Any]:
 
 
 def _times(rows: Sequence[Row]) -> dict[str, Any]:
-    heard = [row for row in rows if row["audio_seconds"]]
-    if not heard:
+    spoken = [row for row in rows if row["audio_seconds"]]
+    if not spoken:
         return {}
-    own = all(row["own_seconds"] is not None for row in heard)
-    work = sum(row["own_seconds"] if own else row["seconds"] - (row["first_token_seconds"] or 0.0) for row in heard)
-    tokens = [row["first_audio_tokens"] for row in heard]
-    first_ms = [1000 * row["own_first_seconds"] for row in heard] if own else []
+    own = all(row["own_seconds"] is not None for row in spoken)
+    work = sum(row["own_seconds"] if own else row["seconds"] - (row["first_token_seconds"] or 0.0) for row in spoken)
+    tokens = [row["first_audio_tokens"] for row in spoken]
+    first_ms = [1000 * row["own_first_seconds"] for row in spoken] if own else []
     return {
-        "audio_seconds": round(sum(row["audio_seconds"] for row in heard), 2),
-        "real_time_factor": round(work / sum(row["audio_seconds"] for row in heard), 4),
+        "audio_seconds": round(sum(row["audio_seconds"] for row in spoken), 2),
+        "real_time_factor": round(work / sum(row["audio_seconds"] for row in spoken), 4),
         "real_time_factor_of": "voice" if own else "voice and language model",
         "first_audio_tokens": median(tokens),
         "first_audio_tokens_most": max(tokens),
-        "first_audio_ms": round(1000 * median(row["first_audio_seconds"] for row in heard), 1),
+        "first_audio_ms": round(1000 * median(row["first_audio_seconds"] for row in spoken), 1),
         "first_audio_own_ms": round(median(first_ms), 1) if own else None,
         "first_audio_own_ms_most": round(max(first_ms), 1) if own else None,
     }

@@ -1,4 +1,4 @@
-"""Who is measured: something that answers questions, a preset in this process or a running gateway.
+"""What benchmarks evaluate: a subject that answers questions, either a preset in this process or a running gateway.
 
 Shapes: S samples.
 """
@@ -23,12 +23,12 @@ Samples = NDArray[np.float32]
 """A recording [S] at 16 kHz, -1 to 1."""
 
 
-class Sound(Protocol):
-    """A recording that is read or made when it is needed."""
+class AudioSource(Protocol):
+    """A recording that is read or synthesized on demand."""
 
     @property
     def key(self) -> str:
-        """What tells it from every other recording, known without making it."""
+        """A key that identifies the recording, known without producing it."""
         ...
 
     def samples(self) -> Samples:
@@ -41,7 +41,7 @@ class Sound(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SoundFile:
+class AudioFile:
     """A recording in a file: wav, mp3, flac, ogg, opus, webm or m4a."""
 
     path: Path
@@ -58,11 +58,11 @@ class SoundFile:
         return self.path.read_bytes(), self.path.suffix.lower().lstrip(".")
 
 
-class MadeSound:
-    """A recording that a function makes; the same key must always stand for the same samples.
+class GeneratedAudio:
+    """A recording produced by a function; equal keys must mean equal samples.
 
     Args:
-        key: What it is made of.
+        key: What it is made from.
         make: Returns [S] float32 at 16 kHz.
     """
 
@@ -80,29 +80,29 @@ class MadeSound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One user message, and how it is to be answered; greedily.
+class Question:
+    """One user message and how to answer it; decoding is greedy.
 
     Attributes:
-        name: What errors call it, for example `line 3`.
-        text: The written part; may be empty.
+        name: Its name in errors, for example `line 3`.
+        text: Written part; may be empty.
         images: JPEG, PNG or WebP files.
         videos: MP4, WebM or MOV files.
-        sounds: Recordings.
-        video_sound: Whether the audio tracks of videos are heard.
-        max_tokens: Most tokens of the answer; 0 for as many as there is room for.
-        adapter: Empty for the one that fits, `base` for none.
-        keep_rate: Share of context tokens kept after each block; None for the subject's own.
-        blocks: Blocks of layers of the extractor; None for the subject's own.
-        speak: Whether the answer is spoken too.
-        voice: Which voice; empty for the default one.
+        audio: Recordings.
+        video_sound: Whether the audio tracks of videos are used.
+        max_tokens: Maximum tokens of the answer; 0 for as many as fit.
+        adapter: Adapter name; empty for the one that fits, `base` for none.
+        keep_rate: Share of context tokens kept after each block; None for the subject's default.
+        blocks: Blocks of layers of the extractor; None for the subject's default.
+        speak: Whether the answer is also spoken.
+        voice: Name of the voice; empty for the default.
     """
 
     name: str
     text: str = ""
     images: tuple[Path, ...] = ()
     videos: tuple[Path, ...] = ()
-    sounds: tuple[Sound, ...] = ()
+    audio: tuple[AudioSource, ...] = ()
     video_sound: bool = True
     max_tokens: int = 0
     adapter: str = ""
@@ -112,12 +112,12 @@ class Ask:
     voice: str = ""
 
     def key(self) -> dict[str, Any]:
-        """All that the answer depends on, with files by their content."""
+        """Everything that the answer depends on, with files by content hash."""
         return {
             "text": self.text,
             "images": [file_hash(path) for path in self.images],
             "videos": [file_hash(path) for path in self.videos],
-            "sounds": [sound.key for sound in self.sounds],
+            "sounds": [audio.key for audio in self.audio],
             "video_sound": self.video_sound,
             "max_tokens": self.max_tokens,
             "adapter": self.adapter,
@@ -130,15 +130,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpokenAnswer:
-    """How an answer was spoken.
+    """The speech of an answer.
 
     Attributes:
         samples: [S] int16.
         sample_rate: In Hz.
-        first_audio_seconds: From the first answer token to the first sound; None where nothing was said.
-        first_audio_tokens: Answer tokens that were there at the first sound.
-        own_seconds: What the voice worked for all of it; None where that cannot be told apart.
-        own_first_seconds: What it worked until the first sound.
+        first_audio_seconds: From the first answer token to the first audio; None if there was none.
+        first_audio_tokens: Answer tokens generated before the first audio.
+        own_seconds: The voice's own compute time; None if it is not known.
+        own_first_seconds: Its compute time until the first audio.
     """
 
     samples: NDArray[np.int16]
@@ -150,11 +150,11 @@ class SpokenAnswer:
 
     @property
     def seconds(self) -> float:
-        """How long it sounds."""
+        """Duration of the audio."""
         return len(self.samples) / self.sample_rate
 
     def at_16_khz(self) -> Samples:
-        """[S] float32, as Whisper hears it."""
+        """[S] float32 at 16 kHz, Whisper's input."""
         import soxr
 
         floats = self.samples.astype(np.float32) / 32768
@@ -166,15 +166,14 @@ class Reply:
     """An answer.
 
     Attributes:
-        text: Without space around it.
-        seconds: From the question to the end of the answer, in text and speech; its share of them where several were
-            answered in step.
-        first_token_seconds: To its first token; None where the answer is empty, or others were written with it.
-        encoding_seconds: What of it encoders took; None where that cannot be told apart.
+        text: Stripped of surrounding whitespace.
+        seconds: From the question to the end of the answer, text and speech; for a batch, the time per answer.
+        first_token_seconds: Until the first token; None if the answer is empty or was part of a batch.
+        encoding_seconds: Time of the encoders; None if it is not known.
         prompt_tokens, completion_tokens: As counted by the model.
-        context_tokens: Speech and vision tokens that each block saw.
-        adapter: Which one answered; empty for the base.
-        spoken: Where it was spoken.
+        context_tokens: Speech and vision tokens in each block.
+        adapter: Adapter that was used; empty for the base model.
+        spoken: Its speech, if it was spoken.
     """
 
     text: str
@@ -193,29 +192,29 @@ class Subject(Protocol):
 
     @property
     def tags(self) -> dict[str, str]:
-        """How results name it: `{"preset": "nano"}`, or `{"gateway": ADDRESS, "model": ID}`."""
+        """Its name in results: `{"preset": "nano"}`, or `{"gateway": ADDRESS, "model": ID}`."""
         ...
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells its predictions from another's; changes where its weights are seen to change."""
+        """Identifies its predictions among those of other subjects; changes if its weights are known to change."""
         ...
 
-    def answer(self, ask: Ask) -> Reply:
-        """Raises InvalidInput, naming the question, where something of it is not acceptable."""
+    def answer(self, question: Question) -> Reply:
+        """Raises InvalidInput, naming the question, if a part of it is not acceptable."""
         ...
 
-    def answer_together(self, asks: Sequence[Ask]) -> Sequence[Reply]:
-        """Answers to several questions that nobody speaks, perhaps written in step. Raises InvalidInput likewise."""
+    def answer_batch(self, batch: Sequence[Question]) -> Sequence[Reply]:
+        """Answers several questions, possibly as one batch if none is to be spoken. Raises InvalidInput likewise."""
         ...
 
-    def transcribe(self, sound: Sound, name: str) -> str:
-        """What Whisper's own decoder hears. Raises InvalidInput, naming the recording as `name`."""
+    def transcribe(self, audio: AudioSource, name: str) -> str:
+        """The transcript by Whisper's own decoder. Raises InvalidInput, naming the recording as `name`."""
         ...
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file; read again only where its size or time has changed."""
+    """SHA-256 of a file, cached until its size or modification time changes."""
     state = path.stat()
     return _hash(path, state.st_size, state.st_mtime_ns)
 

@@ -1,7 +1,7 @@
-"""Whether adapters leave text alone: answers to written prompts beside the base's, word by word.
+"""Whether adapters change answers to text-only prompts, compared with the base model's answers word by word.
 
-Text alone runs on the base, so its answers must be the base's exactly. What an adapter would do to text is seen by
-forcing it on.
+Text-only requests run on the base model, so the answers must be identical. Forcing an adapter on shows what it would
+change.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from model_core.adapter_choice import BASE
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Report, Table
-from model_core.evaluation.subject import Ask, Subject
+from model_core.evaluation.subject import Question, Subject
 from model_core.metrics.word_errors import normalize, word_errors
 
 MAX_ANSWER_TOKENS = 64
@@ -28,23 +28,23 @@ def text_quality_report(
     max_tokens: int = MAX_ANSWER_TOKENS,
     progress: Progress | None = None,
 ) -> Report:
-    """Share of answers that are the base's to the letter, and the words changed.
+    """Share of answers that are identical to the base model's, and the share of words changed.
 
     Args:
         prompts: Names and texts.
-        subject: Who is asked.
-        folder: Where predictions lie; None keeps none.
-        adapters: Adapters to force on, each beside the base.
-        max_tokens: Most tokens of an answer.
-        progress: Called with answers done and answers in all.
+        subject: What is evaluated.
+        folder: Folder of the predictions; None stores none.
+        adapters: Adapters to force on, each compared with the base model.
+        max_tokens: Maximum tokens of an answer.
+        progress: Called with the number of answers so far and in total.
     """
     plain = [
-        Sample(id=name, ask=Ask(name=name, text=text, max_tokens=max_tokens), about={"question": text})
+        Sample(id=name, question=Question(name=name, text=text, max_tokens=max_tokens), about={"question": text})
         for name, text in prompts
     ]
     settings = (BASE, "", *adapters)
     samples = [
-        Sample(id=f"{each.id} {setting}", ask=replace(each.ask, adapter=setting), about=each.about)
+        Sample(id=f"{each.id} {setting}", question=replace(each.question, adapter=setting), about=each.about)
         for setting in settings
         for each in plain
     ]

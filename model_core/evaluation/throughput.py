@@ -1,4 +1,4 @@
-"""How much a subject answers in a second when so many ask at a time."""
+"""Throughput and latency of a subject at given levels of concurrency."""
 
 import time
 from collections.abc import Sequence
@@ -12,39 +12,39 @@ import numpy as np
 from model_core.errors import InvalidInput
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.report import Report, Table, bar_chart
-from model_core.evaluation.subject import Ask, Reply, Subject
+from model_core.evaluation.subject import Question, Reply, Subject
 
 MAX_ANSWER_TOKENS = 32
 
 
 def throughput_report(
-    asks: Sequence[Ask],
+    questions: Sequence[Question],
     subject: Subject,
     *,
     concurrency: Sequence[int] = (1, 2, 4),
     requests: int = 16,
     progress: Progress | None = None,
 ) -> Report:
-    """Tokens and requests a second and first-token times, for each number of askers; a question before warms up.
+    """Tokens and requests per second and first-token latency at each level, after one warm-up question.
 
     Args:
-        asks: Asked in turn, over and over.
-        subject: Who is asked; must stand calls from several threads.
-        concurrency: Requests under way at a time, each at least 1.
-        requests: Requests for each level.
-        progress: Called with requests done and requests in all.
+        questions: Asked in rotation.
+        subject: What is evaluated; must be thread-safe.
+        concurrency: Levels, each at least 1.
+        requests: Requests per level.
+        progress: Called with the number of requests done and in total.
 
     Raises:
-        InvalidInput: a number is under 1, or there is no question.
+        InvalidInput: a number is less than 1, or there is no question.
     """
-    if not asks or requests < 1 or not concurrency or min(concurrency) < 1:
+    if not questions or requests < 1 or not concurrency or min(concurrency) < 1:
         raise InvalidInput("throughput", "questions, requests and each level of concurrency must be at least 1")
-    subject.answer(asks[0])
+    subject.answer(questions[0])
     levels: list[dict[str, Any]] = []
     for done, level in enumerate(concurrency):
         if progress:
             progress(done * requests, len(concurrency) * requests)
-        levels.append(_level(asks, subject, level, requests))
+        levels.append(_level(questions, subject, level, requests))
     if progress:
         progress(len(concurrency) * requests, len(concurrency) * requests)
     best = max(levels, key=lambda each: each["tokens_a_second"])
@@ -58,14 +58,15 @@ def throughput_report(
     return Report(result=result, tables=(table,), plots={"throughput.png": bar_chart(table)})
 
 
-def _level(asks: Sequence[Ask], subject: Subject, concurrency: int, requests: int) -> dict[str, Any]:
-    wanted = [replace(ask, name=f"request {number + 1}") for number, ask in enumerate(islice(cycle(asks), requests))]
+def _level(questions: Sequence[Question], subject: Subject, concurrency: int, requests: int) -> dict[str, Any]:
+    repeated = islice(cycle(questions), requests)
+    wanted = [replace(question, name=f"request {number}") for number, question in enumerate(repeated, start=1)]
     waited: list[float] = []
 
-    def answer(ask: Ask) -> Reply:
-        # What a question waits for its turn in this process is waiting too.
+    def answer(question: Question) -> Reply:
+        # The time a question queues in this process counts as latency.
         start = time.perf_counter()
-        reply = subject.answer(ask)
+        reply = subject.answer(question)
         waited.append(time.perf_counter() - start - reply.seconds + (reply.first_token_seconds or reply.seconds))
         return reply
 

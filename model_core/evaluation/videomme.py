@@ -1,9 +1,9 @@
-"""Video-MME (Fu et al., arXiv 2405.21075): questions about videos with four answers to choose from.
+"""Video-MME (Fu et al., arXiv 2405.21075): multiple-choice questions about videos.
 
-Both published layouts read: rows as the data set's Parquet file has them, exported to JSON (a list, or one a line:
+Both published layouts are supported: rows of the data set's Parquet file, exported to JSON (a list, or one per line:
 `video_id`, `duration`, `domain`, `sub_category`, `videoID`, `question_id`, `task_type`, `question`, `options`,
 `answer`), and the tree of the evaluation template (`duration_category`, `video_category`, `questions`, their
-`choices`). Videos lie in `data/` or `videos/`, named by `videoID` or `video_id`.
+`choices`). Videos are in `data/` or `videos/`, named by `videoID` or `video_id`.
 """
 
 import json
@@ -18,7 +18,7 @@ from model_core.evaluation.layouts import Item, as_item, find_one, media_file
 from model_core.evaluation.manifest import Progress, Result
 from model_core.evaluation.predictions import Row, Sample, predict_all
 from model_core.evaluation.report import Report, bar_chart, share_table
-from model_core.evaluation.subject import Ask, Subject
+from model_core.evaluation.subject import Question, Subject
 
 DURATIONS = ("short", "medium", "long")
 LETTERS = "ABCD"
@@ -33,15 +33,15 @@ _PREFIXES = re.compile(r"The (?:best|correct) (?:answer|option) is|The answer(?:
 
 
 def load_videomme(folder: Path, *, durations: Sequence[str] = DURATIONS, video_sound: bool = True) -> list[Sample]:
-    """Questions about videos of some classes of duration.
+    """Questions about videos of the given duration classes.
 
     Args:
         folder: In a published layout.
         durations: Of DURATIONS.
-        video_sound: Whether the audio tracks are heard too.
+        video_sound: Whether the audio tracks are used.
 
     Raises:
-        InvalidInput: naming question and field.
+        InvalidInput: with the question and field.
     """
     path = find_one(folder, "videomme*.json*", "*.json", "*.jsonl")
     videos = next((folder / name for name in _VIDEO_FOLDERS if (folder / name).is_dir()), folder)
@@ -49,7 +49,7 @@ def load_videomme(folder: Path, *, durations: Sequence[str] = DURATIONS, video_s
     for item in _rows(path):
         duration = item.text("duration")
         if duration not in DURATIONS:
-            raise item.wrong("duration", f"{duration!r} is none of {', '.join(DURATIONS)}")
+            raise item.error("duration", f"{duration!r} is not one of {', '.join(DURATIONS)}")
         if duration in durations:
             samples.append(_sample(item, videos, video_sound))
     if not samples:
@@ -60,8 +60,11 @@ def load_videomme(folder: Path, *, durations: Sequence[str] = DURATIONS, video_s
 def videomme_report(
     samples: Sequence[Sample], subject: Subject, folder: Path | None, progress: Progress | None = None
 ) -> Report:
-    """Share of right letters, by duration, domain and task. An answer without a letter is wrong; the official script
-    leaves such answers out, which is told as `accuracy_of_answered`."""
+    """Accuracy, overall and by duration, domain and task.
+
+    An answer without a letter counts as wrong. The official script leaves such answers out; `accuracy_of_answered` is
+    its figure.
+    """
     rows = predict_all(samples, subject, folder, _score, progress=progress)
     right = sum(row["score"] for row in rows)
     answered = sum(bool(row["letter"]) for row in rows)
@@ -69,7 +72,7 @@ def videomme_report(
         "benchmark": "videomme",
         "answered": answered,
         "accuracy_of_answered": round(right / answered, 4) if answered else 0.0,
-        "video_sound": samples[0].ask.video_sound,
+        "video_sound": samples[0].question.video_sound,
     }
     value = round(right / len(rows), 4)
     result = Result(metric="accuracy", value=value, count=len(rows), subject=subject.tags, details=details)
@@ -84,9 +87,8 @@ def videomme_report(
 
 
 def chosen_letter(prediction: str) -> str:
-    """The letter that an answer names, as the official script finds it; empty where it names none."""
-    said = _PREFIXES.sub("", prediction.strip())
-    found = re.search(f"[{LETTERS}]", said)
+    """The letter chosen in an answer, extracted as the official script does; empty if there is none."""
+    found = re.search(f"[{LETTERS}]", _PREFIXES.sub("", prediction.strip()))
     return found.group() if found else ""
 
 
@@ -98,16 +100,16 @@ def _score(row: Row) -> dict[str, Any]:
 def _sample(item: Item, videos: Path, video_sound: bool) -> Sample:
     options, answer = item.texts("options"), item.text("answer").strip().upper()
     if len(options) != len(LETTERS):
-        raise item.wrong("options", f"has {len(options)} options, not {len(LETTERS)}")
+        raise item.error("options", f"has {len(options)} options, not {len(LETTERS)}")
     if answer not in LETTERS or len(answer) != 1:
-        raise item.wrong("answer", f"{answer!r} is none of {', '.join(LETTERS)}")
+        raise item.error("answer", f"{answer!r} is not one of {', '.join(LETTERS)}")
     video_key = "videoID" if "videoID" in item.values else "video_id"
     video = media_file(videos, item.text(video_key), f"{item.file}, {item.name}, {video_key}", _VIDEO_SUFFIXES)
     lettered = [
         option if option.startswith(f"{letter}.") else f"{letter}. {option}"
         for letter, option in zip(LETTERS, options, strict=True)
     ]
-    ask = Ask(
+    question = Question(
         name=item.name,
         text="\n".join((INSTRUCTION, item.text("question"), *lettered, CLOSING)),
         videos=(video,),
@@ -115,11 +117,11 @@ def _sample(item: Item, videos: Path, video_sound: bool) -> Sample:
         max_tokens=MAX_ANSWER_TOKENS,
     )
     about = {key: item.text(key) for key in ("duration", "domain", "task_type", "question")}
-    return Sample(id=item.text("question_id"), ask=ask, about=about | {"answer": answer})
+    return Sample(id=item.text("question_id"), question=question, about=about | {"answer": answer})
 
 
 def _rows(path: Path) -> Iterator[Item]:
-    """One a question, whichever layout it is."""
+    """The questions of either layout."""
     for number, value in enumerate(_values(path), start=1):
         video = as_item(value, path.name, f"entry {number}")
         if "questions" not in video.values:
@@ -145,5 +147,5 @@ def _values(path: Path) -> list[Any]:
     except json.JSONDecodeError as error:
         raise InvalidInput(path.name, f"is not JSON ({error})") from error
     if not isinstance(whole, list) or not whole:
-        raise InvalidInput(path.name, "is no list of questions, or an empty one")
+        raise InvalidInput(path.name, "is not a non-empty list of questions")
     return whole

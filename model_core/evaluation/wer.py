@@ -1,4 +1,4 @@
-"""Word error rate of what a subject hears: through its language model, or by Whisper's own decoder as the yardstick."""
+"""Word error rate of a subject's transcripts: by its language model, or by Whisper's own decoder as the baseline."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from model_core.errors import InvalidInput
 from model_core.evaluation.manifest import Progress, Result, prediction_writer, read_manifest
 from model_core.evaluation.predictions import Predict, Row, Sample, one_by_one, predict_all
 from model_core.evaluation.report import Report, Table
-from model_core.evaluation.subject import Ask, MadeSound, Sound, SoundFile, Subject
+from model_core.evaluation.subject import AudioFile, AudioSource, GeneratedAudio, Question, Subject
 from model_core.language.messages import REPEAT_INSTRUCTION
 from model_core.metrics.word_errors import WordErrors, normalize, word_errors
 
-# Fast speech is about five tokens a second: enough for any, and an answer that runs away ends.
-TOKENS_A_SECOND, SPARE_TOKENS = 10, 16
+# Twice the rate of fast speech, so that no transcript is cut off but a runaway answer ends.
+TOKENS_PER_SECOND, EXTRA_TOKENS = 10, 16
 
-Hear = Callable[[Subject, Sound, str], str]
+Transcribe = Callable[[Subject, AudioSource, str], str]
 
 
 def evaluate_wer(
@@ -30,28 +30,28 @@ def evaluate_wer(
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Word error rate over all words of a manifest's texts, after Whisper's normalisation.
+    """Word error rate over a manifest, after Whisper's normalisation.
 
     Args:
         manifest: Lines `{"audio": path, "text": reference}`.
-        subject: Who hears.
-        whisper_decoder: Let Whisper's own decoder write down what it hears, instead of the language model.
-        out: File that gets every line with its prediction and its own errors.
-        progress: Called with lines done and lines in all.
+        subject: What is evaluated.
+        whisper_decoder: Transcribe with Whisper's own decoder instead of the language model.
+        out: File for every line with its prediction and errors.
+        progress: Called with the number of lines done and in total.
 
     Raises:
-        InvalidInput: the manifest or a file of it, naming the line; WeightsMissing.
+        InvalidInput: the manifest or one of its files is invalid; the error names the line. WeightsMissing.
     """
     lines = read_manifest(manifest, texts=("text",), files=("audio",))
     if not any(normalize(line.text("text")) for line in lines):
-        raise InvalidInput("manifest", "no text holds a word to compare with")
-    hear = hear_by_whisper if whisper_decoder else hear_by_language_model
+        raise InvalidInput("manifest", "no text contains a word to compare with")
+    transcribe = transcribe_by_whisper if whisper_decoder else transcribe_by_language_model
     total = WordErrors()
     with prediction_writer(out, manifest) as write:
         for done, line in enumerate(lines):
             if progress:
                 progress(done, len(lines))
-            prediction = hear(subject, SoundFile(line.path("audio")), f"line {line.number}")
+            prediction = transcribe(subject, AudioFile(line.path("audio")), f"line {line.number}")
             errors = word_errors(line.text("text"), prediction)
             total += errors
             write(line, {"prediction": prediction, "errors": counts(errors)})
@@ -69,16 +69,18 @@ def word_error_report(
     whisper_decoder: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Word error rate of utterances, each with one sound, its words as `text` in `about`, perhaps its `speaker`.
+    """Word error rate of utterances: each has one recording, its `text` in `about`, optionally its `speaker`.
 
     Raises:
-        InvalidInput: as `predict_all`, or no text holds a word.
+        InvalidInput: as `predict_all`, or no text contains a word.
     """
     if not any(normalize(sample.about["text"]) for sample in utterances):
-        raise InvalidInput("text", "no text holds a word to compare with")
-    hear = hear_by_whisper if whisper_decoder else hear_by_language_model
+        raise InvalidInput("text", "no text contains a word to compare with")
+    transcribe = transcribe_by_whisper if whisper_decoder else transcribe_by_language_model
+    # The kind is part of the keys of stored predictions.
+    kind = "hear_by_whisper" if whisper_decoder else "hear_by_language_model"
     rows = predict_all(
-        utterances, subject, folder, _score, predict=_predicting(hear), kind=hear.__name__, progress=progress
+        utterances, subject, folder, _score, predict=_predictor(transcribe), kind=kind, progress=progress
     )
     total = _sum(rows)
     details = {"decoder": _decoder(whisper_decoder), **counts(total)}
@@ -92,26 +94,26 @@ def word_error_report(
     return Report(result=result, tables=tables)
 
 
-def hear_by_language_model(subject: Subject, sound: Sound, name: str) -> str:
-    """What the language model repeats, one clip a question: so a recording may be longer than the context."""
-    samples = _named_samples(sound, name)
+def transcribe_by_language_model(subject: Subject, audio: AudioSource, name: str) -> str:
+    """The transcript by the language model, clip by clip, so that a recording may exceed the context."""
+    samples = _named_samples(audio, name)
     if len(samples) <= CLIP_SECONDS * SAMPLE_RATE:
-        return _repeat(subject, sound, len(samples), name)
+        return _repeat(subject, audio, len(samples), name)
     clips = split_clips(torch.from_numpy(samples))
     texts = []
     for clip in clips:
-        part = MadeSound(f"{sound.key} clip {clip.index}", clip.samples.numpy)
+        part = GeneratedAudio(f"{audio.key} clip {clip.index}", clip.samples.numpy)
         texts.append(_repeat(subject, part, len(clip.samples), name))
     return " ".join(texts)
 
 
-def hear_by_whisper(subject: Subject, sound: Sound, name: str) -> str:
-    """What Whisper's own decoder writes."""
-    return subject.transcribe(sound, name)
+def transcribe_by_whisper(subject: Subject, audio: AudioSource, name: str) -> str:
+    """The transcript by Whisper's own decoder."""
+    return subject.transcribe(audio, name)
 
 
 def counts(errors: WordErrors) -> dict[str, int]:
-    """Words and edits, as results list them."""
+    """Words and edits, as in results."""
     return {
         "words": errors.words,
         "substitutions": errors.substitutions,
@@ -120,20 +122,23 @@ def counts(errors: WordErrors) -> dict[str, int]:
     }
 
 
-def _repeat(subject: Subject, sound: Sound, samples: int, name: str) -> str:
-    most = SPARE_TOKENS + math.ceil(TOKENS_A_SECOND * samples / SAMPLE_RATE)
-    return subject.answer(Ask(name=name, text=REPEAT_INSTRUCTION, sounds=(sound,), max_tokens=most)).text
+def _repeat(subject: Subject, audio: AudioSource, samples: int, name: str) -> str:
+    max_tokens = EXTRA_TOKENS + math.ceil(TOKENS_PER_SECOND * samples / SAMPLE_RATE)
+    return subject.answer(Question(name=name, text=REPEAT_INSTRUCTION, audio=(audio,), max_tokens=max_tokens)).text
 
 
-def _named_samples(sound: Sound, name: str) -> Any:
+def _named_samples(audio: AudioSource, name: str) -> Any:
     try:
-        return sound.samples()
+        return audio.samples()
     except InvalidInput as error:
         raise InvalidInput(f"{name}, {error.field}", error.message) from error
 
 
-def _predicting(hear: Hear) -> Predict:
-    return one_by_one(lambda subject, sample: {"prediction": hear(subject, sample.ask.sounds[0], sample.ask.name)})
+def _predictor(transcribe: Transcribe) -> Predict:
+    def predict(subject: Subject, sample: Sample) -> Row:
+        return {"prediction": transcribe(subject, sample.question.audio[0], sample.question.name)}
+
+    return one_by_one(predict)
 
 
 def _score(row: Row) -> dict[str, Any]:

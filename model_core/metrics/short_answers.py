@@ -1,4 +1,4 @@
-"""Metrics of short answers, as the papers of their data sets define them.
+"""Metrics for short answers, as defined in the papers of their data sets.
 
 - VQA accuracy (Antol et al., arXiv 1505.00468), with the normalisation of its evaluation server that TextVQA uses
   (Singh et al., arXiv 1904.08920);
@@ -15,7 +15,7 @@ from model_core.metrics.word_errors import normalize, same_answer
 
 ANLS_THRESHOLD = 0.5
 RELAXED_TOLERANCE = 0.05
-_FEWEST_AGREEING = 3
+_MIN_AGREEING = 3
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _FULL_STOP = re.compile(r"\.(?!\d)")
@@ -24,7 +24,7 @@ _DIGITS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
     "eight": "8", "nine": "9", "ten": "10",
 }  # fmt: skip
-# What the server mends where one apostrophe is left out.
+# The server restores a single missing apostrophe in these.
 _CONTRACTIONS = (
     "ain't", "aren't", "can't", "could've", "couldn't", "couldn't've", "didn't", "doesn't", "don't", "hadn't",
     "hadn't've", "hasn't", "haven't", "he'd", "he'd've", "he's", "how'd", "how'll", "how's", "isn't", "it'd", "it'd've",
@@ -37,51 +37,51 @@ _CONTRACTIONS = (
     "why're", "why's", "won't", "would've", "wouldn't", "wouldn't've", "y'all", "y'all'll", "y'all'd've", "you'd",
     "you'd've", "you'll", "you're", "you've",
 )  # fmt: skip
-_MENDED = {
+_RESTORED = {
     form[:at] + form[at + 1 :]: form for form in _CONTRACTIONS for at, letter in enumerate(form) if letter == "'"
 } | {"somebody'd": "somebodyd"}
 
 
 def vqa_normalize(text: str) -> str:
-    """An answer as VQA's evaluation server compares it: case, punctuation, digits, articles, contractions.
+    """Normalises an answer as VQA's evaluation server does: case, punctuation, digits, articles, contractions.
 
     "The T-shirts, aren't there two?" -> "t shirts aren't there 2".
     """
     plain = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    plain = mended = plain.replace("\n", " ").replace("\t", " ")
+    plain = cleaned = plain.replace("\n", " ").replace("\t", " ")
     for mark in _PUNCTUATION:
-        # A mark that stands beside a space anywhere goes without a trace; else it leaves a space.
+        # If a mark is next to a space anywhere, all its occurrences are deleted; otherwise each becomes a space.
         beside_space = f"{mark} " in plain or f" {mark}" in plain
-        mended = mended.replace(mark, "" if beside_space else " ")
-    words = (_DIGITS.get(word, word) for word in _FULL_STOP.sub("", mended).split())
-    return " ".join(_MENDED.get(word, word) for word in words if word not in _ARTICLES)
+        cleaned = cleaned.replace(mark, "" if beside_space else " ")
+    words = (_DIGITS.get(word, word) for word in _FULL_STOP.sub("", cleaned).split())
+    return " ".join(_RESTORED.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """VQA accuracy of one answer: for each person left out, min(1, the others who said the same / 3), averaged.
+    """VQA accuracy: min(1, matching annotators / 3), averaged over all ways to leave one annotator out.
 
     Args:
-        prediction: The answer to judge.
-        answers: What people said, ten as a rule.
+        prediction: The answer to score.
+        answers: The annotators' answers, usually ten.
     """
-    said, given = vqa_normalize(prediction), [vqa_normalize(answer) for answer in answers]
-    same = given.count(said)
-    scores = [min(1.0, (same - (answer == said)) / _FEWEST_AGREEING) for answer in given]
+    predicted, given = vqa_normalize(prediction), [vqa_normalize(answer) for answer in answers]
+    same = given.count(predicted)
+    scores = [min(1.0, (same - (answer == predicted)) / _MIN_AGREEING) for answer in given]
     return sum(scores) / len(scores)
 
 
 def anls(prediction: str, answers: Sequence[str]) -> float:
-    """Similarity to the nearest answer, 1 - edits / length of the longer text; 0 where it is not over one half.
+    """Similarity to the closest answer, 1 - edits / length of the longer text; 0 if that is not greater than one half.
 
-    Neither case nor the number of spaces counts.
+    Ignores case and repeated spaces.
     """
     return max(_similarity(prediction, answer) for answer in answers)
 
 
 def relaxed_match(prediction: str, answer: str) -> bool:
-    """Whether a number is at most 5 % off the expected one, or a text is the same, case aside.
+    """Whether a number is within 5 % of the expected one, or a text is equal to it ignoring case.
 
-    "12%" is the number 0.12. Of an expected 0 nothing is off.
+    "12%" is the number 0.12. An expected 0 must be matched exactly.
     """
     expected, given = _number(answer), _number(prediction)
     if expected is None or given is None:
@@ -92,19 +92,19 @@ def relaxed_match(prediction: str, answer: str) -> bool:
 
 
 def is_right(prediction: str, accepted: Sequence[str]) -> bool:
-    """Whether the whole prediction is one of the accepted answers after normalisation, articles aside."""
+    """Whether the whole prediction is one of the accepted answers, after normalisation and ignoring articles."""
     return any(same_answer(answer, prediction) for answer in accepted)
 
 
 def contains_answer(prediction: str, accepted: Sequence[str]) -> bool:
-    """Whether the words of an accepted answer stand in the prediction, one after the other, after normalisation."""
-    said = f" {normalize(prediction)} "
-    return any(f" {normalize(answer)} " in said for answer in accepted if normalize(answer))
+    """Whether the prediction contains the consecutive words of an accepted answer, after normalisation."""
+    words = f" {normalize(prediction)} "
+    return any(f" {normalize(answer)} " in words for answer in accepted if normalize(answer))
 
 
 def _similarity(prediction: str, answer: str) -> float:
-    said, expected = (" ".join(text.lower().split()) for text in (prediction, answer))
-    distance = Levenshtein.normalized_distance(said, expected)
+    predicted, expected = (" ".join(text.lower().split()) for text in (prediction, answer))
+    distance = Levenshtein.normalized_distance(predicted, expected)
     return 1 - distance if distance < ANLS_THRESHOLD else 0.0
 
 

@@ -1,22 +1,22 @@
-"""Word error rate and exact match, both after normalisation."""
+"""Word error rate and exact match of normalised texts."""
 
 from dataclasses import dataclass
 
 import jiwer
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-# Whisper's own normaliser, by which word error rates are published: case, punctuation, contractions, titles, number
-# words, fillers. Its table of British spellings is not among its code: those stay as they are.
+# Whisper's own normaliser, with which word error rates are published: case, punctuation, contractions, titles, number
+# words, fillers. Its table of British spellings is not part of the package, so these stay unchanged.
 _NORMALIZER = EnglishTextNormalizer({})  # type: ignore[no-untyped-call]
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
 @dataclass(frozen=True, slots=True)
 class WordErrors:
-    """Edits that lead from references to predictions; adds up over a corpus.
+    """Word edits between references and predictions; can be added up over a corpus.
 
     Attributes:
-        words: Words of the references.
+        words: Number of words in the references.
     """
 
     words: int = 0
@@ -26,7 +26,7 @@ class WordErrors:
 
     @property
     def rate(self) -> float:
-        """Edits for each reference word; over 1 where the predictions are much longer. `words` must not be 0."""
+        """Edits per reference word, which may be greater than 1. `words` must not be 0."""
         return (self.substitutions + self.deletions + self.insertions) / self.words
 
     def __add__(self, other: "WordErrors") -> "WordErrors":
@@ -39,13 +39,13 @@ class WordErrors:
 
 
 def normalize(text: str) -> str:
-    """English text as it is compared: "Mister Smith won't pay $5!" -> "mister smith will not pay $5"."""
+    """Normalises English text for comparison: "Mister Smith won't pay $5!" -> "mister smith will not pay $5"."""
     normalized: str = _NORMALIZER(text)
     return normalized
 
 
 def word_errors(reference: str, prediction: str) -> WordErrors:
-    """Fewest edits between the normalised words of one utterance."""
+    """Minimum word edits between the normalised texts of one utterance."""
     found = jiwer.process_words(normalize(reference), normalize(prediction))
     return WordErrors(
         words=found.hits + found.substitutions + found.deletions,
@@ -56,7 +56,7 @@ def word_errors(reference: str, prediction: str) -> WordErrors:
 
 
 def same_answer(expected: str, prediction: str) -> bool:
-    """Whether two short answers say the same words, articles aside: "A circle." and "circle" do."""
+    """Whether two short answers have the same words, ignoring articles: "A circle." and "circle" do."""
     return _answer_words(expected) == _answer_words(prediction)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from model_core.errors import InvalidInput, UnknownPreset
 from model_core.evaluation.preset_subject import PresetSubject
-from model_core.evaluation.subject import Ask
+from model_core.evaluation.subject import Question
 from model_core.evaluation.vqa import evaluate_vqa
 from model_core.evaluation.wer import evaluate_wer
 from tests.evaluation_sets import write_tone
@@ -140,5 +140,5 @@ def test_a_preset_is_measured_on_a_gpu(folder: Path, gpu: torch.device) -> None:
     subject = PresetSubject("tiny-qwen2-vl", device=gpu)
     assert evaluate_wer(manifest(folder, HEARD, HEARD), subject).count == 2
     assert evaluate_vqa(manifest(folder, WRITTEN, SPOKEN), subject).count == 2
-    reply = subject.answer(Ask(name="spoken", text="hello", speak=True, max_tokens=8))
+    reply = subject.answer(Question(name="spoken", text="hello", speak=True, max_tokens=8))
     assert reply.spoken is not None

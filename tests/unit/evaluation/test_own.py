@@ -17,16 +17,16 @@ from model_core.audio.tensors import SAMPLE_RATE
 from model_core.data.sources.needles import needle
 from model_core.errors import InvalidInput
 from model_core.evaluation.ablation import ablation_report
-from model_core.evaluation.aloud import reading
 from model_core.evaluation.factual import factual_report, load_factual
 from model_core.evaluation.manifests import exact_match, picture_questions
 from model_core.evaluation.needle import PAUSE_SECONDS, Haystack, Setting, needle_report, needle_samples
 from model_core.evaluation.preset_subject import PresetSubject
 from model_core.evaluation.prompts import PROMPTS, load_prompts
 from model_core.evaluation.spoken_answer import spoken_answer_report
-from model_core.evaluation.subject import Ask, MadeSound, Reply, Sound
+from model_core.evaluation.subject import AudioSource, GeneratedAudio, Question, Reply
 from model_core.evaluation.text_quality import text_quality_report
 from model_core.evaluation.throughput import throughput_report
+from model_core.evaluation.tts import synthesizer
 from model_core.speech.voices import voice_named
 from tests.evaluation_sets import ScriptedSubject, write_factual, write_lines, write_picture, write_tone
 
@@ -54,7 +54,7 @@ def test_facts_count_what_speech_keeps_of_what_writing_got_right(tmp_path: Path)
         "spoken line 4": "May",
     }
     samples = load_factual(*write_factual(tmp_path))
-    subject = ScriptedSubject(say=lambda ask: said[ask.name])
+    subject = ScriptedSubject(say=lambda question: said[question.name])
     whole = factual_report(samples, subject, tmp_path / "out", judge="whole")
     contained = factual_report(samples, subject, tmp_path / "out", judge="contained")
     details = whole.result.details
@@ -66,7 +66,7 @@ def test_facts_count_what_speech_keeps_of_what_writing_got_right(tmp_path: Path)
     assert details["same_text"] == 0.25
     assert whole.tables[0].rows == (("a", 50.0, 2), ("b", 50.0, 2))
     assert contained.tables[0].rows == (("a", 100.0, 2), ("b", 50.0, 2))
-    with pytest.raises(InvalidInput, match="none of contained, whole"):
+    with pytest.raises(InvalidInput, match="not one of contained, whole"):
         factual_report(samples, subject, None, judge="mild")
 
 
@@ -84,7 +84,7 @@ def test_factual_manifests_of_other_questions_are_refused(tmp_path: Path) -> Non
     with pytest.raises(InvalidInput, match="'Rome'") as refused:
         load_factual(written, write_lines(spoken, lines[0] | {"answer": "Rome"}, *lines[1:]))
     assert refused.value.field == "line 1, answer"
-    with pytest.raises(InvalidInput, match="list of texts"):
+    with pytest.raises(InvalidInput, match="list of strings"):
         load_factual(write_lines(written, {"question": "?", "answer": "yes", "accept": "yes"}))
 
 
@@ -101,7 +101,7 @@ def test_text_is_left_alone_by_a_preset_and_changed_by_an_adapter_forced_on_it(t
 
 def test_words_changed_are_counted_against_the_base() -> None:
     said = {"base": "a red house here", "": "a red house here", "speech": "a red mouse"}
-    subject = ScriptedSubject(say=lambda ask: said[ask.adapter])
+    subject = ScriptedSubject(say=lambda question: said[question.adapter])
     report = text_quality_report(PROMPT_PAIR, subject, None, adapters=["speech"])
     assert report.result.details["with_adapter"]["speech"] == {"same": 0.0, "words_changed": 0.5}
 
@@ -127,10 +127,10 @@ def _make_adapter_loud(subject: PresetSubject, name: str) -> None:
 # Spoken answers
 
 
-def test_spoken_answer_is_judged_by_what_is_heard_of_it(tmp_path: Path) -> None:
-    heard = iter(["good morning to you", "I am very fine"])
+def test_spoken_answer_is_scored_by_whispers_transcript_of_it(tmp_path: Path) -> None:
+    transcripts = iter(["good morning to you", "I am very fine"])
     said = {"prompt 1": "Good morning!", "prompt 2": "I am fine."}
-    subject = ScriptedSubject(say=lambda ask: said[ask.name], hear=lambda sound: next(heard))
+    subject = ScriptedSubject(say=lambda question: said[question.name], recognise=lambda audio: next(transcripts))
     report = spoken_answer_report(PROMPT_PAIR, subject, tmp_path / "out", voice="joe")
     details = report.result.details
     # Two words too many of five, then one of them in "I am very fine": 3 insertions in 5 words.
@@ -138,7 +138,7 @@ def test_spoken_answer_is_judged_by_what_is_heard_of_it(tmp_path: Path) -> None:
     assert (details["insertions"], details["words"], details["voice"]) == (3, 5, "joe")
     assert details["real_time_factor"] == 0.25  # 0.25 s of work for each second of sound
     assert (details["first_audio_tokens"], details["first_audio_own_ms"]) == (3, 20.0)
-    assert all(ask.speak and ask.voice == "joe" for ask in subject.asked)
+    assert all(question.speak and question.voice == "joe" for question in subject.asked)
     assert sorted(path.name for path in (tmp_path / "out" / "audio").iterdir()) == ["prompt-1.flac", "prompt-2.flac"]
 
 
@@ -157,30 +157,30 @@ def test_spoken_answers_of_a_preset_are_timed(tiny: PresetSubject, hidden: bool)
 # Throughput
 
 
-def test_throughput_asks_as_many_at_a_time_as_wished() -> None:
+def test_throughput_asks_as_many_at_a_time_as_requested() -> None:
     together = threading.Barrier(3, timeout=60)
     first = threading.Event()
 
     class Three(ScriptedSubject):
-        def answer(self, ask: Ask) -> Reply:
+        def answer(self, question: Question) -> Reply:
             if first.is_set():
                 together.wait()  # passes only where three are asked at the same time
             first.set()
-            return replace(super().answer(ask), seconds=0.0, first_token_seconds=0.0)
+            return replace(super().answer(question), seconds=0.0, first_token_seconds=0.0)
 
-    report = throughput_report([Ask(name="q", text="?")], Three(), concurrency=[3], requests=6)
+    report = throughput_report([Question(name="q", text="?")], Three(), concurrency=[3], requests=6)
     (level,) = report.result.details["levels"]
     assert (level["concurrency"], report.result.count) == (3, 6)
     assert level["tokens_a_second"] == pytest.approx(4 * level["requests_a_second"], rel=0.01)
 
 
 def test_throughput_of_a_preset_is_told_for_each_level(tiny: PresetSubject) -> None:
-    asks = [Ask(name=name, text=text, max_tokens=4) for name, text in PROMPT_PAIR]
-    report = throughput_report(asks, tiny, concurrency=[1, 2], requests=3)
+    batch = [Question(name=name, text=text, max_tokens=4) for name, text in PROMPT_PAIR]
+    report = throughput_report(batch, tiny, concurrency=[1, 2], requests=3)
     assert [row[0] for row in report.tables[0].rows] == [1, 2]
     assert report.result.value == max(row[1] for row in report.tables[0].rows) > 0
     with pytest.raises(InvalidInput):
-        throughput_report(asks, tiny, concurrency=[0])
+        throughput_report(batch, tiny, concurrency=[0])
 
 
 # Needles
@@ -190,8 +190,8 @@ def test_throughput_of_a_preset_is_told_for_each_level(tiny: PresetSubject) -> N
 def test_needle_lies_at_its_depth_and_the_recording_has_its_length(depth: float) -> None:
     haystack = Haystack(("a" * 40, "b" * 40, "c" * 40), ("tiny",))
     hidden = needle(random.Random(0), held_out=True)
-    pin, pause = reading("tiny")(hidden.sentence), int(PAUSE_SECONDS * SAMPLE_RATE)
-    sentence = len(reading("tiny")("a" * 40)) + pause
+    pin, pause = synthesizer("tiny")(hidden.sentence), int(PAUSE_SECONDS * SAMPLE_RATE)
+    sentence = len(synthesizer("tiny")("a" * 40)) + pause
     recording = haystack.recording(0.5, depth, hidden, 0)
     assert 0 <= 30 * SAMPLE_RATE - len(recording) < 2 * sentence
     # Nothing but the needle is as like the needle.
@@ -205,13 +205,13 @@ def test_needles_are_counted_by_cell_and_setting() -> None:
         Haystack(("one", "two"), ("tiny",)), minutes=(0.5, 1.0), depths=(0.0, 1.0), settings=TWO_KEPT
     )
     assert len(samples) == 8
-    asked = [sample.ask for sample in samples]
-    assert [ask.sounds[0].key for ask in asked[::2]] == [ask.sounds[0].key for ask in asked[1::2]]
-    answers = {sample.ask.sounds[0].key: sample.about["answer"] for sample in samples}
+    asked = [sample.question for sample in samples]
+    assert [question.audio[0].key for question in asked[::2]] == [question.audio[0].key for question in asked[1::2]]
+    answers = {sample.question.audio[0].key: sample.about["answer"] for sample in samples}
 
-    def find_all_but_late_ones_of_half(ask: Ask) -> str:
-        lost = ask.keep_rate == 0.5 and ask.name.startswith("1 min, 100 %")
-        return "I do not know" if lost else f"It is {answers[ask.sounds[0].key]}."
+    def find_all_but_late_ones_of_half(question: Question) -> str:
+        lost = question.keep_rate == 0.5 and question.name.startswith("1 min, 100 %")
+        return "I do not know" if lost else f"It is {answers[question.audio[0].key]}."
 
     report = needle_report(samples, ScriptedSubject(say=find_all_but_late_ones_of_half), None)
     settings = report.result.details["settings"]
@@ -256,7 +256,7 @@ def test_ablation_tells_score_time_and_tokens_of_each_setting(tmp_path: Path) ->
     write_picture(tmp_path / "red.png")
     lines = ({"image": "red.png", "question": "What?", "answer": answer} for answer in ("red", "blue"))
     samples = picture_questions(write_lines(tmp_path / "questions.jsonl", *lines))
-    subject = ScriptedSubject(say=lambda ask: "red" if ask.keep_rate == 1 else "green")
+    subject = ScriptedSubject(say=lambda question: "red" if question.keep_rate == 1 else "green")
     settings: dict[str, dict[str, Any]] = {"all": {"keep_rate": 1.0}, "half": {"keep_rate": 0.5}}
     report = ablation_report(samples, subject, None, metric="m", settings=settings, score=exact_match)
     assert (report.result.value, report.result.count) == (0.5, 2)
@@ -268,7 +268,7 @@ def test_ablation_tells_score_time_and_tokens_of_each_setting(tmp_path: Path) ->
 
 def test_made_sound_reaches_a_gateway_as_the_same_samples() -> None:
     samples = np.linspace(-0.5, 0.5, 1600, dtype=np.float32)
-    sound: Sound = MadeSound("line", lambda: samples)
+    sound: AudioSource = GeneratedAudio("line", lambda: samples)
     data, suffix = sound.encoded()
     read, rate = soundfile.read(io.BytesIO(data), dtype="float32")
     assert (suffix, rate) == ("flac", SAMPLE_RATE)
@@ -276,30 +276,30 @@ def test_made_sound_reaches_a_gateway_as_the_same_samples() -> None:
 
 
 def test_question_that_a_preset_refuses_is_named(tmp_path: Path, tiny: PresetSubject) -> None:
-    long = MadeSound("long", lambda: np.zeros(SAMPLE_RATE * 240, np.float32))
+    long = GeneratedAudio("long", lambda: np.zeros(SAMPLE_RATE * 240, np.float32))
     with pytest.raises(InvalidInput, match="the context holds 2048") as refused:
-        tiny.answer(Ask(name="question 5", sounds=(long,)))
+        tiny.answer(Question(name="question 5", audio=(long,)))
     assert refused.value.field == "question 5, messages"
     with pytest.raises(InvalidInput) as refused:
-        tiny.answer(Ask(name="question 6", images=(write_tone(tmp_path / "a.wav"),)))
+        tiny.answer(Question(name="question 6", images=(write_tone(tmp_path / "a.wav"),)))
     assert refused.value.field == "question 6, image"
 
 
 def test_recording_asked_about_again_is_not_made_anew_and_answered_alike(tiny: PresetSubject) -> None:
     made: list[str] = []
 
-    def sound(name: str, seconds: float) -> MadeSound:
+    def sound(name: str, seconds: float) -> GeneratedAudio:
         def make() -> np.ndarray:
             made.append(name)
             return np.random.default_rng(0).normal(0, 0.1, int(seconds * SAMPLE_RATE)).astype(np.float32)
 
-        return MadeSound(name, make)
+        return GeneratedAudio(name, make)
 
-    one, two = (Ask(name=name, sounds=(sound(name, 2.0),), max_tokens=6) for name in ("one", "two"))
+    one, two = (Question(name=name, audio=(sound(name, 2.0),), max_tokens=6) for name in ("one", "two"))
     first = tiny.answer(one)
     assert tiny.answer(replace(one, text="And now?")).context_tokens == first.context_tokens
     assert made == ["one"]
-    tiny.answer(replace(one, text="", images=(), sounds=(sound("longer", 4.0),)))
+    tiny.answer(replace(one, text="", images=(), audio=(sound("longer", 4.0),)))
     assert tiny.answer(one).text == first.text
     assert tiny.answer(two).text == first.text
     assert made == ["one", "longer", "one", "two"]

@@ -13,11 +13,12 @@ from model_core.evaluation.manifest import Result
 from model_core.evaluation.predictions import FILE, Row, Sample, predict_all
 from model_core.evaluation.preset_subject import PresetSubject
 from model_core.evaluation.report import Report, Table, bar_chart, heat_map, write_report
-from model_core.evaluation.subject import Ask, MadeSound
+from model_core.evaluation.subject import GeneratedAudio, Question
 from tests.evaluation_sets import ScriptedSubject
 
 SAMPLES = [
-    Sample(id=name, ask=Ask(name=name, text=f"question {name}"), about={"answer": name}) for name in ("a", "b", "c")
+    Sample(id=name, question=Question(name=name, text=f"question {name}"), about={"answer": name})
+    for name in ("a", "b", "c")
 ]
 
 
@@ -25,8 +26,8 @@ def score(row: Row) -> dict[str, Any]:
     return {"right": row["prediction"] == row["answer"]}
 
 
-def say(ask: Ask) -> str:
-    return ask.text.removeprefix("question ")
+def say(question: Question) -> str:
+    return question.text.removeprefix("question ")
 
 
 def lines(folder: Path) -> list[Row]:
@@ -43,17 +44,17 @@ def test_predictions_stand_in_the_order_of_the_samples_with_their_scores(tmp_pat
 
 
 def test_what_was_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -> None:
-    def stop_at_c(ask: Ask) -> str:
-        if ask.name == "c":
+    def stop_at_c(question: Question) -> str:
+        if question.name == "c":
             raise KeyboardInterrupt
-        return say(ask)
+        return say(question)
 
     with pytest.raises(KeyboardInterrupt):
         predict_all(SAMPLES, ScriptedSubject(say=stop_at_c), tmp_path, score)
     assert [row["id"] for row in lines(tmp_path)] == ["a", "b"]
     subject = ScriptedSubject(say=say)
     assert [row["id"] for row in predict_all(SAMPLES, subject, tmp_path, score)] == ["a", "b", "c"]
-    assert [ask.name for ask in subject.asked] == ["c"]
+    assert [question.name for question in subject.asked] == ["c"]
 
 
 def test_several_at_once_are_asked_together_and_stand_in_their_order(tmp_path: Path) -> None:
@@ -62,26 +63,26 @@ def test_several_at_once_are_asked_together_and_stand_in_their_order(tmp_path: P
     subject = ScriptedSubject(say=say)
     rows = predict_all(SAMPLES, subject, tmp_path, score, at_once=2, progress=lambda done, _: steps.append(done))
     assert [row["id"] for row in rows] == ["a", "b", "c"]
-    assert [ask.name for ask in subject.asked] == ["a", "c"]
+    assert [question.name for question in subject.asked] == ["a", "c"]
     assert steps == [1, 3]
 
 
 def test_a_preset_answers_several_as_it_answers_each() -> None:
     subject = PresetSubject("tiny")
-    sound = MadeSound("noise", lambda: np.random.default_rng(0).random(16_000, np.float32))
-    asks = [
-        Ask(name="a", text="hello", max_tokens=5),
-        Ask(name="b", text="what?", sounds=(sound,), max_tokens=9),
-        Ask(name="c", text="a longer question", max_tokens=7, adapter="speech"),
+    sound = GeneratedAudio("noise", lambda: np.random.default_rng(0).random(16_000, np.float32))
+    batch = [
+        Question(name="a", text="hello", max_tokens=5),
+        Question(name="b", text="what?", audio=(sound,), max_tokens=9),
+        Question(name="c", text="a longer question", max_tokens=7, adapter="speech"),
     ]
-    together = subject.answer_together(asks)
-    alone = [subject.answer(ask) for ask in asks]
+    together = subject.answer_batch(batch)
+    alone = [subject.answer(question) for question in batch]
     assert [(r.text, r.adapter, r.completion_tokens) for r in together] == [
         (r.text, r.adapter, r.completion_tokens) for r in alone
     ]
     assert all(reply.first_token_seconds is None and reply.seconds > 0 for reply in together)
     with pytest.raises(InvalidInput, match="a to b, max_tokens"):
-        subject.answer_together([asks[0], replace(asks[1], max_tokens=-1)])
+        subject.answer_batch([batch[0], replace(batch[1], max_tokens=-1)])
 
 
 def test_line_cut_short_by_a_kill_is_asked_again(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_line_cut_short_by_a_kill_is_asked_again(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(whole[:-20])
     subject = ScriptedSubject(say=say)
     predict_all(SAMPLES, subject, tmp_path, score)
-    assert [ask.name for ask in subject.asked] == ["c"]
+    assert [question.name for question in subject.asked] == ["c"]
     assert (tmp_path / FILE).read_bytes() == whole
 
 
@@ -100,7 +101,7 @@ def test_line_cut_short_by_a_kill_is_asked_again(tmp_path: Path) -> None:
 )
 def test_other_options_and_other_weights_are_asked_anew(tmp_path: Path, change: dict[str, Any], subject: str) -> None:
     predict_all(SAMPLES[:1], ScriptedSubject(), tmp_path, score)
-    changed = Sample(id="a", ask=Ask(name="a", text="question a", **change), about={"answer": "a"})
+    changed = Sample(id="a", question=Question(name="a", text="question a", **change), about={"answer": "a"})
     other = ScriptedSubject(weights=subject)
     predict_all([changed], other, tmp_path, score)
     assert len(other.asked) == 1

@@ -15,7 +15,7 @@ from model_core.evaluation.picture_benchmarks import CHARTQA, DOCVQA, TEXTVQA, P
 from model_core.evaluation.predictions import Sample
 from model_core.evaluation.preset_subject import PresetSubject
 from model_core.evaluation.report import Report
-from model_core.evaluation.subject import Ask, SoundFile
+from model_core.evaluation.subject import AudioFile, Question
 from model_core.evaluation.videomme import chosen_letter, load_videomme, videomme_report
 from model_core.evaluation.wer import word_error_report
 from tests.evaluation_sets import (
@@ -46,7 +46,7 @@ def written(folder: Path) -> Questions:
 def by_question(samples: list[Sample], answers: dict[str, str]) -> ScriptedSubject:
     """Says to each question, by its first line, what `answers` has for it."""
     assert {sample.about["question"] for sample in samples} == set(answers)
-    return ScriptedSubject(say=lambda ask: answers[ask.text.splitlines()[0]])
+    return ScriptedSubject(say=lambda question: answers[question.text.splitlines()[0]])
 
 
 def measure(benchmark: PictureBenchmark, samples: list[Sample], answers: dict[str, str]) -> Report:
@@ -61,7 +61,7 @@ def test_librispeech_counts_edits_over_all_words_of_all_speakers(tmp_path: Path)
     assert [sample.id for sample in samples] == ["121-121726-0000", "61-70968-0000", "61-70968-0001"]
     said = {"HARANGUE": "harangue", "HELLO THERE": "hello their", "A RED HOUSE": "red house boat"}
     texts = iter(said[sample.about["text"]] for sample in samples)
-    report = word_error_report(samples, ScriptedSubject(say=lambda ask: next(texts)), None)
+    report = word_error_report(samples, ScriptedSubject(say=lambda question: next(texts)), None)
     # There is one substitution in two words, and one deletion and one insertion in three; one word is right.
     assert report.result.value == round(3 / 6, 4)
     assert (report.result.details["substitutions"], report.result.details["words"]) == (1, 6)
@@ -142,7 +142,7 @@ def test_picture_questions_are_read_aloud_to_a_preset(
 ) -> None:
     questions = Questions(write(tmp_path), reader="tiny", prompt="Answer in a word.")
     samples = benchmark.load(tmp_path, questions)
-    assert all(sample.ask.sounds and sample.ask.text == "Answer in a word." for sample in samples)
+    assert all(sample.question.audio and sample.question.text == "Answer in a word." for sample in samples)
     report = picture_report(benchmark, samples, tiny, tmp_path / "out", form=questions.form)
     assert (report.result.count, report.result.details["questions"]) == (len(samples), "read by tiny")
     lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
@@ -154,7 +154,7 @@ def test_recordings_beside_the_questions_are_asked_instead_of_a_voice(tmp_path: 
     first, second = (write_tone(tmp_path / "speech" / f"{number}.wav") for number in (49153, 49154))
     questions = Questions(tmp_path)
     samples = DOCVQA.load(tmp_path, questions)
-    assert [sample.ask.sounds for sample in samples] == [(SoundFile(first),), (SoundFile(second),)]
+    assert [sample.question.audio for sample in samples] == [(AudioFile(first),), (AudioFile(second),)]
     assert questions.form == "recorded"
     second.unlink()
     with pytest.raises(InvalidInput, match="no recording 49154"):
@@ -318,19 +318,19 @@ def test_letter_is_found_as_the_official_script_finds_it(prediction: str, letter
 def test_videomme_is_told_by_duration(tmp_path: Path) -> None:
     samples = load_videomme(write_videomme(tmp_path))
     letters = iter(["C", "no idea", "B"])
-    report = videomme_report(samples, ScriptedSubject(say=lambda ask: next(letters)), None)
+    report = videomme_report(samples, ScriptedSubject(say=lambda question: next(letters)), None)
     assert report.result.value == pytest.approx(2 / 3, abs=1e-4)
     assert report.result.details["accuracy_of_answered"] == 1.0
     assert report.tables[0].rows == (("short", 50.0, 2), ("long", 100.0, 1))
-    assert samples[0].ask.text.splitlines()[1:3] == ["What is there most of?", "A. Apples."]
-    assert samples[0].ask.text.endswith("\nThe best answer is:")
+    assert samples[0].question.text.splitlines()[1:3] == ["What is there most of?", "A. Apples."]
+    assert samples[0].question.text.endswith("\nThe best answer is:")
 
 
 def test_videomme_of_one_duration_without_sound_is_seen_by_a_preset(tmp_path: Path, tiny: PresetSubject) -> None:
     write_videomme(tmp_path)
     seen, heard = (load_videomme(tmp_path, durations=["long"], video_sound=sound) for sound in (False, True))
     assert len(seen) == 1
-    tokens = [tiny.answer(samples[0].ask).context_tokens[0] for samples in (seen, heard)]
+    tokens = [tiny.answer(samples[0].question).context_tokens[0] for samples in (seen, heard)]
     assert tokens[0] < tokens[1]
     assert videomme_report(seen, tiny, tmp_path / "out").result.count == 1
 
@@ -338,7 +338,7 @@ def test_videomme_of_one_duration_without_sound_is_seen_by_a_preset(tmp_path: Pa
 def test_evaluation_template_of_videomme_reads_too(tmp_path: Path) -> None:
     (sample,) = load_videomme(write_videomme_template(tmp_path))
     assert (sample.id, sample.about["duration"], sample.about["answer"]) == ("001-1", "short", "C")
-    assert sample.ask.videos == (tmp_path / "videos" / "001.mp4",)
+    assert sample.question.videos == (tmp_path / "videos" / "001.mp4",)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_broken_video_question_is_named(tmp_path: Path, key: str, value: Any, pr
 
 def test_what_is_asked_depends_on_the_content_of_files(tmp_path: Path) -> None:
     one, two = write_tone(tmp_path / "a.wav"), write_tone(tmp_path / "b.wav", 2.0)
-    keys = [Ask(name="", sounds=(SoundFile(path),)).key() for path in (one, one, two)]
+    keys = [Question(name="", audio=(AudioFile(path),)).key() for path in (one, one, two)]
     assert keys[0] == keys[1] != keys[2]
     write_tone(one, 3.0)
-    assert Ask(name="", sounds=(SoundFile(one),)).key() != keys[0]
+    assert Question(name="", audio=(AudioFile(one),)).key() != keys[0]
