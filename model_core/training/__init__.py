@@ -1,1 +1,1 @@
-"""Training of what joins the open models: the four stages, on Hugging Face's Trainer."""
+"""Training of projectors, adapters and the speech generator: the method's four stages, on Hugging Face's Trainer."""

@@ -1,4 +1,4 @@
-"""A run's options as the arguments of Hugging Face's Trainer: batch, precision, and how processes share the work."""
+"""A run's options as the arguments of Hugging Face's Trainer: batch, precision and distribution."""
 
 import json
 import os
@@ -17,15 +17,15 @@ CHECKPOINTS = "checkpoints"
 
 
 def training_arguments(options: StageOptions) -> TrainingArguments:
-    """The Trainer's arguments for a run; where there are several processes, they meet here.
+    """The Trainer's arguments for a run; several processes rendezvous here.
 
     Raises:
-        InvalidInput: the batch does not share out, several GPUs would have one process, or DeepSpeed's configuration
-            cannot be used.
+        InvalidInput: the batch is not divisible, there is one process for several GPUs, or DeepSpeed's configuration is
+            not supported.
     """
     stage = options.hyperparameters
-    at_a_time, shares = _shared_out(options)
-    watched = bool(options.patience)
+    at_a_time, shares = _micro_batches(options)
+    early_stopping = bool(options.patience)
     arguments = TrainingArguments(
         output_dir=str(options.out / CHECKPOINTS),
         logging_strategy="steps",
@@ -46,15 +46,15 @@ def training_arguments(options: StageOptions) -> TrainingArguments:
         max_grad_norm=stage.clip,
         logging_steps=options.log_every,
         save_strategy="steps",
-        # The best weights must be those of a checkpoint.
-        save_steps=options.evaluate_every if watched else options.save_every,
+        # The best weights can only be restored from a checkpoint.
+        save_steps=options.evaluate_every if early_stopping else options.save_every,
         save_total_limit=2,
         eval_strategy="steps" if options.evaluate else "no",
         eval_steps=options.evaluate_every if options.evaluate else None,
-        load_best_model_at_end=watched,
-        metric_for_best_model="eval_loss" if watched else None,
-        greater_is_better=False if watched else None,
-        restore_callback_states_from_checkpoint=watched,
+        load_best_model_at_end=early_stopping,
+        metric_for_best_model="eval_loss" if early_stopping else None,
+        greater_is_better=False if early_stopping else None,
+        restore_callback_states_from_checkpoint=early_stopping,
         activation_checkpointing=options.checkpointing,
         dataloader_num_workers=options.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -68,20 +68,20 @@ def training_arguments(options: StageOptions) -> TrainingArguments:
     if arguments.n_gpu > 1:
         raise InvalidInput(
             "processes",
-            f"one process sees {arguments.n_gpu} GPUs: start one for each with `torchrun --nproc-per-node "
-            f"{arguments.n_gpu} -m cli train ...`, or show it one with CUDA_VISIBLE_DEVICES=0",
+            f"one process sees {arguments.n_gpu} GPUs: start one per GPU with `torchrun --nproc-per-node "
+            f"{arguments.n_gpu} -m cli train ...`, or use one of them with CUDA_VISIBLE_DEVICES=0",
         )
     return arguments
 
 
-def _shared_out(options: StageOptions) -> tuple[int, int]:
-    """Samples that a process takes at a time, and how many times it does so in an optimiser step."""
+def _micro_batches(options: StageOptions) -> tuple[int, int]:
+    """Samples per micro-batch of a process, and micro-batches per optimiser step."""
     batch, processes = options.hyperparameters.batch, int(os.environ.get("WORLD_SIZE", "1"))
     a_process = batch // processes
     at_a_time = options.device_batch or a_process
     if a_process * processes != batch or a_process % at_a_time:
         raise InvalidInput(
-            "batch", f"{batch} does not share out to {processes} processes that take {at_a_time} samples at a time"
+            "batch", f"{batch} is not divisible among {processes} processes with {at_a_time} samples at a time"
         )
     return at_a_time, a_process // at_a_time
 
@@ -91,11 +91,11 @@ def _fast_bfloat16() -> bool:
 
 
 def _fsdp(asked: str) -> dict[str, Any]:
-    """A decoder layer is what is gathered at a time, unless the configuration says otherwise."""
+    """FSDP wraps decoder layers, unless the configuration says otherwise."""
     if not asked:
         return {}
     if not torch.cuda.is_available():
-        raise InvalidInput("fsdp", "shares weights out to GPUs, and there is none here: leave it away")
+        raise InvalidInput("fsdp", "shards weights over GPUs, and this machine has none: omit it")
     layer = {"transformer_layer_cls_to_wrap": ["DecoderLayer"]}
     if asked.endswith(".json"):
         return {"fsdp": True, "fsdp_config": layer | _read_json("fsdp", Path(asked))}
@@ -103,7 +103,7 @@ def _fsdp(asked: str) -> dict[str, Any]:
 
 
 def _sharding(asked: str) -> dict[str, Any]:
-    """Words as Hugging Face's Trainer once took them."""
+    """The words that earlier versions of Hugging Face's Trainer accepted."""
     words = {
         "full_shard": {"reshard_after_forward": True},
         "shard_grad_op": {"reshard_after_forward": False},
@@ -113,7 +113,7 @@ def _sharding(asked: str) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for word in asked.split():
         if word not in words:
-            raise InvalidInput("fsdp", f"{word!r} is none of {', '.join(words)}, and no JSON file")
+            raise InvalidInput("fsdp", f"{word!r} is not one of {', '.join(words)} or a JSON file")
         config |= words[word]
     return config
 
@@ -124,10 +124,10 @@ def _deepspeed(path: Path | None) -> dict[str, Any] | None:
     config = _read_json("deepspeed", path)
     if config.get("zero_optimization", {}).get("stage", 0) == 3:
         raise InvalidInput(
-            "deepspeed", f"{path} asks for ZeRO stage 3, sharing out frozen weights: use --fsdp full_shard for that"
+            "deepspeed", f"{path} requests ZeRO stage 3, which shards frozen weights: use --fsdp full_shard for that"
         )
     if find_spec("deepspeed") is None:
-        raise InvalidInput("deepspeed", "the package is not installed: pip install deepspeed (it wants a CUDA toolkit)")
+        raise InvalidInput("deepspeed", "the package is not installed: pip install deepspeed (needs a CUDA toolkit)")
     return config
 
 
@@ -135,7 +135,7 @@ def _read_json(field: str, path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InvalidInput(field, f"{path} is no JSON file: {error}") from error
+        raise InvalidInput(field, f"{path} is not a JSON file: {error}") from error
     if not isinstance(values, dict):
-        raise InvalidInput(field, f"{path} holds no JSON object")
+        raise InvalidInput(field, f"{path} is not a JSON object")
     return values

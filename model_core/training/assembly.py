@@ -1,8 +1,8 @@
-"""Puts a stage together: a preset's models, the data, the module that learns, and what is written in the end.
+"""Assembles a stage from a preset's models: the module to train, its batches, and how the trained parts are written.
 
-Trained parts lie in a folder as in `presets/nano_parts`: `adapters/NAME/` is a PEFT folder with that adapter's speech
-projector, `vision_projector.safetensors` the vision projector. Stage 1 writes the speech projector beside it, as
-`projector.safetensors`: no adapter owns it yet.
+Trained parts are stored as in `presets/nano_parts`: `adapters/NAME/` is a PEFT folder that also contains the adapter's
+speech projector; `vision_projector.safetensors` is the vision projector. Stage 1 writes the speech projector beside it,
+as `projector.safetensors`, because it does not belong to an adapter yet.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,10 +41,10 @@ Collate = Callable[[Sequence[Any]], Batch]
 
 @dataclass(slots=True)
 class Models:
-    """A preset's frozen models, from which stages are made.
+    """A preset's frozen models, from which stages are assembled.
 
     Attributes:
-        projections: Linear layers of the decoder that adapters change.
+        projections: Linear layers of the decoder that adapters modify.
     """
 
     decoder: Decoder
@@ -69,24 +69,24 @@ class Assembly:
     """A stage, ready for the Trainer.
 
     Attributes:
-        module: What the Trainer trains.
-        collate: Examples to its batches.
-        keep: Says why a sample cannot be learned from, given its rough length; None where it can.
-        write: Writes the trained parts into a folder.
+        module: The module to train.
+        collate: Makes batches of examples.
+        reject_reason: Given a sample and its approximate length, returns why it cannot be used; None if it can.
+        write: Writes the trained parts to a folder.
     """
 
     module: StageModule
     collate: Collate
-    keep: Callable[[LightSample, int], str | None]
+    reject_reason: Callable[[LightSample, int], str | None]
     write: Callable[[Path], None]
 
 
 def build_projectors(models: Models, stage: TrainingStage, start: Start) -> Projectors:
-    """Projectors as a stage starts with them, each learning unless it is frozen.
+    """Projectors with the weights a stage starts from; trainable unless frozen.
 
     Raises:
         CheckpointError: a projector belongs to another preset.
-        InvalidInput: `start` freezes what is no projector, or has no speech projector where one must be aligned first.
+        InvalidInput: `start` freezes something that is not a projector, or lacks an aligned speech projector.
     """
     speech = models.speech.config.projector.build()
     vision = models.vision.projector if isinstance(models.vision, ProjectedVisionEncoder) else None
@@ -97,7 +97,7 @@ def build_projectors(models: Models, stage: TrainingStage, start: Start) -> Proj
     if found := start.find(*(f"adapters/{name}/{PROJECTOR_FILE}" for name in owners), PROJECTOR_FILE):
         _load(speech, found)
     elif speech.pause is not None and stage.objective == "language" and "speech" not in start.freeze:
-        raise InvalidInput("start", "stage 1 teaches this projector what a pause is: name a run of `lyra train align`")
+        raise InvalidInput("start", "this projector learns pauses in stage 1: name a run of `lyra train align`")
     if vision is not None and (found := start.find(VISION_PROJECTOR_FILE)):
         _load(vision, found)
     if vision is not None:
@@ -112,30 +112,30 @@ def align_assembly(models: Models, stage: TrainingStage, start: Start, samples: 
     """Stage 1 against the embedding table.
 
     Args:
-        models: Of the preset.
-        stage: Its hyperparameters.
-        start: Where the projectors come from.
-        samples: To learn from: their texts decide which rows of the table take part.
+        models: The preset's models.
+        stage: Hyperparameters.
+        start: Weights of the projectors.
+        samples: Training and evaluation samples; their texts determine which rows of the table are used.
     """
     projectors = build_projectors(models, stage, start)
     maker, group = models.maker, models.speech.config.projector.group
-    said = [text for sample in samples for text in sample.transcripts]
+    transcripts = [text for sample in samples for text in sample.transcripts]
     names = [_name(answer) for sample in samples for answer in _named(sample)]
     vocabulary = {
         i
-        for tokenizer, texts in ((maker.heard, said), (maker.tokenizer, names))
+        for tokenizer, texts in ((maker.transcript_tokenizer, transcripts), (maker.tokenizer, names))
         for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)
         for i in encoding.ids
     }
     if not vocabulary:
-        raise InvalidInput("data", "no sample has a transcript or a picture with an answer that names it")
+        raise InvalidInput("data", "no sample has a transcript or an image with an answer that names it")
     table_VE = models.decoder.embed_tokens.weight.detach()
     module = Align(projectors, table_VE, sorted(vocabulary), _set_pieces(projectors, maker, table_VE))
 
     def keep(sample: LightSample, length: int) -> str | None:
         for transcript, seconds in zip(sample.transcripts, sample.seconds, strict=True):
             if seconds > CLIP_SECONDS:
-                return "longer-than-a-clip"  # nobody knows which words are in which clip
+                return "longer-than-a-clip"  # which words are in which clip is unknown
             if not can_align(maker.transcript(transcript).tolist(), int(seconds * 50) // group):
                 return "transcript-too-long-for-its-recording" if transcript else "no-transcript"
         return None if sample.transcripts or sample.images else "neither-speech-nor-picture"
@@ -150,13 +150,13 @@ def align_assembly(models: Models, stage: TrainingStage, start: Start, samples: 
 
 
 def _set_pieces(projectors: Projectors, maker: ExampleMaker, table_VE: Tensor) -> list[int]:
-    """Gives the speech projector the embeddings of the pieces that it mixes, and returns their token ids."""
+    """Copies the embeddings of its pieces into the speech projector. Returns the pieces' token ids."""
     speech = projectors.speech
     if speech is None or speech.pieces_VE is None:
         return []
-    ids = pieces(maker.heard)
+    ids = pieces(maker.transcript_tokenizer)
     if len(ids) != len(speech.pieces_VE):
-        raise CheckpointError("projector.pieces", f"is {len(speech.pieces_VE)}; the tokenizer makes {len(ids)}")
+        raise CheckpointError("projector.pieces", f"is {len(speech.pieces_VE)}; the tokenizer has {len(ids)}")
     speech.pieces_VE.copy_(table_VE[ids].float())
     return ids
 
@@ -191,7 +191,7 @@ def instruct_assembly(models: Models, stage: TrainingStage, start: Start) -> Ass
 def _adapter_folder(start: Start, adapter: str) -> Path | None:
     found = start.find(f"adapters/{start.adapter or adapter}/adapter_config.json")
     if start.adapter and found is None:
-        raise InvalidInput("start-adapter", f"no folder to start from holds an adapter {start.adapter!r}")
+        raise InvalidInput("start-adapter", f"no folder given with --start contains an adapter {start.adapter!r}")
     return found.parent if found else None
 
 
@@ -199,7 +199,7 @@ def _load(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
     except RuntimeError as error:
-        raise CheckpointError(str(path), "is a projector of another shape: it belongs to another preset") from error
+        raise CheckpointError(str(path), "is a projector of another shape, for another preset") from error
 
 
 def _write_projectors(projectors: Projectors, folder: Path, speech: Path) -> None:
@@ -220,7 +220,7 @@ def _named(sample: LightSample) -> tuple[str, ...]:
 
 
 def _name(answer: str) -> str:
-    # As words stand inside a sentence: with the blank that belongs to their first token.
+    # As inside a sentence: with the leading space that belongs to the first token.
     return " " + without_placeholders(answer)
 
 

@@ -1,4 +1,4 @@
-"""What a stage trains on: samples of several data sets, mixed by weight, in batches of like length."""
+"""Training data of a stage: samples of several data sets, mixed by weight, in batches of similar length."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,27 +15,27 @@ from model_core.training.examples import Example, ExampleMaker
 from model_core.training.features import Encoders, FeatureCache, Features
 from model_core.training.options import Source
 
-# Batches whose samples are sorted by length together.
+# Batches per pool in which samples are sorted by length.
 _POOL = 16
 
 
 class StageDataset(Dataset[Example]):
-    """The samples of all sources that a stage can learn from, one after the other.
+    """The usable samples of all sources, concatenated.
 
     Args:
         sources: Data sets.
-        encoders: Make the features of media.
-        maker: Lays samples out.
-        cached: Features are kept beside the data, where `prepare` computes them; otherwise they are computed each time
-            a sample is read.
+        encoders: Compute the features of media.
+        maker: Turns samples into examples.
+        cached: Keep features beside the data, where `prepare` computes them; otherwise they are computed whenever a
+            sample is read.
 
     Attributes:
         samples: Without their media.
-        lengths: About how many positions each takes.
-        left_out: Samples left out, by reason.
+        lengths: Approximate length of each, in positions.
+        left_out: Number of samples left out, by reason.
 
     Raises:
-        InvalidInput: a folder is no data set.
+        InvalidInput: a folder is not a data set.
     """
 
     def __init__(
@@ -62,46 +62,46 @@ class StageDataset(Dataset[Example]):
 
     @property
     def shares(self) -> list[tuple[int, float]]:
-        """For each source how many of its samples are left, and its weight."""
+        """Number of usable samples and weight of each source."""
         counts = Counter(source for source, _ in self._places)
         return [(counts[number], weight) for number, weight in enumerate(self._weights)]
 
     @property
     def prepared(self) -> bool:
-        """Whether all features that are to be cached are there."""
+        """Whether all features to be cached exist."""
         return all(features.complete for features in self._features)
 
     def prepare(self, progress: Callable[[int, int], None] | None = None, rank: int = 0, world: int = 1) -> None:
-        """Computes the features that are to be cached.
+        """Computes the features to be cached.
 
         Args:
-            progress: Called with samples done and samples in all.
-            rank: Which of `world` processes this is: each computes its share.
-            world: How many processes do this.
+            progress: Called with the number of samples done and in total.
+            rank: Rank of this process; each computes its share.
+            world: Number of processes.
 
         Raises:
-            InvalidInput: a medium does not decode.
+            InvalidInput: a media file cannot be decoded.
         """
         for features in self._features:
             features.fill(progress, rank, world)
 
-    def leave_out(self, keep: Callable[[LightSample, int], str | None]) -> None:
-        """Leaves samples out, and counts them.
+    def leave_out(self, reject_reason: Callable[[LightSample, int], str | None]) -> None:
+        """Leaves out unusable samples and counts them by reason.
 
         Args:
-            keep: Given a sample and its rough length, says why it cannot be learned from; None where it can.
+            reject_reason: Given a sample and its approximate length, returns why it cannot be used; None if it can.
 
         Raises:
-            InvalidInput: nothing is left.
+            InvalidInput: no sample is left.
         """
         kept = []
         for index, (sample, length) in enumerate(zip(self.samples, self.lengths, strict=True)):
-            if reason := keep(sample, length):
+            if reason := reject_reason(sample, length):
                 self.left_out[reason] += 1
             else:
                 kept.append(index)
         if not kept:
-            raise InvalidInput("data", f"no sample to learn from is left: {dict(self.left_out) or 'there is none'}")
+            raise InvalidInput("data", f"no usable sample is left: {dict(self.left_out) or 'the data is empty'}")
         self.samples = [self.samples[index] for index in kept]
         self.lengths = [self.lengths[index] for index in kept]
         self._places = [self._places[index] for index in kept]
@@ -115,7 +115,7 @@ class StageDataset(Dataset[Example]):
 
 
 class _Uncached:
-    """Features that are computed each time."""
+    """Features computed on every read."""
 
     complete = True
 
@@ -124,24 +124,24 @@ class _Uncached:
         self.encoders = encoders
 
     def fill(self, progress: Callable[[int, int], None] | None, rank: int, world: int) -> None:
-        """There is nothing to keep."""
+        """Nothing is cached."""
 
     def __getitem__(self, index: int) -> Features:
         return self.encoders.features(self.dataset[index])
 
 
 class MixtureSampler(Sampler[int]):
-    """Indices of an epoch: each source as often as its weight says, samples of like length side by side.
+    """Indices of an epoch: each source as often as its weight says, in batches of similar length.
 
-    Consecutive `batch` indices make a batch of like length, so that little is computed on padding; the batches are
-    shuffled. The last one is filled up with the epoch's first samples, so that all are whole. Everything depends on the
-    seed and the epoch alone, so that a resumed run sees the same order.
+    Consecutive `batch` indices form a batch of samples of similar length, to reduce padding; the batches are shuffled.
+    The last batch is filled up with the epoch's first samples. The order depends only on the seed and the epoch, so a
+    resumed run sees the same order.
 
     Args:
-        lengths: Of every sample.
-        shares: For each source how many samples it has, and its weight.
-        batch: Samples of an optimiser step of all processes.
-        seed: Of the order.
+        lengths: Length of every sample.
+        shares: Number of samples and weight of each source.
+        batch: Samples per optimiser step, over all processes.
+        seed: Seed of the order.
     """
 
     def __init__(self, lengths: Sequence[int], shares: Sequence[tuple[int, float]], batch: int, seed: int) -> None:
@@ -151,10 +151,10 @@ class MixtureSampler(Sampler[int]):
         self.seed = seed
         self.epoch = 0
         if not len(self):
-            raise InvalidInput("weight", f"so small a one leaves no sample in an epoch: {shares} (samples, weight)")
+            raise InvalidInput("weight", f"is so small that an epoch has no sample: {shares} (samples, weight)")
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch has another order."""
+        """Sets the epoch, which determines the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -178,7 +178,7 @@ class MixtureSampler(Sampler[int]):
             yield from batches[row]
 
     def _of_source(self, count: int, weight: float) -> list[int]:
-        """Goes on through endless permutations of a source, from where the epochs before left it."""
+        """Continues through an endless sequence of permutations of a source, where the previous epochs left off."""
         wanted = round(count * weight)
         start = self.epoch * wanted
         found: list[int] = []

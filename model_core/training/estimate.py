@@ -1,7 +1,7 @@
-"""What a run would take, before it is started: parameters, tokens, memory, work and time. Nothing is written.
+"""Estimates a run before it starts: parameters, tokens, memory, compute and time. Nothing is written.
 
-Memory of activations and work are formulas over the shapes of the model and the rough lengths of the samples; time is
-measured on real batches where the encoders' features are there already, and follows from the work where they are not.
+Activation memory and compute follow from the model's shapes and the samples' approximate lengths. Time is measured on
+real batches if the encoders' features are cached, and otherwise derived from the compute.
 
 Shapes in the formulas: E width, K width of keys and of values, F feed-forward width, L positions of a sample.
 """
@@ -28,31 +28,31 @@ from model_core.training.trainer import global_batch
 ACTIVATIONS = "(8 E + 2 K + 4 F) a position and layer"
 RECOMPUTED = "E a position and layer, and one layer's (8 E + 2 K + 4 F) a position"
 
-_TEXTS_LOOKED_AT = 400
+_SAMPLED_TEXTS = 400
 _TIMED_STEPS = 2
 _PRODUCT = 1024  # rows and columns of the matrices whose product is timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a run would take.
+    """The estimated cost of a run.
 
     Attributes:
-        trained, frozen: Parameters.
-        samples: Of an epoch, with weights.
-        left_out: Samples left out, by reason.
-        batch: Samples of a step of all processes.
-        share: Samples that a process takes at a time.
-        processes: How many there are.
-        steps: Of the optimiser.
+        trained, frozen: Numbers of parameters.
+        samples: Samples per epoch, weights included.
+        left_out: Number of samples left out, by reason.
+        batch: Samples per step, over all processes.
+        share: Samples that a process computes at a time.
+        processes: Number of processes.
+        steps: Optimiser steps.
         epochs: Passes over the data.
-        positions: Of a step, padding included.
-        answer_tokens: Of a step.
-        memory: Bytes in a process, by what they are for.
-        activations: The formula for those of the language model.
-        flops: Of a step, all processes.
-        seconds: Of a step.
-        timed: How the seconds were found.
+        positions: Positions per step, padding included.
+        answer_tokens: Answer tokens per step.
+        memory: Bytes per process, by purpose.
+        activations: The formula of the language model's activation memory.
+        flops: Operations per step, over all processes.
+        seconds: Time per step.
+        timed: How `seconds` was obtained.
     """
 
     trained: int
@@ -73,7 +73,7 @@ class Estimate:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, str]]:
-        """What there is to tell, each with its value."""
+        """Labels and formatted values."""
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out.items())) or "none"
         batch = f"{self.batch:,}"
         if self.share < self.batch:
@@ -97,14 +97,14 @@ class Estimate:
         ]
 
     def table(self) -> str:
-        """`rows` as lines of two columns."""
+        """`rows` as two aligned columns."""
         rows = self.rows()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def estimate(run: StageRun) -> Estimate:
-    """Looks at a run's data and times its first steps. Raises InvalidInput as `StageRun` does."""
+    """Estimates a run from its data, timing its first steps. Raises InvalidInput as `StageRun` does."""
     options, arguments, data = run.options, run.arguments, run.train_data
     module, share = run.assembly.module, int(run.arguments.train_batch_size)
     batch = global_batch(arguments)
@@ -123,7 +123,7 @@ def estimate(run: StageRun) -> Estimate:
     else:
         speed = _speed(arguments.device, arguments.bf16)
         seconds = flops / speed / arguments.world_size
-        timed = f"at {speed / 1e9:.0f} GFLOP/s of this machine, so at least (the encoders' features are not there yet)"
+        timed = f"a lower bound at this machine's {speed / 1e9:.0f} GFLOP/s (the encoders' features are not cached yet)"
     chosen = sum(round(count * weight) for count, weight in data.shares)
     return Estimate(
         trained=trained,
@@ -146,10 +146,10 @@ def estimate(run: StageRun) -> Estimate:
 
 
 class _Work:
-    """Work and activations of a step, from the shape of the decoder.
+    """Compute and activation memory of a step, from the shape of the decoder.
 
-    A product of n weights takes 2 n operations a position, backwards as many for what went in and for the weights that
-    learn. Stage 1 against the embedding table does not run the decoder; the speech generator runs it without gradient.
+    A matrix of n weights takes 2 n operations per position, and in the backward pass as many for its input and for
+    trainable weights. Stage 1 against the embedding table does not run the decoder; stage 4 runs it without gradient.
     """
 
     def __init__(self, decoder: Decoder, module: nn.Module, checkpointing: bool, bfloat16: bool) -> None:
@@ -165,15 +165,15 @@ class _Work:
 
     @property
     def formula(self) -> str:
-        """What the activations are made of, in words."""
+        """The formula of the activation memory, in words."""
         if self.rows:
             return f"3 times the log-probabilities of {self.rows:,} tokens a position"
         if not self.keeps:
-            return "not counted: the language model keeps none, what learns few"
+            return "not counted: the language model stores none, the trained module few"
         return RECOMPUTED if self.checkpointing else ACTIVATIONS
 
     def flops(self, positions: float, length: float, answers: float, trained: int) -> float:
-        """Of a step of so many positions, in samples of about `length` of them."""
+        """Operations of a step with `positions` positions, in samples of about `length` positions."""
         config = self.config
         products = 2 * self.layer_weights * config.layers * positions
         attention = 2 * config.width * length * config.layers * positions  # half of it is masked
@@ -181,7 +181,7 @@ class _Work:
         return self.passes * (products + attention + logits) + 6 * trained * positions
 
     def activations(self, positions: int, answers: int) -> int:
-        """Bytes that wait for the way back, for positions and answer tokens that are computed at a time."""
+        """Bytes stored for the backward pass, for the positions and answer tokens computed at a time."""
         if self.rows:
             return 3 * positions * self.rows * 4
         if not self.keeps:
@@ -209,17 +209,16 @@ def _parameters(module: nn.Module, *, learns: bool) -> int:
 
 
 def _answer_tokens(run: StageRun) -> float:
-    """Of a sample, on average over some of them."""
+    """Answer tokens per sample, averaged over some samples."""
     samples = run.train_data.samples
-    some = samples[:: max(len(samples) // _TEXTS_LOOKED_AT, 1)]
+    some = samples[:: max(len(samples) // _SAMPLED_TEXTS, 1)]
     texts = [answer for sample in some for answer in sample.answers]
     counted = run.models.tokenizer.encode_batch(texts, add_special_tokens=False)
     return sum(len(encoding.ids) + 1 for encoding in counted) / len(some)
 
 
 def _timed(run: StageRun, shares: Sequence[Sequence[int]]) -> float:
-    """Seconds that a process needs for some samples: those that come first, each time with an optimiser step of no
-    length, so that no weight changes."""
+    """Seconds per micro-batch of a process, measured on the first ones; at a learning rate of 0, no weight changes."""
     module, device = run.assembly.module.to(run.arguments.device).train(), run.arguments.device
     if run.options.checkpointing and isinstance(module, Instruct):
         module.activation_checkpointing_enable()
@@ -237,11 +236,11 @@ def _timed(run: StageRun, shares: Sequence[Sequence[int]]) -> float:
         optimiser.zero_grad()
         _synchronise(device)
         seconds.append(time.perf_counter() - start)
-    return fmean(seconds[1:] or seconds)  # the first one also makes buffers
+    return fmean(seconds[1:] or seconds)  # the first one also allocates buffers
 
 
 def _speed(device: torch.device, bfloat16: bool) -> float:
-    """Operations a second in products of matrices."""
+    """Operations per second in matrix multiplications."""
     matrix = torch.ones(_PRODUCT, _PRODUCT, device=device, dtype=torch.bfloat16 if bfloat16 else torch.float32)
     best = math.inf
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""From conversations to batches: text laid out as at inference, answers as labels, media as encoder features.
+"""From conversations to batches: prompts laid out as at inference, answers as labels, media as encoder features.
 
 Shapes: B samples, L positions, S clips, T encoder frames, D encoder width, X transcript tokens, V vision rows.
 """
@@ -27,15 +27,15 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation as the language model reads it.
+    """A conversation as input of the language model.
 
     Attributes:
-        ids, labels: [L] int64; a label is the token after its position, IGNORED where that is no part of an answer.
+        ids, labels: [L] int64; a label is the next token, or IGNORED if that is not part of an answer.
         positions: [3, L] int64.
         speech, vision, instruction: [L] booleans.
-        clips: Encoder frames [T, D] of each clip, in their order.
-        seen: What the vision encoder made of each picture and video, in their order.
-        transcripts: Token ids of each clip's transcript; empty where it is not known, or the recording has more clips.
+        clips: Encoder frames [T, D] of each clip, in order.
+        visual_features: Features of each image, then of each video, in order.
+        transcripts: Token ids of each clip's transcript; empty if unknown or if the recording has several clips.
     """
 
     ids: Tensor
@@ -45,21 +45,21 @@ class Example:
     vision: Tensor
     instruction: Tensor
     clips: tuple[Tensor, ...]
-    seen: tuple[Tensor, ...]
+    visual_features: tuple[Tensor, ...]
     transcripts: tuple[Tensor, ...]
 
 
 class ExampleMaker:
-    """Lays conversations out for one preset.
+    """Turns conversations into examples for one preset.
 
     Args:
-        tokenizer: Of the language model.
+        tokenizer: The language model's tokenizer.
         template: Its chat template.
-        group: Encoder frames to a speech token.
-        merges: The speech projector says words in pieces of the tokenizer's first so many merges; None for all.
+        group: Encoder frames per speech token.
+        merges: Number of BPE merges in the pieces that the speech projector outputs; None for all of the tokenizer's.
 
     Attributes:
-        heard: Tokenizer of transcripts.
+        transcript_tokenizer: Tokenizer of transcripts.
 
     Raises:
         InvalidInput: the tokenizer has no merges.
@@ -69,10 +69,10 @@ class ExampleMaker:
         self.tokenizer = tokenizer
         self.template = template
         self.group = group
-        self.heard = tokenizer if merges is None else with_merges(tokenizer, merges)
+        self.transcript_tokenizer = tokenizer if merges is None else with_merges(tokenizer, merges)
 
     def __call__(self, sample: LightSample, features: Features) -> Example:
-        """What the model reads, less the last answer token, which is only predicted."""
+        """The example of a sample; its input omits the last answer token, which is only a label."""
         messages = [Message(turn.role) for turn in sample.turns]
         clips, pictures = iter(features.clips), iter(features.grids[: sample.images])
         videos = iter(features.grids[sample.images :])
@@ -98,12 +98,12 @@ class ExampleMaker:
             vision=layout.vision[:-1],
             instruction=layout.instruction[:-1],
             clips=tuple(clip for clips in features.clips for clip in clips),
-            seen=features.seen,
+            visual_features=features.visual_features,
             transcripts=self.transcripts(sample, features),
         )
 
     def transcripts(self, sample: LightSample, features: Features) -> tuple[Tensor, ...]:
-        """Token ids of the transcript of every clip, as `Example` has them."""
+        """Token ids of every clip's transcript, as in `Example`."""
         empty = torch.zeros(0, dtype=torch.long)
         found: list[Tensor] = []
         for transcript, clips in zip(sample.transcripts, features.clips, strict=True):
@@ -112,11 +112,11 @@ class ExampleMaker:
         return tuple(found)
 
     def transcript(self, text: str) -> Tensor:
-        """Token ids [X], int64, of words that are heard."""
-        return _ids(self.heard, text)
+        """Token ids [X], int64, of a transcript."""
+        return _ids(self.transcript_tokenizer, text)
 
     def encode(self, text: str) -> Tensor:
-        """Token ids [X], int64, of words that are read."""
+        """Token ids [X], int64, of written text."""
         return _ids(self.tokenizer, text)
 
     def _tokens(self, clip_TD: Tensor) -> int:
@@ -124,10 +124,10 @@ class ExampleMaker:
 
 
 def with_merges(tokenizer: Tokenizer, count: int) -> Tokenizer:
-    """The tokenizer with its first `count` merges only: less common words come apart, into tokens of the same ids.
+    """The tokenizer with only its first `count` merges: rarer words are split into more tokens; ids do not change.
 
     Raises:
-        InvalidInput: it does not merge pairs (BPE, Sennrich et al. 2016).
+        InvalidInput: it is not a BPE tokenizer (Sennrich et al. 2016).
     """
     spec = json.loads(tokenizer.to_str())
     if spec["model"]["type"] != "BPE":
@@ -137,7 +137,7 @@ def with_merges(tokenizer: Tokenizer, count: int) -> Tokenizer:
 
 
 def pieces(tokenizer: Tokenizer) -> list[int]:
-    """Ids of all tokens that texts are made of: single bytes and what merges make of them, in order. BPE only."""
+    """Sorted ids of all tokens that a BPE tokenizer can produce for text: single bytes and the results of merges."""
     model = json.loads(tokenizer.to_str())["model"]
     merged = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "") for pair in model["merges"]}
     return sorted(model["vocab"][token] for token in {*ByteLevel.alphabet(), *merged} & model["vocab"].keys())
@@ -148,7 +148,7 @@ def _ids(tokenizer: Tokenizer, text: str) -> Tensor:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Examples as one batch of tensors, padded on the right; media of all samples lie in a row, in order."""
+    """A batch of examples, padded on the right; the media of all samples are concatenated in order."""
     batch = {
         "ids": pad_sequence([e.ids for e in examples], batch_first=True),
         "labels": pad_sequence([e.labels for e in examples], batch_first=True, padding_value=IGNORED),
@@ -160,14 +160,14 @@ def collate(examples: Sequence[Example]) -> Batch:
     return batch | collate_media(
         [clip for e in examples for clip in e.clips],
         [transcript for e in examples for transcript in e.transcripts],
-        [values for e in examples for values in e.seen],
+        [values for e in examples for values in e.visual_features],
     )
 
 
-def collate_media(clips: Sequence[Tensor], transcripts: Sequence[Tensor], seen: Sequence[Tensor]) -> Batch:
-    """`frames` [S, T, D], `frame_lengths` [S], `transcripts` [S, X], `transcript_lengths` [S]; `seen` [V, ...].
+def collate_media(clips: Sequence[Tensor], transcripts: Sequence[Tensor], visual_features: Sequence[Tensor]) -> Batch:
+    """`frames` [S, T, D], `frame_lengths`, `transcript_lengths` [S], `transcripts` [S, X]; `visual_features` [V, ...].
 
-    A batch without clips, or without pictures, lacks their entries.
+    A batch without clips, or without images and videos, lacks their entries.
     """
     batch: Batch = {}
     if clips:
@@ -175,6 +175,6 @@ def collate_media(clips: Sequence[Tensor], transcripts: Sequence[Tensor], seen: 
         batch["frame_lengths"] = torch.tensor([len(clip) for clip in clips])
         batch["transcripts"] = pad_sequence(list(transcripts), batch_first=True)
         batch["transcript_lengths"] = torch.tensor([len(transcript) for transcript in transcripts])
-    if seen:
-        batch["seen"] = torch.cat([values.float() for values in seen])
+    if visual_features:
+        batch["visual_features"] = torch.cat([values.float() for values in visual_features])
     return batch

@@ -1,10 +1,10 @@
-"""Encoder features of a data set, computed once: the encoders are frozen, so training need never run them again.
+"""A cache of a data set's encoder features: the encoders are frozen, so training needs to run them only once.
 
-Beside each shard of the data lies one safetensors file for each encoder: `values` are its features one after the other
-as float16; its header tells their shapes, whose they are and the shard's SHA-256. A file is written aside and renamed
-when whole; one of another shard is made anew.
+Below the data set's folder there is one safetensors file per shard: `values` are all features, flattened, as float16;
+the header has their shapes, which sample they belong to, and the shard's SHA-256. Files are written atomically, and
+recomputed if the shard has changed.
 
-Shapes: T encoder frames, D encoder width, C H W a picture's feature grid, N vision tokens, E language-model width.
+Shapes: T encoder frames, D encoder width, C H W an image's feature grid, N vision tokens, E language-model width.
 """
 
 import json
@@ -37,73 +37,73 @@ from model_core.vision.video import sample_frames
 Progress = Callable[[int, int], None]
 Grid = tuple[int, int, int]
 
-_LONGEST_SECONDS = 2 * 3600.0
-_MOST_PIXELS = 50_000_000
-_MOST_FRAMES = 32
-_CLIPS_AT_ONCE = 10
-_KEPT_PICTURES = 4096
+_MAX_SECONDS = 2 * 3600.0
+_MAX_PIXELS = 50_000_000
+_MAX_FRAMES = 32
+_CLIP_BATCH = 10
+_CACHED_IMAGES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the encoders make of a conversation's media.
+    """Encoder features of a conversation's media.
 
     Attributes:
-        clips: For each recording the frames [T, D] of its clips of at most 30 s.
-        seen: For each picture and then each video what the vision encoder makes of it: [frames, ...] features where
-            the encoder has a projector that learns, [N, E] vision tokens else.
-        grids: The grid of vision tokens of each, in time, height and width.
+        clips: For each recording, the frames [T, D] of its clips of at most 30 s.
+        visual_features: For each image, then for each video: features [frames, ...] if the encoder has a trainable
+            projector, otherwise vision tokens [N, E].
+        grids: The grid of vision tokens of each: time, height, width.
     """
 
     clips: tuple[tuple[Tensor, ...], ...] = ()
-    seen: tuple[Tensor, ...] = ()
+    visual_features: tuple[Tensor, ...] = ()
     grids: tuple[Grid, ...] = ()
 
 
 class Encoders:
-    """A preset's frozen encoders, as training uses them.
+    """A preset's frozen encoders.
 
     Args:
-        speech: Whisper with anything; its projectors are not used.
-        vision: None where no sample has pictures.
+        speech: The speech encoder; its projectors are not used. None if no sample has speech.
+        vision: None if no sample has images.
     """
 
     def __init__(self, speech: SpeechEncoder | None, vision: VisionEncoder | None) -> None:
         self.speech = speech
         self.vision = vision
-        # Many questions are asked about one picture.
-        self._seen = lru_cache(maxsize=_KEPT_PICTURES)(self._picture)
+        # Data sets ask many questions about the same image.
+        self._cached_image = lru_cache(maxsize=_CACHED_IMAGES)(self._image)
 
     @property
     def name(self) -> str:
-        """Names the features that they make."""
+        """Name of these encoders' features."""
         return "+".join(encoder.model for encoder in (self.speech, self.vision) if encoder)
 
     @torch.inference_mode()
     def features(self, conversation: Conversation) -> Features:
-        """Raises InvalidInput, naming the sample, where a medium does not decode, or no encoder is there for it."""
+        """Raises InvalidInput, naming the sample, if a media file cannot be decoded or there is no encoder for it."""
         where = f"sample {conversation.id}"
         clips = [self._frames(s.data, f"{where}, speech[{row}]") for row, s in enumerate(conversation.speech)]
-        seen = []
+        visual = []
         for row, data in enumerate(conversation.images):
             try:
-                seen.append(self._seen(data))
+                visual.append(self._cached_image(data))
             except InvalidInput as error:
                 raise InvalidInput(f"{where}, images[{row}]", error.message) from error
-        seen += [self._video(data, f"{where}, videos[{row}]") for row, data in enumerate(conversation.videos)]
-        return Features(tuple(clips), tuple(values for values, _ in seen), tuple(grid for _, grid in seen))
+        visual += [self._video(data, f"{where}, videos[{row}]") for row, data in enumerate(conversation.videos)]
+        return Features(tuple(clips), tuple(values for values, _ in visual), tuple(grid for _, grid in visual))
 
     def _frames(self, data: bytes, field: str) -> tuple[Tensor, ...]:
         if self.speech is None:
             raise InvalidInput(field, "this stage was started without a speech encoder")
-        clips = [clip.samples for clip in split_clips(decode_audio(data, max_seconds=_LONGEST_SECONDS, field=field))]
+        clips = [clip.samples for clip in split_clips(decode_audio(data, max_seconds=_MAX_SECONDS, field=field))]
         frames: list[Tensor] = []
-        for some in chunked(clips, _CLIPS_AT_ONCE):
+        for some in chunked(clips, _CLIP_BATCH):
             frames += self.speech.frames(some)
         return tuple(frame.half() for frame in frames)
 
-    def _picture(self, data: bytes) -> tuple[Tensor, Grid]:
-        images = [decode_image(data, max_pixels=_MOST_PIXELS, field="image")]
+    def _image(self, data: bytes) -> tuple[Tensor, Grid]:
+        images = [decode_image(data, max_pixels=_MAX_PIXELS, field="image")]
         vision = self._vision("image")
         if isinstance(vision, ProjectedVisionEncoder):
             return vision.features(images).half(), (1, vision.side, vision.side)
@@ -112,7 +112,7 @@ class Encoders:
 
     def _video(self, data: bytes, field: str) -> tuple[Tensor, Grid]:
         frames = sample_frames(
-            data, max_frames=_MOST_FRAMES, max_seconds=_LONGEST_SECONDS, max_pixels=_MOST_PIXELS, field=field
+            data, max_frames=_MAX_FRAMES, max_seconds=_MAX_SECONDS, max_pixels=_MAX_PIXELS, field=field
         )
         vision = self._vision(field)
         if isinstance(vision, ProjectedVisionEncoder):
@@ -127,11 +127,11 @@ class Encoders:
 
 
 class FeatureCache:
-    """The features of a data set by sample, from its folder.
+    """The cached features of a data set, by sample.
 
     Args:
-        dataset: Its shards are what features are made of.
-        encoders: Make what is missing.
+        dataset: The data set.
+        encoders: Compute missing features.
     """
 
     def __init__(self, dataset: ConversationDataset, encoders: Encoders) -> None:
@@ -149,7 +149,7 @@ class FeatureCache:
         return all(_is_of(self._path(number), shard) for number, shard in enumerate(self.dataset.manifest.shards))
 
     def fill(self, progress: Progress | None = None, rank: int = 0, world: int = 1) -> None:
-        """Computes what is missing, shard by shard; of several processes each takes every `world`-th shard.
+        """Computes missing features, shard by shard; each of several processes takes every `world`-th shard.
 
         Raises:
             InvalidInput: as `Encoders.features` does.
@@ -173,7 +173,7 @@ class FeatureCache:
 
 
 class _Shard:
-    """One file of features; tensors are read out of it as they are asked for."""
+    """One file of features; tensors are read on demand."""
 
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, "pt")
@@ -186,7 +186,7 @@ class _Shard:
         sample = self._header["samples"][row]
         return Features(
             clips=tuple(tuple(self._tensor(clip) for clip in clips) for clips in sample["clips"]),
-            seen=tuple(self._tensor(number) for number in sample["seen"]),
+            visual_features=tuple(self._tensor(number) for number in sample["seen"]),
             grids=tuple((t, h, w) for t, h, w in sample["grids"]),
         )
 
@@ -196,7 +196,7 @@ class _Shard:
 
 
 def _write(path: Path, made: list[Features], shard: ShardEntry) -> None:
-    """Samples name their tensors by number: what several of them show is stored once."""
+    """Samples refer to tensors by number, so that the features of a shared image are stored once."""
     tensors: list[Tensor] = []
     numbers: dict[int, int] = {}
 
@@ -209,7 +209,7 @@ def _write(path: Path, made: list[Features], shard: ShardEntry) -> None:
     samples = [
         {
             "clips": [[number_of(clip) for clip in clips] for clips in row.clips],
-            "seen": [number_of(values) for values in row.seen],
+            "seen": [number_of(values) for values in row.visual_features],
             "grids": row.grids,
         }
         for row in made

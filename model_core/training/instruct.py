@@ -1,8 +1,8 @@
 """Stages 2 and 3, and stage 1 through the language model: projectors and adapter learn to answer (Lyra, section 4).
 
-The base stays frozen; with an adapter, PEFT's LoRA learns along with the projectors. The regularizer pulls the speech
-tokens of a recording towards the embeddings of its transcript. With extraction, context tokens are dropped as at
-inference.
+The base model is frozen; with an adapter, PEFT's LoRA is trained together with the projectors. The regularizer pulls
+the speech tokens of a recording towards the embeddings of its transcript. With extraction, context tokens are dropped
+as at inference.
 
 Shapes: B samples, L positions, S clips, N speech tokens, E width.
 """
@@ -25,9 +25,9 @@ from model_core.training.stage_module import StageModule
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What the decoder reads: embeddings [B, L, E], and the fields of `examples.collate`; `context` is what may be
-    dropped on the way, [B, L]."""
+class DecoderInputs:
+    """Inputs of the decoder: embeddings [B, L, E] and the fields of `examples.collate`; `context` [B, L] marks the
+    tokens that the extractor may drop."""
 
     embeds: Tensor
     labels: Tensor
@@ -36,23 +36,23 @@ class Reading:
     context: Tensor
     instruction: Tensor
 
-    def without(self, dropped_BL: Tensor) -> "Reading":
-        """As if the positions that are true had never been: what follows them moves up."""
+    def without(self, dropped_BL: Tensor) -> "DecoderInputs":
+        """The inputs without the positions that are true; later ones move up."""
         own_BL = torch.arange(dropped_BL.shape[1], device=dropped_BL.device) < self.lengths[:, None]
         left_BL = own_BL & ~dropped_BL
         moved = self.positions - dropped_BL.cumsum(1)[..., None]
 
-        def squeezed(values: Tensor, padding: float = 0) -> Tensor:
+        def compacted(values: Tensor, padding: float = 0) -> Tensor:
             rows = [row[left_L] for row, left_L in zip(values, left_BL, strict=True)]
             return pad_sequence(rows, batch_first=True, padding_value=padding)
 
-        return Reading(
-            squeezed(self.embeds),
-            squeezed(self.labels, IGNORED),
-            squeezed(moved),
+        return DecoderInputs(
+            compacted(self.embeds),
+            compacted(self.labels, IGNORED),
+            compacted(moved),
             left_BL.sum(1),
-            squeezed(self.context),
-            squeezed(self.instruction),
+            compacted(self.context),
+            compacted(self.instruction),
         )
 
 
@@ -60,10 +60,10 @@ class Instruct(StageModule):
     """The loss over batches of conversations.
 
     Args:
-        decoder: With the adapter that learns, if there is one, put in by PEFT; all else is frozen.
-        projectors: Learn where their parameters want gradients.
+        decoder: With the adapter to train, if any, injected by PEFT; everything else is frozen.
+        projectors: Trained if their parameters require gradients.
         regularizer: Weight of the regularizer.
-        extraction: Drops context tokens, where its keep rate is under 1.
+        extraction: Drops context tokens if its keep rate is less than 1.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Instruct(StageModule):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """Called by the Trainer. Raises InvalidInput for `offload`, which our decoder does not do."""
+        """Called by the Trainer. Raises InvalidInput for `offload`, which our decoder does not support."""
         if offload:
-            raise InvalidInput("offload", "activations are computed again, never moved to the CPU")
+            raise InvalidInput("offload", "activations are recomputed; moving them to the CPU is not supported")
         self.decoder.checkpoint_every = every_n_layers
 
     def forward(
@@ -104,30 +104,30 @@ class Instruct(StageModule):
         frame_lengths: Tensor | None = None,
         transcripts: Tensor | None = None,
         transcript_lengths: Tensor | None = None,
-        seen: Tensor | None = None,
+        visual_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """A batch of `examples.collate`.
 
         Returns:
-            `loss`, and its parts: `answer_loss`, the mean cross-entropy of answer tokens; where there is one
-            `regularizer_loss`, over the recordings of the batch with a transcript.
+            `loss` and its parts: `answer_loss`, the mean cross-entropy of answer tokens, and, with a regularizer,
+            `regularizer_loss` over the batch's recordings with a transcript.
         """
         embeds_BLE = self.decoder.embed_tokens(ids)
         outputs: dict[str, Tensor] = {}
         if frames is not None and frame_lengths is not None:
-            heard = self.projectors.speech_tokens(frames, frame_lengths)
-            embeds_BLE = embeds_BLE.masked_scatter(speech[..., None], heard.tokens[heard.own].to(embeds_BLE.dtype))
+            spoken = self.projectors.speech_tokens(frames, frame_lengths)
+            embeds_BLE = embeds_BLE.masked_scatter(speech[..., None], spoken.tokens[spoken.own].to(embeds_BLE.dtype))
             if self.regularizer and transcripts is not None and transcript_lengths is not None:
-                tokens = heard.without_pauses()
+                tokens = spoken.without_pauses()
                 outputs["regularizer_loss"] = self._regularizer(*tokens, transcripts, transcript_lengths)
-        if seen is not None:
-            tokens_VE = self.projectors.vision_tokens(seen)
+        if visual_features is not None:
+            tokens_VE = self.projectors.vision_tokens(visual_features)
             embeds_BLE = embeds_BLE.masked_scatter(vision[..., None], tokens_VE.to(embeds_BLE.dtype))
-        read = Reading(embeds_BLE, labels, positions, lengths, speech | vision, instruction)
-        if frames is not None and heard.pauses is not None:
-            read = read.without(speech.masked_scatter(speech, ~heard.kept[heard.own]))
-        hidden_BLE, labels_BL = self._read(read)
-        # The output layer is a good part of a small model's work: it runs on answer positions only.
+        inputs = DecoderInputs(embeds_BLE, labels, positions, lengths, speech | vision, instruction)
+        if frames is not None and spoken.pauses is not None:
+            inputs = inputs.without(speech.masked_scatter(speech, ~spoken.kept[spoken.own]))
+        hidden_BLE, labels_BL = self._decode(inputs)
+        # The output layer is a large part of a small model's compute: it runs on answer positions only.
         answered_BL = labels_BL != IGNORED
         logits = self.decoder.logits(hidden_BLE[answered_BL]).float()
         outputs["answer_loss"] = F.cross_entropy(logits, labels_BL[answered_BL])
@@ -140,19 +140,21 @@ class Instruct(StageModule):
             counts["regularizer_loss"] = (batch["transcript_lengths"] > 0).sum()
         return counts
 
-    def _read(self, read: "Reading") -> tuple[Tensor, Tensor]:
-        """Hidden states of what is left after extraction, and their labels."""
-        where = read.positions.permute(2, 0, 1)
+    def _decode(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:
+        """Hidden states of the positions left after extraction, and their labels."""
+        where = inputs.positions.permute(2, 0, 1)
         if self.extraction is None:
-            return self.decoder(read.embeds, positions=where), read.labels
-        rows = list(enumerate(read.lengths.tolist()))
-        dropping = Extraction(
-            self.extraction, [read.context[row, :n] for row, n in rows], [read.instruction[row, :n] for row, n in rows]
+            return self.decoder(inputs.embeds, positions=where), inputs.labels
+        rows = list(enumerate(inputs.lengths.tolist()))
+        extraction = Extraction(
+            self.extraction,
+            [inputs.context[row, :n] for row, n in rows],
+            [inputs.instruction[row, :n] for row, n in rows],
         )
         hidden_BLE = self.decoder(
-            read.embeds, positions=where, lengths=[length for _, length in rows], extraction=dropping
+            inputs.embeds, positions=where, lengths=[length for _, length in rows], extraction=extraction
         )
-        kept = [read.labels[row][left] for row, left in enumerate(dropping.kept)]
+        kept = [inputs.labels[row][left] for row, left in enumerate(extraction.kept)]
         return hidden_BLE, pad_sequence(kept, batch_first=True, padding_value=IGNORED)
 
     def _regularizer(self, tokens_SNE: Tensor, counts: Tensor, transcripts: Tensor, lengths: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""What a run keeps of its course: `losses.jsonl`, one line for each line of the Trainer's log, and `sessions.json`.
+"""Logs of a run: `losses.jsonl`, one row for each entry of the Trainer's log, and `sessions.json`, its running times.
 
-The losses of a run that was killed and went on equal those of an undisturbed one.
+The losses of a run that was killed and resumed equal those of an uninterrupted one.
 """
 
 import json
@@ -24,10 +24,10 @@ _TIMES = ("_runtime", "_per_second", "_preparation_time")
 
 
 class Losses(TrainerCallback):
-    """Writes the lines, and tells a progress bar.
+    """Writes `losses.jsonl` and reports progress.
 
-    A run that goes on from a checkpoint forgets the lines after it: each step stands there once. What a line is a mean
-    over begins after the line before, so each checkpoint ends with one.
+    A run that resumes from a checkpoint drops the rows after it, so that each step has one row. A row is a mean over
+    the steps since the previous row, so every checkpoint writes one.
     """
 
     def __init__(self, path: Path, on_step: OnStep | None = None) -> None:
@@ -36,7 +36,7 @@ class Losses(TrainerCallback):
         self._last = float("nan")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Keeps the lines up to the step that the run goes on from."""
+        """Keeps the rows up to the step that the run resumes from."""
         if state.is_world_process_zero:
             kept = [row for row in read_losses(self.path) if row["step"] <= state.global_step]
             with written_aside(self.path) as scratch:
@@ -45,7 +45,7 @@ class Losses(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Moves the progress bar."""
+        """Reports progress, and has a row written with each checkpoint."""
         if self.on_step and state.is_world_process_zero:
             self.on_step(state.global_step, state.max_steps, self._last)
         control.should_log |= control.should_save
@@ -59,17 +59,17 @@ class Losses(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Writes a line."""
+        """Writes a row."""
         if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
         self._last = logs.get("loss", self._last)
-        told = {key: value for key, value in logs.items() if not key.endswith(_TIMES) and key != "total_flos"}
+        values = {key: value for key, value in logs.items() if not key.endswith(_TIMES) and key != "total_flos"}
         with disk_failures(self.path), self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step} | told) + "\n")
+            file.write(json.dumps({"step": state.global_step} | values) + "\n")
 
 
 def read_losses(path: Path) -> list[Row]:
-    """Lines of a log of losses; one that was cut short is none."""
+    """The rows of `losses.jsonl`; an incomplete last row is ignored."""
     rows: list[Row] = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
@@ -80,7 +80,7 @@ def read_losses(path: Path) -> list[Row]:
 
 
 class Sessions(TrainerCallback):
-    """Writes how long a run has taken: for each start the steps up to its last checkpoint, and seconds."""
+    """Writes `sessions.json`: for each start of the run, its steps up to the last checkpoint, and seconds."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,7 +93,7 @@ class Sessions(TrainerCallback):
         self._first, self._started = state.global_step, time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Writes it."""
+        """Writes the session."""
         if state.is_world_process_zero:
             now = {"from": self._first, "to": state.global_step, "seconds": round(time.monotonic() - self._started, 2)}
             with written_aside(self.path) as scratch:
@@ -101,5 +101,5 @@ class Sessions(TrainerCallback):
 
 
 def read_sessions(path: Path) -> list[dict[str, float]]:
-    """What `Sessions` wrote: from which step, to which, seconds."""
+    """Rows of `sessions.json`: `from` and `to` step, `seconds`."""
     return json.loads(path.read_text()) if path.is_file() else []

@@ -1,4 +1,4 @@
-"""LoRA while it trains is PEFT's: put into our decoder, written as a PEFT folder, read back by it."""
+"""LoRA training with PEFT: injected into our decoder, written and read as a PEFT folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +20,17 @@ from model_core.language.lora import LoraConfig
 def add_adapter(
     decoder: Decoder, name: str, lora: LoraConfig, projections: tuple[str, ...], start: Path | None
 ) -> None:
-    """Puts an adapter that learns into a decoder; all else of it is frozen.
+    """Injects a trainable adapter into a decoder and freezes everything else.
 
     Args:
-        decoder: Any adapter of its own is taken out.
-        name: Of the adapter.
-        lora: Its shape.
-        projections: Linear layers that it changes.
-        start: PEFT folder whose weights it starts from; None for one that changes nothing yet.
+        decoder: Its own adapters are removed.
+        name: Name of the adapter.
+        lora: Rank, alpha and dropout.
+        projections: Linear layers to adapt.
+        start: PEFT folder with initial weights; None starts from an adapter that has no effect yet.
 
     Raises:
-        CheckpointError: the folder holds no adapter of this shape.
+        CheckpointError: the folder does not contain an adapter of this shape.
     """
     for resident in decoder.adapters:
         decoder.remove_adapter(resident)
@@ -39,7 +39,7 @@ def add_adapter(
         stored.check_against(decoder)
         if (stored.config.rank, stored.config.alpha) != (lora.rank, lora.alpha):
             raise CheckpointError(str(start), f"has {stored.config}, where this stage trains {lora}")
-    # PEFT declares whole numbers, and computes with any.
+    # PEFT declares integers but accepts floats.
     config = PeftLoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]

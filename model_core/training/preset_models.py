@@ -1,4 +1,4 @@
-"""The models of a preset as training takes them: frozen, in training's number format, with nothing trained on top."""
+"""The models of a preset for training: frozen, without trained parts."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def stage_of(preset: str, name: str) -> TrainingStage:
 
 
 def load_models(preset: str, home: Path | None, checkpoint: Path | None) -> Models:
-    """Encoders and language model of a preset, none of whose parameters learns. Raises WeightsMissing, InvalidInput."""
+    """Encoders and language model of a preset, with all parameters frozen. Raises WeightsMissing, InvalidInput."""
     language = build_language_model(preset, home, parts=None, checkpoint=checkpoint)
     speech = build_speech_encoder(preset, home, parts=None, checkpoint=checkpoint)
     vision = build_vision_encoder(preset, home, parts=None, checkpoint=checkpoint)

@@ -1,9 +1,8 @@
-"""Latent cross-modality regularizer: soft-DTW between speech tokens and the embeddings of what they say (Lyra, 3.2).
+"""Latent cross-modality regularizer: soft-DTW between speech tokens and their transcript's embeddings (Lyra, 3.2).
 
-Soft-DTW and its gradient are those of Cuturi and Blondel (arXiv 1703.01541). A cell (i, j) needs only cells of the two
-anti-diagonals before its own, so a whole anti-diagonal is computed at once. The tables are stored skewed, an
-anti-diagonal a row, batch innermost: what a step reads and writes is contiguous, and no work goes into cells that do
-not exist.
+Soft-DTW and its gradient are those of Cuturi and Blondel (arXiv 1703.01541). A cell (i, j) depends only on the two
+previous anti-diagonals, so a whole anti-diagonal is computed at once. The tables are stored skewed, one anti-diagonal
+per row, batch innermost: each step reads and writes contiguous memory, and no compute is spent outside the matrix.
 
 Shapes: B batch, L speech tokens, S text tokens, E language-model width, D anti-diagonals (i + j), C columns (j).
 """
@@ -20,10 +19,10 @@ from model_core.errors import InvalidInput
 
 Lengths = Tensor | Sequence[int]
 
-# Log-probability of what no path reaches: as good as -inf, but its differences are numbers.
-_NOWHERE = torch.finfo(torch.float64).min
-# Anti-diagonals whose portions are computed at once: few enough for the processor's cache.
-_TOGETHER = 32
+# Log-probability of unreachable cells: in effect -inf, but differences of it are not NaN.
+_UNREACHABLE = torch.finfo(torch.float64).min
+# Anti-diagonals per chunk of the backward pass: few enough for the processor's cache.
+_CHUNK = 32
 
 
 def regularizer_loss(
@@ -45,8 +44,8 @@ def regularizer_loss(
         gamma: Softness of soft-DTW's minimum.
 
     Returns:
-        A scalar, float32 (float64 for float64 input), under autocast too. A row without speech or without text counts
-        in the mean, adds 0 to it, and gets no gradient; so does a transcript of one token, which is alike everywhere.
+        A scalar, float32 (float64 for float64 input), also under autocast. A row without speech or without text counts
+        in the mean with 0 and gets no gradient; so does a transcript of one token, whose cost is 0 everywhere.
 
     Raises:
         InvalidInput: shapes, lengths, temperature or gamma do not fit.
@@ -54,7 +53,7 @@ def regularizer_loss(
     if speech_BLE.ndim != 3:
         raise InvalidInput("speech", f"has shape {list(speech_BLE.shape)}; it must be [batch, tokens, width]")
     if not speech_BLE.shape[0]:
-        raise InvalidInput("speech", "the batch is empty: there is no mean")
+        raise InvalidInput("speech", "the batch is empty, so there is no mean")
     speech_lengths_B = _checked_lengths("speech_lengths", speech_lengths, speech_BLE)
     speech_BLE = speech_BLE.masked_fill(_padding(speech_lengths_B, speech_BLE.shape[1])[..., None], 0)
     cost_BLS = contrastive_cost(speech_BLE, text_BSE, text_lengths, temperature)
@@ -72,7 +71,7 @@ def contrastive_cost(speech_BLE: Tensor, text_BSE: Tensor, text_lengths: Lengths
         temperature: Divides the dot products; greater than 0.
 
     Returns:
-        [B, L, S], float32 (float64 for float64 input), under autocast too.
+        [B, L, S], float32 (float64 for float64 input), also under autocast.
 
     Raises:
         InvalidInput: shapes, lengths or temperature do not fit.
@@ -80,7 +79,7 @@ def contrastive_cost(speech_BLE: Tensor, text_BSE: Tensor, text_lengths: Lengths
     if speech_BLE.ndim != 3 or text_BSE.ndim != 3 or speech_BLE.shape[::2] != text_BSE.shape[::2]:
         shapes = f"{list(speech_BLE.shape)} and {list(text_BSE.shape)}"
         raise InvalidInput(
-            "text", f"speech and text are {shapes}; they must be [batch, tokens, width], alike in 2 of 3"
+            "text", f"speech and text are {shapes}; they must be [batch, tokens, width] with equal batch and width"
         )
     if not 0 < temperature < math.inf:
         raise InvalidInput("temperature", f"{temperature} is not a number greater than 0")
@@ -90,7 +89,7 @@ def contrastive_cost(speech_BLE: Tensor, text_BSE: Tensor, text_lengths: Lengths
         dtype = torch.promote_types(torch.promote_types(speech_BLE.dtype, text_BSE.dtype), torch.float32)
         text_BSE = text_BSE.masked_fill(padding_BS[..., None], 0).to(dtype)
         logits_BLS = speech_BLE.to(dtype) @ text_BSE.mT / temperature
-        # A row without any text keeps its first column here: a softmax over nothing would make its gradient NaN.
+        # A row without any text keeps its first column here: the gradient of an empty softmax would be NaN.
         hidden_BS = _padding(text_lengths_B.clamp(min=1), text_BSE.shape[1])
         logits_BLS = logits_BLS.masked_fill(hidden_BS[:, None], -torch.inf)
         return -logits_BLS.log_softmax(-1).masked_fill(padding_BS[:, None], 0)
@@ -99,8 +98,8 @@ def contrastive_cost(speech_BLE: Tensor, text_BSE: Tensor, text_lengths: Lengths
 def soft_dtw(cost_BLS: Tensor, lengths: Lengths, text_lengths: Lengths, gamma: float = 0.1) -> Tensor:
     """Soft minimum, over all monotone paths from the first to the last true cell, of the cost along the path.
 
-    Steps are (1, 0), (0, 1) and (1, 1). Computed in float64 whatever the cost is: sums of hundreds, divided by `gamma`
-    and then compared, would leave float32 three or four digits of the gradient.
+    Steps are (1, 0), (0, 1) and (1, 1). Always computed in float64: differences of sums in the hundreds, divided by
+    `gamma`, would leave only three or four digits of the gradient in float32.
 
     Args:
         cost_BLS: Finite costs, floats; padding may hold anything.
@@ -154,13 +153,13 @@ class _SoftDtw(torch.autograd.Function):
 
 
 def _path_totals(cost_BLS: Tensor, gamma: float) -> Tensor:
-    """Log of the sum, over all paths to a cell, of exp(-cost along the path / gamma): [D, C, B].
+    """Log of the sum of exp(-cost along the path / gamma) over all paths to a cell: [D, C, B].
 
-    A row and a column more than there are cells stand before the first; only their corner leads anywhere.
+    The table has one extra row and column before the first; of these only the corner is reachable.
     """
     batch, rows, columns = cost_BLS.shape
     size = (rows + columns + 1, columns + 1, batch)
-    total_DCB = cost_BLS.new_full(size, _NOWHERE, dtype=torch.float64)
+    total_DCB = cost_BLS.new_full(size, _UNREACHABLE, dtype=torch.float64)
     total_DCB[0, 0] = 0
     _cells(total_DCB, rows, columns).copy_(cost_BLS.permute(1, 2, 0)).div_(-gamma)
     total = total_DCB.flatten(1).unbind()
@@ -172,10 +171,10 @@ def _path_totals(cost_BLS: Tensor, gamma: float) -> Tensor:
 
 
 def _spread_back(share_DCB: Tensor, total_DCB: Tensor, rows: int, columns: int) -> None:
-    """Hands each cell's share of the paths on to the three cells before it, from the last anti-diagonal backwards."""
+    """Distributes each cell's share of the paths to its three predecessors, from the last anti-diagonal backwards."""
     share, diagonals = share_DCB.flatten(1).unbind(), _diagonals(rows, columns, share_DCB.shape[2])
-    for end in range(len(diagonals), 0, -_TOGETHER):
-        start = max(0, end - _TOGETHER)
+    for end in range(len(diagonals), 0, -_CHUNK):
+        start = max(0, end - _CHUNK)
         up, left, across = _portions(total_DCB[start : end + 1])
         for row in reversed(range(start, end)):
             here, before = diagonals[row]
@@ -186,13 +185,13 @@ def _spread_back(share_DCB: Tensor, total_DCB: Tensor, rows: int, columns: int) 
 
 
 def _portions(total_DCB: Tensor) -> list[tuple[Tensor, ...]]:
-    """What part of a cell's share goes to the cell above, to the left, and across: D - 1 rows of [C * B] for each."""
+    """The fractions of a cell's share that go to the cell above, left, and diagonal: D - 1 rows of [C * B] for each."""
     before = torch.stack((total_DCB[1:, 1:], total_DCB[1:, :-1], total_DCB[:-1, :-1]))
     return [table_DCB.flatten(1).unbind() for table_DCB in before.softmax(0)]
 
 
 def _diagonals(rows: int, columns: int, batch: int) -> list[tuple[slice, slice]]:
-    """Of each anti-diagonal: its cells as a range of the flat row of totals, and the range one column earlier.
+    """For each anti-diagonal, its cells as a range of the flat row of totals, and the range one column earlier.
 
     The second is also where its cells lie in the rows of a table without the extra column.
     """
@@ -201,7 +200,7 @@ def _diagonals(rows: int, columns: int, batch: int) -> list[tuple[slice, slice]]
 
 
 def _cells(table_DCB: Tensor, rows: int, columns: int) -> Tensor:
-    """The cells of a skewed table as [rows, columns, B], not copied: (i, j) is at row i + j + 2, column j + 1."""
+    """A view of a skewed table's cells as [rows, columns, B]: (i, j) is at row i + j + 2, column j + 1."""
     by_row, by_column, by_batch = table_DCB.stride()
     size, stride = (rows, columns, table_DCB.shape[2]), (by_row, by_row + by_column, by_batch)
     return table_DCB.as_strided(size, stride, 2 * by_row + by_column)
@@ -214,11 +213,11 @@ def _padding(lengths_B: Tensor, size: int) -> Tensor:
 
 def _checked_lengths(field: str, lengths: Lengths, padded: Tensor) -> Tensor:
     """[B] int64 on the device of `padded`, whose second dimension no length may exceed."""
-    batch, most = padded.shape[:2]
+    batch, max_length = padded.shape[:2]
     lengths_B = torch.as_tensor(lengths) if len(lengths) else torch.zeros(0, dtype=torch.int64)
     if lengths_B.shape != (batch,) or lengths_B.is_floating_point() or lengths_B.dtype == torch.bool:
         kind = f"{lengths_B.dtype} {list(lengths_B.shape)}"
         raise InvalidInput(field, f"is {kind}; it must be integers, one for each of the {batch} rows")
-    if batch and not 0 <= int(lengths_B.min()) <= int(lengths_B.max()) <= most:
-        raise InvalidInput(field, f"{lengths_B.tolist()} must lie between 0 and {most}, the padded length")
+    if batch and not 0 <= int(lengths_B.min()) <= int(lengths_B.max()) <= max_length:
+        raise InvalidInput(field, f"{lengths_B.tolist()} must lie between 0 and {max_length}, the padded length")
     return lengths_B.to(padded.device, torch.int64)

@@ -1,4 +1,4 @@
-"""What a run says of itself at its end: a plot of its losses and a model card, beside the trained parts."""
+"""The report of a finished run, beside its trained parts: a plot of its losses and a model card."""
 
 import math
 from collections.abc import Sequence
@@ -28,15 +28,15 @@ CARD_FILE = "README.md"
 
 _WHAT = {
     ALIGN: "Projectors that map the frozen encoders' features into the embeddings of the frozen language model",
-    INSTRUCT: "Projectors and a LoRA adapter that answer what is said, shown and written; the base model is frozen",
-    LONG_SPEECH: "A LoRA adapter with a speech projector of its own for long recordings; the base model is frozen",
-    SPEECH_GENERATOR: "A speech generator: units of a voice from the frozen language model's hidden states",
+    INSTRUCT: "Projectors and a LoRA adapter for speech, image and text instructions; the base model is frozen",
+    LONG_SPEECH: "A LoRA adapter with its own speech projector for long recordings; the base model is frozen",
+    SPEECH_GENERATOR: "A speech generator: a voice's units from the frozen language model's hidden states",
 }
 _LEADING = ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "epoch")
 
 
 def write_report(run: "StageRun") -> None:
-    """Writes `losses.png` and `README.md` into the folder of a run."""
+    """Writes `losses.png` and `README.md` to the folder of a run."""
     out = run.options.out
     rows = read_losses(out / LOSSES_FILE)
     with written_aside(out / PLOT_FILE) as scratch:
@@ -46,7 +46,7 @@ def write_report(run: "StageRun") -> None:
 
 
 def loss_plot(rows: Sequence[Row], title: str) -> Figure:
-    """Losses of training and its parts, losses of the measurements between, and the learning rate, by step."""
+    """Training loss and its parts, evaluation loss, and learning rate, by step."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     parts = dict.fromkeys(key for row in rows for key in row if key not in _LEADING)
@@ -73,7 +73,7 @@ def loss_plot(rows: Sequence[Row], title: str) -> Figure:
 
 
 def model_card(run: "StageRun", rows: Sequence[Row]) -> str:
-    """The card as Hugging Face reads them: a head in YAML, then Markdown."""
+    """A model card in Hugging Face's format: YAML metadata, then Markdown."""
     options, stage = run.options, run.options.hyperparameters
     head = ModelCardData(
         license=get_preset(options.preset).licence,
@@ -144,18 +144,17 @@ def _data_table(sources: Sequence[Source], data: StageDataset) -> str:
     if versions:
         table += "\n\nMade with " + ", ".join(f"{name} {made}" for name, made in sorted(versions.items())) + "."
     if data.left_out:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(data.left_out.items()))
-        table += f"\n\nLeft out: {told}."
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(data.left_out.items()))
+        table += f"\n\nLeft out: {reasons}."
     return table
 
 
 def _limits(run: "StageRun") -> str:
     stage = run.options.hyperparameters
     limits = [
-        "It belongs to the models named above and does nothing without them; their licences hold for what is made with "
-        "them.",
-        "It knows the kinds of samples, voices and language that its data have; other ones were never measured here.",
-        "Losses say how well it fits such data, not how good its answers are: `lyra eval` does.",
+        "These parts work only with the models named above, whose licences apply to their output.",
+        "Only the kinds of samples, voices and languages in the training data were evaluated here.",
+        "Losses show how well the parts fit such data, not how good the answers are: `lyra eval` measures that.",
     ]
     if stage.objective == "language":
         limits.append(f"No sample was longer than {stage.context:,} positions.")

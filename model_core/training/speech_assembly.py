@@ -1,7 +1,7 @@
-"""Puts stage 4 together: the speech generator of a preset, and what it learns from.
+"""Assembles stage 4: the speech generator of a preset and its training data.
 
-Nano's generator and the half of its vocoder that is trained lie in `speech_generator/`; that of any other preset is one
-file, `speech_generator.safetensors`, by the names of UnitGenerator.
+Nano's generator and the trained half of its vocoder are stored in `speech_generator/`; any other preset's generator is
+one file, `speech_generator.safetensors`, with UnitGenerator's tensor names.
 """
 
 from pathlib import Path
@@ -18,10 +18,10 @@ from model_core.speech.unit_generator import UnitGenerator
 from model_core.training.assembly import Assembly, Models
 from model_core.training.options import Source, StageOptions
 from model_core.training.speech_generator import (
-    SpelledCollate,
-    SpelledSpeech,
+    CharacterUnitCollate,
+    CharacterUnitModule,
     UnitDataset,
-    UnitSpeech,
+    UnitGeneratorModule,
     collate_units,
 )
 
@@ -33,24 +33,24 @@ def speech_assembly(models: Models, options: StageOptions, data: UnitDataset) ->
     """Stage 4.
 
     Args:
-        models: Of the preset.
-        options: Of the run.
-        data: What is learned from.
+        models: The preset's models.
+        options: Options of the run.
+        data: Training data.
 
     Raises:
-        InvalidInput: a unit is beyond those of the generator, nano has several data sets or one without a codebook.
-        CheckpointError: what the run starts from is another generator.
+        InvalidInput: a unit is out of the generator's range, nano has several data sets or one without a codebook.
+        CheckpointError: the run starts from another generator.
     """
     ids = (models.tokenizer.token_to_id(token) for token in models.template.stop_tokens)
     stops = [token for token in ids if token is not None]
     config = _unit_generator(options.preset)
     if isinstance(config, CharacterUnitGenerator.Config):
-        return _spelled(options, stops)
+        return _character_assembly(options, stops)
     generator = config.build()
     data.check_units(generator.units)
     if found := options.start.find(GENERATOR_FILE):
         _load(generator, found)
-    module = UnitSpeech(models.decoder, generator, stops)
+    module = UnitGeneratorModule(models.decoder, generator, stops)
 
     def write(folder: Path) -> None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
@@ -60,16 +60,16 @@ def speech_assembly(models: Models, options: StageOptions, data: UnitDataset) ->
     return Assembly(module, collate_units, _has_units, write)
 
 
-def _spelled(options: StageOptions, stops: list[int]) -> Assembly:
+def _character_assembly(options: StageOptions, stops: list[int]) -> Assembly:
     # Imported here: it reads nano's own files.
     from model_core.presets.nano_voice import untrained_generator, untrained_vocoder
 
     home = options.home or lyra_home()
     codebook = read_codebook(_codebook_of(options.data))
-    module = SpelledSpeech(untrained_generator(home), untrained_vocoder(home), codebook)
+    module = CharacterUnitModule(untrained_generator(home), untrained_vocoder(home), codebook)
     return Assembly(
         module,
-        SpelledCollate(codebook, stops, options.seed),
+        CharacterUnitCollate(codebook, stops, options.seed),
         _has_units,
         lambda folder: module.write(folder / SPEECH_GENERATOR_FOLDER),
     )
@@ -77,7 +77,7 @@ def _spelled(options: StageOptions, stops: list[int]) -> Assembly:
 
 def _codebook_of(sources: tuple[Source, ...]) -> Path:
     if len(sources) > 1:
-        raise InvalidInput("data", "nano's speech generator learns from one data set: its codebook says what units are")
+        raise InvalidInput("data", "nano's speech generator takes one data set, whose codebook defines its units")
     path = sources[0].folder / _CODEBOOK_FILE
     if not path.is_file():
         raise InvalidInput("data", f"{sources[0].folder} has no {_CODEBOOK_FILE}: `lyra data build speech-generation`")
@@ -94,7 +94,7 @@ def _load(generator: UnitGenerator, path: Path) -> None:
     try:
         generator.load_state_dict(load_file(path))
     except RuntimeError as error:
-        raise CheckpointError(str(path), "is a speech generator of another shape: of another preset") from error
+        raise CheckpointError(str(path), "is a speech generator of another shape, for another preset") from error
 
 
 def _has_units(sample: LightSample, length: int) -> str | None:

@@ -1,8 +1,9 @@
-"""Stage 4: hidden states of answers learn to be units of their sound, by CTC; all else is frozen (Lyra, section 3.5).
+"""Stage 4: a generator learns speech units from the hidden states of answers, with CTC (Lyra, section 3.5).
 
-`UnitSpeech` is the method's own: a generator on the frozen language model's last hidden states. `SpelledSpeech` is
-nano's: what its generator takes from a hidden state is the token, so no pass through the language model is needed; the
-vocoder's half, from units to the latents that the voice's HiFi-GAN knows, learns beside it from the data's codebook.
+`UnitGeneratorModule` is the published method: a generator on the frozen language model's last hidden states.
+`CharacterUnitModule` is nano's: its generator uses only the token of a hidden state, so no pass through the language
+model is needed; the half of the vocoder that maps units to latents of the voice's HiFi-GAN is trained with it, on the
+data's codebook.
 
 Shapes: B samples, L positions or answer tokens, N units, T frames of a crop, C latents.
 """
@@ -45,9 +46,9 @@ class UnitExample:
     """One sample of speech-generation data.
 
     Attributes:
-        number: Where it stands in its data set.
-        example: As the language model reads it.
-        units: [N] int64, of all its answers.
+        number: Its index.
+        example: The language model's input.
+        units: [N] int64, the units of all its answers.
     """
 
     number: int
@@ -56,14 +57,14 @@ class UnitExample:
 
 
 class UnitDataset(StageDataset):
-    """Conversations of text with the units of their answers, all in memory.
+    """Text conversations with the units of their answers, held in memory.
 
     Args:
         sources: Data sets.
-        maker: Lays samples out.
+        maker: Turns samples into examples.
 
     Raises:
-        InvalidInput: a folder is no data set.
+        InvalidInput: a folder is not a data set.
     """
 
     def __init__(self, sources: Sequence[Source], maker: ExampleMaker) -> None:
@@ -73,7 +74,7 @@ class UnitDataset(StageDataset):
         ]
 
     def check_units(self, units: int) -> None:
-        """Raises InvalidInput, naming the sample, for a unit that a generator of so many does not have."""
+        """Raises InvalidInput, naming the sample, if a unit is not less than `units`."""
         for sample, (source, row) in zip(self.samples, self._places, strict=True):
             largest = int(self._units[source][row].max(initial=0))
             if largest >= units:
@@ -89,13 +90,13 @@ def _units(conversation: Conversation) -> NDArray[np.int32]:
     return np.array([unit for answer in conversation.units for unit in answer], np.int32)
 
 
-class UnitSpeech(StageModule):
-    """The method's stage 4.
+class UnitGeneratorModule(StageModule):
+    """Stage 4 of the published method.
 
     Args:
-        decoder: The language model's; it stays as it is.
-        generator: Learns.
-        stop_tokens: Their hidden states are not spoken.
+        decoder: The language model's, frozen.
+        generator: The generator to train.
+        stop_tokens: Tokens whose hidden states are not spoken.
     """
 
     part_weights: Mapping[str, float] = {"ctc_loss": 1.0}
@@ -127,13 +128,13 @@ def collate_units(examples: Sequence[UnitExample]) -> Batch:
     return collate([e.example for e in examples]) | {"units": units_BN}
 
 
-class SpelledSpeech(StageModule):
+class CharacterUnitModule(StageModule):
     """Nano's stage 4.
 
     Args:
-        generator: With the letters of the vocabulary; learns.
-        vocoder: With the HiFi-GAN of the voice, which stays as it is; units, durations and renderer learn.
-        codebook: Where the units start from.
+        generator: The generator to train, with the characters of the vocabulary.
+        vocoder: Units, durations and renderer are trained; the voice's HiFi-GAN is frozen.
+        codebook: Initial unit embeddings.
     """
 
     part_weights: Mapping[str, float] = {"ctc_loss": 1.0, "latent_loss": 1.0, "duration_loss": 1.0}
@@ -166,11 +167,11 @@ class SpelledSpeech(StageModule):
         read_units: Tensor,
         durations: Tensor,
     ) -> dict[str, Tensor]:
-        """A batch of `SpelledCollate`.
+        """A batch of `CharacterUnitCollate`.
 
         Returns:
-            `loss`, and its parts: `ctc_loss`, the mean over units of the answers; `latent_loss`, the mean distance of
-            rendered latents in standard deviations; `duration_loss`, the mean squared error of log(1 + frames).
+            `loss` and its parts: `ctc_loss`, the mean over the answers' units; `latent_loss`, the mean L1 distance of
+            latents in standard deviations; `duration_loss`, the mean squared error of log(1 + frames).
         """
         answers = [row[:count] for row, count in zip(tokens, token_counts.tolist(), strict=True)]
         parts = {
@@ -181,7 +182,7 @@ class SpelledSpeech(StageModule):
         return {"loss": self.weighted(parts), **parts}
 
     def counts(self, batch: Batch) -> Mapping[str, int | Tensor]:
-        """Units of the answers, values of the latents, units of the readings."""
+        """Units of the answers, values of the latents, units of the utterances."""
         return {
             "ctc_loss": (batch["units"] != IGNORED).sum(),
             "latent_loss": batch["latents"].numel(),
@@ -210,13 +211,13 @@ class SpelledSpeech(StageModule):
         return F.mse_loss(found_N.float(), durations_BN[read_units_BN != IGNORED].float().log1p())
 
 
-class SpelledCollate:
-    """Batches for `SpelledSpeech`: answers with their units, and for each a reading and a crop of one.
+class CharacterUnitCollate:
+    """Batches for `CharacterUnitModule`: answers with their units, and for each an utterance and a crop of one.
 
     Args:
-        codebook: Of the data set.
-        stop_tokens: End an answer and are not spoken.
-        seed: Decides on readings and crops.
+        codebook: The data set's codebook.
+        stop_tokens: Tokens that end an answer and are not spoken.
+        seed: Seed of the choice of crops.
     """
 
     def __init__(self, codebook: Codebook, stop_tokens: Sequence[int], seed: int = 0) -> None:
@@ -225,7 +226,7 @@ class SpelledCollate:
         self._seed = seed
 
     def __call__(self, examples: Sequence[UnitExample]) -> Batch:
-        """The tensors that `SpelledSpeech.forward` takes."""
+        """The arguments of `CharacterUnitModule.forward`."""
         tokens = [answer_tokens(e.example, self._stop_tokens) for e in examples]
         crops = [self._crop(e.number) for e in examples]
         readings = [self._readings[e.number % len(self._readings)] for e in examples]
@@ -240,7 +241,7 @@ class SpelledCollate:
         }
 
     def _crop(self, number: int) -> tuple[Tensor, Tensor]:
-        """Unit of each frame [T] and latents [T, C], from anywhere in some reading; a short one is repeated."""
+        """Unit of each frame [T] and latents [T, C] of a random crop; utterances shorter than a crop are repeated."""
         rng = random.Random(f"{self._seed} {number}")
         units_N, durations_N, latents_TC = self._readings[rng.randrange(len(self._readings))]
         units_T = units_N.repeat_interleave(durations_N)
@@ -251,7 +252,7 @@ class SpelledCollate:
 
 
 def answer_tokens(example: Example, stop_tokens: Sequence[int]) -> Tensor:
-    """[L] int64: the tokens of the answers, less those that end them."""
+    """[L] int64: the answers' tokens without stop tokens."""
     spoken = example.labels != IGNORED
     for token in stop_tokens:
         spoken &= example.labels != token

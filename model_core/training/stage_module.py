@@ -1,8 +1,8 @@
-"""What the Trainer trains: a module whose loss is a weighted sum of parts, each a mean over something countable.
+"""Base class of the modules to train: the loss is a weighted sum of parts, each a mean over something countable.
 
-A batch is shared out to processes, and each takes its share some samples at a time. The mean over the batch is not the
-mean of the means over such shares: one has more answer tokens than another. The counts make the gradient that of the
-whole batch, however it is shared out.
+A batch is split among processes and accumulation steps. The mean over the batch is not the mean of the splits' means,
+since one has more answer tokens than another. With the counts, the gradient is that of the whole batch, however it is
+split.
 
 Shapes: P parts of the loss.
 """
@@ -20,14 +20,14 @@ class StageModule(nn.Module, ABC):
     """One stage's module; its forward takes a batch and returns `loss` and the parts of it.
 
     Attributes:
-        part_weights: Names of the parts that there may be, with what each is multiplied by in the loss.
+        part_weights: Weights in the loss of all possible parts, by name.
     """
 
     part_weights: Mapping[str, float]
 
     @abstractmethod
     def counts(self, batch: Batch) -> Mapping[str, int | Tensor]:
-        """Over how many things each part of the loss of a batch is a mean: the parts not named have none."""
+        """The number of things that each part of a batch's loss is a mean over; parts not named have none."""
 
     def totals(self, batch: Batch) -> Tensor:
         """`counts` as [P] float32, in the order of `part_weights`, on the batch's device."""

@@ -1,8 +1,8 @@
 """One run of a stage: `lyra train align|instruct|long-speech|speech-generator`, from data to trained parts.
 
-The folder of a run holds `stage.json` (what was asked for), `checkpoints/`, `losses.jsonl`, TensorBoard's files below
-`logs/`, and in the end the trained parts, a plot and a model card. The same command goes on where a run stopped, with
-the losses that an undisturbed run would have had.
+The folder of a run contains `stage.json` (its options), `checkpoints/`, `losses.jsonl`, TensorBoard's files in `logs/`,
+and at the end the trained parts, a plot and a model card. The same command resumes an interrupted run, with the losses
+that an uninterrupted run would have had.
 """
 
 import math
@@ -28,7 +28,7 @@ from model_core.training.report import write_report
 from model_core.training.run_record import check_same_run, write_record
 from model_core.training.speech_assembly import speech_assembly
 from model_core.training.speech_generator import UnitDataset
-from model_core.training.trainer import StageTrainer, global_batch, last_checkpoint, load_trained, remove_cut_short
+from model_core.training.trainer import StageTrainer, global_batch, last_checkpoint, load_trained, remove_incomplete
 
 LOGS = "logs"
 
@@ -36,14 +36,14 @@ Show = Callable[[str, int, int, str], None]
 
 
 class StageRun:
-    """A stage with its models and data; nothing is written before `run`.
+    """A stage with its models and data; `run` writes its files.
 
     Args:
-        options: What is asked for.
-        show: Called with a step's name, how much is done, how much there is, and a word on it.
+        options: Options of the run.
+        show: Called with the name of a step, how much of it is done, its total, and a short remark.
 
     Raises:
-        InvalidInput: data, preset or an option is wrong, or the folder holds another run; WeightsMissing.
+        InvalidInput: data, preset or an option is invalid, or the folder contains another run; WeightsMissing.
     """
 
     def __init__(self, options: StageOptions, show: Show | None = None) -> None:
@@ -58,23 +58,23 @@ class StageRun:
         self.eval_data = self._dataset(options.evaluate) if options.evaluate else None
         self.assembly = self._assemble()
         for data in filter(None, (self.train_data, self.eval_data)):
-            data.leave_out(self.assembly.keep)
+            data.leave_out(self.assembly.reject_reason)
         self.steps = self._planned_steps()
         self.arguments.max_steps = self.steps
 
     def run(self) -> list[Row]:
-        """Trains to the end and writes everything; a run that is at its end writes its parts again.
+        """Trains to the end and writes everything; a finished run only writes its parts again.
 
         Returns:
-            The lines of `losses.jsonl`.
+            The rows of `losses.jsonl`.
         """
         options, checkpoints = self.options, self.options.out / CHECKPOINTS
         checkpoint = last_checkpoint(checkpoints)
         if self.is_main:
             write_record(options)
-            remove_cut_short(checkpoints)
+            remove_incomplete(checkpoints)
         self._prepare_data()
-        if checkpoint and self._is_at_its_end(checkpoint):
+        if checkpoint and self._is_finished(checkpoint):
             load_trained(self.assembly.module, self._best(checkpoint))
         else:
             trainer = self.trainer(checkpoint)
@@ -88,7 +88,7 @@ class StageRun:
         return read_losses(options.out / LOSSES_FILE)
 
     def trainer(self, checkpoint: Path | None = None) -> StageTrainer:
-        """The Trainer, before its first step, or before it goes on from a checkpoint."""
+        """The Trainer, before its first step or before it resumes from a checkpoint."""
         options = self.options
         callbacks: list[TrainerCallback] = [
             Losses(options.out / LOSSES_FILE, self._on_step),
@@ -96,7 +96,7 @@ class StageRun:
         ]
         if self.is_main:
             done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step if checkpoint else 0
-            # Points after the checkpoint are drawn again.
+            # Points after the checkpoint will be written again.
             writer = SummaryWriter(str(options.out / LOGS), purge_step=done + 1)
             callbacks.append(TensorBoardCallback(writer))  # type: ignore[no-untyped-call]
         if options.patience:
@@ -121,7 +121,7 @@ class StageRun:
         if isinstance(self.train_data, UnitDataset):
             return speech_assembly(self.models, options, self.train_data)
         samples = self.train_data.samples
-        # A projector that no sample needs would be written as it began.
+        # A projector that no sample uses must not be written as if it were trained.
         unused = {
             "speech": not any(sample.seconds for sample in samples),
             "vision": not any(sample.images or sample.videos for sample in samples),
@@ -141,14 +141,14 @@ class StageRun:
         return math.ceil(stage.epochs * math.ceil(samples / batch))
 
     def _prepare_data(self) -> None:
-        """Every process computes its share of the encoder features."""
+        """Computes the encoder features, each process its share."""
         rank, world = self.arguments.process_index, self.arguments.world_size
         for data, word in ((self.train_data, "data"), (self.eval_data, "evaluation data")):
             if data:
                 data.prepare(partial(self._on_features, word), rank, world)
         self._wait()
 
-    def _is_at_its_end(self, checkpoint: Path) -> bool:
+    def _is_finished(self, checkpoint: Path) -> bool:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         stopping = state.stateful_callbacks.get(EarlyStoppingCallback.__name__, {}).get("attributes", {})
         waited: int = stopping.get("early_stopping_patience_counter", 0)
@@ -159,7 +159,7 @@ class StageRun:
         return checkpoint.with_name(f"checkpoint-{best}") if best and self.options.patience else checkpoint
 
     def _wait(self) -> None:
-        """Until all processes are here."""
+        """Waits for all processes."""
         if self.arguments.distributed_state:
             self.arguments.distributed_state.wait_for_everyone()
 

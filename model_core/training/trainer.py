@@ -1,7 +1,7 @@
-"""Hugging Face's Trainer around our modules: how a batch's loss is shared out, what a checkpoint is, samples' order.
+"""Hugging Face's Trainer with our loss weighting, checkpoints and sample order.
 
-A checkpoint holds what learns (`trained.safetensors`), the optimiser, the schedule, all random states and the Trainer's
-own state. It counts only when its last file, `complete`, is there: one that was cut short is thrown away.
+A checkpoint contains the trained parameters (`trained.safetensors`), the optimiser, the schedule, all random states and
+the Trainer's state. It is valid only with its last file, `complete`; an incomplete checkpoint is deleted.
 
 Shapes: P parts of the loss.
 """
@@ -23,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from model_core.data.data_errors import disk_failures
 from model_core.errors import CheckpointError
 from model_core.training.dataset import MixtureSampler, StageDataset
-from model_core.training.sharding import fill, unshare, whole
+from model_core.training.sharding import assign, full_tensor, gather_parameters
 from model_core.training.stage_module import StageModule
 
 TRAINED_FILE = "trained.safetensors"
@@ -34,13 +34,13 @@ class StageTrainer(Trainer):
     """Trains one stage's module.
 
     Args:
-        module: What learns.
-        args: Of the Trainer.
-        train: What is learned from.
-        evaluate: What is measured between; None for nothing.
-        collate: Examples to a batch.
-        callbacks: Beside the Trainer's own.
-        projector_rate: Learning rate of the projectors, as a share of the rate.
+        module: The module to train.
+        args: The Trainer's arguments.
+        train: Training data.
+        evaluate: Evaluation data, if any.
+        collate: Makes a batch of examples.
+        callbacks: Callbacks in addition to the Trainer's own.
+        projector_rate: Learning rate of the projectors, relative to the learning rate.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class StageTrainer(Trainer):
             data_collator=collate,
             callbacks=[EpochOrder(self.sampler), *callbacks],
         )
-        # What there is to tell is in the log and on the progress bar.
+        # The log and the progress bar replace its output.
         self.remove_callback(PrinterCallback)
-        # `compute_loss` weighs each share of a batch by what is in it: nothing is left to divide.
+        # `compute_loss` already weights each share of a batch: the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self.module = module
         self.projector_rate = projector_rate
         self._weights = torch.tensor(list(module.part_weights.values()), device=args.device)
-        # Of each part: the sum over the steps since the last line of the log, and the steps that had it.
+        # For each part: the sum over the steps since the last log entry, and the number of steps that had it.
         self._sums = torch.zeros(2, len(self._weights), device=args.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's, where projectors have a learning rate of their own."""
+        """The Trainer's optimiser, with a separate learning rate for the projectors."""
         made = super().create_optimizer(model)
         if self.projector_rate != 1:
             named = (self.module if model is None else model).named_parameters()
@@ -103,7 +103,7 @@ class StageTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The share that these samples have in the loss of the whole batch; without its counts, their own loss."""
+        """These samples' contribution to the loss of the whole batch; without its counts, their own loss."""
         outputs: Mapping[str, Tensor] = model(**inputs)
         loss = outputs["loss"]
         if isinstance(num_items_in_batch, Tensor):
@@ -122,13 +122,13 @@ class StageTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The loss of some samples; there is nothing else to predict."""
+        """The loss of some samples; there are no other predictions."""
         with torch.no_grad(), self.compute_loss_context_manager():
             loss: Tensor = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of the loss's parts since the last line."""
+        """Adds the means of the loss's parts since the last entry."""
         if "loss" in logs:
             sums, steps = self._sums.clone()
             sums = self.accelerator.reduce(sums, "sum")
@@ -138,9 +138,9 @@ class StageTrainer(Trainer):
         super().log(logs, start_time)
 
     def gather_trained(self) -> None:
-        """After the last step: what FSDP shared out is whole on every process, as writing wants it."""
+        """After the last step: gathers the parameters that FSDP sharded, on every process, for writing."""
         if self.is_fsdp_enabled:
-            unshare(self.module)
+            gather_parameters(self.module)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.sampler
@@ -149,11 +149,12 @@ class StageTrainer(Trainer):
         return SequentialSampler(eval_dataset)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes what learns; the Trainer would gather the frozen weights too."""
+        """Writes the trained parameters; the Trainer would gather the frozen ones too."""
         self._save(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        tensors = {name: whole(p).cpu().contiguous() for name, p in self.module.named_parameters() if p.requires_grad}
+        trained = ((name, p) for name, p in self.module.named_parameters() if p.requires_grad)
+        tensors = {name: full_tensor(p).cpu().contiguous() for name, p in trained}
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             with disk_failures(folder):
@@ -180,43 +181,43 @@ class StageTrainer(Trainer):
 
 
 class EpochOrder(TrainerCallback):
-    """Tells the sampler the epoch: under several processes accelerate does not reach it where a run goes on."""
+    """Sets the sampler's epoch: with several processes, accelerate does not do so when a run resumes."""
 
     def __init__(self, sampler: MixtureSampler) -> None:
         self.sampler = sampler
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called before an epoch's first sample is drawn, or the first after the checkpoint."""
+        """Called before the first sample of an epoch, or of a resumed one, is drawn."""
         self.sampler.set_epoch(state.global_step * self.sampler.batch // len(self.sampler))
 
 
 def global_batch(args: TrainingArguments) -> int:
-    """Samples of an optimiser step of all processes."""
+    """Samples per optimiser step, over all processes."""
     return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint."""
-    whole_ones = [path for path in _checkpoints(folder) if (path / COMPLETE_FILE).is_file()]
-    return max(whole_ones, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    """The newest complete checkpoint."""
+    complete = [path for path in _checkpoints(folder) if (path / COMPLETE_FILE).is_file()]
+    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
-def remove_cut_short(folder: Path) -> None:
-    """Deletes checkpoints that were not written to the end."""
+def remove_incomplete(folder: Path) -> None:
+    """Deletes incomplete checkpoints."""
     for path in _checkpoints(folder):
         if not (path / COMPLETE_FILE).is_file():
             shutil.rmtree(path)
 
 
 def load_trained(module: nn.Module, checkpoint: Path) -> None:
-    """Gives what learns its weights from a checkpoint. Raises CheckpointError where they are another stage's."""
+    """Loads the trained parameters of a checkpoint. Raises CheckpointError if they belong to another stage."""
     learns = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     tensors = load_file(checkpoint / TRAINED_FILE)
     if missing := learns.keys() ^ tensors.keys():
         raise CheckpointError(str(checkpoint), f"belongs to another stage or preset: {min(missing)} differs")
     with torch.no_grad():
         for name, parameter in learns.items():
-            fill(parameter, tensors[name])
+            assign(parameter, tensors[name])
 
 
 def _checkpoints(folder: Path) -> list[Path]:

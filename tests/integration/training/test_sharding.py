@@ -15,7 +15,7 @@ from model_core.training.examples import Batch, collate
 from model_core.training.instruct import Instruct
 from model_core.training.lora_training import add_adapter, write_adapter
 from model_core.training.projectors import Projectors
-from model_core.training.sharding import fill, unshare, whole
+from model_core.training.sharding import assign, full_tensor, gather_parameters
 from tests.training_runs import Processes, laid_out, to_instruct
 
 WORLD = 2
@@ -57,11 +57,11 @@ def of_a_process(folder: Path) -> None:
     rank = distributed.get_rank()
     learn(module, collate(examples[:1] if rank == 0 else examples[1:]), module.totals(collate(examples)), WORLD)
     gradients = {
-        name: whole(parameter.grad) for name, parameter in learning(module).items() if parameter.grad is not None
+        name: full_tensor(parameter.grad) for name, parameter in learning(module).items() if parameter.grad is not None
     }
     for name, parameter in learning(module).items():
-        fill(parameter, whole(parameter) + gradients[name])
-    unshare(module)
+        assign(parameter, full_tensor(parameter) + gradients[name])
+    gather_parameters(module)
     if rank == 0:
         save_file({name: gradient.contiguous() for name, gradient in gradients.items()}, folder / "gradients")
         save_file({name: p.detach().contiguous() for name, p in learning(module).items()}, folder / "weights")

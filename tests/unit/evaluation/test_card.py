@@ -53,7 +53,7 @@ def nothing(name: str, done: int, total: int) -> None:
 
 
 def test_every_promise_of_the_issue_stands_on_the_card() -> None:
-    targets = {figure.what: (figure.at_least, figure.at_most) for part in PARTS for figure in part.figures}
+    targets = {figure.what: (figure.minimum, figure.maximum) for part in PARTS for figure in part.figures}
     assert targets["WER, held-out sentences, held-out voice"] == (None, 0.12)
     assert targets["WER, human recordings"] == (None, 0.30)
     assert targets["facts: of those right in writing, right in speech (within the sentence)"] == (0.60, None)
@@ -109,20 +109,20 @@ def test_missing_test_set_is_named_and_finished_parts_stay(data: Path) -> None:
 @pytest.mark.parametrize(
     ("figure", "result", "shown", "target", "reached"),
     [
-        (Figure(what="a", at_least=0.6), {"value": 0.6}, "60.0 %", "at least 60.0 %", True),
-        (Figure(what="a", at_least=0.6), {"value": 0.59}, "59.0 %", "at least 60.0 %", False),
-        (Figure(what="a", at_most=0.3, percent=False), {"value": 0.31}, "0.31", "at most 0.3", False),
-        (Figure(what="a", at_most=4, percent=False), {"value": 4}, "4", "at most 4", True),
+        (Figure(what="a", minimum=0.6), {"value": 0.6}, "60.0 %", "at least 60.0 %", True),
+        (Figure(what="a", minimum=0.6), {"value": 0.59}, "59.0 %", "at least 60.0 %", False),
+        (Figure(what="a", maximum=0.3, percent=False), {"value": 0.31}, "0.31", "at most 0.3", False),
+        (Figure(what="a", maximum=4, percent=False), {"value": 4}, "4", "at most 4", True),
         (Figure(what="a"), {"value": 0.5}, "50.0 %", "", None),
-        (Figure(what="a", at=("details", "b"), at_most=1), {"details": {}}, "not measured", "at most 100.0 %", False),
+        (Figure(what="a", at=("details", "b"), maximum=1), {"details": {}}, "not measured", "at most 100.0 %", False),
         (
-            Figure(what="a", at=("x", "y"), at_least_of=("z",)),
+            Figure(what="a", at=("x", "y"), minimum_at=("z",)),
             {"x": {"y": 0.7}, "z": 0.7},
             "70.0 %",
             "at least 70.0 %",
             True,
         ),
-        (Figure(what="a", at=("x",), at_least_of=("z",)), {"x": 0.6, "z": 0.7}, "60.0 %", "at least 70.0 %", False),
+        (Figure(what="a", at=("x",), minimum_at=("z",)), {"x": 0.6, "z": 0.7}, "60.0 %", "at least 70.0 %", False),
     ],
 )
 def test_figure_is_held_against_its_target(

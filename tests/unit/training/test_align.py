@@ -57,7 +57,7 @@ def test_a_batch_costs_the_mean_of_its_recordings_and_none_its_padding() -> None
 def test_ctc_counts_every_path_that_reads_as_the_transcript(projector: SpeechProjector.Config) -> None:
     module = aligned(projector=projector)
     frames = torch.randn(1, 16, tiny.SPEECH_ENCODER.projector.encoder_width)  # four speech tokens
-    log_probabilities = module.said(frames, torch.tensor([16]))[0][0].detach().exp()
+    log_probabilities = module.log_probabilities(frames, torch.tensor([16]))[0][0].detach().exp()
     torch.testing.assert_close(log_probabilities.sum(-1), torch.ones(4))
     wanted = [1, 2]  # rows of the ids 3 and 5 behind the blank
     total = sum(
@@ -81,7 +81,7 @@ def test_a_word_of_a_picture_is_said_by_the_token_nearest_to_it() -> None:
     row = module.head.rows_VE[0]  # of the id 3
     far, near = -row, row
     outputs = module(
-        seen=torch.stack([torch.stack((far, near, far)), torch.stack((far, far, far))]),
+        visual_features=torch.stack([torch.stack((far, near, far)), torch.stack((far, far, far))]),
         names=torch.tensor([[3], [3]]),
         name_lengths=torch.tensor([1, 1]),
     )
@@ -104,4 +104,4 @@ def test_a_frozen_table_teaches_the_projector_to_hear(projector: SpeechProjector
         optimiser.step()
         optimiser.zero_grad()
     module.eval()
-    assert [module.hear(one) for one in frames] == texts.tolist()
+    assert [module.decode(one) for one in frames] == texts.tolist()

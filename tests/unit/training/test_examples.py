@@ -149,4 +149,4 @@ def test_a_batch_holds_what_its_samples_hold(models: Models, order: list[int]) -
         assert (batch["labels"][row, length:] == IGNORED).all()
         assert not batch["speech"][row, length:].any()
     assert batch["frame_lengths"].tolist() == [len(clip) for one in made for clip in one.clips]
-    assert len(batch["seen"]) == sum(len(values) for one in made for values in one.seen)
+    assert len(batch["visual_features"]) == sum(len(values) for one in made for values in one.visual_features)

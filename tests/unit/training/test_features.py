@@ -22,8 +22,8 @@ def assert_equal(one: Features, other: Features) -> None:
     assert one.grids == other.grids
     assert [len(clips) for clips in one.clips] == [len(clips) for clips in other.clips]
     for ours, theirs in zip(
-        (*(clip for clips in one.clips for clip in clips), *one.seen),
-        (*(clip for clips in other.clips for clip in clips), *other.seen),
+        (*(clip for clips in one.clips for clip in clips), *one.visual_features),
+        (*(clip for clips in other.clips for clip in clips), *other.visual_features),
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)

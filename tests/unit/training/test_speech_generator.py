@@ -23,10 +23,10 @@ from model_core.speech.vocoder import DurationPredictor, FrameRenderer, UnitVoco
 from model_core.training.examples import ExampleMaker
 from model_core.training.options import Source
 from model_core.training.speech_generator import (
-    SpelledCollate,
-    SpelledSpeech,
+    CharacterUnitCollate,
+    CharacterUnitModule,
     UnitDataset,
-    UnitSpeech,
+    UnitGeneratorModule,
     collate_units,
 )
 
@@ -68,7 +68,7 @@ def stop_tokens() -> list[int]:
     return [token for token in found if token is not None]
 
 
-def spelled(codebook: Codebook) -> SpelledSpeech:
+def spelled(codebook: Codebook) -> CharacterUnitModule:
     torch.manual_seed(0)
     tokenizer, units = tiny.tokenizer(), len(PHONES)
     generator = CharacterUnitGenerator.Config(
@@ -87,11 +87,11 @@ def spelled(codebook: Codebook) -> SpelledSpeech:
         block_dilations=((1,),),
         paired=False,
     ).build()
-    return SpelledSpeech(generator, vocoder, codebook)
+    return CharacterUnitModule(generator, vocoder, codebook)
 
 
 def test_an_answers_tokens_come_without_the_one_that_ends_it(dataset: UnitDataset, codebook: Codebook) -> None:
-    batch = SpelledCollate(codebook, stop_tokens())([dataset[1], dataset[0]])
+    batch = CharacterUnitCollate(codebook, stop_tokens())([dataset[1], dataset[0]])
     assert batch["token_counts"].tolist() == [len(TEXTS[1]), len(TEXTS[0])]
     assert tiny.tokenizer().decode(batch["tokens"][0].tolist()) == TEXTS[1]
     assert batch["units"].tolist() == [[1, 2, 3], [0, 1, 2]]
@@ -101,7 +101,7 @@ def test_an_answers_tokens_come_without_the_one_that_ends_it(dataset: UnitDatase
 
 def test_nanos_stage_learns_units_latents_and_durations(dataset: UnitDataset, codebook: Codebook) -> None:
     module = spelled(codebook).train()
-    batch = SpelledCollate(codebook, stop_tokens())([dataset[row] for row in range(len(dataset))])
+    batch = CharacterUnitCollate(codebook, stop_tokens())([dataset[row] for row in range(len(dataset))])
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 0.03)
     losses = []
     for _ in range(60):
@@ -138,7 +138,7 @@ def test_the_methods_stage_learns_from_hidden_states_that_made_the_answer(datase
     torch.manual_seed(0)
     decoder = build_language_model("tiny").decoder
     config = UnitGenerator.Config(hidden_width=16, layers=1, width=16, heads=2, feed_forward=16, upsample=6, units=8)
-    module = UnitSpeech(decoder, config.build(), stop_tokens())
+    module = UnitGeneratorModule(decoder, config.build(), stop_tokens())
     batch = collate_units([dataset[row] for row in range(len(dataset))])
     before = decoder.embed_tokens.weight.clone()
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 0.01)
@@ -155,7 +155,7 @@ def test_the_methods_stage_learns_from_hidden_states_that_made_the_answer(datase
 
 
 def test_padding_of_a_batch_changes_no_loss(dataset: UnitDataset, codebook: Codebook) -> None:
-    module, collate = spelled(codebook).eval(), SpelledCollate(codebook, stop_tokens())
+    module, collate = spelled(codebook).eval(), CharacterUnitCollate(codebook, stop_tokens())
     together = module(**collate([dataset[0], dataset[1]]))["ctc_loss"]
     alone = [module(**collate([dataset[row]]))["ctc_loss"] for row in range(2)]
     torch.testing.assert_close(together, torch.stack(alone).mean())  # both have three units
@@ -165,4 +165,4 @@ def test_a_vocoder_without_a_renderer_has_nothing_to_train(codebook: Codebook) -
     module = spelled(codebook)
     module.vocoder.renderer = None
     with pytest.raises(InvalidInput, match="renderer"):
-        SpelledSpeech(module.generator, module.vocoder, codebook)
+        CharacterUnitModule(module.generator, module.vocoder, codebook)

@@ -1,4 +1,4 @@
-"""Runs of preset tiny: what is written, when they stop, what they refuse, what they say before they start."""
+"""Runs of preset tiny: files written, early stopping, refused options, estimates."""
 
 import json
 from dataclasses import replace
@@ -44,14 +44,14 @@ def instruct(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "instruct", to_instruct(6))
 
 
-def measured(instruct: Path, out: Path, **changed: Any) -> list[dict[str, float]]:
-    """A run that measures its own data after every step, and waits twice for something better."""
+def run_evaluated(instruct: Path, out: Path, **changed: Any) -> list[dict[str, float]]:
+    """A run that evaluates on its training data after every step, with a patience of 2."""
     fields = {"evaluate": (Source(instruct),), "evaluate_every": 1, "patience": 2} | changed
     return run("instruct", instruct, out, **fields)
 
 
-def test_a_loss_that_only_rises_stops_the_run_and_its_best_weights_are_written(instruct: Path, tmp_path: Path) -> None:
-    rows = measured(instruct, tmp_path, steps=20, hyperparameters={"learning_rate": 3.0, "regularizer": 0.0})
+def test_rising_loss_stops_the_run_and_its_best_weights_are_written(instruct: Path, tmp_path: Path) -> None:
+    rows = run_evaluated(instruct, tmp_path, steps=20, hyperparameters={"learning_rate": 3.0, "regularizer": 0.0})
     found = [row["eval_loss"] for row in rows if "eval_loss" in row]
     assert len(found) == 3  # the first one is the best, two are not
     assert found[0] == min(found)
@@ -63,7 +63,9 @@ def test_a_loss_that_only_rises_stops_the_run_and_its_best_weights_are_written(i
     assert torch.equal(written, best[name].half())
     assert not torch.equal(written, last[name].half())
     assert "those of step 1" in (tmp_path / "README.md").read_text()
-    assert measured(instruct, tmp_path, steps=20, hyperparameters={"learning_rate": 3.0, "regularizer": 0.0}) == rows
+    assert (
+        run_evaluated(instruct, tmp_path, steps=20, hyperparameters={"learning_rate": 3.0, "regularizer": 0.0}) == rows
+    )
 
 
 def test_projectors_learn_at_a_rate_of_their_own(instruct: Path, tmp_path: Path) -> None:
@@ -78,14 +80,14 @@ def test_projectors_learn_at_a_rate_of_their_own(instruct: Path, tmp_path: Path)
     assert rates == {"adapter": {0.5}, "projectors": {0.05}}
 
 
-def test_a_loss_that_falls_goes_on_to_the_end(instruct: Path, tmp_path: Path) -> None:
-    rows = measured(instruct, tmp_path, steps=8, hyperparameters={"learning_rate": 5e-3})
+def test_falling_loss_runs_to_the_end(instruct: Path, tmp_path: Path) -> None:
+    rows = run_evaluated(instruct, tmp_path, steps=8, hyperparameters={"learning_rate": 5e-3})
     found = [row["eval_loss"] for row in rows if "eval_loss" in row]
     assert len(found) == 8
     assert found[-1] < found[0]
 
 
-def test_a_run_says_all_about_itself(align: Path, tmp_path: Path) -> None:
+def test_model_card_plot_and_logs_describe_the_run(align: Path, tmp_path: Path) -> None:
     rows = run("align", align, tmp_path, steps=7, evaluate=(Source(align),), evaluate_every=4, command="lyra train x")
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 8))
     assert [row["step"] for row in rows if "eval_loss" in row] == [4, 7]
@@ -93,8 +95,8 @@ def test_a_run_says_all_about_itself(align: Path, tmp_path: Path) -> None:
     _, head, body = (tmp_path / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(head)["tags"][:2] == ["lyra", "speech"]
     digest = json.loads((tmp_path / "stage.json").read_text())["data"][0]["sha256"][:16]
-    for told in ("7 of 7", digest, "pyarrow 26", "lyra train x", f"{rows[0]['loss']:.4f}", "learning_rate"):
-        assert told in body
+    for word in ("7 of 7", digest, "pyarrow 26", "lyra train x", f"{rows[0]['loss']:.4f}", "learning_rate"):
+        assert word in body
     with Image.open(tmp_path / "losses.png") as plot:
         assert plot.width > 600
     events = EventAccumulator(str(tmp_path / "logs"))
@@ -116,7 +118,7 @@ def test_a_projector_that_no_sample_needs_is_not_written(tmp_path: Path) -> None
     assert not (tmp_path / "out" / "vision_projector.safetensors").exists()
 
 
-def test_a_stage_goes_on_from_the_parts_of_another(align: Path, instruct: Path, tmp_path: Path) -> None:
+def test_stage_starts_from_the_parts_of_another(align: Path, instruct: Path, tmp_path: Path) -> None:
     run("align", align, tmp_path / "align", steps=2)
     frozen = Start(parts=(tmp_path / "align",), freeze=("vision",))
     run("instruct", instruct, tmp_path / "instruct", steps=1, start=frozen)
@@ -126,7 +128,7 @@ def test_a_stage_goes_on_from_the_parts_of_another(align: Path, instruct: Path, 
     assert not (tmp_path / "instruct" / "vision_projector.safetensors").exists()
 
 
-def test_more_steps_go_on_from_where_a_run_ended(align: Path, tmp_path: Path) -> None:
+def test_more_steps_resume_a_finished_run(align: Path, tmp_path: Path) -> None:
     first = run("align", align, tmp_path, steps=3)
     assert run("align", align, tmp_path, steps=5)[:3] == first
     assert [row["step"] for row in losses(tmp_path)] == [1, 2, 3, 4, 5]
@@ -153,13 +155,13 @@ def test_a_folder_with_another_run_is_refused(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"device_batch": 3}, "does not share out"),
+        ({"device_batch": 3}, "is not divisible"),
         ({"patience": 1}, "nothing to measure"),
-        ({"fsdp": "full_shard"}, "there is none here"),
+        ({"fsdp": "full_shard"}, "has none"),
         ({"start": Start(freeze=("ears",))}, "ears"),
     ],
 )
-def test_options_that_cannot_be_are_refused(align: Path, tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_contradictory_options_are_refused(align: Path, tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         StageRun(options("align", align, tmp_path, **changed))
 
@@ -169,8 +171,8 @@ def test_options_that_cannot_be_are_refused(align: Path, tmp_path: Path, changed
     [
         ('{"zero_optimization": {"stage": 3}}', "fsdp full_shard"),
         ('{"zero_optimization": {"stage": 2}}', "pip install deepspeed"),
-        ("{", "no JSON"),
-        ("[]", "no JSON object"),
+        ("{", "not a JSON file"),
+        ("[]", "not a JSON object"),
     ],
 )
 def test_deepspeed_is_refused_with_what_to_do(align: Path, tmp_path: Path, config: str, message: str) -> None:
@@ -179,7 +181,7 @@ def test_deepspeed_is_refused_with_what_to_do(align: Path, tmp_path: Path, confi
         StageRun(options("align", align, tmp_path / "out", deepspeed=tmp_path / "zero.json"))
 
 
-def test_samples_that_cannot_be_learned_from_are_counted(tmp_path: Path) -> None:
+def test_unusable_samples_are_counted_by_reason(tmp_path: Path) -> None:
     hopeless = Conversation(
         id="fast", turns=(user("<speech>Repeat."), answer("x")), speech=(noise(0, 0.2, "far too many words"),)
     )
@@ -189,11 +191,11 @@ def test_samples_that_cannot_be_learned_from_are_counted(tmp_path: Path) -> None
     assert dict(made.train_data.left_out) == {"transcript-too-long-for-its-recording": 1, "longer-than-a-clip": 1}
     assert len(made.train_data) == 5
     alone = write_data(tmp_path / "alone", [hopeless], "align")
-    with pytest.raises(InvalidInput, match="no sample to learn from is left"):
+    with pytest.raises(InvalidInput, match="no usable sample is left"):
         StageRun(options("align", alone, tmp_path / "out"))
 
 
-def test_words_that_only_the_measurements_know_are_measured(align: Path, tmp_path: Path) -> None:
+def test_words_that_occur_only_in_evaluation_data_are_evaluated(align: Path, tmp_path: Path) -> None:
     other = Conversation(id="q", turns=(user("<speech>Repeat."), answer("x")), speech=(noise(0, 3.0, "zebra QUIZ"),))
     data = write_data(tmp_path / "data", [other], "align")
     rows = run("align", align, tmp_path / "out", steps=1, evaluate=(Source(data),), evaluate_every=1)
@@ -208,19 +210,19 @@ def test_a_checkpoint_of_another_stage_is_refused(align: Path, instruct: Path, t
         run("instruct", instruct, tmp_path / "instruct", steps=9)
 
 
-def test_a_dry_run_tells_what_there_is_to_come_and_writes_nothing(tmp_path: Path) -> None:
+def test_dry_run_estimates_and_writes_nothing(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", to_instruct(6))
     made = StageRun(options("instruct", data, tmp_path / "out", steps=12, device_batch=2, hyperparameters={"batch": 4}))
     before = sorted(tmp_path.rglob("*"))
-    told = estimate(made)
+    estimated = estimate(made)
     assert sorted(tmp_path.rglob("*")) == before
     learning = [p.numel() for p in made.assembly.module.parameters() if p.requires_grad]
-    assert (told.trained, told.samples, told.batch, told.share) == (sum(learning), 6, 4, 2)
-    assert (told.steps, told.epochs) == (12, 8.0)
-    assert told.memory["gradients (4 bytes)"] == 4 * told.trained
+    assert (estimated.trained, estimated.samples, estimated.batch, estimated.share) == (sum(learning), 6, 4, 2)
+    assert (estimated.steps, estimated.epochs) == (12, 8.0)
+    assert estimated.memory["gradients (4 bytes)"] == 4 * estimated.trained
     answers = [len(text) + 1 for sample in to_instruct(6) for text in (sample.turns[1].text, sample.turns[3].text)]
-    assert told.answer_tokens == round(4 * sum(answers) / 6)  # tiny's tokens are single letters
-    assert "GFLOP/s" in told.timed
+    assert estimated.answer_tokens == round(4 * sum(answers) / 6)  # tiny's tokens are single letters
+    assert "GFLOP/s" in estimated.timed
     weights = {name: tensor.clone() for name, tensor in made.assembly.module.state_dict().items()}
     made.train_data.prepare()
     timed = estimate(made)
@@ -232,7 +234,7 @@ def test_a_dry_run_tells_what_there_is_to_come_and_writes_nothing(tmp_path: Path
         assert word in timed.table()
 
 
-def test_recomputing_activations_wants_less_memory_and_more_work(instruct: Path, tmp_path: Path) -> None:
+def test_recomputing_activations_takes_less_memory_and_more_compute(instruct: Path, tmp_path: Path) -> None:
     kept, again = (
         estimate(StageRun(options("instruct", instruct, tmp_path, checkpointing=on))) for on in (False, True)
     )
@@ -241,14 +243,14 @@ def test_recomputing_activations_wants_less_memory_and_more_work(instruct: Path,
     assert "one layer" in again.activations
 
 
-def test_a_plot_needs_no_measurement_and_bears_a_loss_that_is_no_number() -> None:
+def test_plot_works_without_evaluations_and_with_a_nan_loss() -> None:
     rows = [{"step": 1.0, "loss": 2.0, "learning_rate": 0.1}, {"step": 2.0, "loss": float("nan")}]
     losses_axis, rate_axis = loss_plot(rows, "title").axes
     assert [np.asarray(line.get_xdata()).tolist() for line in losses_axis.lines] == [[1]]
     assert rate_axis.get_xlabel() == "step"
 
 
-def test_pictures_without_speech_are_learned_from(tmp_path: Path) -> None:
+def test_images_without_speech_are_trained_on(tmp_path: Path) -> None:
     shown = Conversation(id="p", turns=(user("<image>What?"), answer("red")), images=(plain_picture(3),))
     rows = run("instruct", write_data(tmp_path / "data", [shown] * 1), tmp_path / "out", steps=2)
     assert len(rows) == 2
