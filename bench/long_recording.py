@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from model_core.data.augment import disturb
+from model_core.data.augment import augment
 from model_core.metrics.word_errors import normalize, word_errors
 
 RATE = 16_000
@@ -104,7 +104,7 @@ def _pieces(rng: random.Random, seconds: float) -> Iterator[tuple[Samples, str]]
             samples, rate = soundfile.read(HELD_OUT / audio, dtype="float32")
             assert rate == RATE, f"{audio}: {rate} Hz"
             pause = rng.uniform(*(_PAUSES if rng.random() < _PAUSE else _BREATHS))
-            yield disturb(samples, rng)[: len(samples)], text
+            yield augment(samples, rng)[: len(samples)], text
             yield rng.random() * 2e-3 * _noise(rng, int(pause * RATE)), ""
             made += len(samples) / RATE + pause
             if made >= seconds:

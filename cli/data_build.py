@@ -13,8 +13,8 @@ from cli.failure import CommandFailed, model_failures
 from cli.presets import CheckpointOption
 
 if TYPE_CHECKING:
-    from model_core.data.build.reading import Style
     from model_core.data.build.sources import Source
+    from model_core.data.build.synthesis import Style
     from model_core.data.build.work import Spec
 
 app = typer.Typer(
@@ -195,7 +195,7 @@ def long_speech(
       lyra data build long-speech --source talks.jsonl --tasks needle=2,after,summary --longest 7200 --out data/talks
     """
     with building():
-        from model_core.data.build.long_source import Asking
+        from model_core.data.build.long_source import TaskOptions
         from model_core.data.build.long_speech import LongSpeechSpec
         from model_core.data.build.tasks import Weights
 
@@ -206,7 +206,7 @@ def long_speech(
             shard_samples=shard,
             sources=sources_of(source),
             style=style_of(voices, vary, noise, room),
-            asking=Asking(
+            asking=TaskOptions(
                 weights=Weights.parse(tasks),
                 transcribe_seconds=transcribe_seconds,
                 answers_by=answers_by,
@@ -262,11 +262,11 @@ def speech_generation(
 def building() -> Iterator[None]:
     """Turns what builders raise into a plain line with a hint."""
     with model_failures():
-        from model_core.data.voices import SpeakerMissing
+        from model_core.data.voices import VoiceMissing
 
         try:
             yield
-        except SpeakerMissing as error:
+        except VoiceMissing as error:
             raise CommandFailed(str(error), "install it, or name the voices that are there with --voices") from error
 
 
@@ -279,7 +279,7 @@ def sources_of(texts: list[str]) -> "tuple[Source, ...]":
 
 def style_of(voices: str, vary: bool, noise: bool, room: bool) -> "Style":
     """The options about reading. Raises InvalidInput."""
-    from model_core.data.build.reading import Style
+    from model_core.data.build.synthesis import Style
 
     return Style(voices=Style.parse_voices(voices), vary=vary, noise=noise, room=room)
 

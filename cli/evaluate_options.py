@@ -132,11 +132,11 @@ def run_benchmark(name: str, out: Path | None, make: "Callable[[Progress], Repor
 @contextmanager
 def voice_failures() -> Iterator[None]:
     """Turns a missing voice into CommandFailed."""
-    from model_core.data.voices import SpeakerMissing
+    from model_core.data.voices import VoiceMissing
 
     try:
         yield
-    except SpeakerMissing as error:
+    except VoiceMissing as error:
         raise CommandFailed(str(error), "install it, or name another voice with --voice") from error
 
 

@@ -1,1 +1,1 @@
-"""Training data: conversations with pictures, speech and videos, kept in shards; their checks, figures and filters."""
+"""Training data: conversations with images, speech and videos in shards; builds, validation, filters, statistics."""

@@ -1,7 +1,7 @@
-"""What stands between a reader and a recording: a room, a microphone, noise, loudness. Made of numbers alone.
+"""Audio augmentation: room reverberation, microphone colouration, noise and loudness, all synthetic.
 
-Shapes: S samples, F frequencies (S // 2 + 1). Sound is float32 in -1 to 1 at 16 kHz. The same samples and the
-same state of `rng` give the same result.
+Shapes: S samples, F frequencies (S // 2 + 1). Audio is float32 in -1 to 1 at 16 kHz. Equal samples and an equal state
+of `rng` give equal results.
 """
 
 import random
@@ -18,51 +18,51 @@ Spectrum = NDArray[np.complex128]
 NOISE_DB = (5.0, 40.0)
 LOUDNESS_DB = (-18.0, 0.0)
 REVERBERATION_SECONDS = (0.1, 0.7)
-# How much louder the direct sound is than all that a room adds.
+# Direct-to-reverberant ratio.
 DIRECT_DB = (0.0, 18.0)
-# Slope of a microphone over the spectrum, for each octave away from 1 kHz.
+# Spectral tilt of the microphone, per octave away from 1 kHz.
 TILT_DB = (-2.5, 2.5)
 _ROOM_SHARE, _NOISE_SHARE = 0.5, 0.7
 _EARLY_SECONDS = (0.003, 0.04)
-_MOST_EARLY = 6
-_LEAST_HERTZ = 50.0
+_MAX_REFLECTIONS = 6
+_MIN_HERTZ = 50.0
 _QUIET = 1e-4
 
 
-def disturb(
+def augment(
     samples: Samples, rng: random.Random, *, noise: bool = True, room: bool = True, loudness: bool = True
 ) -> Samples:
-    """[S] -> [S] of another recording of the same reading.
+    """[S] -> [S], the same speech recorded under other conditions.
 
     Args:
-        samples: What was read.
-        rng: Decides on everything, also on whether there is a room (half of the time) and noise (seven of ten times).
-        noise: Adds noise of some colour, NOISE_DB below the voice.
-        room: Lets a room answer, and a microphone colour what it hears.
-        loudness: Sets the loudest sample to LOUDNESS_DB of full scale; else it is left where it was.
+        samples: Clean speech.
+        rng: Source of all randomness, including whether there is reverberation (half of the time) and noise (70 %).
+        noise: Add noise, NOISE_DB below the speech.
+        room: Add reverberation and a spectral tilt.
+        loudness: Set the peak to LOUDNESS_DB of full scale; otherwise the peak is unchanged.
     """
     if not len(samples):
         return samples
     peak = float(np.abs(samples).max())
-    heard = samples
+    augmented = samples
     if room and rng.random() < _ROOM_SHARE:
-        heard = in_room(heard, rng)
+        augmented = in_room(augmented, rng)
     if noise and rng.random() < _NOISE_SHARE:
-        heard = with_noise(heard, rng)
+        augmented = with_noise(augmented, rng)
     wanted = 10 ** (rng.uniform(*LOUDNESS_DB) / 20) if loudness else peak
-    loud = heard * (wanted / max(float(np.abs(heard).max()), _QUIET))
+    loud = augmented * (wanted / max(float(np.abs(augmented).max()), _QUIET))
     return np.asarray(np.clip(loud, -1.0, 1.0), np.float32)
 
 
 def in_room(samples: Samples, rng: random.Random) -> Samples:
-    """[S] -> [S]: early reflections, a tail of noise that falls by 60 dB in the reverberation time, a tilt."""
+    """[S] -> [S]: early reflections, a noise tail that decays by 60 dB in the reverberation time, a spectral tilt."""
     generator = _generator(rng)
     seconds = rng.uniform(*REVERBERATION_SECONDS)
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     echo = generator.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
-    # Walls swallow high tones first.
+    # Walls absorb high frequencies more.
     echo = np.convolve(echo, np.full(rng.randint(2, 6), 0.3), "same")
-    for _ in range(rng.randrange(_MOST_EARLY)):
+    for _ in range(rng.randrange(_MAX_REFLECTIONS)):
         echo[int(rng.uniform(*_EARLY_SECONDS) * SAMPLE_RATE)] += rng.uniform(-6, 6)
     echo *= 10 ** (-rng.uniform(*DIRECT_DB) / 20) / max(float(np.sqrt(np.sum(echo**2))), _QUIET)
     echo[0] += 1.0
@@ -73,7 +73,7 @@ def in_room(samples: Samples, rng: random.Random) -> Samples:
 
 
 def with_noise(samples: Samples, rng: random.Random) -> Samples:
-    """[S] -> [S] with noise of a colour of COLOURS added, NOISE_DB below the voice."""
+    """[S] -> [S] with noise of one of COLOURS added, NOISE_DB below the speech."""
     made = COLOURS[rng.choice(sorted(COLOURS))](samples, rng)
     level = np.sqrt(np.mean(samples.astype(np.float64) ** 2)) * 10 ** (-rng.uniform(*NOISE_DB) / 20)
     return np.asarray(samples + made * (level / max(float(np.sqrt(np.mean(made**2))), _QUIET)), np.float32)
@@ -84,17 +84,17 @@ def _white(samples: Samples, rng: random.Random) -> NDArray[np.float64]:
 
 
 def _pink(samples: Samples, rng: random.Random) -> NDArray[np.float64]:
-    """3 dB less for each octave, as of rain."""
+    """-3 dB per octave, like rain."""
     return _shaped(samples, rng, lambda length: 10 ** (-3 / 20 * _octaves(length)))
 
 
 def _brown(samples: Samples, rng: random.Random) -> NDArray[np.float64]:
-    """6 dB less for each octave, as of traffic far away."""
+    """-6 dB per octave, like distant traffic."""
     return _shaped(samples, rng, lambda length: 10 ** (-6 / 20 * _octaves(length)))
 
 
 def _hum(samples: Samples, rng: random.Random) -> NDArray[np.float64]:
-    """The mains and its overtones, in a little noise."""
+    """Mains hum with harmonics and a little noise."""
     time = np.arange(len(samples)) / SAMPLE_RATE
     base = rng.choice((50.0, 60.0))
     tones = sum(np.sin(2 * np.pi * (base * overtone * time + rng.random())) / overtone for overtone in range(1, 8))
@@ -102,7 +102,7 @@ def _hum(samples: Samples, rng: random.Random) -> NDArray[np.float64]:
 
 
 def _crowd(samples: Samples, rng: random.Random) -> NDArray[np.float64]:
-    """As loud as the voice at each frequency, without its words: a room full of people."""
+    """Noise with the spectrum of the speech itself: babble."""
     return _shaped(samples, rng, lambda length: np.abs(np.fft.rfft(samples, length)))
 
 
@@ -125,7 +125,7 @@ def _shaped(samples: Samples, rng: random.Random, gain: Callable[[int], NDArray[
 def _octaves(length: int) -> NDArray[np.float64]:
     """[F] octaves above 1 kHz, for a transform of `length` samples."""
     hertz = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
-    return np.asarray(np.log2(np.maximum(hertz, _LEAST_HERTZ) / 1000), np.float64)
+    return np.asarray(np.log2(np.maximum(hertz, _MIN_HERTZ) / 1000), np.float64)
 
 
 def _generator(rng: random.Random) -> np.random.Generator:
@@ -133,5 +133,5 @@ def _generator(rng: random.Random) -> np.random.Generator:
 
 
 def _fast(length: int) -> int:
-    """The next power of two: transforms of primes are slow."""
+    """The next power of two, since FFTs of prime lengths are slow."""
     return 1 << max(length - 1, 1).bit_length()

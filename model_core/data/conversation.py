@@ -1,6 +1,6 @@
-"""A training sample: a conversation whose text names its pictures, recordings and videos by placeholders.
+"""A training sample: a conversation whose text refers to its images, recordings and videos by placeholders.
 
-The placeholders stand in the text in the order of the media lists (LLaVA's layout, with `<speech>` as Lyra has it).
+The placeholders occur in the text in the order of the media lists (LLaVA's layout, with Lyra's `<speech>`).
 """
 
 import math
@@ -18,7 +18,7 @@ _ANY_PLACEHOLDER = re.compile("|".join(PLACEHOLDERS))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """Who speaks, and the text, in which `<image>`, `<speech>` and `<video>` stand for the next one of each list."""
+    """A role and a text, in which `<image>`, `<speech>` and `<video>` stand for the next item of each list."""
 
     role: Role
     text: str
@@ -30,9 +30,9 @@ class Speech:
 
     Attributes:
         data: An encoded audio file (FLAC, WAV, Ogg, MP3, ...).
-        seconds: How long it sounds.
-        transcript: The words said; the regularizer learns from it.
-        voice: Who reads, for example `slt`; empty where that is not known.
+        seconds: Its duration.
+        transcript: Its words, used by the regularizer.
+        voice: Name of the voice, for example `slt`; empty if unknown.
     """
 
     data: bytes
@@ -46,14 +46,14 @@ class Conversation:
     """One sample.
 
     Attributes:
-        id: Its name, unique within a data set.
-        turns: Perhaps a system turn, then user and assistant in turn; the last one is an answer.
+        id: Unique within a data set.
+        turns: An optional system turn, then user and assistant alternately; the last one is an answer.
         images: JPEG, PNG or WebP files.
         speech: Recordings.
         videos: MP4, WebM or MOV files.
-        source: Where it comes from.
-        ended: False where the last answer is the beginning of a longer one: no end token is learned.
-        units: For speech generation: for each answer its unit frames, the targets of CTC.
+        source: Its origin.
+        ended: False if the last answer is cut off: it is then trained without an end token.
+        units: For speech generation: the unit frames of each answer, the CTC targets.
     """
 
     id: str
@@ -72,33 +72,33 @@ class Conversation:
 
     @property
     def modality(self) -> str:
-        """What it holds beside text, for example `image+speech`, or `text`."""
+        """Its modalities, for example `image+speech`, or `text`."""
         return modality(len(self.images), len(self.speech), len(self.videos))
 
 
 def modality(images: int, speech: int, videos: int) -> str:
-    """The name under which samples with so many media are counted."""
+    """The name of a combination of modalities, from the numbers of media."""
     names = [name for name, count in (("image", images), ("speech", speech), ("video", videos)) if count]
     return "+".join(names) or "text"
 
 
 def split_placeholders(text: str) -> list[str]:
-    """The text cut at its placeholders, which are kept: `"<image>\\nWhat?"` -> `["<image>", "\\nWhat?"]`."""
+    """Splits a text at its placeholders, keeping them: `"<image>\\nWhat?"` -> `["<image>", "\\nWhat?"]`."""
     return [piece for piece in re.split(f"({_ANY_PLACEHOLDER.pattern})", text) if piece]
 
 
 def without_placeholders(text: str) -> str:
-    """The words alone."""
+    """The text without placeholders, stripped."""
     return _ANY_PLACEHOLDER.sub("", text).strip()
 
 
 def check(conversation: Conversation) -> None:
-    """Checks everything that can be told without decoding a medium.
+    """Checks everything that can be checked without decoding media.
 
     Raises:
-        SampleError: a name is missing, the turns are not user and assistant by turn up to an answer, a turn is empty,
-            placeholders and media differ in number, a recording has no bytes or no length, units are negative or not
-            as many as answers.
+        SampleError: the id is missing, user and assistant turns do not alternate and end with an answer, a turn is
+            empty, the numbers of placeholders and media differ, a recording has no bytes or no duration, or units are
+            negative or do not match the answers.
     """
     sample = conversation.id or "without id"
     if not conversation.id:
@@ -120,14 +120,14 @@ def check(conversation: Conversation) -> None:
 
 
 def check_turns(sample: str, turns: Sequence[Turn]) -> None:
-    """Checks order and texts of the turns. Raises SampleError."""
+    """Checks the order and the texts of turns. Raises SampleError."""
     spoken = turns[1:] if turns and turns[0].role is Role.SYSTEM else turns
     if not spoken:
         raise SampleError(sample, "turns", "there are none", Reason.NO_ANSWER)
     for index, turn in enumerate(spoken):
         expected = (Role.USER, Role.ASSISTANT)[index % 2]
         if turn.role is not expected:
-            raise SampleError(sample, f"turns[{index}]", f"is of {turn.role}, not of {expected}", Reason.ROLES)
+            raise SampleError(sample, f"turns[{index}]", f"has role {turn.role}, not {expected}", Reason.ROLES)
     if len(spoken) % 2:
         raise SampleError(sample, "turns", "the last turn has no answer", Reason.NO_ANSWER)
     for index, turn in enumerate(spoken):
@@ -136,12 +136,12 @@ def check_turns(sample: str, turns: Sequence[Turn]) -> None:
             raise SampleError(sample, f"turns[{index}]", f"the text of {turn.role} is empty", reason)
         if turn.role is Role.ASSISTANT and (found := _ANY_PLACEHOLDER.search(turn.text)):
             raise SampleError(
-                sample, f"turns[{index}]", f"an answer holds {found.group()}", Reason.PLACEHOLDER_IN_ANSWER
+                sample, f"turns[{index}]", f"the answer contains {found.group()}", Reason.PLACEHOLDER_IN_ANSWER
             )
 
 
 def check_count(sample: str, field: str, placeholders: int, media: int) -> None:
-    """Checks that each medium has one placeholder. Raises SampleError."""
+    """Checks that there is one placeholder per media item. Raises SampleError."""
     if placeholders != media:
         reason = Reason.MORE_PLACEHOLDERS if placeholders > media else Reason.FEWER_PLACEHOLDERS
         raise SampleError(sample, field, f"{placeholders} placeholders for {media} given", reason)
@@ -152,7 +152,8 @@ def _check_speech(sample: str, speech: Sequence[Speech]) -> None:
         if not recording.data:
             raise SampleError(sample, f"speech[{index}]", "is empty (0 bytes)", Reason.FILE_SIZE)
         if not (math.isfinite(recording.seconds) and recording.seconds > 0):
-            raise SampleError(sample, f"speech[{index}].seconds", f"{recording.seconds} is no length", Reason.SECONDS)
+            message = f"{recording.seconds} is not a duration"
+            raise SampleError(sample, f"speech[{index}].seconds", message, Reason.SECONDS)
 
 
 def _check_units(sample: str, conversation: Conversation) -> None:
@@ -163,13 +164,13 @@ def _check_units(sample: str, conversation: Conversation) -> None:
         raise SampleError(sample, "units", counts, Reason.UNITS)
     for index, frames in enumerate(conversation.units):
         if not frames or min(frames) < 0:
-            what = "has a unit below 0" if frames else "has no frames"
+            what = "has a negative unit" if frames else "has no frames"
             raise SampleError(sample, f"units[{index}]", what, Reason.UNITS)
 
 
 def check_units(conversation: Conversation, vocabulary: int) -> None:
-    """Checks that every unit is below `vocabulary`. Raises SampleError."""
+    """Checks that every unit is less than `vocabulary`. Raises SampleError."""
     for index, frames in enumerate(conversation.units):
         if frames and max(frames) >= vocabulary:
-            message = f"unit {max(frames)} is beyond the vocabulary of {vocabulary} (0 to {vocabulary - 1})"
+            message = f"unit {max(frames)} is outside the vocabulary of {vocabulary} (0 to {vocabulary - 1})"
             raise SampleError(conversation.id, f"units[{index}]", message, Reason.UNITS)

@@ -1,4 +1,4 @@
-"""What data code raises: about one sample, about a folder of data, about a full disk."""
+"""Errors of data code: about one sample, about a data folder, about a full disk."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from model_core.errors import InvalidInput
 
 
 class Reason(StrEnum):
-    """Why a sample is bad; reports and manifests count by it."""
+    """Why a sample is invalid; reports and manifests count by it."""
 
     NOT_A_SAMPLE = "not-a-sample"
     NO_ANSWER = "no-answer"
@@ -34,13 +34,13 @@ class Reason(StrEnum):
 
 
 class SampleError(InvalidInput):
-    """One sample is bad.
+    """A sample is invalid.
 
     Args:
-        sample: Its id, or where it stands when it has none.
+        sample: Its id, or its position if it has none.
         field: The part of it that is wrong.
-        message: What is wrong and which limit holds.
-        reason: Under which it is counted.
+        message: What is wrong, with the limit if there is one.
+        reason: The reason it is counted under.
     """
 
     def __init__(self, sample: str, field: str, message: str, reason: Reason) -> None:
@@ -55,7 +55,7 @@ class SampleError(InvalidInput):
 
 
 class DataError(InvalidInput):
-    """A folder of data, or a file of it, is not whole or not what it should be.
+    """A data folder, or one of its files, is incomplete or invalid.
 
     Args:
         path: The file or folder.
@@ -72,7 +72,7 @@ class DataError(InvalidInput):
 
 @contextmanager
 def disk_failures(path: Path) -> Iterator[None]:
-    """Turns a full disk, a quota or a file-size limit met while `path` is written into a DataError."""
+    """Turns a full disk, a quota or a file-size limit hit while writing `path` into a DataError."""
     try:
         yield
     except OSError as error:
@@ -81,5 +81,5 @@ def disk_failures(path: Path) -> Iterator[None]:
         raise DataError(
             path,
             f"cannot be written: {os.strerror(error.errno)}. Free space there or choose another folder, then run the "
-            "same command again: what is finished is kept, and no partial file was left",
+            "same command again: finished work is kept, and no partial file was left",
         ) from error

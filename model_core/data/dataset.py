@@ -1,4 +1,4 @@
-"""Reading a folder of data: any sample by its number, or all of them as a shuffled stream in bounded memory."""
+"""Reads a data folder: random access to samples, or a shuffled stream in bounded memory."""
 
 import random
 from bisect import bisect_right
@@ -14,19 +14,19 @@ from model_core.data.rows import LightSample
 from model_core.data.shards import Manifest, open_shard, read_group, read_light_group, read_manifest
 
 _KEPT_GROUPS = 4
-_FRAMES_A_SECOND = 50  # of Whisper's encoder
-_LETTERS_A_TOKEN = 4.0
-_TOKENS_A_TURN = 5  # of the chat template
+_FRAMES_PER_SECOND = 50  # of Whisper's encoder
+_CHARACTERS_PER_TOKEN = 4.0
+_TOKENS_PER_TURN = 5  # of the chat template
 
 
 class ConversationDataset:
-    """The samples of a folder by number, in the order of its shards; a few row groups are kept in memory.
+    """The samples of a folder by index, in shard order; a few row groups are cached in memory.
 
     Args:
         folder: With `manifest.json`.
 
     Raises:
-        DataError: the folder is not whole.
+        DataError: the folder is incomplete.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class ConversationDataset:
             yield from self._read(group)
 
     def light(self) -> list[LightSample]:
-        """All samples without the bytes of their media, which are not read. Raises DataError."""
+        """All samples without reading their media. Raises DataError."""
         samples = []
         for shard in self.manifest.shards:
             path = self.folder / shard.file
@@ -60,11 +60,11 @@ class ConversationDataset:
         return samples
 
     def rough_lengths(self, group: int, *, image_tokens: int = 49) -> list[int]:
-        """About how many tokens each sample has, for batches of samples of like length.
+        """Approximate number of tokens of each sample, to batch samples of similar length.
 
         Args:
-            group: Encoder frames that a speech token stands for.
-            image_tokens: Vision tokens of a picture.
+            group: Encoder frames per speech token.
+            image_tokens: Vision tokens per image.
         """
         return [_rough_length(sample, group, image_tokens) for sample in self.light()]
 
@@ -81,27 +81,27 @@ class ConversationDataset:
 def stream(
     folder: Path, *, seed: int, shuffle_buffer: int, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0
 ) -> Iterator[Conversation]:
-    """One epoch of a folder's samples, shuffled, in the memory of `shuffle_buffer` samples and one row group.
+    """One epoch of a folder's samples, shuffled, in memory for `shuffle_buffer` samples and one row group.
 
-    The row groups of all shards are shuffled and dealt to the ranks as stretches of equal length; each rank reads a
-    few of its groups at a time and shuffles what they hold together. The order depends on the arguments alone.
+    The row groups of all shards are shuffled and divided among the ranks in equal stretches; each rank reads a few of
+    its groups at a time and shuffles their samples together. The order depends only on the arguments.
 
     Args:
         folder: With `manifest.json`.
-        seed: Of the order.
-        shuffle_buffer: Samples that are shuffled together; 0 leaves the samples in their order.
-        rank: Which part of the samples this process reads.
-        world: How many parts there are. All are of equal length, so that processes in step end together: of an epoch
-            up to `world - 1` samples are left out, other ones in each.
-        epoch: Another one gives another order.
-        skip: Samples of this rank that are passed over; those are not read.
+        seed: Seed of the order.
+        shuffle_buffer: Samples that are shuffled together; 0 does not shuffle.
+        rank: Rank of this process.
+        world: Number of processes. All get equally many samples: up to `world - 1` per epoch are left out, different
+            ones in each epoch.
+        epoch: Number of the epoch; each has its own order.
+        skip: Number of this rank's samples to skip without reading them.
 
     Raises:
-        DataError: the folder is not whole.
-        ValueError: rank or skip is out of its range.
+        DataError: the folder is incomplete.
+        ValueError: rank or skip is out of range.
     """
     if not 0 <= rank < world or skip < 0:
-        raise ValueError(f"rank {rank} of {world}, skip {skip}: a rank from 0 and below the number of ranks is needed")
+        raise ValueError(f"rank {rank} of {world}, skip {skip}: rank must be from 0 to {world - 1}, skip at least 0")
     groups = _groups(read_manifest(folder))
     order = random.Random(f"{seed}:{epoch}")
     if shuffle_buffer:
@@ -141,7 +141,7 @@ def _groups(manifest: Manifest) -> list[_Group]:
 
 
 def _stretch(groups: list[_Group], start: int, end: int) -> list[_Group]:
-    """The samples `start` to `end` of all, as groups cut at both ends."""
+    """Samples `start` to `end` of all groups, as groups truncated at both ends."""
     cut = []
     at = 0
     for group in groups:
@@ -153,7 +153,7 @@ def _stretch(groups: list[_Group], start: int, end: int) -> list[_Group]:
 
 
 def _windows(groups: list[_Group], samples: int) -> Iterator[list[_Group]]:
-    """Neighbouring groups of at least so many samples together, the last ones fewer."""
+    """Consecutive groups with at least `samples` samples in total; the last window may have fewer."""
     window: list[_Group] = []
     for group in groups:
         window.append(group)
@@ -170,12 +170,12 @@ def _read_groups(folder: Path, groups: list[_Group]) -> list[Conversation]:
         path = folder / group.file
         with open_shard(path) as file:
             if group.number >= file.num_row_groups:
-                raise DataError(path, "has fewer row groups than the manifest says: run the build of this data again")
+                raise DataError(path, "has fewer row groups than in the manifest: build the data again")
             samples += read_group(file, path, group.number)[group.first : group.first + group.samples]
     return samples
 
 
 def _rough_length(sample: LightSample, group: int, image_tokens: int) -> int:
-    text = sum(len(turn.text) / _LETTERS_A_TOKEN + _TOKENS_A_TURN for turn in sample.turns)
-    speech = sum(sample.seconds) * _FRAMES_A_SECOND / group
+    text = sum(len(turn.text) / _CHARACTERS_PER_TOKEN + _TOKENS_PER_TURN for turn in sample.turns)
+    speech = sum(sample.seconds) * _FRAMES_PER_SECOND / group
     return round(text + speech) + image_tokens * (sample.images + sample.videos)

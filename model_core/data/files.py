@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, flushed to the disk, renamed."""
+"""Atomic file writes: to a temporary file, flushed to disk, renamed."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from model_core.data.data_errors import disk_failures
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and renames it when the block ends; a failure leaves nothing.
+    """Yields a temporary path beside `path` and renames it at the end of the block; a failure leaves no file.
 
     Raises:
         DataError: the disk is full.
@@ -28,6 +28,6 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Removes what a killed run left of `written_aside` in a folder; no other process may be writing there."""
+    """Removes temporary files that a killed run left in a folder; no other process may be writing there."""
     for partial in folder.glob(".*.partial-*"):
         partial.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Builds the committed test sets of nano from what no training run sees: `python -m model_core.data.held_out DIR`.
+"""Builds nano's committed test sets from data that training never sees: `python -m model_core.data.held_out DIR`.
 
-Held-out sentences by voices known from training and by the voice kept out; easy-vqa's test questions, written and
-spoken; drawings of named things, placed as in no training picture, and drawings of the same things by another hand;
-questions for held-out facts, written and spoken; clips of a human reader. Readers do not vary, and no noise is added.
-Audio and pictures that `DIR` has already are kept as they are.
+Held-out sentences by training voices and by the held-out voice; easy-vqa's test questions, written and spoken; drawings
+of named things in placements that training does not use, and drawings of the same things by another artist; questions
+for held-out facts, written and spoken; clips of a human reader. Speech is neither varied nor augmented. Audio and
+pictures that `DIR` already contains are kept.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from model_core.data.sources.packages import GOOGLE_DRAWINGS, HUMAN_CLIPS, TWITT
 from model_core.data.sources.pictures import DESCRIBE_QUESTIONS, description, load_picture_questions
 from model_core.data.sources.questions import Question, held_out_facts
 from model_core.data.sources.sentences import is_held_out
-from model_core.data.voices import FLITE_VOICES, HELD_OUT_VOICE, PIPER_VOICE, Samples, readers
+from model_core.data.voices import FLITE_VOICES, HELD_OUT_VOICE, PIPER_VOICE, Samples, load_voices
 from model_core.metrics.short_answers import contains_answer
 from model_core.presets import build_language_model, lyra_home
 
@@ -39,11 +39,11 @@ NAMED_PICTURES = 100
 FACTS = 300
 _KNOWN = (*FLITE_VOICES, PIPER_VOICE)
 _ALL = (*_KNOWN, HELD_OUT_VOICE)
-# Every fifth is the one kept out; others that training knows, programs of several kinds.
+# Every fifth is the held-out voice; the others are training voices of several engines.
 _FACT_VOICES = (
     "slt", "joe", "af_heart", "kal16", HELD_OUT_VOICE, "awb", "am_michael", "joe", "bf_emma", HELD_OUT_VOICE,
 )  # fmt: skip
-# Beyond any seed of training.
+# Greater than any seed used in training.
 _PLACING = 1_000_000
 _UTTERANCE = re.compile(r"<s> (.+) </s> \((\S+)\)")
 
@@ -54,19 +54,19 @@ class HeldOutSets:
     """The test sets in one folder: manifests, `audio/` (ogg/opus, 16 kHz) and `images/`.
 
     Args:
-        folder: Where they are written.
+        folder: Output folder.
         home: Root of the cache: packages and weights are read from it, or fetched.
     """
 
     def __init__(self, folder: Path, home: Path) -> None:
         self._folder, self._home = folder, home
         self._packages = home / "training" / "packages"
-        self._readers = readers(home, dict.fromkeys((*_ALL, *_FACT_VOICES)))
+        self._readers = load_voices(home, dict.fromkeys((*_ALL, *_FACT_VOICES)))
         (folder / "audio").mkdir(parents=True, exist_ok=True)
         (folder / "images").mkdir(exist_ok=True)
 
     def build(self) -> None:
-        """Writes all of them."""
+        """Writes all test sets."""
         self._sentences()
         self._shapes()
         self._named_things()
@@ -117,7 +117,7 @@ class HeldOutSets:
         self._write("named-other-drawings", self._described(TWITTER_DRAWINGS))
 
     def _described(self, package: NpmPackage) -> list[Row]:
-        """A question for what is shown about some drawings of a package, each placed as in no training picture."""
+        """Questions for what some drawings of a package show, in placements that training does not use."""
         drawings = random.Random(0).sample(load_drawings(package, self._packages), NAMED_PICTURES)
         rows: list[Row] = []
         with tempfile.TemporaryDirectory() as scratch:
@@ -144,24 +144,24 @@ class HeldOutSets:
         self._write("factual-spoken", spoken)
 
     def _chosen_facts(self, questions: Sequence[Question]) -> list[Question]:
-        """Of held-out facts, mixed, those that the text-only language model tells right when asked in writing.
+        """Shuffled held-out facts that the text-only language model answers correctly in writing.
 
-        Where they are fewer than FACTS, others make up the number. Questions that name their answer (a ship or a
-        canoe?) are none: to repeat them would be right.
+        If these are fewer than FACTS, others are added. Questions that contain their answer (a ship or a canoe?) are
+        excluded, since repeating them would count as correct.
         """
         fair = [question for question in questions if not contains_answer(question.text, _accepted(question))]
         mixed = random.Random(0).sample(fair, len(fair))
         model = build_language_model("nano", self._home, parts=None)
         cache = self._home / "training" / "answers"
-        told = written_answers(model, [question.text for question in mixed], cache, MAX_ANSWER_TOKENS)
+        answers = written_answers(model, [question.text for question in mixed], cache, MAX_ANSWER_TOKENS)
         known = [
-            contains_answer(answer.text, _accepted(question)) for question, answer in zip(mixed, told, strict=True)
+            contains_answer(answer.text, _accepted(question)) for question, answer in zip(mixed, answers, strict=True)
         ]
         best = sorted(range(len(mixed)), key=lambda index: (not known[index], index))[:FACTS]
         return [mixed[index] for index in sorted(best)]
 
     def _human(self) -> None:
-        """Clips of a LibriVox reader, with the words that were read."""
+        """Clips of a LibriVox reader, with transcripts."""
         clips = package_folder(HUMAN_CLIPS, self._packages) / HUMAN_CLIPS.members[0]
         rows = []
         for text, name in _UTTERANCE.findall((clips / "transcription").read_text()):
@@ -176,7 +176,7 @@ class HeldOutSets:
         path = self._folder / "audio" / f"{name}-{voice}.ogg"
         if path.exists():
             return self._name(path)
-        return self._keep(self._readers[voice].read(text, 0, vary=False), path.stem)
+        return self._keep(self._readers[voice].synthesize(text, 0, vary=False), path.stem)
 
     def _keep(self, samples: Samples, name: str) -> str:
         path = self._folder / "audio" / f"{name}.ogg"

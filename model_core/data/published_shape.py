@@ -1,8 +1,8 @@
-"""The shape of the data that Lyra was trained on, to set one's own beside it.
+"""Statistics of the data that Lyra was trained on, for comparison.
 
 From arXiv 2412.09501 (sections 3.4 and 4.1, appendix) and the repository that came with it: Lyra-MultiModal-1.5M holds
 image-speech, text-image and text-speech instructions, their speech by a text-to-speech system; Lyra-LongSpeech-12K
-holds recordings "from several minutes to two hours" with questions about them. Shares of the modalities and a
+holds recordings "from several minutes to two hours" with questions about them. Proportions of the modalities and the
 distribution of durations were not published.
 """
 
@@ -13,13 +13,13 @@ CLIP_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedShape:
-    """What is known of a published data set.
+    """What is known about a published data set.
 
     Attributes:
-        name: What it is called.
-        samples: How many it has, about.
-        modalities: Those that it has, and no others; none where that was not told.
-        seconds: Shortest and longest recording, where that was told.
+        name: Its name.
+        samples: Approximate number of samples.
+        modalities: All its modalities; empty if not published.
+        seconds: Minimum and maximum duration of a recording, if published.
     """
 
     name: str
@@ -62,13 +62,13 @@ class Comparison:
 
 
 def compare(kind: str, samples: int, mix: dict[str, int], seconds: list[float]) -> list[Comparison]:
-    """A data set beside the published one of its kind.
+    """Compares a data set with the published one of its kind.
 
     Args:
         kind: `align`, `instruct`, `long-speech` or `speech-generation`.
-        samples: How many it has.
-        mix: Samples of each modality.
-        seconds: Of each recording.
+        samples: Number of samples.
+        mix: Number of samples of each modality.
+        seconds: Duration of each recording.
     """
     shape = SHAPES[kind]
     lines = [
@@ -82,12 +82,12 @@ def compare(kind: str, samples: int, mix: dict[str, int], seconds: list[float]) 
     if shape.modalities:
         lines += [_modality(name, shape, mix, samples) for name in sorted(shape.modalities | mix.keys())]
     if seconds and shape.seconds:
-        least, most = shape.seconds
-        within = sum(least <= each <= most for each in seconds) / len(seconds)
+        shortest, longest = shape.seconds
+        within = sum(shortest <= each <= longest for each in seconds) / len(seconds)
         lines.append(
             Comparison(
                 what="seconds of a recording",
-                published=f"{least:g} to {most:g}",
+                published=f"{shortest:g} to {longest:g}",
                 here=f"{min(seconds):.1f} to {max(seconds):.1f}, {within:.1%} within",
                 agrees=within >= 0.95,
             )

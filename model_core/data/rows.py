@@ -1,4 +1,4 @@
-"""A conversation as a row of a Parquet file, whole or without the bytes of its media."""
+"""A conversation as a row of a Parquet file, complete or without its media."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         ("videos", pa.list_(pa.binary())),
         ("ended", pa.bool_()),
         ("units", pa.list_(pa.list_(pa.int32()))),
-        # Counts stand in columns of their own, so that they are read without the media.
+        # Separate columns, so that the counts can be read without the media.
         ("image_count", pa.int32()),
         ("video_count", pa.int32()),
     ]
@@ -53,11 +53,11 @@ LIGHT_COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LightSample:
-    """A sample without the bytes of its media.
+    """A sample without its media.
 
     Attributes:
-        seconds, transcripts, voices: Of each recording.
-        unit_counts: Unit frames of each answer.
+        seconds, transcripts, voices: One per recording.
+        unit_counts: Number of unit frames of each answer.
     """
 
     id: str
@@ -78,7 +78,7 @@ class LightSample:
 
     @property
     def modality(self) -> str:
-        """What it holds beside text, for example `image+speech`, or `text`."""
+        """Its modalities, for example `image+speech`, or `text`."""
         return modality(self.images, len(self.seconds), self.videos)
 
 
@@ -99,7 +99,7 @@ def to_row(conversation: Conversation) -> dict[str, Any]:
 
 
 def to_conversation(row: Mapping[str, Any]) -> Conversation:
-    """A whole row as a conversation. Raises ValueError or TypeError where a value is missing or has another type."""
+    """A complete row as a conversation. Raises ValueError or TypeError if a value is missing or has another type."""
     return Conversation(
         id=row["id"],
         source=row["source"],

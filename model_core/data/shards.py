@@ -1,7 +1,7 @@
 """Conversations on disk: `DATA/manifest.json` and `DATA/shards/00000.parquet`, ...
 
-A shard is written aside and renamed, and the manifest comes last: what lies under its name is whole. The same
-conversations give the same bytes, as long as the version of pyarrow is the same.
+Shards are written atomically, and the manifest last, so that existing files are complete. The same conversations give
+the same bytes with the same version of pyarrow.
 """
 
 import hashlib
@@ -35,13 +35,13 @@ FORMAT = 1
 KINDS = ("align", "instruct", "long-speech", "speech-generation")
 MANIFEST = "manifest.json"
 GROUP_SAMPLES = 100
-GROUP_BYTES = 16 << 20  # of media: a row group ends there, however few its samples are
+GROUP_BYTES = 16 << 20  # of media, after which a row group ends even with fewer samples
 
 T = TypeVar("T")
 
 _AGAIN = "copy it again, or delete it and run the build of this data again"
 _WRITING: dict[str, Any] = {
-    # Media are compressed already; a dictionary or bounds of them would only repeat them.
+    # Media are already compressed; dictionaries or statistics of them would only duplicate them.
     "compression": {name: "none" if name in MEDIA_COLUMNS else "zstd" for name in (*LIGHT_COLUMNS, *MEDIA_COLUMNS)},
     "use_dictionary": list(REPEATED_COLUMNS),
     "write_statistics": False,
@@ -50,17 +50,17 @@ _WRITING: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardEntry:
-    """What a manifest says of a shard.
+    """The entry of a shard in a manifest.
 
     Attributes:
-        file: Its path within the folder, for example `shards/00000.parquet`.
-        samples: How many it holds; 0 where all were dropped.
-        bytes: Its size.
-        sha256: Of the whole file.
-        groups: Samples of each row group.
-        seconds: Seconds of all its recordings.
-        mix: How many samples of each modality, for example `{"image+speech": 12}`.
-        dropped: How many samples were left out while it was made, by reason.
+        file: Path within the folder, for example `shards/00000.parquet`.
+        samples: Number of samples; 0 if all were dropped.
+        bytes: Size of the file.
+        sha256: SHA-256 of the file.
+        groups: Number of samples in each row group.
+        seconds: Total duration of its recordings.
+        mix: Number of samples of each modality, for example `{"image+speech": 12}`.
+        dropped: Number of samples dropped when it was built, by reason.
     """
 
     file: str
@@ -75,15 +75,15 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a folder of data holds and how it was made.
+    """What a data folder contains and how it was built.
 
     Attributes:
         kind: `align`, `instruct`, `long-speech` or `speech-generation`.
-        name: Of the data set.
-        seed: From which everything random in it was drawn.
-        shards: In their order.
-        spec: How it was built; together with the seed it determines every byte.
-        versions: Of the packages that made it.
+        name: Name of the data set.
+        seed: Seed of everything random.
+        shards: Shards in order.
+        spec: How it was built; with the seed, it determines every byte.
+        versions: Versions of the packages that built it.
     """
 
     kind: str
@@ -110,7 +110,7 @@ class Manifest:
         return _summed(shard.dropped for shard in self.shards)
 
     def to_json(self) -> str:
-        """The text of the file."""
+        """The content of `manifest.json`."""
         totals = {"samples": self.samples, "seconds": round(self.seconds, 3), "mix": self.mix, "dropped": self.dropped}
         head = {"format": FORMAT, "kind": self.kind, "name": self.name, "seed": self.seed}
         body = {"spec": self.spec, "versions": self.versions, "totals": totals}
@@ -118,7 +118,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError, KeyError or TypeError where the text is no manifest."""
+        """Raises ValueError, KeyError or TypeError if the text is not a manifest."""
         values = json.loads(text)
         if values["format"] != FORMAT:
             raise ValueError(f"format {values['format']}, not {FORMAT}")
@@ -130,18 +130,17 @@ class Manifest:
 def write_shard(
     folder: Path, number: int, conversations: Iterable[Conversation], *, dropped: Mapping[str, int] | None = None
 ) -> ShardEntry:
-    """Writes `folder/shards/{number:05}.parquet` aside and renames it; memory stays within one row group.
+    """Writes `folder/shards/{number:05}.parquet` atomically, with the memory of one row group.
 
     Args:
-        folder: Of the data set.
-        number: Of the shard.
-        conversations: Its samples in order; each one is checked. None at all gives a shard without rows.
-        dropped: Samples that were left out, by reason. It is read after the last conversation, so whoever yields them
-            may count on the way.
+        folder: Folder of the data set.
+        number: Number of the shard.
+        conversations: Its samples in order; each is checked. There may be none.
+        dropped: Number of dropped samples, by reason. Read after the last conversation, so it may be updated meanwhile.
 
     Raises:
-        SampleError: a conversation is not whole; nothing is left on the disk.
-        DataError: the disk is full; nothing is left on the disk.
+        SampleError: a conversation is invalid; no file is left.
+        DataError: the disk is full; no file is left.
     """
     path = shard_path(folder, number)
     totals = _Totals()
@@ -157,10 +156,10 @@ def write_shard(
 
 
 def read_shard_entry(path: Path) -> ShardEntry:
-    """The entry of a shard that exists already, computed from the file itself.
+    """The entry of an existing shard, computed from the file.
 
     Raises:
-        DataError: it is missing, or no whole shard.
+        DataError: it is missing or not a complete shard.
     """
     totals = _Totals()
     with open_shard(path) as file:
@@ -172,34 +171,34 @@ def read_shard_entry(path: Path) -> ShardEntry:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where a shard of a folder lies."""
+    """Path of a shard."""
     return folder / "shards" / f"{number:05}.parquet"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes `folder/manifest.json` aside and renames it: the last step of a build. Raises DataError."""
+    """Writes `folder/manifest.json` atomically, the last step of a build. Raises DataError."""
     path = folder / MANIFEST
     if manifest.kind not in KINDS:
-        raise DataError(path, f"kind {manifest.kind!r} is none of {', '.join(KINDS)}")
+        raise DataError(path, f"kind {manifest.kind!r} is not one of {', '.join(KINDS)}")
     with written_aside(path) as partial:
         partial.write_text(manifest.to_json(), encoding="utf-8")
 
 
 def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
-    """Reads the manifest and checks that every shard is there in its size; `verify_shard` checks its bytes too.
+    """Reads the manifest and checks existence and size of every shard; `verify_shard` checks the content too.
 
     Raises:
-        DataError: naming the file, and what to do.
+        DataError: with the file and what to do.
     """
     path = folder / MANIFEST
     if not path.is_file():
         if (folder / "shards").is_dir():
-            raise DataError(path, "is missing, so the build did not end: run the same build again, it goes on")
-        raise DataError(path, "is missing: this is no folder of data (`lyra data build` makes one)")
+            raise DataError(path, "is missing, so the build is incomplete: run the same build again to resume it")
+        raise DataError(path, "is missing: this is not a data folder (`lyra data build` makes one)")
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(path, f"is no manifest of this version ({error!r}): build the data again") from error
+        raise DataError(path, f"is not a manifest of this version ({error!r}): build the data again") from error
     if check_files:
         for shard in manifest.shards:
             _check_size(folder, shard)
@@ -210,18 +209,18 @@ def verify_shard(folder: Path, shard: ShardEntry) -> None:
     """Checks size and SHA-256 of a shard against the manifest. Raises DataError."""
     _check_size(folder, shard)
     if _sha256(folder / shard.file) != shard.sha256:
-        raise DataError(folder / shard.file, f"has another SHA-256 than the manifest says: {_AGAIN}")
+        raise DataError(folder / shard.file, f"has another SHA-256 than in the manifest: {_AGAIN}")
 
 
 @contextmanager
 def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
-    """Opens a shard for reading. Raises DataError where it is missing, broken, or no shard of conversations."""
+    """Opens a shard for reading. Raises DataError if it is missing, broken, or not a shard of conversations."""
     if not path.is_file():
         raise DataError(path, f"is missing: {_AGAIN}")
     try:
         file = pq.ParquetFile(path, pre_buffer=True)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(path, f"is no whole Parquet file ({error}): {_AGAIN}") from error
+        raise DataError(path, f"is not a complete Parquet file ({error}): {_AGAIN}") from error
     with file:
         if not file.schema_arrow.equals(SCHEMA):
             raise DataError(path, "has other columns than a shard of conversations (`lyra data build` writes them)")
@@ -229,18 +228,18 @@ def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def read_group(file: pq.ParquetFile, path: Path, group: int) -> list[Conversation]:
-    """The conversations of a row group. Raises DataError where it does not decode."""
+    """The conversations of a row group. Raises DataError if it cannot be decoded."""
     return [_converted(to_conversation, row, path, group) for row in _rows(file, path, group, None)]
 
 
 def read_light_group(file: pq.ParquetFile, path: Path, group: int) -> list[LightSample]:
-    """A row group without the bytes of its media. Raises DataError where it does not decode."""
+    """A row group without its media. Raises DataError if it cannot be decoded."""
     return [_converted(to_light_sample, row, path, group) for row in _rows(file, path, group, list(LIGHT_COLUMNS))]
 
 
 @dataclass(slots=True)
 class _Totals:
-    """What a shard's entry needs, added up row group by row group."""
+    """Totals of a shard's entry, accumulated row group by row group."""
 
     groups: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -268,11 +267,11 @@ class _Totals:
 def _check_size(folder: Path, shard: ShardEntry) -> None:
     path = folder / shard.file
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(path, "lies outside of the folder of data: the manifest was altered")
+        raise DataError(path, "is outside the data folder: the manifest was altered")
     if not path.is_file():
         raise DataError(path, f"is missing: {_AGAIN}")
     if (size := path.stat().st_size) != shard.bytes:
-        raise DataError(path, f"has {size:,} bytes where the manifest says {shard.bytes:,}: {_AGAIN}")
+        raise DataError(path, f"has {size:,} bytes, not {shard.bytes:,} as in the manifest: {_AGAIN}")
 
 
 def _sha256(path: Path) -> str:
@@ -284,7 +283,7 @@ def _rows(file: pq.ParquetFile, path: Path, group: int, columns: list[str] | Non
     try:
         rows: list[dict[str, Any]] = file.read_row_group(group, columns=columns, use_threads=False).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(path, f"row group {group} does not decode ({error}): {_AGAIN}") from error
+        raise DataError(path, f"row group {group} cannot be decoded ({error}): {_AGAIN}") from error
     return rows
 
 
@@ -292,7 +291,7 @@ def _converted(convert: Callable[[dict[str, Any]], T], row: dict[str, Any], path
     try:
         return convert(row)
     except (ValueError, TypeError) as error:
-        raise DataError(path, f"row group {group} holds a row that is no conversation ({error}): {_AGAIN}") from error
+        raise DataError(path, f"row group {group} has a row that is not a conversation ({error}): {_AGAIN}") from error
 
 
 def _row_groups(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
@@ -310,7 +309,7 @@ def _row_groups(conversations: Iterable[Conversation]) -> Iterator[list[Conversa
 
 
 def media_bytes(conversation: Conversation) -> int:
-    """Bytes of all its media."""
+    """Total bytes of its media."""
     files = (*conversation.images, *conversation.videos, *(each.data for each in conversation.speech))
     return sum(map(len, files))
 

@@ -1,4 +1,4 @@
-"""Figures of a data set: durations, tokens, modalities, and how they stand beside the published data."""
+"""Statistics of a data set: durations, tokens and modalities, compared with the published data."""
 
 import json
 import statistics
@@ -17,13 +17,13 @@ from model_core.data.shards import open_shard, read_light_group, read_manifest
 
 CountTokens = Callable[[str], int]
 
-_LETTERS_A_TOKEN = 4.0
-_MOST_NAMES = 20  # of sources and voices in the table
+_CHARACTERS_PER_TOKEN = 4.0
+_MAX_NAMES = 20  # sources and voices in the table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """How a figure is spread; all 0 where there is none of it."""
+    """Summary statistics of a figure; all 0 without values. The fields are keys of `stats.json`."""
 
     count: int = 0
     total: float = 0.0
@@ -35,7 +35,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: list[float]) -> "Spread":
-        """The spread of some values."""
+        """Summarises values."""
         if not values:
             return cls()
         ordered = sorted(values)
@@ -52,20 +52,20 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What was counted.
+    """The statistics of a data set.
 
     Attributes:
         kind: `align`, `instruct`, `long-speech` or `speech-generation`.
-        samples: How many there are.
-        bad: Samples that were passed over, by reason (of a published file).
-        mix: Samples of each modality.
-        sources: Samples of each source, the most frequent first.
-        voices: Recordings of each voice, the most frequent first.
-        transcribed: Share of the recordings with a transcript.
-        tokenizer: What counted the tokens.
-        values: Every single value: `seconds` of a recording, `prompt_tokens` and `answer_tokens` of a sample's texts,
-            `turns` of a sample, `units` of an answer.
-        published: Beside the published data of that kind.
+        samples: Number of samples.
+        bad: Number of invalid samples of a published file that were skipped, by reason.
+        mix: Number of samples of each modality.
+        sources: Number of samples of each source, most frequent first.
+        voices: Number of recordings of each voice, most frequent first.
+        transcribed: Share of recordings with a transcript.
+        tokenizer: Name of the tokenizer that counted.
+        values: All values: `seconds` of recordings, `prompt_tokens` and `answer_tokens` of samples, `turns` of samples,
+            `units` of answers.
+        published: Comparison with the published data of that kind.
     """
 
     kind: str
@@ -80,7 +80,7 @@ class Stats:
     published: list[Comparison]
 
     def to_json(self) -> str:
-        """All but the single values, whose spread it has."""
+        """Everything as JSON, with summaries in place of the values."""
         values: dict[str, Any] = {
             "kind": self.kind,
             "samples": self.samples,
@@ -99,11 +99,11 @@ class Stats:
 def light_samples(
     path: Path, *, media_root: Path | None = None, on_error: OnError | None = None
 ) -> Iterator[LightSample]:
-    """The samples of a folder of shards, whose media are not read, or of a published file, whose media are decoded.
+    """The samples of a folder, without reading media, or of a published file, whose media are decoded.
 
     Raises:
-        DataError: the folder or file is not whole.
-        SampleError: a sample of the file is bad, and there is no `on_error`.
+        DataError: the folder or file is incomplete.
+        SampleError: a sample of the file is invalid, and there is no `on_error`.
     """
     if not path.is_dir():
         for conversation in read_published_json(path, media_root or path.parent, on_error=on_error):
@@ -123,21 +123,21 @@ def measure(
     tokenizer: str = "",
     bad: dict[str, int] | None = None,
 ) -> Stats:
-    """Counts everything.
+    """Computes the statistics.
 
     Args:
-        samples: Of the data set; read once.
-        kind: With which of the published data sets it is compared.
-        count_tokens: Of a text; without it, a token is taken for four letters.
-        tokenizer: What the figures call it.
-        bad: Samples that were passed over; read at the end.
+        samples: The samples; iterated once.
+        kind: The published data set to compare with.
+        count_tokens: Counts the tokens of a text; by default, four characters are one token.
+        tokenizer: Name of that tokenizer.
+        bad: Number of skipped samples, by reason; read at the end.
 
     Raises:
-        DataError: the kind is not one of the four, or there is no sample.
+        DataError: the kind does not exist, or there is no sample.
     """
     if kind not in SHAPES:
-        raise DataError(kind, f"is no kind of data: one of {', '.join(SHAPES)}")
-    count = count_tokens or (lambda text: round(len(text) / _LETTERS_A_TOKEN))
+        raise DataError(kind, f"is not a kind of data; those are {', '.join(SHAPES)}")
+    count = count_tokens or (lambda text: round(len(text) / _CHARACTERS_PER_TOKEN))
     mix: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     voices: Counter[str] = Counter()
@@ -180,7 +180,7 @@ _VALUES = {
 
 
 def markdown(stats: Stats) -> str:
-    """The figures as tables."""
+    """The statistics as Markdown tables."""
     spread = [
         (title, *(f"{value:,.6g}" for value in asdict(Spread.of(stats.values[name])).values()))
         for name, title in _VALUES.items()
@@ -222,11 +222,11 @@ def write_stats(stats: Stats, out: Path) -> None:
 def _shares(counts: dict[str, int]) -> list[tuple[str, ...]]:
     total = sum(counts.values())
     rows: list[tuple[str, ...]] = [
-        (name, f"{count:,}", f"{count / total:.1%}") for name, count in list(counts.items())[:_MOST_NAMES]
+        (name, f"{count:,}", f"{count / total:.1%}") for name, count in list(counts.items())[:_MAX_NAMES]
     ]
-    if len(counts) > _MOST_NAMES:
-        rest = total - sum(list(counts.values())[:_MOST_NAMES])
-        rows.append((f"{len(counts) - _MOST_NAMES} more", f"{rest:,}", f"{rest / total:.1%}"))
+    if len(counts) > _MAX_NAMES:
+        rest = total - sum(list(counts.values())[:_MAX_NAMES])
+        rows.append((f"{len(counts) - _MAX_NAMES} more", f"{rest:,}", f"{rest / total:.1%}"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Histograms of a data set's figures."""
+"""Histograms of a data set's statistics."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ _BINS = 40
 
 
 def draw(stats: "Stats", out: Path) -> None:
-    """Writes `durations.png`, `tokens.png` and `modalities.png`. Raises DataError where the disk is full."""
+    """Writes `durations.png`, `tokens.png` and `modalities.png`. Raises DataError if the disk is full."""
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     _histogram(figure.add_subplot(), stats.values["seconds"], "seconds of a recording")
     _save(figure, out / "durations.png")
@@ -39,14 +39,14 @@ def draw(stats: "Stats", out: Path) -> None:
 
 
 def _histogram(axes: Axes, values: list[float], label: str) -> None:
-    """Bins of equal ratio where the values span more than a factor of thirty."""
+    """Uses a logarithmic axis if the values span more than a factor of thirty."""
     axes.set(xlabel=label, ylabel="count")
     if not values:
         axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
         return
-    least, most = max(min(values), 0.1), max(values)
-    if most > 30 * least:
-        axes.hist(np.maximum(values, least), bins=list(np.geomspace(least, most, _BINS)))
+    minimum, maximum = max(min(values), 0.1), max(values)
+    if maximum > 30 * minimum:
+        axes.hist(np.maximum(values, minimum), bins=list(np.geomspace(minimum, maximum, _BINS)))
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     else:

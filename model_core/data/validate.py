@@ -1,4 +1,4 @@
-"""Checks a data set whole: every bad sample is named and counted by reason, none ends the check."""
+"""Validates a complete data set: invalid samples are listed and counted by reason, and do not end the validation."""
 
 import json
 from collections import Counter
@@ -21,12 +21,12 @@ PARTIAL_FILE = "partial-file"
 UNKNOWN_FILE = "file-not-in-manifest"
 
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is; 0 for what is not known."""
+"""Called with how much is done and the total; 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something that is wrong: with a sample, or with a file (then `field` is empty)."""
+    """An error in a sample, or in a file (then `field` is empty)."""
 
     sample: str
     field: str
@@ -36,11 +36,11 @@ class Fault:
 
 @dataclass(slots=True)
 class Report:
-    """What a check found.
+    """The result of a validation.
 
     Attributes:
-        samples: How many were looked at.
-        faults: In the order of the samples.
+        samples: Number of samples checked.
+        faults: Errors, in the order of the samples.
     """
 
     samples: int = 0
@@ -48,11 +48,11 @@ class Report:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Faults by reason, the most frequent first."""
+        """Number of faults by reason, most frequent first."""
         return dict(Counter(fault.reason for fault in self.faults).most_common())
 
     def write(self, path: Path) -> None:
-        """Writes everything as JSON. Raises DataError where the disk is full."""
+        """Writes everything as JSON. Raises DataError if the disk is full."""
         faults = [
             {"sample": each.sample, "field": each.field, "reason": each.reason, "message": each.message}
             for each in self.faults
@@ -71,18 +71,18 @@ def validate(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Report:
-    """Checks a folder of shards or a published JSON file, every byte of it.
+    """Validates a folder of shards or a published JSON file completely.
 
     Args:
-        path: A folder with `manifest.json`, or a file of the published layout.
-        media_root: Of a published file's media; without it, the folder of the file.
-        limits: Of media.
-        unit_vocabulary: How many units there are; without it, units are only checked to be none below 0.
-        workers: Processes.
-        progress: Called after each piece of work.
+        path: A folder with `manifest.json`, or a file in the published layout.
+        media_root: Folder of a published file's media; None for the file's own folder.
+        limits: Limits of media.
+        unit_vocabulary: Number of units; without it, units are only checked not to be negative.
+        workers: Number of processes.
+        progress: Called with progress.
 
     Raises:
-        DataError: there is nothing to check: the path is missing, its manifest cannot be read, the file is no JSON.
+        DataError: the path is missing, its manifest cannot be read, or the file is not JSON.
     """
     show = progress or (lambda done, total: None)
     limits = limits or Limits()
@@ -91,14 +91,14 @@ def validate(
     return _validate_published(path, media_root or path.parent, limits, unit_vocabulary, workers, show)
 
 
-_RECORDS = 32  # of a published file, worked on together
+_RECORDS = 32  # of a published file, per work item
 
 
 def _validate_published(
     path: Path, media_root: Path, limits: Limits, vocabulary: int | None, workers: int, show: Progress
 ) -> Report:
     if not media_root.is_dir():
-        raise DataError(media_root, "is no folder: give the folder of media with --media-root")
+        raise DataError(media_root, "is not a folder: name the folder of media with --media-root")
     work = partial(_check_records, media_root=media_root, limits=limits, vocabulary=vocabulary)
     report = Report()
     for samples, faults in in_order(work, _batches(enumerate(read_records(path))), workers):
@@ -106,7 +106,7 @@ def _validate_published(
         report.faults += faults
         show(report.samples, 0)
     if not report.samples:
-        raise DataError(path, "holds no sample")
+        raise DataError(path, "contains no sample")
     return report
 
 
@@ -145,7 +145,7 @@ def _validate_shards(folder: Path, limits: Limits, vocabulary: int | None, worke
         report.faults += faults
         for name in ids:
             if name in seen:
-                message = f"stands in the data set again, in {shard}"
+                message = f"occurs again, in {shard}"
                 report.faults.append(Fault(sample=name, field="id", message=message, reason=Reason.SAME_ID))
             seen.add(name)
         show(done, len(manifest.shards))
@@ -153,7 +153,7 @@ def _validate_shards(folder: Path, limits: Limits, vocabulary: int | None, worke
 
 
 def _stray_files(folder: Path, known: set[str]) -> Iterator[Fault]:
-    """What lies among the shards and is none: left by a run that was killed, or put there by hand."""
+    """Files among the shards that are not in the manifest: left by a killed run, or put there by hand."""
     for path in sorted((folder / "shards").glob("*")):
         file = f"shards/{path.name}"
         if file in known:
@@ -165,7 +165,7 @@ def _stray_files(folder: Path, known: set[str]) -> Iterator[Fault]:
 def _check_shard(
     shard: ShardEntry, folder: Path, limits: Limits, vocabulary: int | None
 ) -> tuple[str, list[str], list[Fault]]:
-    """The shard's file, the ids of its samples and what is wrong; a broken shard is one fault."""
+    """The shard's file, the ids of its samples, and its faults; a broken shard is one fault."""
     path = folder / shard.file
     ids: list[str] = []
     faults: list[Fault] = []

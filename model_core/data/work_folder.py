@@ -1,4 +1,4 @@
-"""A folder in which resumable work is done: by one run at a time, and only by runs that were asked for the same."""
+"""A folder for resumable work: locked by one run at a time, and reused only by runs with the same spec."""
 
 import fcntl
 import json
@@ -16,14 +16,14 @@ WORK = "work"
 
 @contextmanager
 def work_alone(folder: Path) -> Iterator[Path]:
-    """Makes `folder` with `folder/work` and keeps other processes out of it; gives the latter.
+    """Creates `folder` and `folder/work`, locks them against other processes, and yields `folder/work`.
 
     Raises:
-        DataError: the folder holds something else, another process works in it, or the disk is full.
+        DataError: the folder contains something else, another process is working in it, or the disk is full.
     """
     known = (folder / MANIFEST).is_file() or (folder / WORK).is_dir()
     if folder.exists() and not known and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(folder, "is not empty and holds no data set: name a new folder")
+        raise DataError(folder, "is not empty and not a data set: name a new folder")
     with disk_failures(folder):
         (folder / WORK).mkdir(parents=True, exist_ok=True)
         lock = (folder / WORK / "lock").open("w")
@@ -31,12 +31,12 @@ def work_alone(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(folder, "another process works in it: wait for it, or end it") from error
+            raise DataError(folder, "another process is working in it: wait for it, or stop it") from error
         yield folder / WORK
 
 
 def record_spec(folder: Path, spec: dict[str, Any]) -> None:
-    """Writes down what is asked for, or compares it with what was. Raises DataError where they differ."""
+    """Records the spec, or compares it with the recorded one. Raises DataError if they differ."""
     path = folder / WORK / "spec.json"
     if path.is_file():
         check_same_spec(folder, json.loads(path.read_text(encoding="utf-8")), spec)
@@ -54,11 +54,11 @@ def check_same_spec(folder: Path, begun: dict[str, Any], asked: dict[str, Any]) 
     ]
     if differing:
         what = "; ".join(differing)
-        raise DataError(folder, f"was begun with other options ({what}): name another folder, or give the same ones")
+        raise DataError(folder, f"was started with other options ({what}): name another folder, or use the same ones")
 
 
 def finished_shard(folder: Path, number: int) -> ShardEntry | None:
-    """The entry of a shard that an earlier run wrote; a broken one is removed."""
+    """The entry of a shard written by an earlier run; a broken one is deleted."""
     path = shard_path(folder, number)
     try:
         return read_shard_entry(path) if path.exists() else None

@@ -1,4 +1,4 @@
-"""Work on the pieces of a data set, in this process or in several, with results in the order of the pieces."""
+"""An ordered parallel map over the pieces of a data set."""
 
 import multiprocessing
 import os
@@ -14,25 +14,25 @@ from model_core.errors import InvalidInput
 Piece = TypeVar("Piece")
 Done = TypeVar("Done")
 
-_WAITING = 2  # pieces handed out for each process, so that a long list is not all in memory
+_WAITING = 2  # submitted pieces per process, which bounds memory
 
 
 def in_order(work: Callable[[Piece], Done], pieces: Iterable[Piece], workers: int) -> Iterator[Done]:
-    """`work` of each piece, in the order of the pieces, whatever the number of workers.
+    """`work` of each piece, in the order of the pieces.
 
     Args:
-        work: What pickle can carry to another process.
-        pieces: Taken only as fast as they are worked on.
-        workers: Processes; with 1 everything happens in this one.
+        work: A picklable function.
+        pieces: Consumed only as fast as they are processed.
+        workers: Number of processes; 1 runs in this process.
 
     Raises:
-        Whatever `work` raises; pieces that have not begun are then given up.
-        InvalidInput: a process was killed, most likely for want of memory.
+        Whatever `work` raises; pieces that have not started are then cancelled.
+        InvalidInput: a process was killed, probably for lack of memory.
     """
     if workers == 1:
         yield from map(work, pieces)
         return
-    # Forking a process in which torch has started threads can hang: each worker starts anew.
+    # Forking a process in which torch has started threads can hang, so workers are spawned.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
         running: deque[Future[Done]] = deque()
@@ -45,14 +45,14 @@ def in_order(work: Callable[[Piece], Done], pieces: Iterable[Piece], workers: in
                 yield running.popleft().result()
         except BrokenProcessPool as error:
             raise InvalidInput(
-                "workers", "a process was killed, most likely for want of memory: give fewer workers and run this again"
+                "workers", "a process was killed, probably for lack of memory: run this again with fewer workers"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def end_with_parent() -> None:
-    """Called in a worker process: ends it when its parent was killed, for whose work it would wait for ever."""
+    """Called in a worker process: ends it if its parent is killed, since it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -35,7 +35,7 @@ class Figure:
     """A row of the card.
 
     Attributes:
-        what: Description.
+        what: Description; results are compared by it from release to release.
         at: Path of keys to the value in a part's result.
         percent: Whether the value is a fraction shown as a percentage.
         minimum, maximum: Its target; with neither it is only reported.
@@ -202,7 +202,7 @@ def _picture_part(name: str, what: str, minimum: float | None = None) -> Part:
 def _spoken_figures(voice: str, with_targets: bool) -> tuple[Figure, ...]:
     """The figures of a voice; only the trained voice has targets."""
     return (
-        Figure(what=f"spoken answers, {voice}: WER of Whisper's transcript", maximum=0.20 if with_targets else None),
+        Figure(what=f"spoken answers, {voice}: WER as Whisper hears them", maximum=0.20 if with_targets else None),
         Figure(
             what=f"spoken answers, {voice}: real-time factor",
             at=("details", "real_time_factor"),
@@ -210,13 +210,13 @@ def _spoken_figures(voice: str, with_targets: bool) -> tuple[Figure, ...]:
             maximum=0.3 if with_targets else None,
         ),
         Figure(
-            what=f"spoken answers, {voice}: answer tokens until the first audio (maximum)",
+            what=f"spoken answers, {voice}: answer tokens until the first sound (most)",
             at=("details", "first_audio_tokens_most"),
             percent=False,
             maximum=4 if with_targets else None,
         ),
         Figure(
-            what=f"spoken answers, {voice}: the voice's own ms until the first audio (median)",
+            what=f"spoken answers, {voice}: the voice's own ms until the first sound (median)",
             at=("details", "first_audio_own_ms"),
             percent=False,
             maximum=100 if with_targets else None,
@@ -283,7 +283,7 @@ PARTS = (
         name="text-quality",
         run=_text,
         options={"prompts": 8},
-        figures=(Figure(what="text alone: answers identical to the base model's", minimum=1.0),),
+        figures=(Figure(what="text alone: answers that are the base's to the letter", minimum=1.0),),
     ),
     Part(
         name="extractor-speech",

@@ -53,7 +53,7 @@ def evaluate_nano(plan: Plan, show: Show) -> Report:
 
     Raises:
         InvalidInput: a part does not exist, or its data is missing or invalid; finished parts keep their results.
-        WeightsMissing, SpeakerMissing.
+        WeightsMissing, VoiceMissing.
     """
     start = time.perf_counter()
     parts = choose_parts(plan.only)

@@ -22,15 +22,15 @@ def synthesizer(name: str, home: Path | None = None) -> Synthesizer:
 
     Raises:
         InvalidInput: the voice does not exist.
-        SpeakerMissing, WeightsMissing: it is not installed on this machine.
+        VoiceMissing, WeightsMissing: it is not installed on this machine.
     """
     if name == TINY_VOICE:
         tiny = TinyVoice()  # its sample rate is 16 kHz
         return lambda text: tiny.speak_clause(text).astype(np.float32) / np.float32(32768)
-    from model_core.data.voices import readers
+    from model_core.data.voices import load_voices
 
-    reader = readers(home or lyra_home(), (name,))[name]
-    return lambda text: reader.read(text, 0, vary=False)
+    reader = load_voices(home or lyra_home(), (name,))[name]
+    return lambda text: reader.synthesize(text, 0, vary=False)
 
 
 def synthesized(text: str, name: str, home: Path | None = None) -> AudioSource:

@@ -1,1 +1,1 @@
-"""What makes data sets: a builder for each kind, on one frame that resumes, runs in parallel and repeats itself."""
+"""Data set builders, one per kind, on a common framework: resumable, parallel and reproducible."""

@@ -1,4 +1,4 @@
-"""What a text-only language model answers: the answers that spoken questions are trained toward.
+"""Answers by a text-only language model, the training targets for spoken questions.
 
 Shapes: B prompts of a batch, L positions, E width, V vocabulary.
 """
@@ -13,7 +13,7 @@ import torch
 from more_itertools import chunked
 from torch import nn
 
-from model_core.data.build.work import Workplace
+from model_core.data.build.work import BuildContext
 from model_core.data.files import written_aside
 from model_core.engine.engine import LanguageModel
 from model_core.language.chat_template import render
@@ -21,13 +21,13 @@ from model_core.language.messages import Message, Role
 from model_core.language.splicing import splice
 from model_core.presets import build_language_model
 
-# A chunk of prompts is answered together and kept in one file; a batch of it goes through the model at once.
+# Prompts per cache file, and per batch of the model.
 _CHUNK, _BATCH = 128, 32
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenAnswer:
-    """A text, and whether the model ended it itself; else it goes on."""
+    """An answer, and whether the model ended it itself; otherwise it was cut off."""
 
     text: str
     ended: bool
@@ -42,17 +42,17 @@ def written_answers(
 ) -> list[WrittenAnswer]:
     """Greedy answers of the base model, or their first `max_tokens` tokens.
 
-    Which prompts share a batch depends on the list alone, so that a run that was stopped goes on with the same sums.
+    The batches depend only on the list of prompts, so that a resumed run computes the same floats.
 
     Args:
-        model: Answers without any adapter.
-        prompts: Each asked alone.
-        cache: Folder that keeps answers between runs, a file for each chunk of prompts.
+        model: The model, used without an adapter.
+        prompts: Independent prompts.
+        cache: Folder that caches answers between runs, one file per chunk of prompts.
         max_tokens: Longer answers are cut there.
-        on_answers: Called with the answers there are so far.
+        on_answers: Called with the number of answers so far.
 
     Returns:
-        An answer for each prompt, in order.
+        One answer per prompt, in order.
     """
     identity = f"{weights_sha256(model)} {max_tokens}"
     answers: list[WrittenAnswer] = []
@@ -70,28 +70,28 @@ def written_answers(
 
 
 def answers_of(
-    prompts: Sequence[str], preset: str, place: Workplace, *, max_tokens: int, checkpoint: Path | None = None
+    prompts: Sequence[str], preset: str, context: BuildContext, *, max_tokens: int, checkpoint: Path | None = None
 ) -> list[WrittenAnswer]:
-    """What a preset's language model answers, kept for all builds below the root of the cache.
+    """Answers by a preset's language model, cached for all builds.
 
     Raises:
-        UnknownPreset, WeightsMissing, InvalidInput: the model cannot be had.
+        UnknownPreset, WeightsMissing, InvalidInput: the model cannot be loaded.
     """
     if not prompts:
         return []
-    model = build_language_model(preset, place.home, parts=None, checkpoint=checkpoint)
+    model = build_language_model(preset, context.home, parts=None, checkpoint=checkpoint)
     step = f"answers by {preset}"
     return written_answers(
         model,
         prompts,
-        place.home / "training" / "answers",
+        context.home / "training" / "answers",
         max_tokens,
-        lambda done: place.show(step, done, len(prompts), ""),
+        lambda done: context.show(step, done, len(prompts), ""),
     )
 
 
 def weights_sha256(model: LanguageModel) -> str:
-    """Digest that tells models apart: of all their norms, which no two trained models share."""
+    """A digest that identifies a model: over its norm weights, which differ between any two trained models."""
     digest = hashlib.sha256(model.model.encode())
     for module in model.decoder.modules():
         if isinstance(module, nn.RMSNorm):
@@ -100,7 +100,7 @@ def weights_sha256(model: LanguageModel) -> str:
 
 
 def _answer_chunk(model: LanguageModel, prompts: Sequence[str], max_tokens: int) -> list[WrittenAnswer]:
-    """Prompts of about one length share a batch."""
+    """Batches prompts of similar length."""
     order = sorted(range(len(prompts)), key=lambda index: (model.count_tokens(prompts[index]), index))
     answers: dict[int, WrittenAnswer] = {}
     for batch in chunked(order, _BATCH):
@@ -110,7 +110,7 @@ def _answer_chunk(model: LanguageModel, prompts: Sequence[str], max_tokens: int)
 
 @torch.inference_mode()
 def _answer_batch(model: LanguageModel, prompts: Sequence[str], max_tokens: int) -> list[WrittenAnswer]:
-    """Each row has a cache of its own, and leaves the batch when it has ended."""
+    """Each row has its own cache and leaves the batch when it ends."""
     decoder, tokenizer = model.decoder, model.tokenizer
     stops = {tokenizer.token_to_id(token) for token in model.template.stop_tokens} - {None}
     asked = [

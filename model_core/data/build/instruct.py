@@ -1,4 +1,4 @@
-"""Data of stage 2: questions, spoken and written, with their answers."""
+"""Data of stage 2: spoken and written questions with answers."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,10 @@ from typing import ClassVar
 from model_core.data.build.answers import WrittenAnswer, answers_of
 from model_core.data.build.pictures import PICTURES, Pictures
 from model_core.data.build.published import PublishedRecords
-from model_core.data.build.reading import ReadingRoom, Style
 from model_core.data.build.sources import Made, Mixture, OpenSource, Source, sample_id, texts_sha256
-from model_core.data.build.spoken import Speaking
-from model_core.data.build.work import Dropped, Maker, Spec, Workplace
+from model_core.data.build.spoken_turns import TurnSynthesizer
+from model_core.data.build.synthesis import Style, UtteranceSynthesizer
+from model_core.data.build.work import BuildContext, Dropped, Maker, Spec
 from model_core.data.conversation import IMAGE, Conversation, Turn
 from model_core.data.data_errors import Reason
 from model_core.data.files import written_aside
@@ -24,20 +24,20 @@ from model_core.language.messages import Role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstructSpec(Spec):
-    """What an instruct set is made from.
+    """Specification of an instruct set.
 
     Args:
-        sources: Named questions (`model_core.data.sources.questions`), a .txt file with a question a line, `easy-vqa`,
-            `drawings`, or a .json file in the published layout, whose human turns are read aloud.
-        style: Who reads, and how.
-        spoken_share: Share of conversations whose user speaks, 0 to 1.
-        longest_spoken: Turns of more words stay written.
-        answers_by: Preset whose text-only language model answers questions that come without a picture.
-        known_answers: Whether a question that comes with its answer keeps it; else the model answers these too, so that
-            spoken questions are answered as written ones are.
-        answer_tokens: Its longer answers are cut there, and learned as beginnings.
-        checkpoint: Where the preset runs one.
-        media_root: Folder that paths in a .json file are relative to; without it, that of the file.
+        sources: Named questions (`model_core.data.sources.questions`), a .txt file with one question per line,
+            `easy-vqa`, `drawings`, or a .json file in the published layout, whose human turns are synthesized.
+        style: Voices and augmentation.
+        spoken_share: Share of conversations with spoken user turns, 0 to 1.
+        longest_spoken: Maximum words of a spoken turn; longer turns stay written.
+        answers_by: Preset whose text-only language model answers questions without a picture.
+        known_answers: Keep the answers that questions come with; otherwise the model answers these too, so that spoken
+            questions are answered like written ones.
+        answer_tokens: Maximum tokens of the model's answers; longer ones are cut off and trained without an end token.
+        checkpoint: Checkpoint of the preset, if it needs one.
+        media_root: Folder of a .json file's media; None for the file's own folder.
     """
 
     kind: ClassVar[str] = "instruct"
@@ -55,29 +55,29 @@ class InstructSpec(Spec):
     def __post_init__(self) -> None:
         super(InstructSpec, self).__post_init__()
         if not 0 <= self.spoken_share <= 1:
-            raise InvalidInput("spoken_share", f"{self.spoken_share} is not from 0 to 1")
+            raise InvalidInput("spoken_share", f"{self.spoken_share} is not between 0 and 1")
         for field, value in (("longest_spoken", self.longest_spoken), ("answer_tokens", self.answer_tokens)):
             if value < 1:
-                raise InvalidInput(field, f"{value} is below 1")
+                raise InvalidInput(field, f"{value} is less than 1")
 
-    def open(self, place: Workplace) -> Maker:
-        """Raises InvalidInput where a source or a voice does not exist."""
-        room = ReadingRoom(self.style, place.home) if self.spoken_share else None
-        speaking = Speaking(room, self.seed, self.spoken_share, self.longest_spoken)
-        opened = [(source, self._open(source, place, speaking)) for source in self.sources]
+    def open(self, context: BuildContext) -> Maker:
+        """Raises InvalidInput if a source or a voice does not exist."""
+        synthesizer = UtteranceSynthesizer(self.style, context.home) if self.spoken_share else None
+        speaking = TurnSynthesizer(synthesizer, self.seed, self.spoken_share, self.longest_spoken)
+        opened = [(source, self._open(source, context, speaking)) for source in self.sources]
         return Mixture(opened, self.seed, self.samples)
 
-    def _open(self, source: Source, place: Workplace, speaking: Speaking) -> OpenSource:
+    def _open(self, source: Source, context: BuildContext, speaking: TurnSynthesizer) -> OpenSource:
         if source.name in PICTURES:
-            return PictureQuestions(source.name, Pictures(source.name, self.seed, place), speaking)
+            return PictureQuestions(source.name, Pictures(source.name, self.seed, context), speaking)
         if source.path is None:
-            asked = load_questions(source.name, place.packages)[: source.count]
-            return Questions(source.name, asked, self, place, speaking)
+            asked = load_questions(source.name, context.packages)[: source.count]
+            return Questions(source.name, asked, self, context, speaking)
         if source.path.suffix == ".txt":
             lines = (line.strip() for line in source.path.read_text(encoding="utf-8").splitlines())
             asked = [Question(line) for line in dict.fromkeys(lines) if line][: source.count]
-            return Questions(source.name, asked, self, place, speaking)
-        records = PublishedRecords(source.path, self.media_root or source.path.parent, place.scratch)
+            return Questions(source.name, asked, self, context, speaking)
+        records = PublishedRecords(source.path, self.media_root or source.path.parent, context.scratch)
         return PublishedQuestions(source.name, records, speaking)
 
 
@@ -85,23 +85,23 @@ class Questions(OpenSource):
     """Questions without a picture, answered by a language model."""
 
     def __init__(
-        self, name: str, questions: list[Question], spec: InstructSpec, place: Workplace, speaking: Speaking
+        self, name: str, questions: list[Question], spec: InstructSpec, context: BuildContext, speaking: TurnSynthesizer
     ) -> None:
         self._name, self._questions, self._spec = name, questions, spec
-        self._place, self._speaking = place, speaking
-        self._kept = place.scratch / f"answers-{name}.json"
+        self._context, self._speaking = context, speaking
+        self._kept = context.scratch / f"answers-{name}.json"
         self.available = len(questions)
         self.origin = texts_sha256(f"{question.text} {question.answer}" for question in questions)
 
     def prepare(self) -> None:
-        """Has the language model answer."""
+        """Lets the language model answer."""
         if self._kept.is_file():
             return
         open_texts = [question.text for question in self._questions if self._is_open(question)]
         made = answers_of(
             open_texts,
             self._spec.answers_by,
-            self._place,
+            self._context,
             max_tokens=self._spec.answer_tokens,
             checkpoint=self._spec.checkpoint,
         )
@@ -125,15 +125,15 @@ class Questions(OpenSource):
         question, name = self._questions[index % self.available], sample_id(self._name, index)
         answer = self._answers[question.text] if self._is_open(question) else WrittenAnswer(question.answer or "", True)
         if not answer.text:
-            return Dropped(name, Reason.NO_ANSWER, f"{self._spec.answers_by} answers nothing to {question.text!r}")
+            return Dropped(name, Reason.NO_ANSWER, f"{self._spec.answers_by} has no answer to {question.text!r}")
         turns = (Turn(role=Role.USER, text=question.text), Turn(role=Role.ASSISTANT, text=answer.text))
         return Conversation(id=name, turns=turns, source=self._name, ended=answer.ended)
 
 
 class PictureQuestions(OpenSource):
-    """Questions about pictures that packages ship."""
+    """Questions about pictures from released packages."""
 
-    def __init__(self, name: str, pictures: Pictures, speaking: Speaking) -> None:
+    def __init__(self, name: str, pictures: Pictures, speaking: TurnSynthesizer) -> None:
         self._name, self._pictures, self._speaking = name, pictures, speaking
         self.available, self.origin = pictures.questions, pictures.origin
 
@@ -153,10 +153,10 @@ class PictureQuestions(OpenSource):
 class PublishedQuestions(OpenSource):
     """Text-image instruction data in the published layout."""
 
-    def __init__(self, name: str, records: PublishedRecords, speaking: Speaking) -> None:
+    def __init__(self, name: str, records: PublishedRecords, speaking: TurnSynthesizer) -> None:
         self._name, self._records, self._speaking = name, records, speaking
         self.available, self.origin = records.count, records.sha256
 
     def make(self, indices: Sequence[int]) -> Iterator[Made]:
-        """A conversation for each record; those with a missing or broken medium are dropped."""
+        """A conversation per record; records with missing or broken media are dropped."""
         return iter(self._speaking.spoken([self._records.read(index, self._name) for index in indices]))

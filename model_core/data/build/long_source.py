@@ -1,4 +1,4 @@
-"""What all sources of long recordings share: tasks, needles, and questions asked by a language model."""
+"""Base class of sources of long recordings: tasks, needles, and questions asked by a language model."""
 
 import json
 from abc import abstractmethod
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from model_core.data.build import tasks
 from model_core.data.build.answers import answers_of
-from model_core.data.build.reading import Reading, ReadingRoom, Samples
 from model_core.data.build.sources import Made, OpenSource, sample_id
+from model_core.data.build.synthesis import Samples, Utterance, UtteranceSynthesizer
 from model_core.data.build.tasks import Asked, Weights
-from model_core.data.build.work import Dropped, Workplace, rng_of
+from model_core.data.build.work import BuildContext, Dropped, rng_of
 from model_core.data.conversation import SPEECH, Conversation, Speech, Turn
 from model_core.data.data_errors import SampleError
 from model_core.data.files import written_aside
@@ -24,15 +24,15 @@ TOO_SHORT, NO_QUESTION = "too-short", "no-question"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """How long recordings are asked about.
+class TaskOptions:
+    """Tasks on long recordings.
 
     Args:
-        weights: How often each task is drawn.
-        transcribe_seconds: Longer recordings are not transcribed whole.
-        answers_by: Preset whose language model asks and answers where a task wants it.
-        answer_tokens: Its longer answers are cut there, and learned as beginnings.
-        checkpoint: Where the preset runs one.
+        weights: Relative frequency of each task.
+        transcribe_seconds: Maximum length of recordings that are transcribed in full.
+        answers_by: Preset whose language model asks and answers for tasks that need it.
+        answer_tokens: Maximum tokens of the model's answers; longer ones are cut off and trained without an end token.
+        checkpoint: Checkpoint of the preset, if it needs one.
     """
 
     weights: Weights
@@ -44,12 +44,12 @@ class Asking:
     def __post_init__(self) -> None:
         for field, value in (("transcribe_seconds", self.transcribe_seconds), ("answer_tokens", self.answer_tokens)):
             if value < 1:
-                raise InvalidInput(field, f"{value} is below 1")
+                raise InvalidInput(field, f"{value} is less than 1")
 
 
 @dataclass(frozen=True, slots=True)
-class Hidden:
-    """A needle [S] to lay into a recording, and how deep: 0 at its beginning, 1 at its end."""
+class NeedleAudio:
+    """A needle with its audio [S], and its relative position in a recording: 0 at the start, 1 at the end."""
 
     needle: Needle
     depth: float
@@ -57,44 +57,52 @@ class Hidden:
 
 
 @dataclass(frozen=True, slots=True)
-class Laid:
-    """A recording, and where its needle begins as a share of its seconds."""
+class LongRecording:
+    """A recording, and the relative position of its needle."""
 
     speech: Speech
     depth: float = 0.0
 
 
 class LongSource(OpenSource):
-    """Recordings that are asked about.
+    """Long recordings with tasks.
 
     Args:
-        name: Of the source.
-        count: Samples planned.
-        seed: Of the data set.
-        asking: What is asked.
-        room: Where needles are read.
-        place: Where results of the language model are kept.
+        name: Name of the source.
+        count: Planned samples.
+        seed: Seed of the data set.
+        asking: The tasks.
+        synthesizer: Speaks the needles.
+        context: Folders; the language model's output is cached in its scratch folder.
     """
 
-    def __init__(self, name: str, count: int, seed: int, asking: Asking, room: ReadingRoom, place: Workplace) -> None:
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        seed: int,
+        asking: TaskOptions,
+        synthesizer: UtteranceSynthesizer,
+        context: BuildContext,
+    ) -> None:
         self.name, self.count, self.seed = name, count, seed
-        self._asking, self._room, self._place = asking, room, place
-        self._kept = place.scratch / f"asked-{name}.json"
+        self._asking, self._synthesizer, self._context = asking, synthesizer, context
+        self._kept = context.scratch / f"asked-{name}.json"
 
     @abstractmethod
     def sentences(self, index: int) -> Sequence[str]:
-        """What is said in a recording, beside a needle."""
+        """The sentences of a recording, without a needle."""
 
     @abstractmethod
-    def lay(self, index: int, hidden: Hidden | None) -> Laid:
-        """The recording. Raises SampleError where it cannot be used."""
+    def recording(self, index: int, hidden: NeedleAudio | None) -> LongRecording:
+        """The recording, with a needle if one is given. Raises SampleError if it cannot be used."""
 
     def task(self, index: int) -> str:
-        """What is asked about a recording."""
+        """The task of a recording."""
         return self._asking.weights.draw(rng_of(self.seed, self.name, index, "task"))
 
     def prepare(self) -> None:
-        """Has the language model ask and answer where a task wants it."""
+        """Lets the language model ask and answer for the tasks that need it."""
         wanted = [index for index in range(self.count) if self.task(index) in tasks.BY_LANGUAGE_MODEL]
         if not wanted or self._kept.is_file():
             return
@@ -113,7 +121,7 @@ class LongSource(OpenSource):
             partial.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
 
     def make(self, indices: Sequence[int]) -> Iterator[Made]:
-        """A conversation for each recording."""
+        """A conversation per recording."""
         for index in indices:
             try:
                 yield self._sample(index)
@@ -123,43 +131,44 @@ class LongSource(OpenSource):
     def _sample(self, index: int) -> Made:
         name, task = sample_id(self.name, index), self.task(index)
         sentences = self.sentences(index)
-        if len(sentences) < tasks.FEWEST_SENTENCES and task != tasks.TRANSCRIBE:
-            message = f"{len(sentences)} sentences are fewer than {tasks.FEWEST_SENTENCES}"
+        if len(sentences) < tasks.MIN_SENTENCES and task != tasks.TRANSCRIBE:
+            message = f"{len(sentences)} sentences are fewer than the minimum of {tasks.MIN_SENTENCES}"
             return Dropped(name, TOO_SHORT, message)
         rng = rng_of(self.seed, self.name, index, "asked")
         source, ended = f"{self.name} {task}", True
         if task == tasks.NEEDLE:
             hidden = self._hidden(index)
-            laid = self.lay(index, hidden)
+            recording = self.recording(index, hidden)
             asked = Asked(hidden.needle.question, hidden.needle.sentence)
-            source += f" depth {laid.depth:.2f} of {laid.speech.seconds:.0f} s"
+            source += f" depth {recording.depth:.2f} of {recording.speech.seconds:.0f} s"
         else:
-            laid = self.lay(index, None)
+            recording = self.recording(index, None)
             if task in tasks.BY_LANGUAGE_MODEL:
                 question, answer, ended = self._asked_by_model[str(index)]
                 if (task == tasks.QUESTION and not question.endswith("?")) or not answer:
                     return Dropped(name, NO_QUESTION, f"{self._asking.answers_by} asks {question!r}")
                 asked = Asked(question, answer)
             else:
-                too_long = laid.speech.seconds > self._asking.transcribe_seconds
+                too_long = recording.speech.seconds > self._asking.transcribe_seconds
                 asked = tasks.ask(tasks.PART if task == tasks.TRANSCRIBE and too_long else task, sentences, rng)
         turns = (
             Turn(role=Role.USER, text=f"{SPEECH}\n{asked.question}"),
             Turn(role=Role.ASSISTANT, text=asked.answer),
         )
-        return Conversation(id=name, turns=turns, speech=(laid.speech,), source=source, ended=ended)
+        return Conversation(id=name, turns=turns, speech=(recording.speech,), source=source, ended=ended)
 
-    def _hidden(self, index: int) -> Hidden:
+    def _hidden(self, index: int) -> NeedleAudio:
         rng = rng_of(self.seed, self.name, index, "needle")
         drawn = needle(rng)
         seed = f"{self.seed} {self.name} {index} needle"
-        (samples,) = self._room.plain([Reading(drawn.sentence, self._room.voice(seed), seed)])
-        return Hidden(drawn, rng.random(), samples)
+        utterance = Utterance(drawn.sentence, self._synthesizer.voice(seed), seed)
+        (samples,) = self._synthesizer.synthesize_clean([utterance])
+        return NeedleAudio(drawn, rng.random(), samples)
 
     def _by_model(self, prompts: list[str]) -> list[tuple[str, bool]]:
         asking = self._asking
         made = answers_of(
-            prompts, asking.answers_by, self._place, max_tokens=asking.answer_tokens, checkpoint=asking.checkpoint
+            prompts, asking.answers_by, self._context, max_tokens=asking.answer_tokens, checkpoint=asking.checkpoint
         )
         return [(answer.text, answer.ended) for answer in made]
 

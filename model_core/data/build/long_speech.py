@@ -1,4 +1,4 @@
-"""Data of stage 3: long recordings, what is asked about them, and needles hidden in them.
+"""Data of stage 3: long recordings with tasks, some with hidden needles.
 
 Shapes: S samples at 16 kHz.
 """
@@ -15,20 +15,20 @@ import numpy as np
 
 from model_core.audio.tensors import SAMPLE_RATE, decode_audio
 from model_core.data.build import tasks
-from model_core.data.build.long_source import Asking, Hidden, Laid, LongSource
-from model_core.data.build.pool import Pool, PooledReading
-from model_core.data.build.reading import ReadingRoom, Samples, Style, recording
+from model_core.data.build.long_source import LongRecording, LongSource, NeedleAudio, TaskOptions
+from model_core.data.build.pool import Pool, PooledUtterance
 from model_core.data.build.recorded import RecordedFiles
 from model_core.data.build.sources import Mixture, OpenSource, Source, sample_id, texts_sha256
-from model_core.data.build.work import Maker, Spec, Workplace, rng_of
+from model_core.data.build.synthesis import Samples, Style, UtteranceSynthesizer, recording
+from model_core.data.build.work import BuildContext, Maker, Spec, rng_of
 from model_core.errors import InvalidInput
 
 JOINED = "joined"
 
 _PAUSE_SECONDS = (0.25, 1.2)
-_MOST_RUN = 6  # readings of a voice before another one may go on
-_NEEDLE_SECONDS = 5.0  # what a needle may add to a recording
-_BLOCK_SECONDS = 20.0  # noise and room are laid over somewhat more than that at a time
+_MAX_RUN = 6  # consecutive utterances of a voice
+_NEEDLE_SECONDS = 5.0  # maximum that a needle adds to a recording
+_BLOCK_SECONDS = 20.0  # minimum length of the blocks that are augmented at a time
 _TRIES = 100
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _PIECE_WORDS = 12  # of a transcript without full stops
@@ -37,24 +37,25 @@ _QUIET_SECONDS, _SEARCH_SECONDS = 0.3, 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongSpeechSpec(Spec):
-    """What a long-speech set is made from.
+    """Specification of a long-speech set.
 
     Args:
-        sources: Sentences, named or of a .txt file, whose readings are joined to long recordings (their counts say how
-            many are read), and .jsonl files of long recordings of one's own, {"audio": "path", "text": "what is said"}.
-        style: Who reads, and how.
-        asking: What is asked about the recordings.
-        recordings: How many are joined from readings.
-        readings: How many sentences are read to join them from.
-        shortest, longest: Seconds of a recording; those of one's own are dropped where they are longer.
-        even_lengths: Whether all lengths are as likely; else each doubling of the length is.
+        sources: Sentences, named or from a .txt file, whose utterances are joined to long recordings (their counts are
+            numbers of utterances), and .jsonl files of the user's long recordings, with lines
+            {"audio": "path", "text": "transcript"}.
+        style: Voices and augmentation.
+        asking: Tasks on the recordings.
+        recordings: Number of joined recordings.
+        readings: Number of synthesized sentences to join them from.
+        shortest, longest: Seconds of a recording; the user's own are dropped if they are longer.
+        even_lengths: Draw lengths uniformly; otherwise log-uniformly.
     """
 
     kind: ClassVar[str] = "long-speech"
 
     sources: tuple[Source, ...]
     style: Style
-    asking: Asking
+    asking: TaskOptions
     recordings: int = 1000
     readings: int = 4000
     shortest: float = 20.0
@@ -65,87 +66,90 @@ class LongSpeechSpec(Spec):
     def __post_init__(self) -> None:
         super(LongSpeechSpec, self).__post_init__()
         if not 0 < self.shortest <= self.longest:
-            raise InvalidInput("seconds", f"{self.shortest:g} to {self.longest:g} is no range of lengths")
-        if self.recordings < 1 or self.readings < tasks.FEWEST_SENTENCES:
-            raise InvalidInput("readings", f"at least 1 recording and {tasks.FEWEST_SENTENCES} readings are needed")
+            raise InvalidInput("seconds", f"{self.shortest:g} to {self.longest:g} is not a range of lengths")
+        if self.recordings < 1 or self.readings < tasks.MIN_SENTENCES:
+            raise InvalidInput("readings", f"at least 1 recording and {tasks.MIN_SENTENCES} readings are required")
 
-    def open(self, place: Workplace) -> Maker:
-        """Raises InvalidInput where a source or a voice does not exist."""
-        room = ReadingRoom(self.style, place.home)
+    def open(self, context: BuildContext) -> Maker:
+        """Raises InvalidInput if a source or a voice does not exist."""
+        synthesizer = UtteranceSynthesizer(self.style, context.home)
         read = tuple(source for source in self.sources if source.path is None or source.path.suffix == ".txt")
         opened: list[tuple[Source, OpenSource]] = []
         if read:
-            pool = Pool(read, self.style, self.seed, self.readings, place)
-            opened.append((Source(name=JOINED, count=self.recordings), JoinedReadings(pool, self, room, place)))
+            pool = Pool(read, self.style, self.seed, self.readings, context)
+            joined = JoinedReadings(pool, self, synthesizer, context)
+            opened.append((Source(name=JOINED, count=self.recordings), joined))
         for source in self.sources:
             if source not in read:
-                opened.append((source, OwnRecordings(source, self, room, place)))
+                opened.append((source, OwnRecordings(source, self, synthesizer, context)))
         return Mixture(opened, self.seed, self.samples)
 
 
 class JoinedReadings(LongSource):
-    """Readings of several sentences by one to three voices, with pauses between."""
+    """Utterances of one to three voices, joined with pauses."""
 
-    def __init__(self, pool: Pool, spec: LongSpeechSpec, room: ReadingRoom, place: Workplace) -> None:
-        super().__init__(JOINED, spec.recordings, spec.seed, spec.asking, room, place)
+    def __init__(
+        self, pool: Pool, spec: LongSpeechSpec, synthesizer: UtteranceSynthesizer, context: BuildContext
+    ) -> None:
+        super().__init__(JOINED, spec.recordings, spec.seed, spec.asking, synthesizer, context)
         self._pool, self._spec = pool, spec
         self.available = spec.recordings
         self.origin = texts_sha256(f"{name} {origin}" for name, origin in sorted(pool.origins.items()))
-        # Drawn for the question and again for the sound.
+        # Needed for the question and again for the audio.
         self._drawn = lru_cache(maxsize=4)(self._draw)
 
     def prepare(self) -> None:
-        """Has the sentences read first."""
+        """Synthesizes the pool of sentences first."""
         self._pool.prepare()
         super().prepare()
 
     def sentences(self, index: int) -> Sequence[str]:
-        """In the order of the recording."""
+        """The sentences in the order of the recording."""
         return [reading.text for reading in self._drawn(index)]
 
-    def lay(self, index: int, hidden: Hidden | None) -> Laid:
-        """Joins the readings; a needle comes between two of them."""
+    def recording(self, index: int, hidden: NeedleAudio | None) -> LongRecording:
+        """Joins the utterances; a needle is inserted between two of them."""
         readings = self._drawn(index)
         rng = rng_of(self.seed, self.name, index, "pauses")
-        sounds = [self._pool.samples(reading) for reading in readings]
+        audio = [self._pool.samples(reading) for reading in readings]
         texts = [reading.text for reading in readings]
-        at = round(hidden.depth * len(sounds)) if hidden else len(sounds)
+        at = round(hidden.depth * len(audio)) if hidden else len(audio)
         if hidden:
-            sounds.insert(at, hidden.samples)
+            audio.insert(at, hidden.samples)
             texts.insert(at, hidden.needle.sentence)
-        parts = [np.concatenate((sound, _pause(rng))) for sound in sounds]
+        parts = [np.concatenate((samples, _pause(rng))) for samples in audio]
         voices = "+".join(sorted({reading.voice for reading in readings}))
         seed = f"{self.seed} {self.name} {index}"
-        speech = recording(self._disturbed(parts, seed), " ".join(texts), voices)
-        return Laid(speech, sum(map(len, parts[:at])) / sum(map(len, parts)))
+        speech = recording(self._augmented(parts, seed), " ".join(texts), voices)
+        return LongRecording(speech, sum(map(len, parts[:at])) / sum(map(len, parts)))
 
-    def _disturbed(self, parts: list[Samples], seed: str) -> Samples:
-        """[S] of all parts in one room, with one noise; some at a time, so that hours need no giant transform."""
+    def _augmented(self, parts: list[Samples], seed: str) -> Samples:
+        """[S] of all parts with the same room and noise; in blocks, to bound the length of the FFTs."""
         blocks: list[list[Samples]] = [[]]
         for part in parts:
             if sum(map(len, blocks[-1])) > _BLOCK_SECONDS * SAMPLE_RATE:
                 blocks.append([])
             blocks[-1].append(part)
-        return np.concatenate([self._room.disturbed(np.concatenate(block), seed) for block in blocks])
+        return np.concatenate([self._synthesizer.augmented(np.concatenate(block), seed) for block in blocks])
 
-    def _draw(self, index: int) -> list[PooledReading]:
-        """Which readings follow each other. No sentence comes twice."""
+    def _draw(self, index: int) -> list[PooledUtterance]:
+        """Draws a sequence of utterances without repeating a sentence."""
         rng = rng_of(self.seed, self.name, index, "readings")
         seconds = self._seconds(self.task(index), rng)
         by_voice = self._pool.by_voice
         voices = rng.sample(list(by_voice), min(rng.choice((1, 1, 2, 3)), len(by_voice)))
-        drawn: list[PooledReading] = []
+        drawn: list[PooledUtterance] = []
         said: set[str] = set()
         voice, run, length, tries = voices[0], 0, 0.0, 0
         while tries < _TRIES:
             if not run:
-                voice, run = rng.choice(voices), rng.randint(1, _MOST_RUN)
+                voice, run = rng.choice(voices), rng.randint(1, _MAX_RUN)
             reading = rng.choice(by_voice[voice])
-            fits = length + reading.seconds + _PAUSE_SECONDS[1] <= seconds or len(drawn) < tasks.FEWEST_SENTENCES
+            fits = length + reading.seconds + _PAUSE_SECONDS[1] <= seconds or len(drawn) < tasks.MIN_SENTENCES
             if not fits and length >= self._spec.shortest:
                 break
             if reading.text in said or not fits:
-                # A voice with little to say hands over to all others.
+                # If the drawn voices have too few sentences, all voices are used.
                 tries, run, voices = tries + 1, 0, voices if tries < _TRIES // 2 else list(by_voice)
                 continue
             drawn.append(reading)
@@ -165,34 +169,37 @@ class JoinedReadings(LongSource):
 
 
 class OwnRecordings(LongSource):
-    """Long recordings of one's own with what is said in them; a source without a count asks once about each."""
+    """The user's own long recordings with transcripts; without a count, each is used once."""
 
-    def __init__(self, source: Source, spec: LongSpeechSpec, room: ReadingRoom, place: Workplace) -> None:
+    def __init__(
+        self, source: Source, spec: LongSpeechSpec, synthesizer: UtteranceSynthesizer, context: BuildContext
+    ) -> None:
         if source.path is None or source.path.suffix != ".jsonl":
             raise InvalidInput("source", f"{source.name} is neither sentences nor a .jsonl file of recordings")
         self._files = RecordedFiles(source.path)
-        super().__init__(self._files.name, source.count or self._files.count, spec.seed, spec.asking, room, place)
+        count = source.count or self._files.count
+        super().__init__(self._files.name, count, spec.seed, spec.asking, synthesizer, context)
         self._longest = spec.longest
         self.available, self.origin = self._files.count, self._files.sha256
 
     def sentences(self, index: int) -> Sequence[str]:
-        """Its transcript, sentence by sentence."""
+        """The transcript, split into sentences."""
         return _cut_sentences(self._files.text(index % self.available))
 
-    def lay(self, index: int, hidden: Hidden | None) -> Laid:
-        """The file as it is; with a needle in the quietest place near its depth, as a FLAC file."""
+    def recording(self, index: int, hidden: NeedleAudio | None) -> LongRecording:
+        """The file unchanged; with a needle at the quietest moment near its depth, a FLAC file."""
         longest = self._longest - (_NEEDLE_SECONDS if hidden else 0)
         speech = self._files.speech(index % self.available, sample_id(self.name, index), longest)
         if hidden is None:
-            return Laid(speech)
+            return LongRecording(speech)
         samples = decode_audio(speech.data, max_seconds=self._longest).numpy()
         at = _quiet_place(samples, round(hidden.depth * len(samples)))
         level = float(np.abs(samples).max()) / max(float(np.abs(hidden.samples).max()), 1e-4)
-        laid = np.concatenate((samples[:at], hidden.samples * level, samples[at:]))
+        with_needle = np.concatenate((samples[:at], hidden.samples * level, samples[at:]))
         sentences = list(self.sentences(index))
         sentences.insert(round(at / len(samples) * len(sentences)), hidden.needle.sentence)
-        joined = recording(laid, " ".join(sentences), speech.voice)
-        return Laid(replace(joined, voice=""), at / len(laid))
+        joined = recording(with_needle, " ".join(sentences), speech.voice)
+        return LongRecording(replace(joined, voice=""), at / len(with_needle))
 
 
 def _pause(rng: random.Random) -> Samples:
@@ -200,16 +207,16 @@ def _pause(rng: random.Random) -> Samples:
 
 
 def _cut_sentences(text: str) -> list[str]:
-    """At full stops and the like; a transcript without them every few words."""
+    """Splits at sentence ends; a transcript without punctuation every few words."""
     sentences = [piece for piece in _SENTENCE_END.split(" ".join(text.split())) if piece]
     words = text.split()
-    if len(sentences) >= tasks.FEWEST_SENTENCES or len(words) <= _PIECE_WORDS:
+    if len(sentences) >= tasks.MIN_SENTENCES or len(words) <= _PIECE_WORDS:
         return sentences
     return [" ".join(words[start : start + _PIECE_WORDS]) for start in range(0, len(words), _PIECE_WORDS)]
 
 
 def _quiet_place(samples: Samples, near: int) -> int:
-    """Middle of the quietest moment within some seconds of a place."""
+    """Middle of the quietest moment within a few seconds of a position."""
     width, reach = int(_QUIET_SECONDS * SAMPLE_RATE), int(_SEARCH_SECONDS * SAMPLE_RATE)
     first, end = max(near - reach, 0), min(near + reach, len(samples))
     energy = np.convolve(samples[first:end].astype(np.float64) ** 2, np.ones(width), "same")

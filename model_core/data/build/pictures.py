@@ -1,11 +1,11 @@
-"""Samples about pictures that packages ship: easy-vqa's shapes, and drawings of everyday things."""
+"""Samples about pictures from released packages: easy-vqa's shapes, and drawings of everyday things."""
 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from model_core.data.build.sources import Made, OpenSource, sample_id, texts_sha256
-from model_core.data.build.work import Workplace, rng_of
+from model_core.data.build.work import BuildContext, rng_of
 from model_core.data.conversation import IMAGE, Conversation, Turn
 from model_core.data.sources.drawings import NamedPicture, load_drawings, place
 from model_core.data.sources.packages import GOOGLE_DRAWINGS
@@ -23,7 +23,7 @@ from model_core.language.messages import Role
 
 EASY_VQA, DRAWINGS = "easy-vqa", "drawings"
 PICTURES = (EASY_VQA, DRAWINGS)
-# How many ways each drawing is placed before a source counts as repeating itself.
+# Placements of each drawing that count as distinct pictures.
 _PLACINGS = 8
 _CLOSED = ("yes", "no")
 
@@ -38,19 +38,19 @@ class Asked:
 
 
 class Pictures:
-    """What there is to show and to ask.
+    """The pictures and questions of a source.
 
     Args:
         name: `easy-vqa` or `drawings`.
-        seed: Of the data set.
-        place: Where packages lie, and where placed drawings may be kept.
+        seed: Seed of the data set.
+        context: Folders of packages and of placed drawings.
     """
 
-    def __init__(self, name: str, seed: int, place: Workplace) -> None:
+    def __init__(self, name: str, seed: int, context: BuildContext) -> None:
         self._seed, self._name = seed, name
-        self._folder = place.scratch / "pictures"
+        self._folder = context.scratch / "pictures"
         if name == EASY_VQA:
-            questions = load_picture_questions(place.packages, "train")
+            questions = load_picture_questions(context.packages, "train")
             facts = shape_facts(questions)
             self._shapes = [NamedPicture(image, f"{fact['color']} {fact['shape']}") for image, fact in facts.items()]
             self._closed = [question for question in questions if question.answer in _CLOSED]
@@ -58,12 +58,12 @@ class Pictures:
             self.pictures, self.questions = len(self._shapes), len(questions)
             self.origin = texts_sha256(f"{q.image.name} {q.question} {q.answer}" for q in questions)
         elif name == DRAWINGS:
-            self._drawings = load_drawings(GOOGLE_DRAWINGS, place.packages)
+            self._drawings = load_drawings(GOOGLE_DRAWINGS, context.packages)
             self._names = sorted({drawing.name for drawing in self._drawings})
             self.pictures = self.questions = len(self._drawings) * _PLACINGS
             self.origin = texts_sha256(f"{drawing.file.name} {drawing.name}" for drawing in self._drawings)
         else:
-            raise InvalidInput("source", f"{name!r} has no pictures; there are {', '.join(PICTURES)}")
+            raise InvalidInput("source", f"{name!r} is not a source of pictures; those are {', '.join(PICTURES)}")
 
     def named(self, index: int) -> tuple[bytes, str]:
         """A picture and what it shows, without an article."""
@@ -73,8 +73,8 @@ class Pictures:
     def asked(self, index: int) -> Asked:
         """A question about a picture.
 
-        About shapes half are yes-or-no, three eighths open, one eighth asks for a description; about drawings a third
-        is yes-or-no, the others ask for a description.
+        For shapes, 1/2 are yes-no questions, 3/8 open questions, 1/8 ask for a description; for drawings, 1/3 are
+        yes-no questions and the others ask for a description.
         """
         rng = rng_of(self._seed, self._name, "asked", index)
         drawn = self._about_shape(rng) if self._name == EASY_VQA else self._about_drawing(index, rng)
@@ -102,8 +102,8 @@ class Pictures:
 class PictureNames(OpenSource):
     """Pictures with the words that name them, for stage 1."""
 
-    def __init__(self, name: str, seed: int, place: Workplace) -> None:
-        self._name, self._pictures = name, Pictures(name, seed, place)
+    def __init__(self, name: str, seed: int, context: BuildContext) -> None:
+        self._name, self._pictures = name, Pictures(name, seed, context)
         self.available = self._pictures.pictures
         self.origin = self._pictures.origin
 

@@ -1,4 +1,4 @@
-"""Random access to a published JSON file of any length: it is read once, and kept as lines with their places."""
+"""Random access to a published JSON file of any size, by an index of lines that is built once."""
 
 import json
 from collections import Counter
@@ -18,15 +18,15 @@ from model_core.data.published_json import name_of, read_records, to_conversatio
 
 
 class PublishedRecords:
-    """The records of such a file.
+    """The records of a published JSON file.
 
     Args:
-        path: Of the file.
-        media_root: Folder that paths in it are relative to; nothing outside of it is read.
-        scratch: Folder for the lines.
+        path: The file.
+        media_root: Folder that paths in it are relative to; no file outside of it is read.
+        scratch: Folder of the index.
 
     Raises:
-        DataError: the file is no JSON list of records.
+        DataError: the file is not a JSON list of records.
     """
 
     def __init__(self, path: Path, media_root: Path, scratch: Path) -> None:
@@ -40,9 +40,9 @@ class PublishedRecords:
         self.count = len(self._starts) - 1
 
     def read(self, index: int, source: str) -> Made:
-        """A record with its media; indices beyond the last one begin anew, under another id."""
+        """A record with its media; indices beyond the last record start over, with other ids."""
         number, times = index % self.count, index // self.count
-        start, end = (int(place) for place in self._starts[number : number + 2])
+        start, end = (int(offset) for offset in self._starts[number : number + 2])
         self._file.seek(start)
         record = json.loads(self._file.read(end - start))
         try:

@@ -1,6 +1,6 @@
-"""Recordings of one's own: a JSON Lines file of {"audio": "path", "text": "what is said"}.
+"""The user's own recordings: a JSON Lines file of {"audio": "path", "text": "transcript"}.
 
-Paths are relative to the file's folder and stay inside it.
+Paths are relative to the file's folder and must stay inside it.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from model_core.data.media import Limits, audio_seconds, read_file
 
 
 class RecordedFiles:
-    """The lines of such a file.
+    """The lines of a file of recordings.
 
     Raises:
-        DataError: a line is not of that form.
+        DataError: a line does not have that form.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,13 +32,13 @@ class RecordedFiles:
         self.count = len(self._lines)
 
     def text(self, index: int) -> str:
-        """What is said in a recording."""
+        """The transcript of a recording."""
         return self._lines[index][1]
 
-    def speech(self, index: int, sample: str, longest_seconds: float) -> Speech:
-        """A recording as it is. Raises SampleError where it is missing, outside the folder, too long, or broken."""
+    def speech(self, index: int, sample: str, max_seconds: float) -> Speech:
+        """A recording, unchanged. Raises SampleError if it is missing, outside the folder, too long, or broken."""
         audio, text = self._lines[index]
-        limits = Limits(audio_seconds=longest_seconds)
+        limits = Limits(audio_seconds=max_seconds)
         data = read_file(sample, "audio", self._folder, audio, limits)
         return Speech(data=data, seconds=audio_seconds(sample, "audio", data, limits), transcript=text)
 
@@ -51,5 +51,5 @@ def _entry(path: Path, number: int, line: str) -> tuple[str, str]:
         raise DataError(path, f"{where} is not JSON: {error.msg}") from error
     for field in ("audio", "text"):
         if not isinstance(entry, dict) or not isinstance(entry.get(field), str) or not entry[field].strip():
-            raise DataError(path, f'{where} has no "{field}": each line is {{"audio": "path", "text": "what is said"}}')
+            raise DataError(path, f'{where} has no "{field}": each line is {{"audio": "path", "text": "transcript"}}')
     return entry["audio"], entry["text"].strip()

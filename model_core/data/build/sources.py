@@ -1,4 +1,4 @@
-"""What a build is asked to take its samples from, and how samples of several sources are mixed."""
+"""Sources of a build's samples, and their mixture."""
 
 import hashlib
 import json
@@ -17,18 +17,18 @@ from model_core.errors import InvalidInput
 
 Made = Conversation | Dropped
 
-_AT_ONCE = 100  # planned samples that are in memory together
+_BATCH = 100  # planned samples in memory at a time
 _FILES = (".txt", ".json", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A named collection or a file of one's own.
+    """A named collection or a file of the user's.
 
     Attributes:
-        name: Of the collection, or of the file without its folder.
-        count: Samples wanted; more than there are repeats it, read by other voices. None for each once.
-        path: Of the file, where it is one.
+        name: Name of the collection, or of the file without its folder.
+        count: Number of samples; a source with fewer is repeated, with other voices. None for each once.
+        path: The file, if it is one.
     """
 
     name: str
@@ -40,58 +40,58 @@ class Source:
         """Reads `NAME`, `NAME:COUNT`, `FILE` or `FILE:COUNT`.
 
         Raises:
-            InvalidInput: the count is below 1, or there is no such file.
+            InvalidInput: the count is less than 1, or the file does not exist.
         """
         name, _, end = text.rpartition(":")
         if not (name and end.isdecimal()):
             name, end = text, ""
         if end and int(end) < 1:
-            raise InvalidInput("source", f"{text!r} asks for {end} samples: at least 1")
+            raise InvalidInput("source", f"{text!r}: the count must be at least 1")
         count = int(end) if end else None
         path = Path(name)
         if path.suffix not in _FILES and path.name == name:
             return cls(name=name, count=count)
         if not path.is_file():
-            raise InvalidInput("source", f"there is no file {name}")
+            raise InvalidInput("source", f"{name} does not exist")
         return cls(name=path.name, count=count, path=path.absolute())
 
 
 class OpenSource(ABC):
-    """A source that makes samples.
+    """An opened source.
 
     Attributes:
-        available: Samples that it has without repeating itself.
-        origin: SHA-256 or version of what it is made from.
+        available: Number of distinct samples.
+        origin: SHA-256 or version of its raw data.
     """
 
     available: int
     origin: str
 
     def prepare(self) -> None:  # noqa: B027 - most sources have nothing to prepare
-        """Makes what all its samples share; called once, before any of them."""
+        """Computes what all its samples share; called once, before any of them."""
 
     @abstractmethod
     def make(self, indices: Sequence[int]) -> Iterable[Made]:
-        """A sample, kept or dropped, for each index, in order; each depends on the spec and its index alone."""
+        """A sample, kept or dropped, per index, in order; each depends only on the spec and its index."""
 
 
 class Mixture:
-    """The maker of a build whose samples come from several sources, in an order that the seed decides.
+    """The maker of a build with samples from several sources, in an order determined by the seed.
 
     Args:
-        sources: As asked for, with the source that each stands for.
-        seed: Of the data set.
-        samples: At most so many.
+        sources: Sources as requested, each with the opened source.
+        seed: Seed of the data set.
+        samples: Maximum number of samples.
     """
 
     def __init__(self, sources: Sequence[tuple[Source, OpenSource]], seed: int, samples: int | None) -> None:
         if not sources:
-            raise InvalidInput("source", "none is named")
+            raise InvalidInput("source", "at least one is required")
         if len({source.name for source, _ in sources}) < len(sources):
-            raise InvalidInput("source", "one is named twice: give it once, with the number of samples")
+            raise InvalidInput("source", "one is given twice: give it once, with a count")
         for source, opened in sources:
             if not opened.available:
-                raise InvalidInput("source", f"{source.name} holds nothing that can be used")
+                raise InvalidInput("source", f"{source.name} has no usable sample")
         self._sources = [opened for _, opened in sources]
         counts = [source.count or opened.available for source, opened in sources]
         self._plan = shuffled_plan(counts, seed, samples)
@@ -102,13 +102,13 @@ class Mixture:
         return len(self._plan)
 
     def prepare(self) -> None:
-        """Makes what all samples of a source share."""
+        """Prepares every source."""
         for source in self._sources:
             source.prepare()
 
     def make(self, numbers: range) -> Iterator[Made]:
-        """The planned samples of these numbers, in order."""
-        for some in chunked(numbers, _AT_ONCE):
+        """The planned samples with these numbers, in order."""
+        for some in chunked(numbers, _BATCH):
             wanted: dict[int, list[int]] = defaultdict(list)
             for number in some:
                 source, index = self._plan[number]
@@ -118,7 +118,7 @@ class Mixture:
 
 
 def texts_sha256(texts: Iterable[str]) -> str:
-    """Digest of a list of texts."""
+    """SHA-256 of a list of texts."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode() + b"\0")
@@ -126,7 +126,7 @@ def texts_sha256(texts: Iterable[str]) -> str:
 
 
 def kept_texts(path: Path, make: Callable[[], list[str]]) -> list[str]:
-    """Texts that are made once and read by every worker."""
+    """Texts that are computed once and read by every worker."""
     if not path.is_file():
         with written_aside(path) as partial:
             partial.write_text(json.dumps(make(), ensure_ascii=False), encoding="utf-8")

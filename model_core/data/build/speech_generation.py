@@ -1,7 +1,7 @@
-"""Data of stage 4 for nano: answers, the voice's sounds in them as targets of CTC, and how the voice says some of them.
+"""Data of stage 4 for nano: answers with their phoneme units as CTC targets, and a codebook of the voice's units.
 
-Beside the shards lies `codebook.safetensors`: what each unit means to the voice, from its readings of the first samples
-(latents, units, durations), for the vocoder to learn from.
+`codebook.safetensors`, beside the shards, has the voice's latents, units and durations for the first samples; the
+vocoder is trained on it.
 """
 
 import random
@@ -15,7 +15,7 @@ from model_core.checkpoints.packages import file_sha256
 from model_core.checkpoints.store import part_folder
 from model_core.data.build.align import sentences_of
 from model_core.data.build.sources import Made, Mixture, OpenSource, Source, sample_id, texts_sha256
-from model_core.data.build.work import Dropped, Maker, Spec, Workplace, rng_of
+from model_core.data.build.work import BuildContext, Dropped, Maker, Spec, rng_of
 from model_core.data.conversation import Conversation, Turn
 from model_core.data.files import written_aside
 from model_core.language.messages import Role
@@ -31,18 +31,18 @@ FIGURES = "figures"
 
 REQUEST = "Repeat: "
 NOT_SPEAKABLE, TOO_MANY_UNITS = "not-speakable", "more-units-than-frames"
-_MOST_SENTENCES = 3
+_MAX_SENTENCES = 3
 _JOINTS = (" ", " ", " ", "\n", "\n\n")
-_MOST_PHONEMES = 200  # of a reading, as the voice speaks at once
+_MAX_PHONEMES = 200  # of an utterance, as in serving
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechGenerationSpec(Spec):
-    """What a speech-generation set is made from.
+    """Specification of a speech-generation set.
 
     Args:
-        sources: Named sentences, a .txt file with a text a line, or `figures`: numbers, dates, prices and lists.
-        readings: How many samples the voice reads for the codebook.
+        sources: Named sentences, a .txt file with one text per line, or `figures`: numbers, dates, prices and lists.
+        readings: Number of samples that the voice speaks for the codebook.
     """
 
     kind: ClassVar[str] = "speech-generation"
@@ -50,26 +50,26 @@ class SpeechGenerationSpec(Spec):
     sources: tuple[Source, ...]
     readings: int = 1500
 
-    def open(self, place: Workplace) -> Maker:
-        """Raises InvalidInput where a source does not exist, WeightsMissing where nano's are not here."""
-        language = part_folder(place.home, "nano", "language")
+    def open(self, context: BuildContext) -> Maker:
+        """Raises InvalidInput if a source does not exist, WeightsMissing if nano's weights are not installed."""
+        language = part_folder(context.home, "nano", "language")
         answers = AnswerMaker(Tokenizer.from_file(str(language / "tokenizer.json")))
-        opened = [(source, self._open(source, answers, place)) for source in self.sources]
+        opened = [(source, self._open(source, answers, context)) for source in self.sources]
         maker = Mixture(opened, self.seed, self.samples)
-        reader = LatentReader(part_folder(place.home, "nano", "voice"))
-        return with_codebook(maker, reader, self.readings, place)
+        reader = LatentReader(part_folder(context.home, "nano", "voice"))
+        return with_codebook(maker, reader, self.readings, context)
 
-    def _open(self, source: Source, answers: "AnswerMaker", place: Workplace) -> OpenSource:
+    def _open(self, source: Source, answers: "AnswerMaker", context: BuildContext) -> OpenSource:
         if source.name == FIGURES:
             return Figures(self.seed, answers)
-        return Sentences(source.name, sentences_of(source, place), self.seed, answers)
+        return Sentences(source.name, sentences_of(source, context), self.seed, answers)
 
 
 class AnswerMaker:
-    """Makes samples of texts.
+    """Makes samples from texts.
 
     Args:
-        tokenizer: Of the language model, whose tokens have so many frames each.
+        tokenizer: The language model's; the number of tokens determines the number of unit frames.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -77,21 +77,21 @@ class AnswerMaker:
         self._phonemes = EnglishPhonemes()
 
     def sample(self, name: str, text: str, source: str) -> Made:
-        """A conversation whose answer is `text`, with its units, or why it can be none."""
+        """A conversation whose answer is `text`, with its units, or the reason why it is dropped."""
         units = phone_units(answer_phonemes(text, self._phonemes))
         if not units:
-            return Dropped(name, NOT_SPEAKABLE, f"nothing is to be said in {text!r}")
+            return Dropped(name, NOT_SPEAKABLE, f"{text!r} contains nothing to speak")
         tokens = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
         frames, needed = tokens * nano.UNIT_GENERATOR.frames, frames_needed(units)
         if needed > frames:
-            message = f"{needed} frames are needed for {text!r}, {tokens} tokens have {frames}"
+            message = f"{text!r} needs {needed} frames, but its {tokens} tokens have {frames}"
             return Dropped(name, TOO_MANY_UNITS, message)
         turns = (Turn(role=Role.USER, text=REQUEST + text), Turn(role=Role.ASSISTANT, text=text))
         return Conversation(id=name, turns=turns, source=source, units=(tuple(units),))
 
 
 class Sentences(OpenSource):
-    """One to three sentences that stand apart by a blank or lines: answers in which pauses are learned too."""
+    """One to three sentences separated by spaces or line breaks: answers that teach pauses too."""
 
     def __init__(self, name: str, texts: list[str], seed: int, answers: AnswerMaker) -> None:
         self._name, self._texts, self._seed, self._answers = name, texts, seed, answers
@@ -99,17 +99,17 @@ class Sentences(OpenSource):
         self.origin = texts_sha256(texts)
 
     def make(self, indices: Sequence[int]) -> Iterator[Made]:
-        """A sample that begins with the sentence of each index."""
+        """A sample per index that begins with its sentence."""
         for index in indices:
             rng = rng_of(self._seed, self._name, index)
             text = self._texts[index % self.available]
-            for _ in range(rng.randrange(_MOST_SENTENCES)):
+            for _ in range(rng.randrange(_MAX_SENTENCES)):
                 text += rng.choice(_JOINTS) + rng.choice(self._texts)
             yield self._answers.sample(sample_id(self._name, index), text, self._name)
 
 
 class Figures(OpenSource):
-    """Short texts full of what prose lacks: numbers, years, prices, shares, times and lists."""
+    """Short texts with what prose rarely has: numbers, years, prices, percentages, times and lists."""
 
     def __init__(self, seed: int, answers: AnswerMaker) -> None:
         self._seed, self._answers = seed, answers
@@ -117,7 +117,7 @@ class Figures(OpenSource):
         self.origin = texts_sha256([*_FIGURES, *_THINGS, *_MONTHS])
 
     def make(self, indices: Sequence[int]) -> Iterator[Made]:
-        """A sample for each index."""
+        """A sample per index."""
         for index in indices:
             text = figures_text(rng_of(self._seed, FIGURES, index))
             yield self._answers.sample(sample_id(FIGURES, index), text, FIGURES)
@@ -143,7 +143,7 @@ _RANKS = ("first", "second", "third", "1st", "2nd", "3rd", "4th", "10th", "21st"
 
 
 def figures_text(rng: random.Random) -> str:
-    """A text that is made from figures."""
+    """A random text of figures."""
     things = rng.sample(_THINGS, 3)
     return rng.choice(_FIGURES).format(
         small=rng.randrange(100),
@@ -166,28 +166,28 @@ def figures_text(rng: random.Random) -> str:
 
 
 class PhonemeReader(Protocol):
-    """A voice that stops before its sound: `LatentReader`."""
+    """A voice that returns latents instead of audio: `LatentReader`."""
 
     def read(self, phonemes: str) -> Utterance: ...
 
 
-def with_codebook(maker: Mixture, reader: PhonemeReader, readings: int, place: Workplace) -> Mixture:
-    """The maker, after the codebook of its first samples was written beside the shards, where it is not there yet."""
-    path = place.scratch.parent / CODEBOOK
+def with_codebook(maker: Mixture, reader: PhonemeReader, readings: int, context: BuildContext) -> Mixture:
+    """Writes the codebook of the maker's first samples beside the shards, if missing, and returns the maker."""
+    path = context.scratch.parent / CODEBOOK
     if not path.is_file():
         with written_aside(path) as partial:
-            write_codebook(partial, _readings(maker, reader, min(readings, maker.samples), place))
+            write_codebook(partial, _readings(maker, reader, min(readings, maker.samples), context))
     maker.origins = {**maker.origins, CODEBOOK: file_sha256(path)}
     return maker
 
 
-def _readings(maker: Mixture, reader: PhonemeReader, wanted: int, place: Workplace) -> Iterator[Utterance]:
+def _readings(maker: Mixture, reader: PhonemeReader, wanted: int, context: BuildContext) -> Iterator[Utterance]:
     phonemes, done = EnglishPhonemes(), 0
     for made in maker.make(range(maker.samples)):
         said = answer_phonemes(made.answers[-1], phonemes) if isinstance(made, Conversation) else ""
-        if 0 < len(said) <= _MOST_PHONEMES:
+        if 0 < len(said) <= _MAX_PHONEMES:
             yield reader.read(said)
             done += 1
-            place.show("readings", done, wanted, "")
+            context.show("readings", done, wanted, "")
         if done == wanted:
             return

@@ -1,4 +1,4 @@
-"""What is asked about a long recording, from the sentences that are said in it."""
+"""Tasks on a long recording, derived from its sentences."""
 
 import random
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ TRANSCRIBE, PART, AFTER, BEFORE, ORDER, NEEDLE = "transcribe", "part", "after", 
 QUESTION, SUMMARY = "question", "summary"
 TASKS = (TRANSCRIBE, PART, AFTER, BEFORE, ORDER, NEEDLE, QUESTION, SUMMARY)
 BY_LANGUAGE_MODEL = (QUESTION, SUMMARY)
-FEWEST_SENTENCES = 3
+MIN_SENTENCES = 3
 
 _PART_SENTENCES = 3
 _WINDOW_SENTENCES = 8
-_MOST_WORDS = 1_500  # of a text that a language model reads
+_MAX_WORDS = 1_500  # of a text that a language model reads
 _FIRST = ("Repeat the first sentence.", "Repeat the first two sentences.", "Repeat the first three sentences.")
 _LAST = ("Repeat the last sentence.", "Repeat the last two sentences.", "Repeat the last three sentences.")
 _SUMMARY_QUESTIONS = ("Summarize the recording.", "What is the recording about?")
@@ -23,7 +23,7 @@ _SUMMARY_QUESTIONS = ("Summarize the recording.", "What is the recording about?"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question and its answer."""
+    """A question with its answer."""
 
     question: str
     answer: str
@@ -31,10 +31,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How often each task is drawn, in proportion.
+    """Relative frequencies of tasks.
 
     Args:
-        weights: Tasks with their weight.
+        weights: Tasks with their weights.
     """
 
     weights: tuple[tuple[str, float], ...]
@@ -42,11 +42,11 @@ class Weights:
     def __post_init__(self) -> None:
         for task, weight in self.weights:
             if task not in TASKS:
-                raise InvalidInput("tasks", f"there is no task {task!r}: there are {', '.join(TASKS)}")
+                raise InvalidInput("tasks", f"{task!r} is not one of {', '.join(TASKS)}")
             if weight < 0:
-                raise InvalidInput("tasks", f"{task} has a weight below 0")
+                raise InvalidInput("tasks", f"the weight of {task} is less than 0")
         if not any(weight for _, weight in self.weights):
-            raise InvalidInput("tasks", "none has a weight above 0")
+            raise InvalidInput("tasks", "none has a weight greater than 0")
 
     @classmethod
     def parse(cls, text: str) -> "Weights":
@@ -57,27 +57,27 @@ class Weights:
             try:
                 weights.append((task, float(weight) if weight else 1.0))
             except ValueError as error:
-                raise InvalidInput("tasks", f"{piece!r}: {weight!r} is no weight") from error
+                raise InvalidInput("tasks", f"{piece!r}: {weight!r} is not a weight") from error
         return cls(tuple(weights))
 
     def draw(self, rng: random.Random) -> str:
-        """A task."""
+        """A random task."""
         tasks, weights = zip(*self.weights, strict=True)
         drawn: str = rng.choices(tasks, weights)[0]
         return drawn
 
     def has(self, tasks: Sequence[str]) -> bool:
-        """Whether any of these is ever drawn."""
+        """Whether any of these tasks can be drawn."""
         return any(task in tasks and weight for task, weight in self.weights)
 
 
 def ask(task: str, sentences: Sequence[str], rng: random.Random) -> Asked:
-    """Asks for what the sentences answer by themselves: every task but needles and those of a language model.
+    """A question and answer from the sentences alone: for every task except needles and those of a language model.
 
     Args:
-        task: Which.
-        sentences: At least FEWEST_SENTENCES, in the order in which they are said.
-        rng: Decides which of them.
+        task: The task.
+        sentences: At least MIN_SENTENCES, in order.
+        rng: Chooses among them.
     """
     if task == TRANSCRIBE:
         return Asked(REPEAT_INSTRUCTION, " ".join(sentences))
@@ -86,7 +86,7 @@ def ask(task: str, sentences: Sequence[str], rng: random.Random) -> Asked:
         if rng.random() < 0.5:
             return Asked(_FIRST[count - 1], " ".join(sentences[:count]))
         return Asked(_LAST[count - 1], " ".join(sentences[-count:]))
-    # A sentence that is said twice would have two answers.
+    # A repeated sentence would have two answers.
     once = [at for at, sentence in enumerate(sentences) if sentences.count(sentence) == 1]
     if task == ORDER:
         first, second = sorted(rng.sample(once, 2)) if len(once) > 1 else (0, len(sentences) - 1)
@@ -101,30 +101,30 @@ def ask(task: str, sentences: Sequence[str], rng: random.Random) -> Asked:
 
 
 def window(sentences: Sequence[str], rng: random.Random) -> str:
-    """Some sentences that stand together, for a language model to ask about."""
+    """Some consecutive sentences for a language model to ask about."""
     start = rng.randrange(max(len(sentences) - _WINDOW_SENTENCES, 0) + 1)
     return " ".join(sentences[start : start + _WINDOW_SENTENCES])
 
 
 def question_prompt(text: str) -> str:
-    """Has a language model ask about a text."""
+    """A prompt for a question about a text."""
     return f"{_cut(text)}\n\nWrite one short question that this text answers. Write only the question."
 
 
 def answer_prompt(text: str, question: str) -> str:
-    """Has it answer the question."""
+    """A prompt for the answer to that question."""
     return f"{_cut(text)}\n\nAnswer in one sentence: {question}"
 
 
 def summary_prompt(text: str) -> str:
-    """Has it tell what a text is about."""
+    """A prompt for a summary of a text."""
     return f"{_cut(text)}\n\nSay in one or two sentences what this text is about."
 
 
 def summary_question(rng: random.Random) -> str:
-    """How a summary is asked for."""
+    """A question that asks for a summary."""
     return rng.choice(_SUMMARY_QUESTIONS)
 
 
 def _cut(text: str) -> str:
-    return " ".join(text.split()[:_MOST_WORDS])
+    return " ".join(text.split()[:_MAX_WORDS])

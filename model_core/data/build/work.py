@@ -1,7 +1,7 @@
-"""The frame of every data build: shard by shard, resumable, by several processes, the same bytes each time.
+"""The framework of data builds: shard by shard, resumable, in several processes, reproducible byte by byte.
 
-A shard is a pure function of the spec and its number. While a build runs, `DATA/work/` holds the spec and whatever is
-made once for all shards; it is deleted when the manifest stands.
+A shard is a pure function of the spec and its number. During a build, `DATA/work/` contains the spec and everything
+that is computed once for all shards; it is deleted after the manifest is written.
 """
 
 import json
@@ -38,7 +38,7 @@ from model_core.errors import InvalidInput
 
 Progress = Callable[[str, int, int, str], None]
 
-_OF_MANIFEST = ("kind", "name", "seed")  # what a manifest keeps outside of its spec
+_OF_MANIFEST = ("kind", "name", "seed")  # top-level fields of a manifest, not part of its spec
 _PACKAGES = ("lyra-platform", "numpy", "pyarrow", "soundfile", "soxr")
 
 
@@ -47,8 +47,8 @@ class Dropped:
     """A sample that was left out.
 
     Attributes:
-        sample: Its id, or where it stands.
-        reason: Under which it is counted.
+        sample: Its id, or its position.
+        reason: The reason it is counted under.
         message: What is wrong with it.
     """
 
@@ -58,19 +58,19 @@ class Dropped:
 
     @classmethod
     def of(cls, error: SampleError) -> "Dropped":
-        """What a bad sample is counted as."""
+        """The dropped sample of an error."""
         return cls(error.sample, error.reason, f"{error.part}: {error.detail}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workplace:
-    """Where a builder finds and keeps what it needs.
+class BuildContext:
+    """Folders and progress of a build.
 
     Attributes:
         home: Root of the cache, with weights and packages.
-        scratch: Folder of this build alone, deleted when it has ended.
-        show: To be called with the name of a step, how much of it is done, how much there is, and a word on it.
-        workers: Processes that may be used to prepare.
+        scratch: Folder of this build, deleted at its end.
+        show: Called with the name of a step, how much of it is done, its total, and a short remark.
+        workers: Number of processes for preparation.
     """
 
     home: Path
@@ -80,44 +80,44 @@ class Workplace:
 
     @property
     def packages(self) -> Path:
-        """Where packages with texts and pictures lie, fetched on first use."""
+        """Folder of packages with texts and pictures, fetched on first use."""
         return self.home / "training" / "packages"
 
 
 class Maker(Protocol):
-    """A spec with its sources open."""
+    """A spec with opened sources."""
 
     @property
     def samples(self) -> int:
-        """How many samples are planned; each makes a conversation or is dropped."""
+        """Number of planned samples; each becomes a conversation or is dropped."""
         ...
 
     @property
     def origins(self) -> Mapping[str, str]:
-        """SHA-256 or version of whatever the samples are made from, by its name."""
+        """SHA-256 or version of the raw data, by name."""
         ...
 
     def prepare(self) -> None:
-        """Makes what all shards share, such as a language model's answers, and keeps it in the scratch folder.
+        """Computes what all shards share, such as a language model's answers, into the scratch folder.
 
-        Called once, in the process that builds, and only where a shard is missing.
+        Called once, in the main process, and only if a shard is missing.
         """
         ...
 
     def make(self, numbers: range) -> Iterator[Conversation | Dropped]:
-        """The planned samples of these numbers. They depend on the spec and the numbers alone."""
+        """The planned samples with these numbers. They depend only on the spec and the numbers."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(ABC):
-    """What determines a data set, in fields that pickle and that JSON or a file's name can hold.
+    """What determines a data set. All fields can be pickled, and written as JSON or as a file's name.
 
     Args:
-        name: Of the data set.
-        seed: From which everything random in it is drawn.
-        samples: At most so many; None for all that the sources give.
-        shard_samples: Planned samples of a shard.
+        name: Name of the data set.
+        seed: Seed of everything random.
+        samples: Maximum number of samples; None for all that the sources have.
+        shard_samples: Planned samples per shard.
     """
 
     kind: ClassVar[str]
@@ -130,14 +130,14 @@ class Spec(ABC):
     def __post_init__(self) -> None:
         for field, value in (("samples", self.samples), ("shard_samples", self.shard_samples)):
             if value is not None and value < 1:
-                raise InvalidInput(field, f"{value} is below 1")
+                raise InvalidInput(field, f"{value} is less than 1")
 
     @abstractmethod
-    def open(self, place: Workplace) -> Maker:
-        """Opens the sources: in the process that builds first, which fetches what is missing, then in each worker."""
+    def open(self, context: BuildContext) -> Maker:
+        """Opens the sources: first in the main process, which fetches what is missing, then in each worker."""
 
     def recorded(self) -> dict[str, Any]:
-        """The spec as the manifest keeps it; files are recorded by name, their content by the maker's origins."""
+        """The spec as written to the manifest: files by name, their content by the maker's origins."""
         values = asdict(self)
         del values["name"], values["seed"]
         recorded: dict[str, Any] = json.loads(json.dumps(values, default=_file_name))
@@ -145,27 +145,27 @@ class Spec(ABC):
 
 
 def build(spec: Spec, folder: Path, *, home: Path, workers: int = 1, show: Progress | None = None) -> Manifest:
-    """Builds a data set, or goes on where a build of the same spec stopped.
+    """Builds a data set, or resumes an interrupted build of the same spec.
 
     Args:
-        spec: What to build.
-        folder: Where; new, empty, or of an earlier run of the same spec.
+        spec: The specification.
+        folder: Folder of the data set: new, empty, or of an earlier run of the same spec.
         home: Root of the cache, with weights and packages.
-        workers: Processes that make shards; the bytes do not depend on it.
-        show: Told about progress.
+        workers: Number of processes; the output does not depend on it.
+        show: Called with progress.
 
     Raises:
-        DataError: the folder is of another spec or not a build's, another process builds in it, a worker was ended
-            from outside, or the disk is full.
-        InvalidInput: the spec names something that there is not.
+        DataError: the folder belongs to another spec or is not a build's, another process is building in it, a worker
+            was killed, or the disk is full.
+        InvalidInput: the spec names something that does not exist.
     """
     if workers < 1:
-        raise InvalidInput("workers", f"{workers} is below 1")
+        raise InvalidInput("workers", f"{workers} is less than 1")
     with work_alone(folder) as scratch:
-        place = Workplace(home=home, scratch=scratch, show=show or _silent, workers=workers)
-        maker = spec.open(place)
+        context = BuildContext(home=home, scratch=scratch, show=show or _silent, workers=workers)
+        maker = spec.open(context)
         if not maker.samples:
-            raise InvalidInput("source", "the sources give no sample")
+            raise InvalidInput("source", "the sources have no sample")
         asked = {"kind": spec.kind, "name": spec.name, "seed": spec.seed, **spec.recorded()}
         asked["origins"] = dict(sorted(maker.origins.items()))
         if (folder / MANIFEST).is_file():
@@ -178,7 +178,7 @@ def build(spec: Spec, folder: Path, *, home: Path, workers: int = 1, show: Progr
                 seed=spec.seed,
                 spec={key: value for key, value in asked.items() if key not in _OF_MANIFEST},
                 versions={package: version(package) for package in _PACKAGES},
-                shards=_all_shards(spec, folder, place, maker, workers),
+                shards=_all_shards(spec, folder, context, maker, workers),
             )
             write_manifest(folder, manifest)
         shutil.rmtree(scratch)
@@ -186,17 +186,17 @@ def build(spec: Spec, folder: Path, *, home: Path, workers: int = 1, show: Progr
 
 
 def rng_of(*names: object) -> random.Random:
-    """Random numbers that depend on these words alone, the same in every process."""
+    """A random generator seeded by these names, the same in every process."""
     return random.Random(" ".join(map(str, names)))
 
 
 def shuffled_plan(counts: list[int], seed: int, samples: int | None) -> list[tuple[int, int]]:
-    """(source, index in it) of each planned sample, in an order that the seed decides.
+    """(source, index in it) of each planned sample, in an order determined by the seed.
 
     Args:
-        counts: Samples wanted of each source.
-        seed: Of the data set.
-        samples: The plan is cut there, all sources in proportion.
+        counts: Number of samples of each source.
+        seed: Seed of the data set.
+        samples: Maximum length of the plan, in which sources keep their proportions.
     """
     plan = [(source, index) for source, count in enumerate(counts) for index in range(count)]
     rng_of(seed, "order").shuffle(plan)
@@ -204,7 +204,7 @@ def shuffled_plan(counts: list[int], seed: int, samples: int | None) -> list[tup
 
 
 def _finished(folder: Path, asked: dict[str, Any]) -> Manifest:
-    """The manifest of a build that ended, its shards verified. Raises DataError where another spec was asked for."""
+    """The manifest of a finished build, with its shards verified. Raises DataError if its spec differs."""
     manifest = read_manifest(folder)
     begun = {"kind": manifest.kind, "name": manifest.name, "seed": manifest.seed, **manifest.spec}
     try:
@@ -224,11 +224,11 @@ def _file_name(value: object) -> str:
 
 
 def _silent(_step: str, _done: int, _total: int, _word: str) -> None:
-    """Tells nobody."""
+    """Reports no progress."""
 
 
-def _all_shards(spec: Spec, folder: Path, place: Workplace, maker: Maker, workers: int) -> tuple[ShardEntry, ...]:
-    """Makes the shards that are not whole yet; returns the entries of all."""
+def _all_shards(spec: Spec, folder: Path, context: BuildContext, maker: Maker, workers: int) -> tuple[ShardEntry, ...]:
+    """Builds the missing shards. Returns the entries of all."""
     remove_partial_files(folder / "shards")
     remove_partial_files(folder / "dropped")
     total = -(-maker.samples // spec.shard_samples)
@@ -237,21 +237,21 @@ def _all_shards(spec: Spec, folder: Path, place: Workplace, maker: Maker, worker
     if missing:
         maker.prepare()
 
-    def told(number: int, entry: ShardEntry) -> None:
+    def add(number: int, entry: ShardEntry) -> None:
         entries[number] = entry
         samples = sum(each.samples for each in entries.values())
         dropped = sum(sum(each.dropped.values()) for each in entries.values())
         word = f"{samples:,} samples" + (f", {dropped:,} dropped" if dropped else "")
-        place.show("shards", len(entries), total, word)
+        context.show("shards", len(entries), total, word)
 
     if workers == 1 or len(missing) == 1:
         for number in missing:
-            told(number, _make_shard(spec, folder, maker, number))
+            add(number, _make_shard(spec, folder, maker, number))
     elif missing:
-        with _processes(spec, folder, place, min(workers, len(missing))) as pool:
+        with _processes(spec, folder, context, min(workers, len(missing))) as pool:
             futures = {pool.submit(_work, number): number for number in missing}
             for future in as_completed(futures):
-                told(futures[future], future.result())
+                add(futures[future], future.result())
     return tuple(entries[number] for number in range(total))
 
 
@@ -284,7 +284,7 @@ def _fault(made: Conversation) -> Dropped | None:
 
 
 def _name_dropped(folder: Path, number: int, lines: list[str]) -> None:
-    """Writes which samples of a shard were dropped, before the shard itself is whole."""
+    """Writes the dropped samples of a shard, before the shard itself is complete."""
     if lines:
         path = folder / "dropped" / f"{number:05}.jsonl"
         with written_aside(path) as partial:
@@ -292,22 +292,22 @@ def _name_dropped(folder: Path, number: int, lines: list[str]) -> None:
 
 
 @contextmanager
-def _processes(spec: Spec, folder: Path, place: Workplace, workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Spawned: a forked process would inherit the threads of torch and onnxruntime in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_open, initargs=(spec, folder, place.home))
+def _processes(spec: Spec, folder: Path, context: BuildContext, workers: int) -> Iterator[ProcessPoolExecutor]:
+    # Spawned: a forked process would inherit the threads of torch and onnxruntime in an undefined state.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, initializer=_open, initargs=(spec, folder, context.home))
     try:
         yield pool
     except BrokenProcessPool as error:
-        advice = "memory may be short: run the same command again with fewer workers, what is finished is kept"
-        raise DataError(folder, f"a worker process was ended from outside; {advice}") from error
+        advice = "possibly for lack of memory: run the same command again with fewer workers; finished shards are kept"
+        raise DataError(folder, f"a worker process was killed, {advice}") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What a worker process keeps between shards."""
+    """State of a worker process between shards."""
 
     spec: Spec
     folder: Path
@@ -320,8 +320,8 @@ _opened: _Opened
 def _open(spec: Spec, folder: Path, home: Path) -> None:
     global _opened
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    place = Workplace(home=home, scratch=folder / WORK, show=_silent)
-    _opened = _Opened(spec, folder, spec.open(place))
+    context = BuildContext(home=home, scratch=folder / WORK, show=_silent)
+    _opened = _Opened(spec, folder, spec.open(context))
 
 
 def _work(number: int) -> ShardEntry:
@@ -329,7 +329,7 @@ def _work(number: int) -> ShardEntry:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """Ends a worker whose parent was killed; it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Filters: which samples of a data set are left out, and for what reason."""
+"""Filters: which samples of a data set are dropped, and why."""
 
 from model_core.data.filters.folder import filter_folder
 from model_core.data.filters.rules import FilterReason, Filters, Rules

@@ -1,7 +1,7 @@
-"""Samples that were there before, or nearly: exact by hash, near by MinHash (Broder, 1997) of word triples.
+"""Exact and near duplicates: by hash, and by MinHash (Broder, 1997) of word trigrams.
 
-Compared are words, and only between samples of the same pictures, videos and voices: the same question about another
-picture, or the same sentence by another voice, is no duplicate. The first one stays.
+Near duplicates have similar words and the same images, videos and voices: the same question about another image, or the
+same sentence by another voice, is not a duplicate. The first of several duplicates is kept.
 
 Shapes: M samples, P permutations.
 """
@@ -26,12 +26,12 @@ _TRIPLE = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """What of a sample is compared.
+    """The features of a sample that are compared.
 
     Attributes:
-        exact: Hash of all that it holds beside its id and source.
-        media: Hash of its pictures and videos and the names of its voices.
-        words: [P] of its words' triples, each below 2^32.
+        exact: Hash of everything but id and source.
+        media: Hash of images, videos and names of voices.
+        words: [P] MinHash of its word trigrams, each value less than 2^32.
     """
 
     exact: str
@@ -53,12 +53,11 @@ def fingerprint(conversation: Conversation) -> Fingerprint:
 
 
 class Duplicates:
-    """Finds samples that were seen before, one after the other.
+    """Finds duplicates in a sequence of samples.
 
     Args:
-        exact: Whether samples that are the same are found.
-        similarity: Share of word triples that two texts have in common (Jaccard) from which they are near duplicates;
-            None finds none.
+        exact: Find exact duplicates.
+        similarity: Jaccard similarity of word trigrams from which samples are near duplicates; None finds none.
     """
 
     def __init__(self, *, exact: bool, similarity: float | None) -> None:
@@ -70,7 +69,7 @@ class Duplicates:
         self._band = rows_of_a_band(similarity) if similarity is not None else PERMUTATIONS
 
     def reason(self, seen: Fingerprint) -> FilterReason | None:
-        """What the sample is dropped for; None where it stays, and later ones are compared with it."""
+        """Why the sample is dropped; None if it is kept, and later ones are compared with it."""
         if self._exact:
             if seen.exact in self._seen:
                 return FilterReason.DUPLICATE
@@ -88,7 +87,7 @@ class Duplicates:
         return None
 
     def _buckets_of(self, media: str, words_P: NDArray[np.uint32]) -> list[int]:
-        """One for each band of the permutations: near samples are likely to share at least one."""
+        """One bucket per band of the permutations: similar samples are likely to share at least one."""
         return [
             int.from_bytes(hashlib.blake2b(f"{media}{at}".encode() + band.tobytes(), digest_size=8).digest())
             for at, band in enumerate(np.split(words_P, PERMUTATIONS // self._band))
@@ -96,7 +95,7 @@ class Duplicates:
 
 
 def rows_of_a_band(similarity: float) -> int:
-    """The longest band, a power of two, by which a pair of that similarity is found 19 times in 20."""
+    """The longest band, a power of two, with which a pair of that similarity is found with probability 0.95."""
     rows = 1
     while rows < PERMUTATIONS and (1 - similarity ** (2 * rows)) ** (PERMUTATIONS // (2 * rows)) <= 0.05:
         rows *= 2
@@ -104,7 +103,7 @@ def rows_of_a_band(similarity: float) -> int:
 
 
 def _triples(conversation: Conversation) -> list[str]:
-    """Word triples of all texts; a text of fewer words as it is, one without words by its signs."""
+    """Word trigrams of all texts; shorter texts as a whole, texts without words by their characters."""
     texts = [words_of(text) or [text] for text in texts_of(conversation)]
     return sorted(
         {" ".join(words[at : at + _TRIPLE]) for words in texts for at in range(max(len(words) - _TRIPLE + 1, 1))}

@@ -1,8 +1,8 @@
-"""Filters a folder of data into a new one: look at every sample, compare them, write those that stay.
+"""Filters a data folder into a new one: marks every sample, compares samples, writes those that are kept.
 
-Each source shard is looked at on its own (`OUT/work/marks/`), then all marks are compared in their order, then each
-shard is written on its own: what is done is kept when a run is killed, and neither that nor the number of processes
-changes a byte.
+Each source shard is marked on its own (`OUT/work/marks/`), then all marks are compared in order, then each shard is
+written on its own. Finished work survives a killed run; neither interruptions nor the number of processes change the
+output.
 """
 
 import json
@@ -39,7 +39,7 @@ from model_core.data.work_folder import check_same_spec, finished_shard, record_
 from model_core.data.workers import in_order
 
 Step = Callable[[str, int, int, str], None]
-"""Called with the name of a step, how much of it is done, how much there is, and a word on it."""
+"""Called with the name of a step, how much of it is done, its total, and a short remark."""
 
 _PACKAGES = ("lyra-platform", "pyarrow", "py3langid", "rensa")
 _MARKS = pa.schema(
@@ -62,31 +62,31 @@ def filter_folder(
     workers: int = 1,
     show: Step | None = None,
 ) -> Manifest:
-    """Writes the samples of a folder that keep the rules to a new folder, shard by shard.
+    """Writes the samples of a folder that pass the rules to a new folder, shard by shard.
 
-    Every dropped sample is counted by reason in the new manifest and named in `OUT/dropped/00000.jsonl`. The same
-    command goes on where an earlier one stopped.
+    Dropped samples are counted by reason in the new manifest and listed in `OUT/dropped/00000.jsonl`. The same call
+    resumes an interrupted one.
 
     Args:
-        source: With `manifest.json`; its hashes are checked.
-        out: A new folder, or one of the same command.
+        source: Folder with `manifest.json`; its hashes are checked.
+        out: A new folder, or one of the same call.
         rules: The thresholds.
-        home: Root of the cache of weights; for `max_word_errors`.
-        limits: Of media.
-        workers: Processes.
-        show: Told about progress.
+        home: Root of the cache of weights, for `max_word_errors`.
+        limits: Limits of media.
+        workers: Number of processes.
+        show: Called with progress.
 
     Raises:
-        InvalidInput: a threshold has no meaning.
-        DataError: the source is not whole; the new folder holds something else, is in use, or was begun with other
-            rules; the disk is full.
-        UnknownPreset, WeightsMissing: of the preset that listens.
+        InvalidInput: a threshold is out of range.
+        DataError: the source is incomplete; the new folder contains something else, is in use, or was started with
+            other rules; the disk is full.
+        UnknownPreset, WeightsMissing: the preset of the recogniser cannot be loaded.
     """
     rules.check()
     tell = show or (lambda step, done, total, word: None)
     manifest = read_manifest(source)
     if out.resolve().is_relative_to(source.resolve()):
-        raise DataError(out, f"lies in the folder that is filtered, {source}: name another folder")
+        raise DataError(out, f"is inside the source folder, {source}: name another folder")
     spec = _spec(manifest, rules, limits or Limits())
     with work_alone(out) as work:
         if (out / MANIFEST).is_file():
@@ -107,7 +107,7 @@ def filter_folder(
 
 
 def _spec(manifest: Manifest, rules: Rules, limits: Limits) -> dict[str, Any]:
-    """What the new manifest keeps: together with the source it determines every byte."""
+    """The spec of the new manifest; with the source, it determines the output."""
     source = {"name": manifest.name, "spec": manifest.spec, "versions": manifest.versions}
     hashes = [shard.sha256 for shard in manifest.shards]
     spec = {"rules": asdict(rules), "limits": asdict(limits), "source": source | {"sha256": hashes}}
@@ -117,7 +117,7 @@ def _spec(manifest: Manifest, rules: Rules, limits: Limits) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What the processes need to know."""
+    """Arguments of the worker processes."""
 
     source: Path
     out: Path
@@ -154,12 +154,12 @@ def _all_shards(work: _Work, workers: int, show: Step) -> tuple[ShardEntry, ...]
 
 @cache
 def _filters(rules: Rules, home: Path | None, limits: Limits) -> Filters:
-    """Once for a process: the ear is large."""
+    """Once per process, since the recogniser is large."""
     return Filters(rules, home, limits=limits)
 
 
 def _mark(work: _Work, number: int) -> int:
-    """Looks at each sample of a shard alone; what was looked at by an earlier run is left as it is."""
+    """Marks the samples of a shard, unless an earlier run did."""
     path = work.marks(number)
     if path.is_file():
         return number
@@ -176,7 +176,7 @@ def _mark(work: _Work, number: int) -> int:
 
 
 def _judge(work: _Work) -> None:
-    """Compares what no filter has dropped, in the order of the samples, and writes what each is dropped for."""
+    """Compares the samples that no filter has dropped, in order, and writes the reason of each dropped sample."""
     seen = Duplicates(exact=work.rules.duplicates, similarity=work.rules.near_duplicates)
     for number in range(len(work.shards)):
         verdicts = []
@@ -190,7 +190,7 @@ def _judge(work: _Work) -> None:
 
 
 def _write(work: _Work, number: int) -> ShardEntry:
-    """Writes the samples of a shard that stay, and names those that do not; a shard of an earlier run is kept."""
+    """Writes the kept samples of a shard and lists the dropped ones, unless an earlier run did."""
     if entry := finished_shard(work.out, number):
         return entry
     verdicts = json.loads(work.verdicts(number).read_text(encoding="utf-8"))

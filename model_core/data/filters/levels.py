@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 WINDOW = 320  # 20 ms at 16 kHz
-SILENT_BELOW = 10 ** (-40 / 20)  # of the loudest window's level: quieter than speech, louder than most rooms
+SILENT_BELOW = 10 ** (-40 / 20)  # relative to the loudest window: below speech, above most background noise
 FULL_SCALE = 0.99
-CLIPPED_RUN = 3  # neighbouring samples at full scale; a single peak may touch it
+CLIPPED_RUN = 3  # consecutive samples at full scale; single peaks may reach it
 
 
 def silence_share(samples_S: NDArray[np.float32]) -> float:
-    """Share of windows that are 40 dB below the loudest one; 1 for a recording without any sound."""
+    """Share of windows that are 40 dB below the loudest one; 1 for a silent recording."""
     whole = len(samples_S) // WINDOW * WINDOW
     if not whole:
         return 1.0

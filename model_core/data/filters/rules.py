@@ -1,4 +1,4 @@
-"""What a sample is dropped for: thresholds, and the first one that it breaks."""
+"""Filter rules: thresholds, and the first one that a sample violates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from model_core.errors import InvalidInput
 
 
 class FilterReason(StrEnum):
-    """For what a sample is dropped; in the order in which the filters look."""
+    """Why a sample is dropped, in the order of the filters."""
 
     TOO_SHORT = "too-short"
     TOO_LONG = "too-long"
@@ -35,20 +35,20 @@ class FilterReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Thresholds; a filter without one is off. Shares and rates are between 0 and 1.
+    """Thresholds; a filter without a threshold is off. Shares and rates are between 0 and 1.
 
     Attributes:
-        min_seconds: Shortest recording.
-        max_seconds: Longest recording.
-        languages: ISO 639-1 codes; a text that is surely in another one is dropped.
-        max_repetition: Most of an answer's four-word sequences that it may have had before.
-        blocked: Words and phrases that no text may hold.
-        max_silence: Largest share of a recording that is 40 dB below its loudest part.
-        max_clipping: Largest share of samples in runs at full scale.
-        max_word_errors: Highest word error rate of what Whisper hears against the transcript.
+        min_seconds: Minimum duration of a recording.
+        max_seconds: Maximum duration of a recording.
+        languages: ISO 639-1 codes; texts that are confidently detected as another language are dropped.
+        max_repetition: Maximum share of an answer's four-word sequences that are repeated.
+        blocked: Words and phrases that no text may contain.
+        max_silence: Maximum share of a recording that is 40 dB below its loudest part.
+        max_clipping: Maximum share of samples in runs at full scale.
+        max_word_errors: Maximum word error rate of Whisper's transcript against the sample's.
         hearing: The preset whose Whisper transcribes. Manifests record the rules under these field names.
-        duplicates: Whether a sample that was there before is dropped.
-        near_duplicates: Similarity of two texts from which the second one is dropped.
+        duplicates: Drop exact duplicates.
+        near_duplicates: Similarity from which the second of two samples is dropped.
     """
 
     min_seconds: float | None = None
@@ -64,7 +64,7 @@ class Rules:
     near_duplicates: float | None = None
 
     def check(self) -> None:
-        """Raises InvalidInput where a threshold has no meaning."""
+        """Raises InvalidInput if a threshold is out of range."""
         for name in ("max_repetition", "max_silence", "max_clipping", "near_duplicates"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
@@ -72,14 +72,14 @@ class Rules:
         for name in ("min_seconds", "max_seconds", "max_word_errors"):
             value = getattr(self, name)
             if value is not None and value < 0:
-                raise InvalidInput(name, f"{value} is below 0")
+                raise InvalidInput(name, f"{value} is less than 0")
         if self.min_seconds is not None and self.max_seconds is not None and self.min_seconds > self.max_seconds:
-            raise InvalidInput("min_seconds", f"{self.min_seconds} is above max_seconds, {self.max_seconds}")
+            raise InvalidInput("min_seconds", f"{self.min_seconds} is greater than max_seconds, {self.max_seconds}")
         if unknown := [each for each in self.languages if each not in known_languages()]:
-            raise InvalidInput("languages", f"{', '.join(unknown)} cannot be told apart; known: {known_languages()}")
+            raise InvalidInput("languages", f"{', '.join(unknown)} cannot be detected; known: {known_languages()}")
 
     @property
-    def listen(self) -> bool:
+    def needs_audio(self) -> bool:
         """Whether recordings have to be decoded."""
         return any(each is not None for each in (self.max_silence, self.max_clipping, self.max_word_errors))
 
@@ -90,16 +90,16 @@ class Rules:
 
 
 class Filters:
-    """The filters that look at one sample alone.
+    """The filters that examine single samples.
 
     Args:
         rules: The thresholds.
-        home: Root of the cache of weights; for `max_word_errors`.
-        limits: Of media.
+        home: Root of the cache of weights, for `max_word_errors`.
+        limits: Limits of media.
         transcribe: A recogniser to use in place of the Whisper of preset `rules.hearing`.
 
     Raises:
-        InvalidInput: a threshold has no meaning.
+        InvalidInput: a threshold is out of range.
         UnknownPreset, WeightsMissing: the preset of the recogniser cannot be loaded.
     """
 
@@ -119,9 +119,9 @@ class Filters:
             self._transcribe = whisper_transcriber(rules.hearing, home)
 
     def reason(self, conversation: Conversation) -> str | None:
-        """What the sample is dropped for; None where it stays.
+        """Why the sample is dropped; None if it is kept.
 
-        A medium that does not decode is dropped for the reason that `validate` gives.
+        Samples with undecodable media are dropped with the reason that `validate` gives.
         """
         if light := next(self._light_reasons(conversation), None):
             return light
@@ -129,14 +129,14 @@ class Filters:
             check_media(conversation, self._limits)
         except SampleError as error:
             return error.reason
-        if self.rules.listen:
+        if self.rules.needs_audio:
             for recording in conversation.speech:
                 if reason := self._audio_reason(recording):
                     return reason
         return None
 
     def _light_reasons(self, conversation: Conversation) -> Iterator[FilterReason]:
-        """What can be told without decoding."""
+        """Reasons that need no decoding."""
         rules = self.rules
         for recording in conversation.speech:
             if rules.min_seconds is not None and recording.seconds < rules.min_seconds:
@@ -160,8 +160,8 @@ class Filters:
             return FilterReason.SILENCE
         if rules.max_clipping is not None and clipping_share(samples_S.numpy()) > rules.max_clipping:
             return FilterReason.CLIPPING
-        most = rules.max_word_errors
-        if most is not None and recording.transcript and self._word_errors(samples_S, recording.transcript) > most:
+        limit = rules.max_word_errors
+        if limit is not None and recording.transcript and self._word_errors(samples_S, recording.transcript) > limit:
             return FilterReason.WORD_ERRORS
         return None
 
@@ -177,6 +177,6 @@ class Filters:
 
 
 def texts_of(conversation: Conversation) -> list[str]:
-    """Every text of a sample that has words: its turns, then its transcripts."""
+    """The non-empty texts of a sample: turns, then transcripts."""
     turns = [without_placeholders(turn.text) for turn in conversation.turns]
     return [text for text in (*turns, *(each.transcript for each in conversation.speech)) if text.strip()]

@@ -1,1 +1,1 @@
-"""What data sets are made from: texts, questions and pictures of released packages."""
+"""Raw material of data sets: texts, questions and pictures from released packages."""

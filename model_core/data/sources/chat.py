@@ -1,4 +1,4 @@
-"""What people write to each other: chitchat-dataset and the questions of chatterbot-corpus."""
+"""Chat messages: chitchat-dataset and the questions of chatterbot-corpus."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from model_core.data.sources.packages import CHATTERBOT, CHITCHAT, package_folde
 from model_core.data.sources.sentences import upper_first, words_of
 
 _SENTENCE = re.compile(r"[A-Za-z' ,.!?-]+")
-# Chat leaves out apostrophes; a voice would read "im" as a word of its own.
+# Chats omit apostrophes; a voice would speak "im" as a word.
 _CONTRACTIONS = {
     "im": "I'm", "ive": "I've", "dont": "don't", "cant": "can't", "didnt": "didn't", "thats": "that's",
     "whats": "what's", "youre": "you're", "isnt": "isn't", "doesnt": "doesn't", "wasnt": "wasn't", "wont": "won't",
@@ -21,7 +21,7 @@ _CONTRACTIONS = {
     "theres": "there's", "hes": "he's", "shes": "she's", "i": "I", "i'm": "I'm", "i've": "I've", "i'll": "I'll",
     "i'd": "I'd", "u": "you", "ur": "your", "r": "are",
 }  # fmt: skip
-# Written laughter and sounds that voices spell out, and words that are mostly misspelt ones.
+# Written laughter and interjections that voices spell out, and words that are mostly misspellings.
 _NOT_SPOKEN = {
     "haha", "hahaha", "lol", "lmao", "ya", "tho", "ill", "id", "idk", "omg", "hmm", "hm", "hmmm", "yea", "yeah", "nah",
     "umm", "uhh", "aww", "woah",
@@ -42,7 +42,7 @@ class Texts:
 
 
 def load_texts(packages: Path) -> Texts:
-    """All usable sentences and questions, tidied, without duplicates, in an order that a fixed seed shuffles."""
+    """All usable sentences and questions, cleaned and without duplicates, shuffled with a fixed seed."""
     chitchat = json.loads((package_folder(CHITCHAT, packages) / CHITCHAT.members[0]).read_text())
     messages = [message["text"] for talk in chitchat.values() for turn in talk["messages"] for message in turn]
     pieces = [piece.strip() for text in messages for piece in re.split(r"(?<=[.!?])\s+|\n", text)]
@@ -58,7 +58,7 @@ def load_texts(packages: Path) -> Texts:
 
 
 def tidy(text: str) -> str:
-    """Apostrophes, upper case at the start and a full stop at the end, as a writer would set them."""
+    """Restores apostrophes, capitalises the start and adds a full stop."""
     words = []
     for word in re.sub(r"([.!?,])\1+", r"\1", text).split():
         bare = word.rstrip(".!?,").lower()

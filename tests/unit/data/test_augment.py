@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_core.data.augment import COLOURS, NOISE_DB, disturb, in_room, with_noise
+from model_core.data.augment import COLOURS, NOISE_DB, augment, in_room, with_noise
 
 
 def voice(seconds: float = 0.5) -> np.ndarray:
@@ -18,7 +18,7 @@ def voice(seconds: float = 0.5) -> np.ndarray:
 
 
 def test_the_same_seed_disturbs_alike_and_another_does_not() -> None:
-    first, again, other = (disturb(voice(), random.Random(seed)) for seed in (5, 5, 6))
+    first, again, other = (augment(voice(), random.Random(seed)) for seed in (5, 5, 6))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -28,7 +28,7 @@ def test_the_same_seed_disturbs_alike_and_another_does_not() -> None:
 def test_any_sound_keeps_its_length_and_stays_in_range(
     seed: int, length: int, noise: bool, room: bool, loudness: bool
 ) -> None:
-    heard = disturb(voice()[:length], random.Random(seed), noise=noise, room=room, loudness=loudness)
+    heard = augment(voice()[:length], random.Random(seed), noise=noise, room=room, loudness=loudness)
     assert heard.shape == (length,)
     assert heard.dtype == np.float32
     assert np.isfinite(heard).all()
@@ -37,10 +37,10 @@ def test_any_sound_keeps_its_length_and_stays_in_range(
 
 def test_nothing_but_loudness_leaves_the_sound_as_it_is() -> None:
     sound = voice()
-    louder = disturb(sound, random.Random(0), noise=False, room=False)
+    louder = augment(sound, random.Random(0), noise=False, room=False)
     np.testing.assert_allclose(louder / np.abs(louder).max(), sound / np.abs(sound).max(), atol=1e-6)
     np.testing.assert_allclose(
-        disturb(sound, random.Random(0), noise=False, room=False, loudness=False), sound, atol=1e-6
+        augment(sound, random.Random(0), noise=False, room=False, loudness=False), sound, atol=1e-6
     )
 
 

@@ -14,7 +14,7 @@ from model_core.data.filters import Rules, filter_folder
 from model_core.data.shards import read_manifest, shard_path
 from model_core.data.validate import validate
 from tests.unit.data.samples import dialogue, seen, speech, spoken, voice, write_folder
-from tests.unit.data.test_filters import LOOP, with_sound
+from tests.unit.data.test_filters import LOOP, with_recording
 
 RULES = Rules(min_seconds=0.5, max_repetition=0.3, duplicates=True, near_duplicates=0.9)
 
@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> Path:
     return write_folder(
         tmp_path / "source",
         [spoken(1), loop, seen(1)],
-        [replace(spoken(1), id="copy"), replace(with_sound(voice(2, 0.2)), id="short")],
+        [replace(spoken(1), id="copy"), replace(with_recording(voice(2, 0.2)), id="short")],
         [spoken(2), replace(seen(1), id="copy-2"), replace(loop, id="loop-2"), spoken(3)],
     )
 

@@ -52,7 +52,7 @@ def nothing(name: str, done: int, total: int) -> None:
     """Shows no progress."""
 
 
-def test_every_promise_of_the_issue_stands_on_the_card() -> None:
+def test_card_has_every_target() -> None:
     targets = {figure.what: (figure.minimum, figure.maximum) for part in PARTS for figure in part.figures}
     assert targets["WER, held-out sentences, held-out voice"] == (None, 0.12)
     assert targets["WER, human recordings"] == (None, 0.30)
@@ -66,7 +66,7 @@ def test_every_promise_of_the_issue_stands_on_the_card() -> None:
     assert len({part.name for part in PARTS}) == len(PARTS)
 
 
-def test_parts_are_chosen_by_the_beginnings_of_their_names() -> None:
+def test_parts_are_chosen_by_prefixes_of_their_names() -> None:
     assert [part.name for part in choose_parts(("wer", "extractor-s"))] == [
         "wer-held-out",
         "wer-known",

@@ -61,7 +61,7 @@ def test_several_at_once_are_asked_together_and_stand_in_their_order(tmp_path: P
     steps: list[int] = []
     predict_all(SAMPLES[1:2], ScriptedSubject(say=say), tmp_path, score)
     subject = ScriptedSubject(say=say)
-    rows = predict_all(SAMPLES, subject, tmp_path, score, at_once=2, progress=lambda done, _: steps.append(done))
+    rows = predict_all(SAMPLES, subject, tmp_path, score, batch=2, progress=lambda done, _: steps.append(done))
     assert [row["id"] for row in rows] == ["a", "b", "c"]
     assert [question.name for question in subject.asked] == ["a", "c"]
     assert steps == [1, 3]

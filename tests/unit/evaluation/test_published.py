@@ -78,7 +78,7 @@ def test_librispeech_is_heard_by_a_preset_and_by_its_whisper(tmp_path: Path, tin
 @pytest.mark.parametrize(
     ("harm", "field", "problem"),
     [
-        (lambda folder: (folder / "61/70968/61-70968-0001.flac").unlink(), "61-70968.trans.txt, line 2", "no file"),
+        (lambda folder: (folder / "61/70968/61-70968-0001.flac").unlink(), "61-70968.trans.txt, line 2", "not exist"),
         (lambda folder: write_tone(folder / "61/70968/61-70968-0009.flac"), "61-70968.trans.txt", "61-70968-0009"),
         (
             lambda folder: (folder / "61/70968/61-70968.trans.txt").write_text("61-70968-0000\n"),
@@ -186,11 +186,11 @@ def test_lyra_eval_lines_stand_for_docvqa(tmp_path: Path) -> None:
     ("key", "value", "field", "problem"),
     [
         ("question", None, "val_v1.0.json, question 49153, question", "is missing"),
-        ("question", " ", "val_v1.0.json, question 49153, question", "must be a text"),
-        ("answers", [], "val_v1.0.json, question 49153, answers", "must be a list of texts"),
-        ("answers", ["a", 5], "val_v1.0.json, question 49153, answers", "must be a list of texts"),
-        ("image", "documents/none.png", "val_v1.0.json, question 49153, image", "there is no file"),
-        ("image", "../outside.png", "val_v1.0.json, question 49153, image", "lies outside"),
+        ("question", " ", "val_v1.0.json, question 49153, question", "must be a non-empty string"),
+        ("answers", [], "val_v1.0.json, question 49153, answers", "must be a non-empty list of strings"),
+        ("answers", ["a", 5], "val_v1.0.json, question 49153, answers", "must be a non-empty list of strings"),
+        ("image", "documents/none.png", "val_v1.0.json, question 49153, image", "does not exist"),
+        ("image", "../outside.png", "val_v1.0.json, question 49153, image", "is outside"),
         ("questionId", None, "val_v1.0.json, question 1, questionId", "is missing"),
     ],
 )
@@ -211,7 +211,7 @@ def test_broken_question_is_named_with_its_field(
 
 @pytest.mark.parametrize("benchmark", [TEXTVQA, DOCVQA, CHARTQA])
 def test_folder_of_another_layout_is_refused(tmp_path: Path, benchmark: PictureBenchmark) -> None:
-    with pytest.raises(InvalidInput, match="holds no") as refused:
+    with pytest.raises(InvalidInput, match="contains no") as refused:
         benchmark.load(tmp_path, written(tmp_path))
     assert refused.value.field == "folder"
 
@@ -344,10 +344,10 @@ def test_evaluation_template_of_videomme_reads_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("duration", "endless", "none of short, medium, long"),
+        ("duration", "endless", "not one of short, medium, long"),
         ("options", ["A. one"], "1 options, not 4"),
-        ("answer", "E", "none of A, B, C, D"),
-        ("videoID", "missing", "there is no file"),
+        ("answer", "E", "not one of A, B, C, D"),
+        ("videoID", "missing", "does not exist"),
     ],
 )
 def test_broken_video_question_is_named(tmp_path: Path, key: str, value: Any, problem: str) -> None:

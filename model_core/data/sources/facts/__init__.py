@@ -1,8 +1,8 @@
-"""Short facts that a small language model may know, asked in several forms, told apart for training and testing.
+"""Short facts that a small language model may know, asked in several forms, split into training and test facts.
 
-What is kept out of training is the fact, not a wording of it: a third of all facts, chosen by the hash of what they
-are about, is never asked in any form; a fact and its reverse (hot - cold, cold - hot) go together.
-`asks_held_out_fact` finds them in texts of other sources too, whatever small words stand around them.
+The split is by fact, not by wording: a third of all facts, chosen by a hash of their subject, is never asked in any
+form in training; a fact and its reverse (hot - cold, cold - hot) belong together. `asks_held_out_fact` detects them in
+texts of other sources too, ignoring function words.
 """
 
 import hashlib
@@ -37,13 +37,13 @@ _SUMS = {
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something true, and how it is asked for.
+    """A fact, and how to ask for it.
 
     Args:
-        family: What kind of fact it is.
-        about: What tells it from others of its family; the same for a fact and its reverse.
-        asked: Questions for it; the first is the one that tests use.
-        answers: Right ones; the first is the plainest.
+        family: Kind of fact.
+        about: Identifies it within its family; the same for a fact and its reverse.
+        asked: Questions for it; tests use the first.
+        answers: Correct answers; the first is the plainest.
     """
 
     family: str
@@ -53,7 +53,7 @@ class Fact:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether it belongs to the tests."""
+        """Whether it is a test fact."""
         digest = hashlib.sha256(f"{self.family}: {self.about}".encode()).digest()
         return int.from_bytes(digest[:4]) % _HELD_OUT_SHARE == 0
 
@@ -63,7 +63,7 @@ def all_facts() -> tuple[Fact, ...]:
     """All facts, in a fixed order."""
     families: dict[str, Any] = {}
     for file in sorted(Path(__file__).parent.glob("*.yaml")):
-        # The base loader takes every scalar for a string: `yes` and `true` are words here.
+        # The base loader reads every scalar as a string: `yes` and `true` are words here.
         families |= yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)
     countries = families.pop("countries")
     return (
@@ -74,7 +74,7 @@ def all_facts() -> tuple[Fact, ...]:
 
 
 def asks_held_out_fact(text: str) -> bool:
-    """Whether a question asks for a fact that is held out, in one of its forms or other small words."""
+    """Whether a question asks for a held-out fact, in one of its forms or with other function words."""
     return _essence(text) in _held_out_essences()
 
 
@@ -96,7 +96,7 @@ def _fact(family: str, subject: str, forms: list[str], answer: str) -> Fact:
 
 
 def _sums() -> Iterator[Fact]:
-    """Sums and differences up to twenty-four, products up to a hundred; `about` is the same for 2 + 3 and 3 + 2."""
+    """Sums and differences up to 24, products up to 100; `about` is the same for 2 + 3 and 3 + 2."""
     triples = [("plus", a, b, a + b) for a in range(1, 13) for b in range(1, a + 1)]
     triples += [("minus", a, b, a - b) for a in range(2, 13) for b in range(1, a)]
     triples += [("times", a, b, a * b) for a in range(2, 11) for b in range(2, a + 1)]

@@ -12,10 +12,10 @@ import soundfile
 
 from model_core.data.build.align import AlignSpec
 from model_core.data.build.instruct import InstructSpec
-from model_core.data.build.long_source import Asking
+from model_core.data.build.long_source import TaskOptions
 from model_core.data.build.long_speech import LongSpeechSpec
-from model_core.data.build.reading import Style
 from model_core.data.build.sources import Source
+from model_core.data.build.synthesis import Style
 from model_core.data.build.tasks import Weights
 from model_core.data.build.work import Spec, build
 from model_core.data.conversation import Conversation
@@ -60,7 +60,7 @@ def long_speech(tmp_path: Path, tasks: str = "after", **fields: Any) -> LongSpee
     values: dict[str, Any] = {
         "sources": (lines_file(tmp_path, "mine.txt", *SENTENCES),),
         "style": JOE,
-        "asking": Asking(weights=Weights.parse(tasks), answers_by="tiny", answer_tokens=8),
+        "asking": TaskOptions(weights=Weights.parse(tasks), answers_by="tiny", answer_tokens=8),
         "recordings": 4,
         "readings": 6,
         "shortest": 4.0,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from model_core.data.build.reading import Style
 from model_core.data.build.recorded import RecordedFiles
 from model_core.data.build.sources import Made, Mixture, OpenSource, Source
+from model_core.data.build.synthesis import Style
 from model_core.data.build.tasks import Weights
 from model_core.data.build.work import Dropped
 from model_core.data.data_errors import DataError, Reason, SampleError

@@ -21,7 +21,7 @@ from model_core.data.build.speech_generation import (
     SpeechGenerationSpec,
     figures_text,
 )
-from model_core.data.build.work import Dropped, Maker, Workplace, build
+from model_core.data.build.work import BuildContext, Dropped, Maker, build
 from model_core.data.conversation import Conversation
 from model_core.data.dataset import ConversationDataset
 from model_core.presets import nano, tiny
@@ -112,11 +112,11 @@ def test_a_build_writes_the_same_bytes_again_and_a_codebook_of_its_first_answers
     assert [tuple(units.tolist()) for units, _, _ in readings] == [sample.units[0] for sample in samples[:4]]
 
 
-def open_small(spec: SpeechGenerationSpec, place: Workplace) -> Maker:
+def open_small(spec: SpeechGenerationSpec, context: BuildContext) -> Maker:
     """As `open`, with a small tokenizer and voice."""
     maker = Mixture(
         [(source, Sentences(source.name, TEXTS, spec.seed, AnswerMaker(tiny.tokenizer()))) for source in spec.sources],
         spec.seed,
         spec.samples,
     )
-    return speech_generation.with_codebook(maker, SmallReader(), spec.readings, place)
+    return speech_generation.with_codebook(maker, SmallReader(), spec.readings, context)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_core.data.sources.chat import tidy
-from model_core.data.sources.sentences import MOST_WORDS, is_held_out, is_speakable, sentences_of
+from model_core.data.sources.sentences import MAX_WORDS, is_held_out, is_speakable, sentences_of
 
 
 def known(word: str) -> bool:
@@ -51,7 +51,7 @@ def test_every_sentence_ends_with_one_mark_and_begins_in_upper_case(words: list[
         "He said xyzzy to the door.",
         "The letter q is seldom seen.",
         "It was so. and then it went on.",
-        " ".join(["word", "other"] * (MOST_WORDS // 2 + 1)) + ".",
+        " ".join(["word", "other"] * (MAX_WORDS // 2 + 1)) + ".",
         "No no no no no no.",
     ],
 )

@@ -1,11 +1,11 @@
-"""Written conversations into spoken ones: a voice reads the user's turns aloud."""
+"""Turns written conversations into spoken ones, by synthesizing the user's turns."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from model_core.data.build.reading import Reading, ReadingRoom
 from model_core.data.build.sources import Made
+from model_core.data.build.synthesis import Utterance, UtteranceSynthesizer
 from model_core.data.build.work import rng_of
 from model_core.data.conversation import (
     PLACEHOLDERS,
@@ -18,40 +18,40 @@ from model_core.data.conversation import (
 )
 from model_core.language.messages import Role
 
-# The voices read English; formulas, code and other scripts stay written.
+# The voices speak English; formulas, code and other scripts stay written.
 _SPEAKABLE = re.compile(r"[A-Za-z0-9\s.,;:!?'\"()&%$/-]*[A-Za-z0-9][A-Za-z0-9\s.,;:!?'\"()&%$/-]*")
 
 
-class Speaking:
-    """Has users speak.
+class TurnSynthesizer:
+    """Synthesizes user turns.
 
     Args:
-        room: Where turns are read; None where nobody speaks.
-        seed: Of the data set.
-        share: Share of conversations whose user speaks.
-        longest: Turns of more words stay written.
+        synthesizer: None to leave all turns written.
+        seed: Seed of the data set.
+        share: Share of conversations with spoken turns.
+        longest: Maximum words of a spoken turn.
     """
 
-    def __init__(self, room: ReadingRoom | None, seed: int, share: float, longest: int) -> None:
-        self._room, self._seed, self._share, self._longest = room, seed, share, longest
+    def __init__(self, synthesizer: UtteranceSynthesizer | None, seed: int, share: float, longest: int) -> None:
+        self._synthesizer, self._seed, self._share, self._longest = synthesizer, seed, share, longest
 
     def spoken(self, conversations: Sequence[Made]) -> list[Made]:
-        """The same conversations, some of them spoken: every user turn that can be read becomes a recording, with its
-        words as transcript. A conversation has one voice, and what is drawn for it depends on its id alone."""
-        if self._room is None:
+        """The same conversations, some of them spoken: every speakable user turn becomes a recording with its words as
+        the transcript. A conversation has one voice; its random choices depend only on its id."""
+        if self._synthesizer is None:
             return list(conversations)
-        readings: list[Reading] = []
-        places: list[tuple[int, int]] = []  # of each reading: conversation and turn
+        readings: list[Utterance] = []
+        positions: list[tuple[int, int]] = []  # of each utterance: conversation and turn
         for number, conversation in enumerate(conversations):
             if isinstance(conversation, Conversation) and self._speaks(conversation):
                 seed = f"{self._seed} {conversation.source} {conversation.id}"
-                voice = self._room.voice(seed)
+                voice = self._synthesizer.voice(seed)
                 for at, turn in enumerate(conversation.turns):
                     if turn.role is Role.USER and self._can_be_read(turn.text):
                         words = " ".join(without_placeholders(turn.text).split())
-                        readings.append(Reading(words, voice, f"{seed} {at}"))
-                        places.append((number, at))
-        recordings = dict(zip(places, self._room.read(readings), strict=True))
+                        readings.append(Utterance(words, voice, f"{seed} {at}"))
+                        positions.append((number, at))
+        recordings = dict(zip(positions, self._synthesizer.synthesize(readings), strict=True))
         return [
             _with_recordings(made, {at: speech for (which, at), speech in recordings.items() if which == number})
             if isinstance(made, Conversation)
@@ -68,7 +68,7 @@ class Speaking:
 
 
 def _with_recordings(conversation: Conversation, recordings: dict[int, Speech | None]) -> Conversation:
-    """The conversation with the words of these turns replaced by recordings; a turn without sound stays written."""
+    """Replaces the words of these turns by recordings; a turn without audio stays written."""
     if not any(recordings.values()):
         return conversation
     given = iter(conversation.speech)
@@ -89,7 +89,7 @@ def _with_recordings(conversation: Conversation, recordings: dict[int, Speech | 
 
 
 def _pieces(text: str, own: Speech, given: Iterator[Speech]) -> Iterator[tuple[str, list[Speech]]]:
-    """The placeholders of a turn with their recordings, its words, as one recording, where they begin."""
+    """The placeholders of a turn with their recordings; its words become one recording where they start."""
     said = False
     for piece in split_placeholders(text):
         if piece in PLACEHOLDERS:
