@@ -1,4 +1,4 @@
-"""`lyra ask`: a question, spoken or written, about nothing, a picture or a video; the answer as it streams."""
+"""`lyra ask`: a spoken or written question, optionally about a picture or a video; the answer is streamed."""
 
 import json
 import time
@@ -19,7 +19,7 @@ PCM_RATE = 24_000  # Hz, of `pcm16` answers
 
 @dataclass(slots=True)
 class Answer:
-    """A whole answer and how long its beginnings took, in seconds from the request."""
+    """A complete answer with its latencies, in seconds from the request."""
 
     text: str = ""
     pcm: bytes = b""
@@ -35,7 +35,7 @@ class Answer:
         return len(self.pcm) / 2 / PCM_RATE
 
     def summary(self) -> str:
-        """The times in one line, and what the extractor left."""
+        """One line with the latencies and the tokens left by the extractor."""
         parts = [] if self.first_token_seconds is None else [f"first token {self.first_token_seconds:.2f} s"]
         if self.first_audio_seconds is not None:
             parts.append(f"first audio {self.first_audio_seconds:.2f} s")
@@ -49,7 +49,7 @@ class Answer:
 
 
 def content_parts(text: str, audio: Path | None, image: Path | None, video: Path | None = None) -> list[dict[str, Any]]:
-    """Message parts in the order in which a person would show them: picture, video, recording, text."""
+    """Message parts in the order picture, video, recording, text."""
     parts = [image_part(image)] if image else []
     if video:
         parts.append(video_part(video))
@@ -68,7 +68,7 @@ def collect(
     on_text: Callable[[str], None],
     **options: Any,
 ) -> Answer:
-    """Asks, hands every piece of text to `on_text` as it comes, and returns the whole answer."""
+    """Asks, passes every piece of text to `on_text` as it arrives, and returns the complete answer."""
     if spoken:
         options |= {"modalities": ["text", "audio"], "audio": {"format": "pcm16", **options.get("audio", {})}}
     answer, pcm, start = Answer(), bytearray(), time.perf_counter()
@@ -109,10 +109,10 @@ def ask(
         Path | None, typer.Option(exists=True, dir_okay=False, help="A picture: JPEG, PNG or WebP.")
     ] = None,
     video: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A video, with or without sound: mp4, webm or mov.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A video, with or without audio: mp4, webm or mov.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Have the answer spoken too, and write it to this WAV file.")
+        Path | None, typer.Option(dir_okay=False, help="Speak the answer too, and write it to this WAV file.")
     ] = None,
     voice: Annotated[str, typer.Option(help="Voice of the spoken answer; empty for the default one.")] = "",
     adapter: Annotated[
@@ -123,9 +123,9 @@ def ask(
         typer.Option(help="Share of speech and vision tokens kept after each block, over 0 and at most 1 (all)."),
     ] = None,
     blocks: Annotated[
-        int | None, typer.Option(min=1, help="Blocks that the model's layers are cut into; 1 keeps all tokens.")
+        int | None, typer.Option(min=1, help="Blocks that the model's layers are divided into; 1 keeps all tokens.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of the answer.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum tokens of the answer.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest token each time.")] = 0.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the streaming text.")
@@ -133,7 +133,7 @@ def ask(
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Ask, and read the answer as it is written.
+    """Ask a question and stream the answer.
 
     \b
     Examples:
@@ -149,8 +149,8 @@ def ask(
     if max_tokens is not None:
         options["max_completion_tokens"] = max_tokens
     lyra = {"adapter": adapter or None, "keep_rate": keep_rate, "blocks": blocks}
-    if wishes := {name: value for name, value in lyra.items() if value is not None}:
-        options["lyra"] = wishes
+    if given := {name: value for name, value in lyra.items() if value is not None}:
+        options["lyra"] = given
     if out and voice:
         options["audio"] = {"voice": voice}
     with GatewayClient(find_gateway(url, key)) as client:

@@ -15,7 +15,7 @@ _SPEECH_FORMATS = ("wav", "mp3", "opus", "pcm")
 
 
 class TranscriptFormat(StrEnum):
-    """How a transcript is printed."""
+    """Formats of a transcript."""
 
     TEXT = "text"
     JSON = "json"
@@ -34,7 +34,7 @@ def transcribe(
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Write down what is said in a recording.
+    """Transcribe a recording.
 
     \b
     Examples:
@@ -57,7 +57,7 @@ def speak(
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Say a text and write the sound to a file.
+    """Speak a text and write the audio to a file.
 
     \b
     Examples:
@@ -68,9 +68,9 @@ def speak(
     if wanted not in _SPEECH_FORMATS:
         raise typer.BadParameter(f"{out.name}: name a .wav, .mp3, .opus or .pcm file", param_hint="--out")
     if not text.strip():
-        raise typer.BadParameter("there is nothing to say", param_hint="TEXT")
+        raise typer.BadParameter("the text is empty", param_hint="TEXT")
     with GatewayClient(find_gateway(url, key)) as client:
-        # The whole of it first: a file that ends midway would look whole.
+        # All of it first: a truncated file would look complete.
         data = b"".join(client.speak(text, wanted, voice, speed))
     out.write_bytes(data)
     note(f"{out}: {len(data):,} bytes")

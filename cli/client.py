@@ -1,4 +1,4 @@
-"""The gateway's HTTP API, as the commands need it."""
+"""A client of the gateway's HTTP API."""
 
 import base64
 import binascii
@@ -17,7 +17,7 @@ from cli.connection import START_HINT, Connection
 from cli.failure import CommandFailed
 
 _CONNECT_SECONDS = 5.0
-_SILENCE_SECONDS = 300.0  # most time between two pieces of an answer
+_SILENCE_SECONDS = 300.0  # maximum time between two pieces of an answer
 _TRY_LATER = (429, 502, 503, 504, 507)
 _AUDIO_FORMATS = {"oga": "ogg", "weba": "webm", "mp4": "m4a"}  # suffixes that differ from the format's name
 
@@ -38,14 +38,14 @@ class AudioPiece:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why the answer ended, and the token counts where the gateway told them."""
+    """Why the answer ended, and the token counts if the gateway reports them."""
 
     reason: str
     usage: dict[str, Any]
 
 
 class Refused(CommandFailed):
-    """The gateway says no: the HTTP status, and OpenAI's code of the error where it has one."""
+    """The gateway refused a request: HTTP status, and the error's OpenAI code if it has one."""
 
     def __init__(self, message: str, hint: str = "", *, status: int, code: str) -> None:
         super().__init__(message, hint)
@@ -54,7 +54,7 @@ class Refused(CommandFailed):
 
 
 class TryLater(CommandFailed):
-    """Nobody answers, or not at the moment: the same may go through later, not before `after_seconds`."""
+    """The gateway is unavailable or overloaded: retry after `after_seconds`."""
 
     def __init__(self, message: str, hint: str = "", *, after_seconds: float = 0.0) -> None:
         super().__init__(message, hint)
@@ -62,14 +62,14 @@ class TryLater(CommandFailed):
 
 
 class GatewayClient:
-    """A connection to the gateway. Every failure arrives as CommandFailed, as Refused or TryLater where it is one."""
+    """A connection to the gateway. Failures are raised as CommandFailed, if applicable as Refused or TryLater."""
 
     def __init__(self, connection: Connection, transport: httpx.BaseTransport | None = None) -> None:
         self.url = connection.url
         self.answered = False  # at least once
         headers = {"Authorization": f"Bearer {connection.key}"} if connection.key else {}
         timeout = httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
-        # trust_env off: a proxy of the environment must not stand between this machine and itself.
+        # trust_env off: requests to this machine must not go through a proxy from the environment.
         self._http = httpx.Client(
             base_url=connection.url, headers=headers, timeout=timeout, trust_env=False, transport=transport
         )
@@ -82,7 +82,7 @@ class GatewayClient:
 
     @cached_property
     def model(self) -> str:
-        """Id of the model behind this gateway."""
+        """Id of the gateway's model."""
         with self._failures():
             response = self._http.get("/v1/models")
             _check(response)
@@ -116,7 +116,7 @@ class GatewayClient:
         yield Ending(reason, usage)
 
     def transcribe(self, name: str, data: bytes, response_format: str, language: str = "") -> str:
-        """The transcript of a recording, as the gateway wrote it in `response_format`."""
+        """The transcript of a recording in `response_format`."""
         fields = {"model": self.model, "response_format": response_format} | (
             {"language": language} if language else {}
         )
@@ -126,7 +126,7 @@ class GatewayClient:
             return response.text
 
     def speak(self, text: str, response_format: str, voice: str = "", speed: float = 1.0) -> Iterator[bytes]:
-        """The bytes of `text` spoken, as they are made."""
+        """The audio of `text`, streamed."""
         body: dict[str, Any] = {"model": self.model, "input": text, "response_format": response_format, "speed": speed}
         if voice:
             body["voice"] = voice
@@ -135,14 +135,14 @@ class GatewayClient:
             yield from response.iter_bytes()
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The whole answer to one request; `options` are those of httpx."""
+        """The complete response to a request; `options` are those of httpx."""
         with self.stream(method, path, **options) as response:
             response.read()
             return response
 
     @contextmanager
     def stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
-        """An answer that is read while it comes."""
+        """A streamed response."""
         with self._failures(), self._http.stream(method, path, **options) as response:
             self.answered = True
             _check(response)
@@ -155,7 +155,7 @@ class GatewayClient:
         except httpx.ConnectError as error:
             raise TryLater(f"nothing answers at {self.url}", START_HINT) from error
         except httpx.TimeoutException as error:
-            raise TryLater(f"{self.url} took too long to answer", "try again, or look at its log") from error
+            raise TryLater(f"{self.url} timed out", "try again, or look at its log") from error
         except httpx.HTTPError as error:
             raise TryLater(f"the connection to {self.url} broke ({error})", "try again") from error
 
@@ -166,7 +166,7 @@ def text_part(text: str) -> dict[str, Any]:
 
 
 def audio_part(path: Path) -> dict[str, Any]:
-    """A message part of a recording; the format is told by the file's suffix."""
+    """A message part of a recording, with the format from the file's suffix."""
     suffix = path.suffix.lower().lstrip(".")
     data = base64.b64encode(path.read_bytes()).decode()
     return {"type": "input_audio", "input_audio": {"data": data, "format": _AUDIO_FORMATS.get(suffix, suffix)}}
@@ -201,7 +201,7 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
             raise _failure(event["error"], response.status_code, None)
         yield event
     if not ended:
-        raise CommandFailed("the answer broke off before its end", "try again, or look at the gateway's log")
+        raise CommandFailed("the answer was cut off", "try again, or look at the gateway's log")
 
 
 def _pieces(delta: dict[str, Any]) -> Iterator[TextPiece | AudioPiece]:
@@ -212,7 +212,7 @@ def _pieces(delta: dict[str, Any]) -> Iterator[TextPiece | AudioPiece]:
         try:
             yield AudioPiece(base64.b64decode(data, validate=True))
         except binascii.Error as error:
-            raise CommandFailed("the gateway sent audio that is no base64") from error
+            raise CommandFailed("the gateway sent audio that is not base64") from error
 
 
 def _check(response: httpx.Response) -> None:

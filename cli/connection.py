@@ -1,4 +1,4 @@
-"""Where the gateway is: told by options, by the environment, or by a stack that runs on this machine."""
+"""Finding the gateway: by options, by the environment, or the stack that runs on this machine."""
 
 import json
 import os
@@ -20,7 +20,7 @@ START_HINT = (
 UrlOption = Annotated[
     str | None,
     typer.Option(
-        "--url", envvar="LYRA_URL", help="Address of the gateway; without it, the stack that runs on this machine."
+        "--url", envvar="LYRA_URL", help="Address of the gateway; by default the stack that runs on this machine."
     ),
 ]
 KeyOption = Annotated[
@@ -43,20 +43,20 @@ def lyra_home() -> Path:
 
 
 def private_home() -> Path:
-    """`lyra_home()`, made where it is missing and closed to other users of this machine, unless it is not ours."""
+    """`lyra_home()`, created if missing and closed to other users of this machine, unless it belongs to one."""
     with suppress(FolderNotPrivate):
         make_private(lyra_home())
     return lyra_home()
 
 
 def find_gateway(url: str | None, key: str | None) -> Connection:
-    """The gateway to speak to.
+    """The gateway to use.
 
     Args:
-        url, key: From options or the environment; what is missing is taken from the running local stack.
+        url, key: From options or the environment; missing values are taken from the running local stack.
 
     Raises:
-        CommandFailed: nothing is named and nothing runs.
+        CommandFailed: no gateway is given and no local stack runs.
     """
     if url:
         return Connection(url.rstrip("/"), key or "")
@@ -67,7 +67,7 @@ def find_gateway(url: str | None, key: str | None) -> Connection:
 
 
 def local_services() -> dict[str, str]:
-    """host:port of each model service of the running local stack, by name; empty where none runs."""
+    """host:port of each model service of the running local stack, by name; empty if none runs."""
     state = _local_state()
     try:
         return {str(name): str(service["address"]) for name, service in state["services"].items()} if state else {}
@@ -76,7 +76,7 @@ def local_services() -> dict[str, str]:
 
 
 def local_operator_token() -> Path | None:
-    """File of the operator's token of the running local stack; None where none runs."""
+    """File of the operator's token of the running local stack; None if none runs."""
     state = _local_state()
     return Path(str(state["operator_token_file"])) if state and "operator_token_file" in state else None
 
@@ -90,7 +90,7 @@ def _local_stack() -> Connection | None:
 
 
 def _local_state() -> dict[str, Any] | None:
-    """What `lyra serve` wrote about itself, unless it is gone by now."""
+    """The state file of `lyra serve`, if that process still runs."""
     try:
         state: dict[str, Any] = json.loads((lyra_home() / "run" / "stack.json").read_text())
         return state if psutil.pid_exists(int(state["pid"])) else None

@@ -1,4 +1,4 @@
-"""What the commands print with: results go to stdout, everything about the way there to stderr."""
+"""Console output of the commands: results go to stdout, progress and errors to stderr."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-_LINE_SECONDS = 30.0  # between two lines about progress where stderr is no terminal
+_LINE_SECONDS = 30.0  # between progress lines if stderr is not a terminal
 _MIB = 2**20
 
 Step = Callable[[str, int, int, str], None]
@@ -29,29 +29,29 @@ err = Console(stderr=True, highlight=False)
 
 
 def note(text: str) -> None:
-    """A dim line about progress, on stderr."""
+    """Prints a dim line to stderr."""
     err.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
 
 
 def show_failure(message: str, hint: str) -> None:
-    """What went wrong and, where there is one, the way out of it."""
+    """Prints an error and, if there is one, a hint."""
     err.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
     if hint:
         err.print(f"[bold]Next:[/] {escape(hint)}", soft_wrap=True)
 
 
 def write_text(text: str) -> None:
-    """Text as it is, at once: no markup, no wrapping, no line end."""
+    """Writes text unchanged and flushes: no markup, no wrapping, no newline."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 @contextmanager
 def step_progress() -> Iterator[Step]:
-    """Shows steps on stderr: a bar for each in a terminal, else a line when one ends and now and then in between.
+    """Shows steps on stderr: a progress bar for each in a terminal, otherwise a line periodically and at the end.
 
     Yields:
-        To be called with the name of a step, how much of it is done, how much there is, and a word on it.
+        A function of the name of a step, how much of it is done, its total, and a short remark.
     """
     if not err.is_terminal:
         yield _lines()
@@ -77,10 +77,10 @@ def step_progress() -> Iterator[Step]:
 
 @contextmanager
 def upload_bar(name: str, size: int) -> Iterator[Callable[[int], None]]:
-    """Shows an upload on stderr: a bar in a terminal, else a line now and then.
+    """Shows an upload on stderr: a progress bar in a terminal, otherwise a line periodically.
 
     Yields:
-        To be called, from any thread, with how many bytes more have left.
+        A function, callable from any thread, of the number of further bytes sent.
     """
     if not err.is_terminal:
         yield _upload_lines(name, size)
@@ -92,26 +92,26 @@ def upload_bar(name: str, size: int) -> Iterator[Callable[[int], None]]:
 
 
 def _lines() -> Step:
-    told: dict[str, float] = {}
+    printed: dict[str, float] = {}
 
     def show(name: str, done: int, total: int, word: str) -> None:
         now = time.monotonic()
-        if done >= total or now - told.get(name, 0.0) >= _LINE_SECONDS:
-            told[name] = now
+        if done >= total or now - printed.get(name, 0.0) >= _LINE_SECONDS:
+            printed[name] = now
             note(f"{name}: {done} of {total} {word}".rstrip())
 
     return show
 
 
 def _upload_lines(name: str, size: int) -> Callable[[int], None]:
-    sent, told = 0, time.monotonic()
+    sent, printed = 0, time.monotonic()
 
     def show(more: int) -> None:
-        nonlocal sent, told
+        nonlocal sent, printed
         sent += more
         now = time.monotonic()
-        if more > 0 and (sent >= size or now - told >= _LINE_SECONDS):
-            told = now
+        if more > 0 and (sent >= size or now - printed >= _LINE_SECONDS):
+            printed = now
             note(f"uploading {name}: {sent / _MIB:.1f} of {size / _MIB:.1f} MiB")
 
     return show

@@ -1,4 +1,4 @@
-"""`lyra data`: check, count, filter and build training data."""
+"""`lyra data`: validate, summarise, filter and build training data."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,25 +18,23 @@ if TYPE_CHECKING:
     from model_core.data.shards import Manifest
     from model_core.data.validate import Report
 
-app = typer.Typer(no_args_is_help=True, help="Check, count, filter and build training data.")
+app = typer.Typer(no_args_is_help=True, help="Validate, summarise, filter and build training data.")
 app.add_typer(data_build.app, name="build")
 
-_SHOWN = 20  # bad samples that are named on the terminal
+_SHOWN = 20  # faults listed on the terminal
 
 DataArgument = Annotated[
     Path, typer.Argument(exists=True, help="A folder of shards, or a JSON file in the published layout.")
 ]
 MediaRootOption = Annotated[
     Path | None,
-    typer.Option(
-        exists=True, file_okay=False, help="Folder of a JSON file's media; without it, the file's own folder."
-    ),
+    typer.Option(exists=True, file_okay=False, help="Folder of a JSON file's media; by default the file's own folder."),
 ]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Processes. The outcome does not depend on it.")]
-AudioMinutesOption = Annotated[float, typer.Option(min=0.01, help="Longest recording or video, in minutes.")]
-PixelsOption = Annotated[float, typer.Option(min=0.01, help="Most pixels of a picture or frame, in millions.")]
-FileOption = Annotated[float, typer.Option(min=0.01, help="Largest file of a medium, in MiB.")]
-DecodingOption = Annotated[float, typer.Option(min=0.01, help="Seconds that one file may take to decode.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Number of processes; the output does not depend on it.")]
+AudioMinutesOption = Annotated[float, typer.Option(min=0.01, help="Maximum minutes of a recording or video.")]
+PixelsOption = Annotated[float, typer.Option(min=0.01, help="Maximum pixels of a picture or frame, in millions.")]
+FileOption = Annotated[float, typer.Option(min=0.01, help="Maximum size of a media file, in MiB.")]
+DecodingOption = Annotated[float, typer.Option(min=0.01, help="Maximum time to decode one file, in seconds.")]
 
 
 @app.command()
@@ -44,18 +42,18 @@ def validate(
     data: DataArgument,
     media_root: MediaRootOption = None,
     unit_vocabulary: Annotated[
-        int | None, typer.Option(min=1, help="Number of units; a unit at or beyond it is an error.")
+        int | None, typer.Option(min=1, help="Number of units; a larger unit is an error.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(dir_okay=False, help="JSON file for everything that is wrong.")] = None,
+    report: Annotated[Path | None, typer.Option(dir_okay=False, help="JSON file for all faults.")] = None,
     max_minutes: AudioMinutesOption = 120,
     max_megapixels: PixelsOption = 50,
     max_file_mib: FileOption = 512,
     max_decoding_seconds: DecodingOption = 60,
     workers: WorkersOption = 1,
 ) -> None:
-    """Check a data set whole: every file is decoded, every bad sample is named and counted by its reason.
+    """Validate a data set: decode every file, list invalid samples and count them by reason.
 
-    Exit code 0 where nothing is wrong, else 1.
+    Exit code 0 if there are no faults, else 1.
 
     \b
     Examples:
@@ -79,7 +77,7 @@ def validate(
             found.write(report)
     _show_report(found)
     if found.faults:
-        where = f"; all of them are in {report}" if report else "; --report FILE.json names all of them"
+        where = f"; all of them are in {report}" if report else "; --report FILE.json lists all of them"
         raise CommandFailed(f"{len(found.faults):,} faults in {found.samples:,} samples{where}")
 
 
@@ -94,17 +92,17 @@ def stats(
         str,
         typer.Option(
             help="Compare with the published data for: align, instruct, long-speech, speech-generation; "
-            "without it, what the folder's manifest says, or instruct."
+            "by default the kind in the folder's manifest, or instruct."
         ),
     ] = "",
     tokenizer: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A tokenizer.json to count with; without it, nano's."),
+        typer.Option(exists=True, dir_okay=False, help="A tokenizer.json to count with; by default nano's."),
     ] = None,
 ) -> None:
-    """Count a data set: durations, tokens and modalities, as JSON, as a table and as histograms.
+    """Statistics of a data set: durations, tokens and modalities, as JSON, tables and histograms.
 
-    The table also says how the data stand beside those that Lyra was trained on; a difference is no error.
+    The tables also compare the data with what Lyra was trained on; a difference is not an error.
 
     \b
     Examples:
@@ -134,39 +132,39 @@ def stats(
 def filter_(
     data: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of shards.")],
     out_folder: Annotated[
-        Path, typer.Option("--out", file_okay=False, help="A new folder; one that was begun so goes on.")
+        Path, typer.Option("--out", file_okay=False, help="A new folder, or one of the same command to resume.")
     ],
-    min_seconds: Annotated[float | None, typer.Option(min=0, help="Shortest recording.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(min=0, help="Longest recording.")] = None,
+    min_seconds: Annotated[float | None, typer.Option(min=0, help="Minimum duration of a recording.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(min=0, help="Maximum duration of a recording.")] = None,
     max_silence: Annotated[
-        float | None, typer.Option(help="Largest share of a recording that is 40 dB below its loudest part.")
+        float | None, typer.Option(help="Maximum share of a recording that is 40 dB below its loudest part.")
     ] = None,
     max_clipping: Annotated[
-        float | None, typer.Option(help="Largest share of samples in runs at full scale, for example 0.001.")
+        float | None, typer.Option(help="Maximum share of samples in runs at full scale, for example 0.001.")
     ] = None,
     max_wer: Annotated[
-        float | None, typer.Option(min=0, help="Highest word error rate of what Whisper hears against the transcript.")
+        float | None, typer.Option(min=0, help="Maximum word error rate of Whisper's transcript against the sample's.")
     ] = None,
-    hearing: Annotated[str, typer.Option(help="The preset whose Whisper listens.")] = "nano",
+    hearing: Annotated[str, typer.Option(help="The preset whose Whisper transcribes.")] = "nano",
     language: Annotated[
-        list[str] | None, typer.Option(help="Language of the texts (en, de, ...); give it again for more.")
+        list[str] | None, typer.Option(help="Language of the texts (en, de, ...); may be repeated.")
     ] = None,
     max_repetition: Annotated[
-        float | None, typer.Option(help="Most of an answer's four-word sequences that it may have had before.")
+        float | None, typer.Option(help="Maximum share of an answer's four-word sequences that are repeated.")
     ] = None,
-    duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Drop samples that were there before.")] = False,
+    duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Drop exact duplicates.")] = False,
     near_duplicates: Annotated[
-        float | None, typer.Option(help="Drop samples whose words are that similar to those of one before: 0.8, say.")
+        float | None, typer.Option(help="Drop samples that are this similar to an earlier one, for example 0.8.")
     ] = None,
     blocked_words: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="File of words and phrases, one a line.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File of words and phrases, one per line.")
     ] = None,
     workers: WorkersOption = 1,
 ) -> None:
-    """Copy the good samples of a folder to a new one; each dropped sample is counted by reason and named.
+    """Copy the samples of a folder that pass the filters to a new one; dropped samples are counted and listed.
 
-    A filter without its option is off. Samples whose media do not decode are dropped always. Run the same command
-    again after an interruption: what is done is kept. The same command gives the same bytes.
+    A filter without its option is off. Samples whose media cannot be decoded are always dropped. Run the same command
+    again to resume after an interruption. The same command gives the same bytes.
 
     \b
     Examples:
@@ -210,7 +208,7 @@ def _limits(minutes: float, megapixels: float, file_mib: float, decoding_seconds
 
 
 def _tokenizer(file: Path | None) -> "tuple[Callable[[str], int] | None, str]":
-    """A counter of tokens and its name; None where nano's weights are not on this machine."""
+    """A token counter and its name; None if nano's weights are not installed."""
     from tokenizers import Tokenizer
 
     from model_core.checkpoints.store import part_folder
@@ -220,7 +218,7 @@ def _tokenizer(file: Path | None) -> "tuple[Callable[[str], int] | None, str]":
         try:
             file = part_folder(lyra_home(), "nano", "language") / "tokenizer.json"
         except WeightsMissing:
-            note("nano's tokenizer is not here (lyra weights pull nano): four letters are taken for a token")
+            note("nano's tokenizer is not installed (lyra weights pull nano): four characters are counted as a token")
             return None, ""
         name = "nano's tokenizer"
     else:
@@ -233,7 +231,7 @@ def _show_report(report: "Report") -> None:
     from rich.table import Table
 
     if not report.faults:
-        out.print(f"{report.samples:,} samples, nothing wrong")
+        out.print(f"{report.samples:,} samples, no faults")
         return
     table = Table("reason", "count")
     for reason, count in report.reasons.items():
@@ -254,6 +252,4 @@ def _show_dropped(before: "Manifest", after: "Manifest", folder: Path) -> None:
         table.add_row(f"dropped: {reason}", f"{count:,}", f"{count / max(before.samples, 1):.1%}")
     table.add_row("kept", f"{after.samples:,}", f"{after.samples / max(before.samples, 1):.1%}")
     out.print(table)
-    note(
-        f"{folder}: {after.samples:,} samples, {after.seconds / 3600:.2f} h of sound; dropped/ names what is not there"
-    )
+    note(f"{folder}: {after.samples:,} samples, {after.seconds / 3600:.2f} h of audio; dropped/ lists the others")

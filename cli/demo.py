@@ -30,9 +30,9 @@ def demo(
         "answer.wav"
     ),
 ) -> None:
-    """Start everything, ask a spoken question about a picture, and stop everything.
+    """Start a stack, ask a spoken question about a picture, and stop the stack.
 
-    Writes the spoken answer to answer.wav and has the speech encoder write down what it hears in it.
+    Writes the spoken answer to answer.wav and transcribes it.
 
     \b
     Examples:
@@ -41,17 +41,17 @@ def demo(
     """
     began = time.perf_counter()
     with running_stack(preset, "127.0.0.1", 0, whole=False, checkpoint=checkpoint) as stack:
-        note(f"five processes are up after {time.perf_counter() - began:.1f} s; the gateway is at {stack.url}")
+        note(f"five processes started in {time.perf_counter() - began:.1f} s; the gateway is at {stack.url}")
         with GatewayClient(Connection(stack.url, stack.key)) as client:
             _converse(client, audio, image, wav)
-    note(f"everything is stopped; {time.perf_counter() - began:.1f} s in all")
+    note(f"everything is stopped; {time.perf_counter() - began:.1f} s in total")
 
 
 def _converse(client: GatewayClient, audio: Path, image: Path, wav: Path) -> None:
-    heard = client.transcribe(audio.name, audio.read_bytes(), "text").strip()
+    transcript = client.transcribe(audio.name, audio.read_bytes(), "text").strip()
     out.print(f"[bold]Picture   [/] {image.name}")
     out.print(f"[bold]Question  [/] {audio.name}: ", end="")
-    write_text(f"“{heard}”\n")
+    write_text(f"“{transcript}”\n")
     out.print("[bold]Answer    [/] ", end="")
     answer = collect(client, content_parts("", audio, image), spoken=True, on_text=write_text, max_tokens=_MAX_TOKENS)
     write_text("\n")

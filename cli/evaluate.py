@@ -1,4 +1,4 @@
-"""`lyra eval`: how well a preset, or a running gateway, hears, sees and answers."""
+"""`lyra eval`: benchmarks of a preset or of a running gateway."""
 
 from typing import Annotated
 
@@ -20,16 +20,16 @@ def wer(
     manifest: ManifestOption,
     preset: PresetOption = "nano",
     whisper_decoder: Annotated[
-        bool, typer.Option("--whisper-decoder", help="Let Whisper's own decoder write: the yardstick.")
+        bool, typer.Option("--whisper-decoder", help="Transcribe with Whisper's own decoder, as a baseline.")
     ] = False,
     out: FileOption = None,
     checkpoint: CheckpointOption = None,
     gateway: GatewayOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Word error rate of what the language model hears.
+    """Word error rate of the language model's transcripts.
 
-    Each line of the manifest: {"audio": "path.wav", "text": "what is said"}.
+    Each line of the manifest: {"audio": "path.wav", "text": "transcript"}.
 
     \b
     Examples:
@@ -44,7 +44,7 @@ def wer(
             subject_of(preset, checkpoint, gateway, key),
             whisper_decoder=whisper_decoder,
             out=out,
-            progress=lambda done, total: show("heard", done, total, ""),
+            progress=lambda done, total: show("transcribed", done, total, ""),
         )
     typer.echo(result.to_json())
 
@@ -58,10 +58,10 @@ def vqa(
     gateway: GatewayOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Share of questions about pictures that are answered as expected.
+    """Share of questions about pictures that are answered correctly.
 
     Each line of the manifest: {"image": "path.png", "question": "written?", "answer": "yes"}, or with
-    "audio": "spoken.wav" in place of "question".
+    "audio": "spoken.wav" instead of "question".
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`lyra eval nano`: the whole card of preset nano, by one command."""
+"""`lyra eval nano`: the whole model card of preset nano."""
 
 import sys
 from pathlib import Path
@@ -14,22 +14,22 @@ from cli.failure import model_failures
 
 def nano(
     out: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for results; what it holds is not asked again.")
+        Path, typer.Option(file_okay=False, help="Folder for results; predictions that it contains are reused.")
     ] = Path("runs/card"),
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of nano's test sets.")] = Path(
         "tests/data/held_out"
     ),
     only: Annotated[
-        str, typer.Option(help="Parts to measure, or beginnings of their names, for example wer,needle.")
+        str, typer.Option(help="Parts to measure, or prefixes of their names, for example wer,needle.")
     ] = "",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that measure at a time; timed parts run alone.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Parallel processes; timed parts run alone.")] = 2,
     parts: PartsOption = None,
-    preset: Annotated[str, typer.Option(help="Another preset, to try the card itself.")] = "nano",
+    preset: Annotated[str, typer.Option(help="Another preset, to test the card itself.")] = "nano",
 ) -> None:
-    """Measure all that nano's card says, with the targets beside it.
+    """Measure every figure of nano's card and compare it with its target.
 
-    Hearing, pictures, facts, spoken answers, needles, and what the extractor and the adapters change. Under 20 minutes
-    on two cores. Stop it with Ctrl-C at any time: the same command goes on where it stopped.
+    Speech recognition, pictures, facts, spoken answers, needles, and the effect of the extractor and the adapters.
+    Under 20 minutes on two cores. Stop it with Ctrl-C at any time: the same command resumes it.
 
     \b
     Examples:

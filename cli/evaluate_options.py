@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from model_core.evaluation.subject import Question, Subject
 
 ManifestOption = Annotated[
-    Path, typer.Option(exists=True, dir_okay=False, help="JSON Lines; paths in it are relative to its folder.")
+    Path, typer.Option(exists=True, dir_okay=False, help="JSON Lines; its paths are relative to its folder.")
 ]
 PresetOption = Annotated[
     str,
@@ -34,32 +34,32 @@ KeyOption = Annotated[
     typer.Option("--key", envvar="LYRA_API_KEY", help="API key; without it, the local stack's development key."),
 ]
 FileOption = Annotated[
-    Path | None, typer.Option(dir_okay=False, help="File for every line of the manifest with its prediction.")
+    Path | None, typer.Option(dir_okay=False, help="File for the lines of the manifest with their predictions.")
 ]
 FolderOption = Annotated[
     Path | None,
     typer.Option(
         "--out",
         file_okay=False,
-        help="Folder for result.json, result.md, plots and predictions.jsonl; what it holds is not asked again.",
+        help="Folder for result.json, result.md, plots and predictions.jsonl; predictions that it contains are reused.",
     ),
 ]
 DataArgument = Annotated[
     Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The data set, in its published layout.")
 ]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Measure the first so many only.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Measure only this many, the first ones.")]
 AdapterOption = Annotated[str, typer.Option(help="Adapter to answer with, base for none; empty for the one that fits.")]
 KeepRateOption = Annotated[
     float | None, typer.Option(help="Share of context tokens kept after each block, over 0 and at most 1 (all).")
 ]
-BlocksOption = Annotated[int | None, typer.Option(min=1, help="Blocks that the model's layers are cut into.")]
+BlocksOption = Annotated[int | None, typer.Option(min=1, help="Blocks that the model's layers are divided into.")]
 PartsOption = Annotated[
-    Path | None, typer.Option(exists=True, file_okay=False, help="Folder of nano's trained parts, in place of its own.")
+    Path | None, typer.Option(exists=True, file_okay=False, help="Folder of other trained parts for nano.")
 ]
 QuestionsOption = Annotated[
     Path | None,
     typer.Option(
-        exists=True, dir_okay=False, help="JSON Lines with `question`, or a text with one a line; else 32 of our own."
+        exists=True, dir_okay=False, help="JSON Lines with `question`, or text, one per line; by default 32 prompts."
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""`lyra eval` without a published data set: facts, needles, text, spoken answers, throughput."""
+"""`lyra eval` on files of your own: facts, needles, text, spoken answers, throughput."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,7 @@ def factual(
         typer.Option(exists=True, dir_okay=False, help='The same questions: lines {"audio", "answer", "accept"}.'),
     ] = None,
     judge: Annotated[
-        str, typer.Option(help="Right is an answer that holds the expected one (contained) or that is it (whole).")
+        str, typer.Option(help="A correct answer contains the expected one (contained) or equals it (whole).")
     ] = "contained",
     preset: PresetOption = "nano",
     out: FolderOption = None,
@@ -46,7 +46,7 @@ def factual(
     gateway: GatewayOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Short factual questions: the share answered right in writing that is answered right in speech too.
+    """Short factual questions: of those answered correctly in writing, the share answered correctly in speech.
 
     \b
     Example:
@@ -64,24 +64,24 @@ def factual(
 def needle(
     preset: PresetOption = "nano",
     minutes: Annotated[str, typer.Option(help="Lengths of the recordings.")] = "1,2,3,5,10",
-    depths: Annotated[str, typer.Option(help="Where the needle is: 0 first, 1 last.")] = "0,0.25,0.5,0.75,1",
-    needles: Annotated[int, typer.Option(min=1, help="Needles for each length and depth.")] = 1,
+    depths: Annotated[str, typer.Option(help="Positions of the needle: 0 first, 1 last.")] = "0,0.25,0.5,0.75,1",
+    needles: Annotated[int, typer.Option(min=1, help="Needles per length and depth.")] = 1,
     texts: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Sentences of the recordings, one a line; else held-out ones."),
+        typer.Option(exists=True, dir_okay=False, help="Sentences to speak, one per line; by default held-out ones."),
     ] = None,
-    voices: Annotated[str, typer.Option(help="Who reads them, in turn.")] = "joe",
+    voices: Annotated[str, typer.Option(help="Voices that speak them, in turn.")] = "joe",
     keep_rates: Annotated[
-        str, typer.Option(help="Keep rates to measure side by side, the first one for the figure; 1 keeps all.")
+        str, typer.Option(help="Keep rates to compare; the first one gives the result. 1 keeps all tokens.")
     ] = "",
     blocks: BlocksOption = None,
-    seed: Annotated[int, typer.Option(help="Decides on needles and sentences.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of needles and sentences.")] = 0,
     out: FolderOption = None,
     checkpoint: CheckpointOption = None,
     gateway: GatewayOption = None,
     key: KeyOption = None,
 ) -> None:
-    """A sentence to be found in a long recording: a grid of lengths and depths, and its heat map.
+    """Needle in a haystack: find a sentence in a long recording, by length and depth, with a heat map.
 
     \b
     Examples:
@@ -109,15 +109,15 @@ def needle(
 def text_quality(
     preset: PresetOption = "nano",
     questions: QuestionsOption = None,
-    adapters: Annotated[str, typer.Option(help="Adapters to force on text, for comparison.")] = "",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 64,
+    adapters: Annotated[str, typer.Option(help="Adapters to force on for text, for comparison.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 64,
     out: FolderOption = None,
     limit: LimitOption = None,
     checkpoint: CheckpointOption = None,
     gateway: GatewayOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Whether adapters leave text alone: the share of answers that are the base's to the letter.
+    """Whether adapters leave text-only answers unchanged: the share identical to the base model's.
 
     \b
     Example:
@@ -140,14 +140,14 @@ def spoken_answer(
     preset: PresetOption = "nano",
     questions: QuestionsOption = None,
     voice: Annotated[str, typer.Option(help="Voice of the answers; empty for the default one.")] = "",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 60,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 60,
     out: FolderOption = None,
     limit: LimitOption = None,
     checkpoint: CheckpointOption = None,
     gateway: GatewayOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Spoken answers: how well Whisper understands them, their real-time factor, how soon they begin.
+    """Spoken answers: word error rate of Whisper's transcript, real-time factor, latency of the first audio.
 
     \b
     Example:
@@ -169,17 +169,17 @@ def throughput(
     preset: PresetOption = "nano",
     questions: QuestionsOption = None,
     audio: Annotated[
-        list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Spoken questions in place of written ones.")
+        list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Spoken questions instead of written ones.")
     ] = None,
-    concurrency: Annotated[str, typer.Option(help="Requests under way at a time, each measured.")] = "1,2,4",
-    requests: Annotated[int, typer.Option(min=1, help="Requests for each.")] = 16,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 32,
+    concurrency: Annotated[str, typer.Option(help="Levels of concurrency to measure.")] = "1,2,4",
+    requests: Annotated[int, typer.Option(min=1, help="Requests per level.")] = 16,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 32,
     out: FolderOption = None,
     checkpoint: CheckpointOption = None,
     gateway: GatewayOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Tokens and requests a second, and the wait for the first token, by requests at a time.
+    """Tokens and requests per second, and latency of the first token, by concurrency.
 
     \b
     Example:
@@ -204,7 +204,7 @@ def throughput(
 
 
 def _sentences(texts: Path | None) -> tuple[str, ...]:
-    """Lines of a file, or sentences that are kept out of all training."""
+    """The lines of a file, or sentences held out of all training."""
     if texts is None:
         from model_core.data.sources.texts import load_sentences
 

@@ -27,12 +27,12 @@ from cli.presets import CheckpointOption
 if TYPE_CHECKING:
     from model_core.evaluation.layouts import Questions
 
-WrittenOption = Annotated[bool, typer.Option("--written", help="Put the questions in writing, not spoken.")]
+WrittenOption = Annotated[bool, typer.Option("--written", help="Ask in writing instead of speech.")]
 VoiceOption = Annotated[
-    str, typer.Option(help="Who reads the questions aloud where the folder has no recordings of them.")
+    str, typer.Option(help="Voice that speaks the questions if the folder has no recordings of them.")
 ]
 PromptOption = Annotated[
-    str | None, typer.Option(help="Written instruction with every question; empty for none, else the benchmark's own.")
+    str | None, typer.Option(help="Written instruction with every question; empty for none. Default: the benchmark's.")
 ]
 NO_PROMPT = ""
 
@@ -41,7 +41,7 @@ def librispeech(
     folder: DataArgument,
     preset: PresetOption = "nano",
     whisper_decoder: Annotated[
-        bool, typer.Option("--whisper-decoder", help="Let Whisper's own decoder write: the yardstick.")
+        bool, typer.Option("--whisper-decoder", help="Transcribe with Whisper's own decoder, as a baseline.")
     ] = False,
     out: FolderOption = None,
     limit: LimitOption = None,
@@ -51,7 +51,7 @@ def librispeech(
 ) -> None:
     """Word error rate on LibriSpeech.
 
-    The folder holds SPEAKER/CHAPTER/*.flac with *.trans.txt beside them, for example LibriSpeech/test-clean.
+    The folder contains SPEAKER/CHAPTER/*.flac with *.trans.txt beside them, for example LibriSpeech/test-clean.
 
     \b
     Example:
@@ -63,7 +63,7 @@ def librispeech(
 
         samples, subject = load_librispeech(folder)[:limit], subject_of(preset, checkpoint, gateway, key)
     run_benchmark(
-        "heard",
+        "transcribed",
         out,
         lambda show: word_error_report(samples, subject, out, whisper_decoder=whisper_decoder, progress=show),
     )
@@ -76,7 +76,7 @@ def _questions(folder: Path, written: bool, voice: str, prompt: str) -> "Questio
 
 
 def _picture_command(title: str, layout: str, metric: str) -> Callable[..., None]:
-    """The command of one of the picture benchmarks: they differ in names alone."""
+    """The command of one of the picture benchmarks, which differ only in names."""
     name = title.lower()
 
     def command(
@@ -110,8 +110,8 @@ def _picture_command(title: str, layout: str, metric: str) -> Callable[..., None
 
     command.__doc__ = f"""{metric} on {title}, asked in speech or in writing.
 
-    The folder holds {layout}. Spoken questions are audio files in its folder speech or lyra_audios, named by question;
-    without these a voice reads them.
+    The folder contains {layout}. Spoken questions are audio files in its folder speech or lyra_audios, named by
+    question; without these they are synthesized.
 
     \b
     Examples:
@@ -129,7 +129,7 @@ def mm_vet(
     ] = None,
     judge_model: Annotated[str, typer.Option(help="The judge's model; the paper's is gpt-4-0613.")] = "gpt-4-0613",
     judge_key: Annotated[str, typer.Option(envvar="LYRA_JUDGE_KEY", help="API key of the judge.")] = "",
-    judge_runs: Annotated[int, typer.Option(min=1, help="How often each answer is scored; the paper has 5.")] = 1,
+    judge_runs: Annotated[int, typer.Option(min=1, help="How often each answer is scored; 5 in the paper.")] = 1,
     written: WrittenOption = False,
     voice: VoiceOption = "joe",
     prompt: PromptOption = None,
@@ -142,10 +142,10 @@ def mm_vet(
     gateway: GatewayOption = None,
     key: KeyOption = None,
 ) -> None:
-    """MM-Vet: open answers, scored by a judge, or, without one, by the words that they hold.
+    """MM-Vet: open-ended answers, scored by a judge or, without one, by the words that they contain.
 
-    The folder holds mm-vet.json and images/. Only --judge gives the paper's figure (mm_vet_score); without it the
-    figure is mm_vet_match, the share of required elements that stand in the answer.
+    The folder contains mm-vet.json and images/. Only --judge gives the paper's metric (mm_vet_score); without it the
+    metric is mm_vet_match, the share of required elements that the answer contains.
 
     \b
     Examples:
@@ -180,7 +180,7 @@ def videomme(
     folder: DataArgument,
     preset: PresetOption = "nano",
     duration: Annotated[str, typer.Option(help="Classes of duration: short, medium, long.")] = "short,medium,long",
-    video_sound: Annotated[bool, typer.Option(help="Whether the audio tracks are heard too.")] = True,
+    video_sound: Annotated[bool, typer.Option(help="Use the audio tracks too.")] = True,
     out: FolderOption = None,
     limit: LimitOption = None,
     adapter: AdapterOption = "",
@@ -190,10 +190,10 @@ def videomme(
     gateway: GatewayOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Share of right letters on Video-MME, by duration of the videos.
+    """Accuracy on Video-MME, by duration of the videos.
 
-    The folder holds the questions as JSON (rows of the data set's table, or its evaluation template) and the videos in
-    data/ or videos/.
+    The folder contains the questions as JSON (rows of the data set's table, or its evaluation template) and the videos
+    in data/ or videos/.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""How a command fails: one line that says what went wrong, one that says what to do, exit code 1."""
+"""How a command fails: a line with the error, a line with a hint, exit code 1."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from cli.console import show_failure
 
 
 class CommandFailed(Exception):
-    """A command cannot do what it was asked for.
+    """A command failed.
 
     Args:
         message: What went wrong.
-        hint: What to do next; may be empty where the message says it.
+        hint: What to do next; may be empty.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -25,7 +25,7 @@ class CommandFailed(Exception):
 
 
 class Commands(TyperGroup):
-    """A group whose commands end with code 1 and a plain line where they raise CommandFailed or lack a package."""
+    """A group whose commands exit with code 1 and an error line on CommandFailed or a missing package."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -34,13 +34,13 @@ class Commands(TyperGroup):
             show_failure(failure.message, failure.hint)
             raise typer.Exit(1) from failure
         except ModuleNotFoundError as error:  # the image of gateway and workers holds no models
-            show_failure(f"this command wants {error.name}, which is not installed here", "use a full installation")
+            show_failure(f"this command requires {error.name}, which is not installed", "use a full installation")
             raise typer.Exit(1) from error
 
 
 @contextmanager
 def model_failures() -> Iterator[None]:
-    """Turns what model code raises about weights and input into CommandFailed, about presets into wrong use."""
+    """Turns model code's errors about weights and input into CommandFailed, about presets into usage errors."""
     from model_core.errors import InvalidInput, UnknownPreset, WeightsMissing
 
     try:

@@ -1,4 +1,4 @@
-"""`lyra jobs`: long recordings, worked on while nobody waits."""
+"""`lyra jobs`: asynchronous jobs on long recordings."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from services.shared.jobs.kinds import Priority, State, Task
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Transcripts, summaries and answers from long recordings: submit one, go away, come back for the result.",
+    help="Transcripts, summaries and answers from long recordings, as asynchronous jobs.",
 )
 
 _MEDIA_ID = re.compile(r"media-[0-9a-f]{32}")
@@ -32,7 +32,7 @@ _SECRET_HINT = "`lyra webhooks secrets create NAME` makes one"
 
 
 class ResultFormat(StrEnum):
-    """How a result is written."""
+    """Formats of a result."""
 
     JSON = "json"
     TEXT = "text"
@@ -42,47 +42,43 @@ class ResultFormat(StrEnum):
 
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="job-..., as `lyra jobs list` shows it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the words as they are heard.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print the transcript while it is made.")]
 
 
 @app.command()
 def submit(
     recording: Annotated[
         str,
-        typer.Argument(metavar="FILE_OR_MEDIA_ID", help="A file with sound, or the media-... of one."),
+        typer.Argument(metavar="FILE_OR_MEDIA_ID", help="An audio or video file, or the media-... of one."),
     ],
     task: Annotated[
         list[Task] | None,
-        typer.Option(help="What to do; may be named again. Without it a transcript; --question adds its own."),
+        typer.Option(help="What to do; may be repeated. By default a transcript; --question adds its own task."),
     ] = None,
-    question: Annotated[list[str] | None, typer.Option(help="To be answered; may be named again.")] = None,
-    language: Annotated[
-        str, typer.Option(help="Language spoken, for example en; empty for the model to find out.")
-    ] = "",
-    webhook: Annotated[str, typer.Option(metavar="URL", help="Called back when the job has ended.")] = "",
+    question: Annotated[list[str] | None, typer.Option(help="A question to answer; may be repeated.")] = None,
+    language: Annotated[str, typer.Option(help="Language spoken, for example en; empty to detect it.")] = "",
+    webhook: Annotated[str, typer.Option(metavar="URL", help="Called when the job has ended.")] = "",
     webhook_secret: Annotated[
         str, typer.Option(metavar="ID", help="Secret that signs the callback: whk_... of `lyra webhooks secrets list`.")
     ] = "",
     metadata: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Yours, given back as it is; may be named again.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Your metadata, returned unchanged; may be repeated.")
     ] = None,
     priority: Annotated[Priority, typer.Option(help="Among your own jobs.")] = Priority.NORMAL,
     allow_gaps: Annotated[
-        bool, typer.Option("--allow-gaps", help="Succeed even where a part cannot be heard; the result names it.")
+        bool, typer.Option("--allow-gaps", help="Succeed even if a part cannot be transcribed; the result lists it.")
     ] = False,
-    idempotency_key: Annotated[
-        str, typer.Option(help="The same key makes one job, however often it is submitted.")
-    ] = "",
+    idempotency_key: Annotated[str, typer.Option(help="Submitting the same key again creates no second job.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Watch the job, and print its answers at the end.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Have a recording worked on. Prints the job's id; with --wait its words, summary and answers.
+    """Submit a recording. Prints the job's id; with --wait its transcript, summary and answers.
 
-    A file is uploaded first; one that broke off goes on where it was when you run the same command again.
-    With --wait the exit code is 0 where the job succeeded. Ctrl-C ends the waiting, not the job.
+    A file is uploaded first; run the same command again to resume an interrupted upload.
+    With --wait the exit code is 0 if the job succeeded. Ctrl-C ends the waiting, not the job.
 
     \b
     Examples:
@@ -108,12 +104,12 @@ def submit(
             _watch(jobs, job["id"], quiet, as_json)
         else:
             typer.echo(json.dumps(job, ensure_ascii=False) if as_json else job["id"])
-            note(f"`lyra jobs watch {job['id']}` shows how it goes on")
+            note(f"`lyra jobs watch {job['id']}` shows its progress")
 
 
 @app.command()
 def status(job: JobArgument, as_json: AsJson = False, url: UrlOption = None, key: KeyOption = None) -> None:
-    """Show where a job is, and what went wrong in it.
+    """Show the state of a job, and its failures.
 
     \b
     Examples:
@@ -132,10 +128,10 @@ def status(job: JobArgument, as_json: AsJson = False, url: UrlOption = None, key
 def watch(
     job: JobArgument, quiet: Quiet = False, as_json: AsJson = False, url: UrlOption = None, key: KeyOption = None
 ) -> None:
-    """Watch a job until it has ended: its words as they are certain, then summary and answers.
+    """Watch a job until it ends: the transcript as it becomes final, then summary and answers.
 
-    The words go to stdout, how far it is to stderr. Where the connection breaks, it goes on behind the last words.
-    Exit code 0 where the job succeeded, else 1.
+    The transcript goes to stdout, progress to stderr. If the connection breaks, it continues after the last words.
+    Exit code 0 if the job succeeded, else 1.
 
     \b
     Examples:
@@ -152,7 +148,7 @@ def result(
     job: JobArgument,
     format: Annotated[
         ResultFormat | None,
-        typer.Option(help="text has the words alone; srt and vtt are subtitles. Without it, a page for reading."),
+        typer.Option(help="text has only the words; srt and vtt are subtitles. By default, a readable page."),
     ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", dir_okay=False, help="File to write; without it, the terminal.")
@@ -160,7 +156,7 @@ def result(
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Print or write what came of a job; of one that failed, what is there of it.
+    """Print or write the result of a job; for a failed one, its partial result.
 
     \b
     Examples:
@@ -182,7 +178,7 @@ def result(
 
 @app.command()
 def cancel(job: JobArgument, url: UrlOption = None, key: KeyOption = None) -> None:
-    """End a job. What it has heard is not kept; one that has ended stays as it is.
+    """Cancel a job. Its partial transcript is not kept; a job that has ended is unchanged.
 
     \b
     Example:
@@ -201,9 +197,9 @@ def ask(
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Ask more about a recording that was heard. Nothing is heard again, so it takes a moment.
+    """Ask more questions about a transcribed recording. It is not encoded again, so this is fast.
 
-    Answers stand in the job's result beside the others. With --wait the exit code is 0 where all were answered.
+    The answers are added to the job's result. With --wait the exit code is 0 if all were answered.
 
     \b
     Examples:
@@ -225,19 +221,19 @@ def ask(
     else:
         write_text(answers_text(answers, ids))
     if failed:
-        raise CommandFailed(f"not answered: {', '.join(failed)}", "ask once more, in other words")
+        raise CommandFailed(f"not answered: {', '.join(failed)}", "ask again, in other words")
 
 
 @app.command("list")
 def list_jobs(
-    state: Annotated[State | None, typer.Option(help="Only jobs that are there.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Most jobs that are shown.")] = 20,
-    after: Annotated[str, typer.Option(help="Goes on behind a list: what its last line named.")] = "",
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of jobs shown.")] = 20,
+    after: Annotated[str, typer.Option(help="Continue after this job: the value that the last page printed.")] = "",
     as_json: AsJson = False,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Show your jobs, the latest first.
+    """List your jobs, latest first.
 
     \b
     Examples:
@@ -260,11 +256,11 @@ def list_jobs(
 
 @app.command()
 def delete(
-    jobs_to_delete: Annotated[list[str], typer.Argument(metavar="ID...", help="Of jobs that have ended.")],
+    jobs_to_delete: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of ended jobs.")],
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Delete jobs that have ended, with all that came of them. The recordings stay: `lyra media delete`.
+    """Delete ended jobs and their results. The recordings are kept: see `lyra media delete`.
 
     \b
     Example:
@@ -283,11 +279,11 @@ def _jobs(url: str | None, key: str | None) -> Iterator[JobsClient]:
 
 
 def _upload(jobs: JobsClient, name: str) -> str:
-    """The media id of a file, uploaded."""
+    """Uploads a file. Returns its media id."""
     path = Path(name)
     if not path.is_file():
         raise typer.BadParameter(
-            f"{name}: there is no such file, and it is no media id (media- and 32 hexadecimal digits)",
+            f"{name}: neither an existing file nor a media id (media- and 32 hexadecimal digits)",
             param_hint="FILE_OR_MEDIA_ID",
         )
     with upload_bar(path.name, path.stat().st_size) as sent:
@@ -297,7 +293,7 @@ def _upload(jobs: JobsClient, name: str) -> str:
 
 
 def _watch(jobs: JobsClient, job: str, quiet: bool, as_json: bool) -> None:
-    """Shows a job up to its end. Raises CommandFailed where that is no success."""
+    """Shows a job until it ends. Raises CommandFailed if it did not succeed."""
     ended: dict[str, Any] = {}
     try:
         with job_bar(words=not (quiet or as_json)) as show:
@@ -305,7 +301,7 @@ def _watch(jobs: JobsClient, job: str, quiet: bool, as_json: bool) -> None:
                 show(event)
                 ended = event.get("job") or ended
     except KeyboardInterrupt:
-        note(f"the job goes on; `lyra jobs watch {job}` shows it again, `lyra jobs cancel {job}` ends it")
+        note(f"the job continues; `lyra jobs watch {job}` shows it again, `lyra jobs cancel {job}` ends it")
         raise
     state = ended["state"]
     found = jobs.patiently(lambda: jobs.result(job)) if state == State.SUCCEEDED else None
@@ -315,28 +311,28 @@ def _watch(jobs: JobsClient, job: str, quiet: bool, as_json: bool) -> None:
         if answers := answers_text(found):
             write_text(answers if quiet else f"\n{answers}")
         if quiet and found["segments"]:
-            note(f"`lyra jobs result {job}` has the words")
+            note(f"`lyra jobs result {job}` has the transcript")
     if state != State.SUCCEEDED:
         why = f": {ended['reason']}" if ended["reason"] else ""
-        hint = f"`lyra jobs result {job}` has what could be heard" if ended["progress"]["clips_heard"] else ""
+        hint = f"`lyra jobs result {job}` has the partial transcript" if ended["progress"]["clips_heard"] else ""
         raise CommandFailed(f"{job} is {state}{why}", hint if state == State.FAILED else "")
 
 
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold")
     table.add_column("id", no_wrap=True)  # to be copied
-    for name in ("state", "heard", "submitted", "recording"):
+    for name in ("state", "transcribed", "submitted", "recording"):
         table.add_column(name)
     for each in found:
         submitted = each["created_at"][:16].replace("T", " ")
-        state = each["state"] + (f", waits: {each['waits_for']}" if each.get("waits_for") else "")
+        state = each["state"] + (f", waiting: {each['waits_for']}" if each.get("waits_for") else "")
         table.add_row(each["id"], state, share(each["progress"]), submitted, escape(each["filename"]))
     return table
 
 
 def _tasks(tasks: list[Task], questions: list[str]) -> list[str]:
     if Task.QUESTIONS in tasks and not questions:
-        raise typer.BadParameter("the task questions needs at least one --question", param_hint="--task")
+        raise typer.BadParameter("the task questions requires at least one --question", param_hint="--task")
     wanted = dict.fromkeys(each.value for each in tasks or [Task.TRANSCRIPT])
     return list(wanted | ({Task.QUESTIONS.value: None} if questions else {}))
 
@@ -344,7 +340,7 @@ def _tasks(tasks: list[Task], questions: list[str]) -> list[str]:
 def _webhook(address: str, secret: str) -> dict[str, str] | None:
     if bool(address) != bool(secret):
         missing = "--webhook-secret" if address else "--webhook"
-        text = f"a callback needs an address and a secret; {_SECRET_HINT}"
+        text = f"a callback requires an address and a secret; {_SECRET_HINT}"
         raise typer.BadParameter(text, param_hint=missing)
     return {"url": address, "secret_id": secret} if address else None
 

@@ -1,4 +1,4 @@
-"""What people see of a job: bars on the way there, and its page, its words and its answers on stdout."""
+"""How a job is displayed: progress bar, status page, transcript and answers."""
 
 import sys
 import time
@@ -19,20 +19,20 @@ from rich.table import Column, Table
 
 from cli.console import err, note, write_text
 
-_LINE_SECONDS = 30.0  # between two lines about progress where stderr is no terminal
+_LINE_SECONDS = 30.0  # between progress lines if stderr is not a terminal
 
 OnEvent = Callable[[dict[str, Any]], None]
 
 
 @contextmanager
 def job_bar(words: bool) -> Iterator[OnEvent]:
-    """Shows the events of a job: its words on stdout, how far it is on stderr.
+    """Shows the events of a job: the transcript on stdout, progress on stderr.
 
     Args:
-        words: Whether its words are shown.
+        words: Print the transcript.
 
     Yields:
-        To be called with each event.
+        A function to call with each event.
     """
     say = _say if words else lambda event: None
     if not err.is_terminal:
@@ -41,7 +41,7 @@ def job_bar(words: bool) -> Iterator[OnEvent]:
         return
     last = TextColumn("{task.fields[word]}", table_column=Column(no_wrap=True))
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), last)
-    # Words go above the bar where both are on the same screen, and to stdout where that is something else.
+    # The transcript is printed above the bar if stdout is the same terminal.
     with Progress(*columns, console=err, redirect_stdout=sys.stdout.isatty()) as bars:
         task, pace = bars.add_task("queued", total=None, word=""), _Pace()
 
@@ -54,15 +54,15 @@ def job_bar(words: bool) -> Iterator[OnEvent]:
 
 
 def job_page(job: dict[str, Any]) -> RenderableType:
-    """All that is known of a job."""
+    """The status page of a job."""
     page = Table(box=None, show_header=False, pad_edge=False)
     progress, webhook = job["progress"], job["webhook"]
     rows = {
         "job": job["id"],
         "state": job["state"] + (f": {job['reason']}" if job["reason"] else ""),
-        "waits": job.get("waits_for", ""),
+        "waiting": job.get("waits_for", ""),
         "recording": f"{job['filename']} ({job['media_id']})",
-        "heard": heard(progress),
+        "transcribed": transcribed(progress),
         "tasks": ", ".join(job["tasks"]),
         "submitted": job["created_at"],
         "ended": job["ended_at"] or "",
@@ -75,29 +75,29 @@ def job_page(job: dict[str, Any]) -> RenderableType:
             page.add_row(f"[bold]{name}[/]", escape(value))
     for each in job["failures"]:
         where = f"{clock(each['start_seconds'])} to {clock(each['end_seconds'])}"
-        page.add_row("[bold]not heard[/]", escape(f"clip {each['clip']} ({where}): {each['reason']}"))
+        page.add_row("[bold]not transcribed[/]", escape(f"clip {each['clip']} ({where}): {each['reason']}"))
     for each in job["questions"]:
         page.add_row("[bold]question[/]", escape(f"{each['id']} ({each['state']}) {each['text']}"))
     return page
 
 
 def answers_text(result: dict[str, Any], only: Iterable[str] | None = None) -> str:
-    """Summary and answers of a result; of `only` these ids, where some are named."""
+    """Summary and answers of a result, or those with the ids in `only`."""
     wanted = None if only is None else set(only)
     found = [result["summary"], *result["answers"]]
     return "\n".join(_answer(each) for each in found if each and (wanted is None or each["id"] in wanted))
 
 
 def result_text(result: dict[str, Any]) -> str:
-    """A result for people: what it lacks, its words by time, summary and answers."""
-    parts = [_lacks(result)]
+    """A readable result: gaps, transcript with times, summary and answers."""
+    parts = [_gaps(result)]
     if result["segments"] is not None:
         parts.append("".join(_line(each) for each in result["segments"]))
     return "\n".join(part for part in (*parts, answers_text(result)) if part)
 
 
-def heard(progress: dict[str, Any]) -> str:
-    """How far a job is, in words."""
+def transcribed(progress: dict[str, Any]) -> str:
+    """Progress of a job, in words."""
     done, total = _clock_share(progress)
     if total is None:
         return "not yet"
@@ -105,7 +105,7 @@ def heard(progress: dict[str, Any]) -> str:
 
 
 def share(progress: dict[str, Any]) -> str:
-    """How far a job is, in percent."""
+    """Progress of a job, in percent."""
     return f"{100 * progress['clips_heard'] // progress['clips']} %" if progress["clips"] else ""
 
 
@@ -116,13 +116,13 @@ def clock(seconds: float) -> str:
 
 
 class _Pace:
-    """How fast a job goes, seen from when it was first looked at."""
+    """Speed of a job since it was first observed."""
 
     def __init__(self) -> None:
-        self._began: tuple[float, float] | None = None  # when, and what was heard then
+        self._began: tuple[float, float] | None = None  # time, and seconds transcribed then
 
     def word(self, event: dict[str, Any]) -> str:
-        """For the end of a line: what is done of what, how fast, how long it will take."""
+        """Progress, speed and remaining time, for the end of a line."""
         progress, now = event["progress"], time.monotonic()
         done, total = _clock_share(progress)
         if total is None or event["state"] != "running":
@@ -137,15 +137,15 @@ class _Pace:
 
 
 class _ProgressLines:
-    """A line on stderr when the state changes, and now and then in between."""
+    """A line on stderr when the state changes, and periodically in between."""
 
     def __init__(self) -> None:
-        self._state, self._told, self._pace = "", 0.0, _Pace()
+        self._state, self._printed, self._pace = "", 0.0, _Pace()
 
     def show(self, event: dict[str, Any]) -> None:
         now, word = time.monotonic(), self._pace.word(event)
-        if event["state"] != self._state or now - self._told >= _LINE_SECONDS:
-            self._state, self._told = event["state"], now
+        if event["state"] != self._state or now - self._printed >= _LINE_SECONDS:
+            self._state, self._printed = event["state"], now
             note(f"{event['state']} {word}".rstrip())
 
 
@@ -166,20 +166,21 @@ def _line(segment: dict[str, Any]) -> str:
 
 
 def _clock_share(progress: dict[str, Any]) -> tuple[float, float | None]:
-    """Seconds of the recording that are done, and all of them (None until it is planned); silence counts pro rata."""
+    """Seconds done and in total (None until the job is planned), estimated from the number of clips."""
     seconds, clips = progress["seconds"], progress["clips"]
     return (seconds * progress["clips_heard"] / clips, seconds) if clips and seconds is not None else (0.0, None)
 
 
 def _answer(answer: dict[str, Any]) -> str:
     windows = answer["windows"]
-    how = f"\n(from {len(windows)} stretches of the recording, one after the other)" if windows else ""
+    how = f"\n(from {len(windows)} consecutive windows of the recording)" if windows else ""
     asked = "Summary" if answer["id"] == "summary" else answer["question"]
     return f"{asked}\n  {answer['text'].strip()}{how}\n"
 
 
-def _lacks(result: dict[str, Any]) -> str:
-    lines = ["The file ends before it should; this is what was there.\n"] if result["truncated"] else []
+def _gaps(result: dict[str, Any]) -> str:
+    lines = ["The file is truncated; this is the result for the part that exists.\n"] if result["truncated"] else []
     for gap in result["gaps"]:
-        lines.append(f"Not heard from {clock(gap['start_seconds'])} to {clock(gap['end_seconds'])}: {gap['reason']}\n")
+        where = f"{clock(gap['start_seconds'])} to {clock(gap['end_seconds'])}"
+        lines.append(f"Not transcribed from {where}: {gap['reason']}\n")
     return "".join(lines)

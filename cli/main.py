@@ -1,4 +1,4 @@
-"""The `lyra` command: one module per group of verbs; whatever is heavy is imported by the verb that needs it."""
+"""The `lyra` command: one module per group of commands; heavy modules are imported by the commands that need them."""
 
 from importlib.metadata import version
 from typing import Annotated
@@ -54,7 +54,7 @@ def main(
       lyra serve                    the whole stack on this machine, until Ctrl-C
       lyra ask "Who are you?"       in a second terminal
 
-    Every command explains itself: lyra COMMAND --help. Exit codes: 0 done, 1 failed, 2 wrong use.
+    Every command has help: lyra COMMAND --help. Exit codes: 0 success, 1 failure, 2 usage error.
     """
 
 

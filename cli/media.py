@@ -1,4 +1,4 @@
-"""`lyra media`: recordings, videos and pictures that are uploaded once and named by their id."""
+"""`lyra media`: recordings, videos and pictures, uploaded once and referred to by id."""
 
 import json
 from pathlib import Path
@@ -26,15 +26,15 @@ def upload(
     files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Recordings, videos, pictures.")],
     direct: Annotated[
         bool,
-        typer.Option("--direct", help="In parts, to the object store itself; done anyway from 64 MiB on."),
+        typer.Option("--direct", help="Upload in parts, directly to the object store; the default from 64 MiB."),
     ] = False,
     as_json: JsonOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Upload files and print their ids. The same file again has the same id, and is kept once.
+    """Upload files and print their ids. The same file gets the same id and is stored once.
 
-    An upload in parts that broke off goes on where it was when the same file is uploaded again.
+    Uploading the same file again resumes an interrupted upload in parts.
 
     \b
     Examples:
@@ -50,7 +50,7 @@ def upload(
 
 @app.command("list")
 def list_media(as_json: JsonOption = False, url: UrlOption = None, key: KeyOption = None) -> None:
-    """Show what is kept.
+    """List uploaded files.
 
     \b
     Example:
@@ -66,7 +66,7 @@ def list_media(as_json: JsonOption = False, url: UrlOption = None, key: KeyOptio
         typer.echo(json.dumps(kept, ensure_ascii=False, indent=2))
         return
     if not kept:
-        note("nothing is kept yet: `lyra media upload FILE`")
+        note("no files yet: `lyra media upload FILE`")
         return
     table = Table("id", "file", "kind", "container", "length", "bytes", box=None, header_style="bold")
     for media in kept:
@@ -78,7 +78,7 @@ def list_media(as_json: JsonOption = False, url: UrlOption = None, key: KeyOptio
 
 @app.command()
 def show(media_id: IdArgument, url: UrlOption = None, key: KeyOption = None) -> None:
-    """Print what is known of a file, as JSON.
+    """Print the metadata of a file as JSON.
 
     \b
     Example:
@@ -108,7 +108,7 @@ def delete(
 
 
 def _id(text: str) -> str:
-    """The id, which goes into a path."""
+    """Checks an id, since it becomes part of a path."""
     if not text.startswith("media-") or not text.removeprefix("media-").isalnum():
-        raise CommandFailed(f"{text!r} is no id of media", "see `lyra media list`")
+        raise CommandFailed(f"{text!r} is not a media id", "see `lyra media list`")
     return text

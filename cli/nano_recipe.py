@@ -1,4 +1,4 @@
-"""How nano's own parts are made: `lyra` commands, in order. Each goes on where it stopped and does nothing twice."""
+"""How nano's own parts are trained: `lyra` commands, in order. Each is resumable and does nothing if it is finished."""
 
 import shlex
 import shutil
@@ -10,12 +10,12 @@ from pathlib import Path
 from cli.console import note
 from cli.failure import CommandFailed
 
-# Readers that are fast on one core.
+# Voices that are fast on one core.
 _FAST_VOICES = "slt,awb,kal16,kal,ked,slt-hts,joe=0.5"
 
-# {data} and {run} are folders below the run's own.
+# {data} and {run} are subfolders of the run's folder.
 COMMANDS = (
-    # Stage 1: pictures with their names; sentences of several kinds by several readers.
+    # Stage 1: pictures with their names; sentences of several kinds by several voices.
     "data build align --source easy-vqa --source drawings --shard 2000 --out {data}/align-pictures",
     "train align --data {data}/align-pictures --batch 64 --steps 500 --out {run}/align-pictures",
     "data build align --source chitchat:5000 --source austen:3500 --source wordnet-examples:2500"
@@ -25,7 +25,7 @@ COMMANDS = (
     " --source austen:4000 --source sotu:2000"
     f" --voices {_FAST_VOICES} --seed 6 --out {{data}}/align-more",
     "train align --data {data}/align-speech --data {data}/align-more --steps 10000 --out {run}/align-speech",
-    # Stage 2: written questions about pictures, then everything that is spoken.
+    # Stage 2: written questions about pictures, then all spoken data.
     "data build instruct --source easy-vqa:16000 --source drawings:5000 --spoken-share 0 --shard 3000"
     " --out {data}/pictures-written",
     "train instruct --adapter vision --data {data}/pictures-written --start {run}/align-pictures --batch 16"
@@ -43,7 +43,7 @@ COMMANDS = (
     " --out {data}/long-speech",
     "train long-speech --data {data}/long-speech --start {run}/speech --start-adapter speech --steps 400"
     " --out {run}/long-speech",
-    # Stage 4: the voice that speaks from hidden states.
+    # Stage 4: the generator that speaks from hidden states.
     "data build speech-generation --source chitchat:8000 --source austen:3000 --source wordnet-glosses:2000"
     " --source figures:2000 --out {data}/speech-generation",
     "train speech-generator --data {data}/speech-generation --steps 900 --out {run}/speech-generator",
@@ -63,8 +63,8 @@ class Recipe:
     """One run of the recipe.
 
     Args:
-        run: Folder of data and of every stage's run.
-        parts: Folder that gets the trained parts.
+        run: Folder of data and of the stages' runs.
+        parts: Output folder of the trained parts.
     """
 
     def __init__(self, run: Path, parts: Path) -> None:
@@ -72,7 +72,7 @@ class Recipe:
         self.parts = parts
 
     def commands(self) -> Iterator[str]:
-        """The commands, as one would type them behind `lyra`."""
+        """The commands, as typed after `lyra`."""
         data, run = (shlex.quote(str(self.folder / name)) for name in ("data", "stages"))
         for command in COMMANDS:
             yield command.format(data=data, run=run)
@@ -83,7 +83,7 @@ class Recipe:
             note(f"lyra {command}")
             ended = subprocess.run([sys.executable, "-m", "cli", *shlex.split(command)], check=False)
             if ended.returncode:
-                raise CommandFailed(f"`lyra {command}` failed", "mend what it says, then run `lyra train nano` again")
+                raise CommandFailed(f"`lyra {command}` failed", "fix the error, then run `lyra train nano` again")
         for stage, name in PARTS:
             made, target = self.folder / "stages" / stage / name, self.parts / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`lyra train`: the four stages from open models to a Lyra, and nano's recipe made of them."""
+"""`lyra train`: the method's four training stages, and nano's recipe made of them."""
 
 import inspect
 import shlex
@@ -17,17 +17,17 @@ from cli.failure import model_failures
 from cli.presets import CheckpointOption
 
 STAGE_HELP = {
-    "align": """Stage 1: projectors learn to say what is heard and seen in the language model's own embeddings.
+    "align": """Stage 1: projectors learn to map speech and pictures into the language model's embeddings.
 
-    nano learns against the embedding table alone (CTC over the transcript), which is fast; presets of the published
-    method learn through the frozen language model.
+    nano trains against the embedding table alone (CTC over the transcript), which is fast; presets of the published
+    method train through the frozen language model.
 
     \b
     Example:
       lyra data build align --source chitchat:10000 --out data/align
       lyra train align --preset nano --data data/align --out runs/align
     """,
-    "instruct": """Stage 2: projectors and a LoRA adapter learn to answer what is said, shown and written.
+    "instruct": """Stage 2: projectors and a LoRA adapter learn to answer spoken, visual and written instructions.
 
     \b
     Examples:
@@ -35,13 +35,13 @@ STAGE_HELP = {
       lyra train instruct --preset mini --checkpoint lyra-mini --data data/spoken --data data/written:0.5 --out runs/mm
       torchrun --nproc-per-node 8 -m -- cli train instruct --preset base --checkpoint lyra-base --data data --out runs/b
     """,
-    "long-speech": """Stage 3: a second adapter, with a projector of its own, learns long recordings.
+    "long-speech": """Stage 3: a second adapter, with its own projector, learns long recordings.
 
     \b
     Example:
       lyra train long-speech --preset nano --data data/long --start runs/instruct --start-adapter speech --out runs/long
     """,
-    "speech-generator": """Stage 4: the speech generator learns units from the language model's hidden states.
+    "speech-generator": """Stage 4: the speech generator learns speech units from the language model's hidden states.
 
     \b
     Example:

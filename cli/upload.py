@@ -1,7 +1,7 @@
-"""A file on its way to the gateway: small ones in one request, large ones in parts, several at a time.
+"""File uploads: small files in one request, large ones as multipart uploads with several parts in parallel.
 
-Parts go straight to the object store, past the gateway. What is done of them is kept under LYRA_HOME, so an upload that
-broke off goes on where it was, when the same file is uploaded again.
+Parts go directly to the object store. The state is kept in LYRA_HOME, so that uploading the same file again resumes an
+interrupted upload.
 """
 
 import hashlib
@@ -25,33 +25,33 @@ from cli.failure import CommandFailed
 
 OnBytes = Callable[[int], None]
 
-DIRECT_BYTES = 64 * 2**20  # from here on in parts
-_AT_A_TIME = 4
+DIRECT_BYTES = 64 * 2**20  # size from which files are uploaded in parts
+_PARALLEL_PARTS = 4
 _BLOCK_BYTES = 256 * 1024
-_PART_TRIES = 12
+_PART_ATTEMPTS = 12
 _FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 15.0
+_MAX_PAUSE_SECONDS = 15.0
 _STORE_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _KEPT_SECONDS = 7 * 86_400.0
-_GO_ON = "run the same command again: it goes on with the parts that are missing"
-_ANEW = "run the same command again: it begins anew"
+_RESUME = "run the same command again to upload the missing parts"
+_RESTART = "run the same command again to start over"
 
 
 class StoreOutOfReach(CommandFailed):
-    """The object store does not answer at the address that the gateway gives for it."""
+    """The object store is unreachable at the address that the gateway gives."""
 
 
 class PartRefused(CommandFailed):
-    """The object store will never take a part, so the upload is over."""
+    """The object store refused a part for good, so the upload failed."""
 
 
 @dataclass(slots=True)
 class UploadState:
-    """An upload in parts, as far as it is.
+    """The state of a multipart upload.
 
     Attributes:
-        urls: Where each part is to be PUT, in order.
-        etags: Of the parts that the store has, by their number, from 1.
+        urls: URL to PUT each part to, in order.
+        etags: ETags of uploaded parts, by number, from 1.
     """
 
     id: str
@@ -62,7 +62,7 @@ class UploadState:
 
     @classmethod
     def from_json(cls, text: str) -> "UploadState":
-        """Raises ValueError, TypeError, KeyError, AttributeError for what is none."""
+        """Raises ValueError, TypeError, KeyError or AttributeError for anything else."""
         read = json.loads(text)
         etags = {int(number): str(etag) for number, etag in read.pop("etags").items()}
         return cls(etags=etags, **read)
@@ -81,14 +81,14 @@ def upload_file(
     """Uploads a file; returns the media object.
 
     Args:
-        gateway: To upload to.
-        path: Of the file.
-        on_bytes: Called with how many bytes more have left, from any thread; fewer, where some have to leave again.
-        on_detour: Called with a line for people where a large file has to take the way through the gateway.
-        direct_bytes: Size from which on a file is uploaded in parts.
+        gateway: Client of the gateway.
+        path: The file.
+        on_bytes: Called from any thread with the number of further bytes sent; negative if bytes must be sent again.
+        on_detour: Called with a message for the user if a large file must go through the gateway.
+        direct_bytes: Size from which files are uploaded in parts.
 
     Raises:
-        CommandFailed: it was refused, or broke off.
+        CommandFailed: the upload was refused or interrupted.
     """
     size = path.stat().st_size
     if size == 0:
@@ -109,23 +109,23 @@ def _upload_whole(gateway: GatewayClient, path: Path, on_bytes: OnBytes) -> dict
 
 @contextmanager
 def _counted(on_bytes: OnBytes) -> Iterator[OnBytes]:
-    """Counts bytes that leave; takes them back where the body fails."""
-    told = 0
+    """Counts bytes sent; subtracts them again if the block fails."""
+    counted = 0
 
     def count(sent: int) -> None:
-        nonlocal told
-        told += sent
+        nonlocal counted
+        counted += sent
         on_bytes(sent)
 
     try:
         yield count
     except BaseException:
-        on_bytes(-told)
+        on_bytes(-counted)
         raise
 
 
 class _CountedFile(io.FileIO):
-    """A file that tells what was read of it."""
+    """A file that reports the number of bytes read."""
 
     def __init__(self, path: Path, on_bytes: OnBytes) -> None:
         super().__init__(path)
@@ -138,7 +138,7 @@ class _CountedFile(io.FileIO):
 
 
 class _PartsUpload:
-    """One upload in parts."""
+    """One multipart upload."""
 
     def __init__(self, gateway: GatewayClient, path: Path, on_bytes: OnBytes) -> None:
         self._gateway = gateway
@@ -153,7 +153,7 @@ class _PartsUpload:
         """Returns the media object. Raises CommandFailed."""
         state = _load(self._file) or self._begin()
         with _counted(self._on_bytes) as count:
-            # A client of its own: the store must not see the key of the gateway.
+            # A separate client, since the store must not see the gateway's key.
             with httpx.Client(timeout=_STORE_TIMEOUT, trust_env=False) as store:
                 try:
                     self._send_all(store, state, count)
@@ -173,7 +173,7 @@ class _PartsUpload:
     def _send_all(self, store: httpx.Client, state: UploadState, count: OnBytes) -> None:
         numbers = range(1, len(state.urls) + 1)
         count(sum(len(self._range(state, number)) for number in numbers if number in state.etags))
-        with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="upload") as pool:
+        with ThreadPoolExecutor(_PARALLEL_PARTS, thread_name_prefix="upload") as pool:
             missing = [number for number in numbers if number not in state.etags]
             try:
                 sent = [pool.submit(self._send, store, state, number, count) for number in missing]
@@ -185,21 +185,21 @@ class _PartsUpload:
                 raise
 
     def _send(self, store: httpx.Client, state: UploadState, number: int, count: OnBytes) -> None:
-        """Writes one part, a few times where that fails for no lasting reason."""
-        for tried in range(1, _PART_TRIES + 1):
+        """Uploads one part, with retries for temporary failures."""
+        for attempt in range(1, _PART_ATTEMPTS + 1):
             try:
                 etag = self._put(store, state, number, count)
                 break
             except TryLater as failure:
-                if tried == _PART_TRIES:
-                    raise CommandFailed(failure.message, _GO_ON) from failure
-                self._stop.wait(min(_FIRST_PAUSE_SECONDS * 2 ** (tried - 1), _LONGEST_PAUSE_SECONDS))
+                if attempt == _PART_ATTEMPTS:
+                    raise CommandFailed(failure.message, _RESUME) from failure
+                self._stop.wait(min(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), _MAX_PAUSE_SECONDS))
         with self._keeping:
             state.etags[number] = etag
             self._keep(state)
 
     def _put(self, store: httpx.Client, state: UploadState, number: int, on_bytes: OnBytes) -> str:
-        """The ETag of a part that the store has taken. Raises TryLater where it may take it later."""
+        """Uploads one part and returns its ETag. Raises TryLater for temporary failures."""
         url, where = state.urls[number - 1], self._range(state, number)
         with _counted(on_bytes) as count:
             try:
@@ -217,7 +217,7 @@ class _PartsUpload:
             text = f"the object store refused part {number} (HTTP {response.status_code})"
             if response.status_code >= 500 or response.status_code in (408, 429):
                 raise TryLater(text)
-            raise PartRefused(text, _ANEW)
+            raise PartRefused(text, _RESTART)
 
     def _blocks(self, where: range, count: OnBytes) -> Iterator[bytes]:
         with self._path.open("rb") as file:
@@ -228,13 +228,13 @@ class _PartsUpload:
                 if not data:
                     raise CommandFailed(f"{self._path} became shorter while it was uploaded")
                 if self._stop.is_set():
-                    raise CommandFailed("the upload was stopped", _GO_ON)
+                    raise CommandFailed("the upload was stopped", _RESUME)
                 left -= len(data)
                 yield data
                 count(len(data))
 
     def _range(self, state: UploadState, number: int) -> range:
-        """Where a part lies in the file."""
+        """The range of a part in the file."""
         start = (number - 1) * state.part_bytes
         return range(start, min(start + state.part_bytes, self._status.st_size))
 
@@ -242,16 +242,16 @@ class _PartsUpload:
         now = self._path.stat()
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
             self._give_up(state)
-            raise CommandFailed(f"{self._path} changed while it was uploaded", "upload it again when it is whole")
+            raise CommandFailed(f"{self._path} changed while it was uploaded", "upload it again when it is complete")
         parts = [{"number": number, "etag": state.etags[number]} for number in sorted(state.etags)]
         try:
             response = self._gateway.request("POST", f"/v1/media/uploads/{state.id}/complete", json={"parts": parts})
         except TryLater as failure:
-            raise TryLater(failure.message, _GO_ON, after_seconds=failure.after_seconds) from failure
+            raise TryLater(failure.message, _RESUME, after_seconds=failure.after_seconds) from failure
         except Refused as refusal:
             self._file.unlink(missing_ok=True)
             if refusal.status == HTTPStatus.NOT_FOUND:
-                raise CommandFailed("the upload took too long and was thrown away", _ANEW) from refusal
+                raise CommandFailed("the upload expired", _RESTART) from refusal
             raise
         self._file.unlink(missing_ok=True)
         media: dict[str, Any] = response.json()
@@ -259,7 +259,7 @@ class _PartsUpload:
 
     def _give_up(self, state: UploadState) -> None:
         self._file.unlink(missing_ok=True)
-        with suppress(CommandFailed):  # else the gateway sweeps it when its time is over
+        with suppress(CommandFailed):  # otherwise the gateway deletes it when it expires
             self._gateway.request("DELETE", f"/v1/media/uploads/{state.id}")
 
     def _keep(self, state: UploadState) -> None:
@@ -270,14 +270,14 @@ class _PartsUpload:
 
 
 def state_file(url: str, path: Path) -> Path:
-    """Where the state of an upload of this very file to this gateway is kept."""
+    """Path of the state of an upload of this version of a file to this gateway."""
     status = path.stat()
     what = f"{url}\n{path.resolve()}\n{status.st_size}\n{status.st_mtime_ns}"
     return lyra_home() / "uploads" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
 
 
 def _load(file: Path) -> UploadState | None:
-    """An upload that can go on. Forgets those that are long over."""
+    """The state of a resumable upload, if there is one. Deletes old ones."""
     if not file.parent.is_dir():
         return None
     for old in file.parent.glob("*.json"):

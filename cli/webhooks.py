@@ -1,4 +1,4 @@
-"""`lyra webhooks`: what callbacks are signed with."""
+"""`lyra webhooks`: signing secrets of callbacks."""
 
 import json
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 @secrets.command()
 def create(
     name: Annotated[str, typer.Argument(help="What the secret is for; shown in the list.")],
-    tenant: Annotated[str, typer.Option(help="Whose jobs may name it: the tenant of their API key.")] = "default",
+    tenant: Annotated[str, typer.Option(help="Tenant whose jobs may use it: that of their API key.")] = "default",
     as_json: AsJson = False,
 ) -> None:
-    """Make a secret and show it. Jobs name its id, the receiver checks signatures with the secret.
+    """Create a secret and show it. Jobs refer to it by id; the receiver verifies signatures with it.
 
     \b
     Example:
@@ -45,7 +45,7 @@ def create(
 
 @secrets.command("list")
 def list_secrets() -> None:
-    """Show all secrets, without the secrets themselves.
+    """List all secrets, without their values.
 
     \b
     Example:
@@ -67,11 +67,11 @@ def list_secrets() -> None:
 def rotate(
     secret_id: SecretId,
     at_once: Annotated[
-        bool, typer.Option("--at-once", help="End the old secret now: for one that somebody else knows.")
+        bool, typer.Option("--at-once", help="Revoke the old secret now, for example if it was leaked.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a new secret under the same id and show it. For a day, callbacks are signed with the old one as well.
+    """Create a new secret under the same id and show it. For a day, callbacks are signed with the old one too.
 
     \b
     Example:
@@ -85,7 +85,7 @@ def rotate(
 
 @secrets.command()
 def revoke(secret_id: SecretId) -> None:
-    """End a secret for good. Callbacks that still wait to be signed with it are not sent.
+    """Revoke a secret permanently. Pending callbacks that need it are not sent.
 
     \b
     Example:
@@ -98,7 +98,7 @@ def revoke(secret_id: SecretId) -> None:
 
 @contextmanager
 def _store() -> Iterator["SecretStore"]:
-    """The secrets of this machine; what they raise becomes CommandFailed."""
+    """The secret store of this machine; its errors become CommandFailed."""
     from services.shared.settings import load
     from services.shared.webhooks.secrets import SecretStore, SecretsUnreadable, UnknownSecret
     from services.shared.webhooks.settings import WebhookSettings
@@ -117,7 +117,7 @@ def _show(made: "WebhookSecret", as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"id": made.id, "tenant": made.tenant, "name": made.name, "secret": secret}))
         return
-    note(f"{made.id} for tenant {made.tenant}. This is the only time that the secret is shown:")
+    note(f"{made.id} for tenant {made.tenant}. The secret is shown only once:")
     typer.echo(secret)
 
 

@@ -1,4 +1,4 @@
-"""Small data sets and runs of preset tiny, for the tests of training."""
+"""Small data sets and runs of preset tiny for training tests."""
 
 import io
 import multiprocessing
@@ -14,12 +14,15 @@ import numpy as np
 import soundfile
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
 
 from cli.main import app
 from model_core.data.conversation import Conversation, Speech, Turn
 from model_core.data.rows import to_light_sample, to_row
 from model_core.data.shards import Manifest, write_manifest, write_shard
 from model_core.language.messages import Role
+from model_core.training.arguments import CHECKPOINTS
 from model_core.training.examples import Example
 from model_core.training.log import LOSSES_FILE, read_losses
 from model_core.training.options import Source, StageOptions
@@ -132,6 +135,30 @@ def run(stage: str, data: Path, out: Path, **changed: Any) -> list[dict[str, flo
 def losses(out: Path) -> list[dict[str, float]]:
     """The lines of a run's log."""
     return read_losses(out / LOSSES_FILE)
+
+
+def trained_tensors(out: Path) -> dict[str, Tensor]:
+    """The tensors of a run's last checkpoint and of all parts that it wrote."""
+    last = max((out / CHECKPOINTS).iterdir(), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    parts = [*out.glob("*.safetensors"), *out.glob("adapters/*/*.safetensors"), last / "trained.safetensors"]
+    return {f"{path.name} {name}": tensor for path in parts for name, tensor in load_file(path).items()}
+
+
+def assert_same_run(out: Path, expected: Path) -> None:
+    """Asserts that two runs have the same losses and, to the bit, the same weights."""
+    assert losses(out) == losses(expected)
+    ours, theirs = trained_tensors(out), trained_tensors(expected)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def plant_incomplete_checkpoint(out: Path) -> None:
+    """Leaves a checkpoint as a kill during its writing does."""
+    incomplete = out / CHECKPOINTS / "checkpoint-12"
+    incomplete.mkdir(parents=True)
+    (incomplete / "trained.safetensors").write_bytes(b"\x08")
+    (incomplete / "trainer_state.json").write_text("{")
 
 
 def command(stage: str, data: Path, out: Path, *further: object) -> list[str]:

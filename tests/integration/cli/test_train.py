@@ -1,4 +1,4 @@
-"""`lyra train` as processes: killed at any moment it goes on with the same losses, and several share a step."""
+"""`lyra train` in processes: a killed run resumes with the same losses, and several processes share a step."""
 
 import os
 import shutil
@@ -8,25 +8,23 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
+from model_core.training.arguments import CHECKPOINTS
+from model_core.training.options import Source, Start
 from tests.paths import ROOT
 from tests.training_runs import (
     Processes,
+    assert_same_run,
     command,
     free_port,
     losses,
     lyra,
+    plant_incomplete_checkpoint,
     run,
     to_align,
     to_instruct,
-    to_speak,
     write_data,
 )
-
-CHECKPOINTS = "checkpoints"
 
 
 @pytest.fixture(scope="module")
@@ -39,28 +37,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_data(folder / "align", to_align(10), "align")
     write_data(folder / "instruct", to_instruct(10))
-    write_data(folder / "long-speech", to_instruct(8, seconds=3.0))
-    write_data(folder / "speech-generator", to_speak(10), "speech-generation")
     return folder
 
 
-def trained(out: Path) -> dict[str, Tensor]:
-    """The tensors of the last checkpoint and of all parts that were written."""
-    last = max((out / CHECKPOINTS).iterdir(), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    parts = [*out.glob("*.safetensors"), *out.glob("adapters/*/*.safetensors"), last / "trained.safetensors"]
-    return {f"{path.name} {name}": tensor for path in parts for name, tensor in load_file(path).items()}
-
-
-def assert_same(out: Path, undisturbed: Path) -> None:
-    assert losses(out) == losses(undisturbed)
-    ours, theirs = trained(out), trained(undisturbed)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
-
-
 def kill_after(processes: Processes, arguments: list[str], out: Path, lines: int) -> None:
-    """Starts a run and kills it when its log has so many lines."""
+    """Starts a run and kills it once its log has `lines` lines."""
     process = processes.start(arguments)
     while process.is_alive() and len(losses(out)) < lines:
         time.sleep(0.005)
@@ -69,42 +50,23 @@ def kill_after(processes: Processes, arguments: list[str], out: Path, lines: int
     assert process.exitcode == -9
 
 
-@pytest.mark.parametrize(
-    ("stage", "further"),
-    [
-        ("align", ("--steps", 24)),
-        ("instruct", ("--steps", 13, "--batch", 4, "--device-batch", 2)),  # accumulated
-        ("long-speech", ("--steps", 14, "--evaluate-every", 4)),  # measured, with extraction
-        ("speech-generator", ("--steps", 30)),
-    ],
-)
-def test_a_killed_stage_goes_on_with_the_losses_of_an_undisturbed_one(
-    stage: str, further: tuple[object, ...], data: Path, processes: Processes, tmp_path: Path
+def test_killed_run_resumes_with_the_losses_of_an_uninterrupted_one(
+    data: Path, processes: Processes, tmp_path: Path
 ) -> None:
-    folder = data / stage
-    if "--evaluate-every" in further:
-        further = (*further, "--evaluate", folder)
-    processes.run(command(stage, folder, tmp_path / "undisturbed", *further))
-    again = command(stage, folder, tmp_path / "killed", *further)
+    further = ("--steps", 13, "--batch", 4, "--device-batch", 2)
+    processes.run(command("instruct", data / "instruct", tmp_path / "whole", *further))
+    again = command("instruct", data / "instruct", tmp_path / "killed", *further)
     kill_after(processes, again, tmp_path / "killed", 5)
-    plant_half_a_checkpoint(tmp_path / "killed" / CHECKPOINTS)
+    plant_incomplete_checkpoint(tmp_path / "killed")
     kill_after(processes, again, tmp_path / "killed", 9)
     processes.run(again)
-    assert_same(tmp_path / "killed", tmp_path / "undisturbed")
-
-
-def plant_half_a_checkpoint(checkpoints: Path) -> None:
-    """A checkpoint as a kill leaves it that comes while it is written."""
-    half = checkpoints / "checkpoint-12"
-    half.mkdir(parents=True)
-    (half / "trained.safetensors").write_bytes(b"\x08")
-    (half / "trainer_state.json").write_text("{")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_several_processes_share_a_step_and_write_one_set_of_files(data: Path, tmp_path: Path) -> None:
-    measured = ("--evaluate", data / "instruct", "--evaluate-every", 3)
-    Processes().run(command("align", data / "align", tmp_path / "start", "--steps", 1))
-    further = ("--steps", 6, "--batch", 4, "--device-batch", 2, "--start", tmp_path / "start", *measured)
+    run("align", data / "align", tmp_path / "start", steps=1)
+    evaluation = ("--evaluate", data / "instruct", "--evaluate-every", 3)
+    further = ("--steps", 6, "--batch", 4, "--device-batch", 2, "--start", tmp_path / "start", *evaluation)
     port = str(free_port())
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, "-m", "--", "cli"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -114,8 +76,18 @@ def test_several_processes_share_a_step_and_write_one_set_of_files(data: Path, t
     )  # fmt: skip
     assert two.returncode == 0, two.stderr
     shutil.copytree(data / "instruct", tmp_path / "data")  # whose features are there already
-    Processes().run(command("instruct", tmp_path / "data", tmp_path / "one", *further))
-    ones, twos = losses(tmp_path / "one"), losses(tmp_path / "two")
+    ones = run(
+        "instruct",
+        tmp_path / "data",
+        tmp_path / "one",
+        steps=6,
+        hyperparameters={"batch": 4},
+        device_batch=2,
+        start=Start(parts=(tmp_path / "start",)),
+        evaluate=(Source(data / "instruct"),),
+        evaluate_every=3,
+    )
+    twos = losses(tmp_path / "two")
     assert [row["step"] for row in ones] == [row["step"] for row in twos]
     for one, other in zip(ones, twos, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
@@ -128,22 +100,15 @@ def test_several_processes_share_a_step_and_write_one_set_of_files(data: Path, t
     assert [name for name in files[0] if name not in logs[0]] == [name for name in files[1] if name not in logs[1]]
 
 
-def test_processes_that_were_killed_together_go_on_together(data: Path, processes: Processes, tmp_path: Path) -> None:
-    def arguments(out: str, steps: int) -> list[str]:
-        return command("instruct", data / "instruct", tmp_path / out, "--batch", 2, "--steps", steps)
+def test_several_processes_resume_together(data: Path, processes: Processes, tmp_path: Path) -> None:
+    def train(out: Path) -> None:
+        arguments = command("instruct", data / "instruct", out, "--batch", 2, "--steps", 8)
+        processes.run_together(2, lyra, arguments)
 
-    processes.run_together(2, lyra, arguments("undisturbed", 8))
-    processes.run_together(2, lyra, arguments("stopped", 8))
-    # As if it had been killed after step 6: the first of the second epoch.
-    shutil.rmtree(tmp_path / "stopped" / CHECKPOINTS / "checkpoint-8")
-    processes.run_together(2, lyra, arguments("stopped", 8))
-    assert_same(tmp_path / "stopped", tmp_path / "undisturbed")
-
-
-def test_a_run_at_its_end_takes_no_further_step(data: Path, tmp_path: Path) -> None:
-    first = run("align", data / "align", tmp_path, steps=7)
-    weights = trained(tmp_path)
-    (tmp_path / "projector.safetensors").unlink()
-    assert run("align", data / "align", tmp_path, steps=7) == first
-    for name, tensor in trained(tmp_path).items():
-        assert torch.equal(tensor, weights[name]), name
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(whole)
+    # As if it had been killed after step 6, the first of the second epoch.
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / CHECKPOINTS / "checkpoint-8")
+    train(resumed)
+    assert_same_run(resumed, whole)
