@@ -1,48 +1,48 @@
-"""Audio that was taken in and waits for a model: how much, how much may, and how soon it will be worked through."""
+"""Accepted audio that waits for a model: how much, its limit, and how long it will take."""
 
 import math
 
 from services.shared import telemetry
 from services.shared.service_errors import Overloaded
 
-_SMOOTHING = 0.2  # weight of the latest batch in the mean time that a second of audio takes
+_SMOOTHING = 0.2  # weight of the latest batch in the moving average
 
 
 class Backlog:
-    """Counts seconds of audio, for the limit and for everybody to see.
+    """Counts seconds of audio, for the limit and the metrics.
 
     Args:
-        max_seconds: Beyond, no more is taken in. A single recording is taken even when it alone is longer.
+        max_seconds: Limit of the audio waiting. A single recording is accepted even if it alone is longer.
     """
 
     def __init__(self, max_seconds: float) -> None:
         self._max_seconds = max_seconds
         self._seconds = 0.0
-        self._seconds_per_second = 0.05  # time the model takes for a second of audio; learned as it works
+        self._seconds_per_second = 0.05  # time for a second of audio, a moving average
 
     @property
     def seconds(self) -> float:
-        """Taken in and not worked through yet."""
+        """Seconds of audio accepted and not processed yet."""
         return self._seconds
 
     def has_room(self, seconds: float) -> bool:
-        """Whether so many more may be taken in."""
+        """Whether this much more may be accepted."""
         return self._seconds <= 0 or self._seconds + seconds <= self._max_seconds
 
     def count(self, seconds: float) -> None:
-        """Adds what came in, or takes off (below zero) what is done."""
+        """Adds accepted audio, or subtracts (if negative) what is done."""
         before = self._seconds
         self._seconds = max(0.0, before + seconds)
         telemetry.AUDIO_SECONDS_WAITING.inc(self._seconds - before)
 
     def overloaded(self) -> Overloaded:
-        """The error for a call that finds no room, with the time after which to come again."""
+        """The error for a call over the limit, with a time to retry after."""
         return Overloaded(
             f"{self._seconds:.0f} s of audio are waiting, the limit is {self._max_seconds:g} s",
             float(max(1, math.ceil(self._seconds * self._seconds_per_second))),
         )
 
     def learn(self, seconds: float, audio_seconds: float) -> None:
-        """Notes how long a batch took."""
+        """Updates the moving average with the time of a batch."""
         if audio_seconds > 0:
             self._seconds_per_second += _SMOOTHING * (seconds / audio_seconds - self._seconds_per_second)

@@ -1,4 +1,4 @@
-"""A recording as it arrives: header and limits checked first, bytes counted as they come, then decoded into clips."""
+"""Receives a recording: checks header and limits first, counts bytes as they arrive, then decodes it into clips."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ BYTES_PER_SAMPLE = 2
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A decoded recording: its length in seconds, and its clips (16 kHz mono)."""
+    """A decoded recording: its duration in seconds, and its clips (16 kHz mono)."""
 
     seconds: float
     clips: list[Clip]
@@ -36,17 +36,17 @@ class RecordingReader:
     """Receives and decodes one recording.
 
     Args:
-        header: How its bytes are to be read.
+        header: The encoding of its bytes.
         settings: Limits.
 
     Raises:
-        InvalidInput: The header is not acceptable.
+        InvalidInput: The header is invalid.
     """
 
     def __init__(self, header: speech_encoder_pb2.AudioHeader, settings: SpeechEncoderSettings) -> None:
         encoding = header.WhichOneof("encoding")
         if encoding is None:
-            raise InvalidInput("audio.encoding", "one of encoded and pcm has to be set")
+            raise InvalidInput("audio.encoding", "one of encoded and pcm must be set")
         self._pcm = header.pcm if encoding == "pcm" else None
         self._of_video = header.encoded.of_video
         self._max_seconds = settings.max_audio_seconds
@@ -66,23 +66,23 @@ class RecordingReader:
         self._upload.close()
 
     async def receive(self, pieces: AsyncIterator[bytes]) -> None:
-        """Takes the recording's bytes.
+        """Receives the recording's bytes.
 
         Raises:
-            InvalidInput: None came, or more than the limit.
+            InvalidInput: There were none, or more than the limit.
         """
         await self._upload.receive(pieces)
 
     def decode(self, decoders: Decoders, tenant: str, cancellation: Cancellation) -> Recording:
-        """Decodes what was received; of a video without sound, no clips. To be run in a thread.
+        """Decodes what was received; no clips for a video without audio. Blocks: run it in a thread.
 
         Args:
-            decoders: Processes that files are decoded in; bare samples are none.
-            tenant: Who asks.
-            cancellation: Tells that nobody waits any more.
+            decoders: Sandboxed processes that decode files; raw samples need none.
+            tenant: Whose recording it is.
+            cancellation: Set once the caller has left.
 
         Raises:
-            InvalidInput: The bytes are no audio, the recording is too long, or nothing can be heard in it.
+            InvalidInput: The bytes are not audio, the recording is too long, or it is silent.
             Overloaded, Unavailable, Cancelled: as `decoders`.
         """
         options = {"max_seconds": self._max_seconds, "tenant": tenant, "cancellation": cancellation}
@@ -100,14 +100,14 @@ class RecordingReader:
                 max_seconds=self._max_seconds,
             )
         if is_silent(samples):
-            raise InvalidInput("audio", "is silent: nothing rises above -60 dB of full scale")
+            raise InvalidInput("audio", "is silent: its peak is below -60 dB of full scale")
         return Recording(seconds=len(samples) / SAMPLE_RATE, clips=split_clips(samples))
 
 
 def _check_pcm(pcm: speech_encoder_pb2.PcmAudio) -> None:
     if not MIN_SAMPLE_RATE <= pcm.sample_rate <= MAX_SAMPLE_RATE:
         raise InvalidInput(
-            "audio.pcm.sample_rate", f"{pcm.sample_rate} is not within {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
+            "audio.pcm.sample_rate", f"{pcm.sample_rate} is outside {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
         )
     if not 1 <= pcm.channels <= MAX_CHANNELS:
-        raise InvalidInput("audio.pcm.channels", f"{pcm.channels} is not within 1 to {MAX_CHANNELS}")
+        raise InvalidInput("audio.pcm.channels", f"{pcm.channels} is outside 1 to {MAX_CHANNELS}")

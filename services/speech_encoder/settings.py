@@ -22,11 +22,11 @@ class SpeechEncoderSettings(AdapterServiceSettings, DecoderSettings):
     max_hear_clips: int = Field(
         default=8,
         ge=1,
-        description="Clips (30 s at most) that are heard together: a batch is written down while the next one is "
-        "encoded. 32 suit an accelerator.",
+        description="Clips (30 s at most) that calls of Hear transcribe together, while the next batch is encoded. "
+        "Use 32 on an accelerator.",
     )
     max_hear_seconds_waiting: float = Field(
-        default=3600.0, gt=0, description="Seconds of audio that may wait to be heard, over all calls."
+        default=3600.0, gt=0, description="Seconds of audio that may wait in calls of Hear, over all calls."
     )
     max_transcriptions_waiting: int = Field(
         default=32, ge=0, description="Transcriptions that may wait while one runs."

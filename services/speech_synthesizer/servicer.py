@@ -34,7 +34,7 @@ Push = Callable[[], Iterator[Samples]]
 
 
 class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerServicer):
-    """Speaks each answer as its pieces arrive, texts or hidden states as the voice wants; several take turns at it."""
+    """Speaks answers as their deltas arrive, from text or from hidden states; several take turns on one thread."""
 
     def __init__(self, voice: Voice, settings: SpeechSynthesizerSettings) -> None:
         self._voice = voice
@@ -49,11 +49,11 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
     async def Synthesize(
         self, request_iterator: AsyncIterator[speech_synthesizer_pb2.SynthesizeRequest], context: Context
     ) -> AsyncIterator[speech_synthesizer_pb2.SynthesizeResponse]:
-        """An answer, in pieces, to its sound."""
+        """Turns an answer, delta by delta, into audio."""
         header, deltas = await header_and_parts(request_iterator, self._part)
         speed = header.speed or 1.0
         if not MIN_SPEED <= speed <= MAX_SPEED:
-            raise InvalidInput("speed", f"{speed:g} is not within {MIN_SPEED:g} to {MAX_SPEED:g}")
+            raise InvalidInput("speed", f"{speed:g} is outside {MIN_SPEED:g} to {MAX_SPEED:g}")
         async with self._queue.slot(tenant_of(context)):
             voice = voice_named(self._voice, header.voice)
             work, samples = WorkTime(), 0
@@ -70,7 +70,7 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
     async def Describe(
         self, request: speech_synthesizer_pb2.SpeechSynthesizerDescribeRequest, context: Context
     ) -> speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse:
-        """What this service runs."""
+        """Model and voices of this service."""
         return speech_synthesizer_pb2.SpeechSynthesizerDescribeResponse(
             model=common_pb2.ModelDescription(preset=self._settings.preset, model=self._voice.model),
             voices=self._voice.voices,
@@ -86,11 +86,11 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
         )
 
     def shut_down(self) -> None:
-        """Lets the voice's thread end."""
+        """Stops the thread."""
         self._thread.shut_down()
 
     def _part(self, header: speech_synthesizer_pb2.SynthesizeRequest.Header) -> str:
-        """What the voice asked for speaks from."""
+        """The field of requests that the requested voice speaks from."""
         return "hidden_states" if voice_named(self._voice, header.voice).hidden_width else "text_delta"
 
     async def _texts(self, stream: SpeechStream, deltas: AsyncIterator[str]) -> AsyncIterator[Push]:

@@ -6,7 +6,7 @@ from services.shared.settings import ServiceSettings
 
 
 class SpeechSynthesizerSettings(ServiceSettings):
-    """Speech synthesizer: answers, spoken while they are being written (gRPC, lyra.v1.SpeechSynthesizer)."""
+    """Speech synthesizer: answers, spoken while they are being generated (gRPC, lyra.v1.SpeechSynthesizer)."""
 
     port: int = Field(default=50054, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     metrics_port: int = Field(
@@ -14,9 +14,9 @@ class SpeechSynthesizerSettings(ServiceSettings):
     )
     max_text_characters: int = Field(default=50_000, gt=0, description="Longest text of a call, in characters.")
     max_answer_tokens: int = Field(
-        default=32_768, gt=0, description="Most answer tokens of a call whose voice speaks from hidden states."
+        default=32_768, gt=0, description="Maximum answer tokens of a call whose voice speaks from hidden states."
     )
     max_streams: int = Field(
-        default=8, ge=1, description="Answers that are spoken at the same time, piece by piece in turn."
+        default=8, ge=1, description="Answers that are spoken concurrently, chunk by chunk in turn."
     )
-    max_waiting: int = Field(default=32, ge=0, description="Calls that may wait while max_streams are being spoken.")
+    max_waiting: int = Field(default=32, ge=0, description="Calls that may wait while max_streams run.")

@@ -25,7 +25,7 @@ VIDEO_TYPES = ("video/mp4", "video/webm", "video/quicktime")
 
 
 class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
-    """Receives a picture or a video, checks it against the limits, encodes it, sends its tokens in chunks."""
+    """Receives an image or a video, checks it against the limits, encodes it, and sends its tokens in chunks."""
 
     def __init__(self, encoder: VisionEncoder, settings: VisionEncoderSettings) -> None:
         self._encoder = encoder
@@ -33,14 +33,14 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
         self._thread = ModelThread("vision-encoder")
         self._decoders = Decoders(settings)
         self._decoders.start()
-        # One video at a time is held in frames, and decoding it keeps no picture waiting.
+        # One video at a time is held in memory as frames; decoding it does not block images.
         self._videos = FairQueue(waiting_limit=settings.max_waiting)
         self._queue = FairQueue(waiting_limit=settings.max_waiting, on_change=telemetry.queue_gauges("vision_encoder"))
 
     async def Encode(
         self, request_iterator: AsyncIterator[vision_encoder_pb2.VisionEncoderEncodeRequest], context: Context
     ) -> AsyncIterator[vision_encoder_pb2.VisionEncoderEncodeResponse]:
-        """One picture or video to its vision tokens."""
+        """Turns an image or a video into vision tokens."""
         header, pieces = await header_and_parts(request_iterator, "data")
         if header.media_type in VIDEO_TYPES:
             vision_tokens = await self._encode_video(pieces, tenant_of(context))
@@ -48,7 +48,7 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
             vision_tokens = await self._encode_image(pieces, tenant_of(context))
         else:
             known = ", ".join((*IMAGE_TYPES, *VIDEO_TYPES))
-            raise InvalidInput("media_type", f"{header.media_type[:100]!r} is none of {known}")
+            raise InvalidInput("media_type", f"{header.media_type[:100]!r} is not one of {known}")
         time, height, width = vision_tokens.grid
         for chunk in tensors.to_chunks(vision_tokens.tokens.float().cpu().numpy()):
             message = common_pb2.VisionTokens(tokens=chunk, grid_time=time, grid_height=height, grid_width=width)
@@ -57,7 +57,7 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
     async def Describe(
         self, request: vision_encoder_pb2.VisionEncoderDescribeRequest, context: Context
     ) -> vision_encoder_pb2.VisionEncoderDescribeResponse:
-        """What this service runs."""
+        """Model and limits of this service."""
         model = common_pb2.ModelDescription(
             preset=self._settings.preset, model=self._encoder.model, token_width=self._encoder.token_width
         )
@@ -69,7 +69,7 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
         )
 
     def shut_down(self) -> None:
-        """Lets the threads end."""
+        """Stops the decoders and the thread."""
         self._decoders.close()
         self._thread.shut_down()
 
@@ -84,7 +84,7 @@ class VisionEncoderServicer(vision_encoder_pb2_grpc.VisionEncoderServicer):
                 )
                 return _as_image(found)
 
-            # One picture at a time is held in pixels: it is decoded when it is its turn at the model.
+            # One image at a time is held in memory as pixels: it is decoded once the model is free.
             async with self._queue.slot(tenant):
                 image = await self._decoders.run(decode)
                 tokens = (await self._thread.run(lambda: self._encoder.encode([image])))[0]

@@ -1,4 +1,4 @@
-"""One answer: parts are encoded side by side, the prompt streams into the language model, the answer is spoken."""
+"""Answers a request: encodes its parts concurrently, streams the prompt to the language model, speaks the answer."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -32,13 +32,13 @@ from services.shared.pipeline.messages import (
     TextPart,
     Usage,
 )
-from services.shared.pipeline.speak import Spoken, speak_deltas, speaks_hidden_states
+from services.shared.pipeline.speak import SpeechInput, speak_deltas, speaks_hidden_states
 from services.shared.rpc import sampling_codec
 from services.shared.service_errors import Failed, InvalidInput
 
-# Events made ahead of a slow reader, and deltas ahead of a slow voice; beyond that the services wait too.
-_EVENTS_AHEAD = 16
-_DELTAS_AHEAD = 256
+# Events buffered for a slow reader, and deltas for a slow voice; beyond that, backpressure reaches the services.
+_MAX_EVENTS_BUFFERED = 16
+_MAX_DELTAS_BUFFERED = 256
 
 _ROLES: Mapping[Role, RoleMessage.ValueType] = {
     Role.SYSTEM: ROLE_SYSTEM,
@@ -47,15 +47,15 @@ _ROLES: Mapping[Role, RoleMessage.ValueType] = {
 }
 
 
-async def answer(services: ModelClients, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
-    """Yields text deltas and, where speech is wanted, audio chunks between them; then one Finished.
+async def answer(clients: ModelClients, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+    """Yields text deltas and, if speech is requested, audio chunks between them; then one Finished.
 
-    Leaving the iteration (aclose, cancellation) cancels the call to every service at once. Raises ServiceError;
-    InvalidInput names fields as the caller knows them.
+    Leaving the iteration (aclose, cancellation) cancels the calls to all services at once. Raises ServiceError;
+    InvalidInput names the caller's own fields.
     """
-    events: asyncio.Queue[AnswerEvent | Exception] = asyncio.Queue(_EVENTS_AHEAD)
+    events: asyncio.Queue[AnswerEvent | Exception] = asyncio.Queue(_MAX_EVENTS_BUFFERED)
     messages = tuple(message.with_tracks() for message in request.messages)
-    worker = asyncio.create_task(_Answer(services, replace(request, messages=messages), events).run())
+    worker = asyncio.create_task(_Answer(clients, replace(request, messages=messages), events).run())
     try:
         while True:
             event = await events.get()
@@ -70,21 +70,21 @@ async def answer(services: ModelClients, request: AnswerRequest) -> AsyncGenerat
 
 
 class _Answer:
-    """The calls of one answer, all in one task group: the first that fails ends the others."""
+    """The calls of one answer, in one task group: the first that fails cancels the others."""
 
     def __init__(
-        self, services: ModelClients, request: AnswerRequest, events: asyncio.Queue[AnswerEvent | Exception]
+        self, clients: ModelClients, request: AnswerRequest, events: asyncio.Queue[AnswerEvent | Exception]
     ) -> None:
-        self._services = services
+        self._clients = clients
         self._request = request
         self._events = events
         self._hidden_states = False
         # None ends the answer.
-        self._spoken: asyncio.Queue[Spoken | None] = asyncio.Queue(_DELTAS_AHEAD)
+        self._spoken: asyncio.Queue[SpeechInput | None] = asyncio.Queue(_MAX_DELTAS_BUFFERED)
 
     async def run(self) -> None:
         try:
-            await self._events.put(await self._work())
+            await self._events.put(await self._answer())
         except InvalidInput as error:
             path = self._request.paths.get(error.field, error.field)
             await self._events.put(InvalidInput(path, error.message))
@@ -95,21 +95,21 @@ class _Answer:
         request = self._request
         if request.speech is not None:
             voice = request.speech.voice
-            self._hidden_states = await speaks_hidden_states(self._services, voice, request.tenant)
+            self._hidden_states = await speaks_hidden_states(self._clients, voice, request.tenant)
         try:
             async with asyncio.TaskGroup() as group:
-                encodings = Encodings(self._services, request, group)
+                encodings = Encodings(self._clients, request, group)
                 if request.speech is not None:
                     group.create_task(self._speak())
                 return await self._generate(encodings)
         except BaseExceptionGroup as failures:
-            raise _first(failures) from None
+            raise _first_error(failures) from None
 
     async def _generate(self, encodings: Encodings) -> Finished:
-        services, finish = self._services, None
+        clients, finish = self._clients, None
 
         def attempt() -> AsyncGenerator[GenerateResponse, None]:
-            method, seconds = services.language_model.Generate, services.deadlines.generate
+            method, seconds = clients.language_model.Generate, clients.deadlines.generate
             prompt = self._prompt(encodings)
             return exchange(LANGUAGE_MODEL, method, prompt, seconds=seconds, tenant=self._request.tenant)
 
@@ -118,13 +118,13 @@ class _Answer:
                 if response.WhichOneof("event") == "finish":
                     finish = response.finish
                 else:
-                    await self._pass_on(response.text_delta)
+                    await self._forward(response.text_delta)
         await self._spoken.put(None)
         if finish is None:
-            raise Failed(f"the {LANGUAGE_MODEL} ended its answer without a reason")
+            raise Failed(f"the {LANGUAGE_MODEL} ended its response without a finish reason")
         return _finished(finish)
 
-    async def _pass_on(self, delta: TextDeltaMessage) -> None:
+    async def _forward(self, delta: TextDeltaMessage) -> None:
         if delta.text:
             await self._events.put(TextDelta(delta.text))
         if self._request.speech is None:
@@ -163,19 +163,19 @@ class _Answer:
                         yield GenerateRequest(vision_tokens=tokens)
 
     async def _speak(self) -> None:
-        # The call opens with the first delta: a request that still waits for the language model must not hold a place
-        # at the voice that the one before it needs to finish.
+        # The call starts with the first delta: a request that waits for the language model must not occupy a slot of
+        # the synthesizer that another request needs to finish.
         request, options, first = self._request, self._request.speech, await self._spoken.get()
         if options is None or first is None:
             return
 
-        async def deltas() -> AsyncIterator[Spoken]:
-            delta: Spoken | None = first
+        async def deltas() -> AsyncIterator[SpeechInput]:
+            delta: SpeechInput | None = first
             while delta is not None:
                 yield delta
                 delta = await self._spoken.get()
 
-        async with aclosing(speak_deltas(self._services, deltas(), options, request.tenant)) as chunks:
+        async with aclosing(speak_deltas(self._clients, deltas(), options, request.tenant)) as chunks:
             async for chunk in chunks:
                 await self._events.put(AudioChunk(chunk.pcm, chunk.sample_rate))
 
@@ -195,7 +195,7 @@ def _finished(finish: GenerateFinish) -> Finished:
     )
 
 
-def _first(failures: BaseExceptionGroup) -> BaseException:
-    """The error that ended the group."""
+def _first_error(failures: BaseExceptionGroup) -> BaseException:
+    """The error that cancelled the task group."""
     first = failures.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    return _first_error(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,4 +1,4 @@
-"""One call to a service: requests go out while responses come in, errors are ours, retries are rare and short."""
+"""Calls to a service: streaming in both directions, errors as ServiceError, a few quick retries."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -15,12 +15,12 @@ Response = TypeVar("Response")
 
 _END: Final[Any] = object()
 
-# Waits before the second and the third attempt. All attempts together stay well under 2 s when a service is down.
+# Delays before the second and the third attempt. All attempts together take well under 2 s when a service is down.
 RETRY_DELAYS_SECONDS = (0.2, 0.6)
 
 
 def call_metadata(tenant: str) -> tuple[tuple[str, str], ...]:
-    """What every call carries: who asks, and the trace it belongs to."""
+    """Metadata of every call: the tenant and the trace."""
     return ((TENANT_METADATA, tenant), *trace_metadata())
 
 
@@ -32,7 +32,7 @@ async def ask(
     seconds: float,
     tenant: str = "",
 ) -> Response:
-    """One request, one response. Asks again if `service` is unavailable. Raises its errors as ServiceError."""
+    """A unary call. Retries while `service` is unavailable. Raises its errors as ServiceError."""
     delays = iter(RETRY_DELAYS_SECONDS)
     while True:
         try:
@@ -52,11 +52,11 @@ async def exchange(
     seconds: float,
     tenant: str,
 ) -> AsyncGenerator[Response, None]:
-    """Sends `requests` and yields the responses as they come. Leaving the iteration cancels the call at once.
+    """Sends `requests` and yields the responses as they arrive. Leaving the iteration cancels the call at once.
 
-    Raises what `requests` raises, and the service's errors as ServiceError.
+    Raises the errors of `requests` as they are, and the service's errors as ServiceError.
     """
-    # Without an iterator of requests the call is written to by hand; gRPC's type stubs do not know of that.
+    # Without an iterator of requests, the call is written to explicitly, which gRPC's type stubs do not cover.
     call = cast(Any, method)(timeout=seconds, metadata=call_metadata(tenant))
     feeder = asyncio.create_task(_feed(call, requests))
     try:
@@ -65,11 +65,11 @@ async def exchange(
     except grpc.aio.AioRpcError as error:
         raise _failure(service, error) from error
     except asyncio.CancelledError:
-        # The feeder cancels the call where the requests cannot be made: then that is the error.
+        # The feeder cancels the call where `requests` raises: then that is the error.
         if feeder.done() and not feeder.cancelled() and (failure := feeder.exception()) is not None:
             raise failure from None
         if (task := asyncio.current_task()) is not None and not task.cancelling():
-            raise Failed(f"the call to the {service} was given up") from None  # its channel was closed
+            raise Failed(f"the call to the {service} was cancelled") from None  # its channel was closed
         raise
     finally:
         call.cancel()
@@ -78,7 +78,7 @@ async def exchange(
 
 
 async def _feed(call: Any, requests: AsyncIterator[Request]) -> None:
-    """Sends all requests, and stops where the service has ended the call: its status is read with the responses."""
+    """Sends all requests; stops when the service ends the call, whose status comes with the responses."""
     try:
         async for request in requests:
             await call.write(request)
@@ -91,7 +91,7 @@ async def _feed(call: Any, requests: AsyncIterator[Request]) -> None:
 
 
 def _failure(service: str, error: grpc.aio.AioRpcError) -> ServiceError:
-    """Ours for gRPC's. Calls that nobody was there for are counted: so a service that is scaled to zero is missed."""
+    """Translates gRPC's error. Counts calls without a server, by which a service that is scaled to zero scales up."""
     failure = from_rpc_error(service, error)
     if isinstance(failure, Unavailable):
         UNSERVED.labels(service).inc()
@@ -99,9 +99,9 @@ def _failure(service: str, error: grpc.aio.AioRpcError) -> ServiceError:
 
 
 class Replayed(Generic[Request]):
-    """Requests that can be made only once, for several attempts: each begins with those that were taken before.
+    """Makes requests that can be iterated only once available to several attempts, each from the first request.
 
-    They are kept until `forget()`, to be called with the first response, after which no other attempt may come.
+    Requests are kept until `forget()`, to be called on the first response, after which there must be no more attempts.
     """
 
     def __init__(self, requests: AsyncIterator[Request]) -> None:
@@ -116,7 +116,7 @@ class Replayed(Generic[Request]):
         while True:
             if self._next is None:
                 self._next = asyncio.ensure_future(anext(self._requests, _END))
-            # Shielded, so that an attempt that is given up leaves the next request to the attempt after it.
+            # Shielded, so that an attempt that is cancelled leaves the next request to the following attempt.
             if (request := await asyncio.shield(self._next)) is _END:
                 return
             self._next = None
@@ -128,7 +128,7 @@ class Replayed(Generic[Request]):
         self._taken = None
 
     async def aclose(self) -> None:
-        """Takes no more requests."""
+        """Stops reading requests."""
         if self._next is not None:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
@@ -137,16 +137,16 @@ class Replayed(Generic[Request]):
 async def with_retries(
     service: str, attempt: Callable[[], AsyncGenerator[Response, None]]
 ) -> AsyncGenerator[Response, None]:
-    """Iterates over `attempt()`, anew if `service` is unavailable and nothing has come out yet."""
+    """Iterates over `attempt()`, and starts again if `service` is unavailable and has not responded yet."""
     for delay in (*RETRY_DELAYS_SECONDS, None):
-        begun = False
+        started = False
         try:
             async with aclosing(attempt()) as responses:
                 async for response in responses:
-                    begun = True
+                    started = True
                     yield response
             return
         except Unavailable as error:
-            if begun or delay is None or error.service != service:
+            if started or delay is None or error.service != service:
                 raise
         await asyncio.sleep(delay)

@@ -1,4 +1,4 @@
-"""Speech, pictures and videos into tokens for the language model."""
+"""Encodes speech, images and videos to tokens for the language model."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
@@ -17,20 +17,26 @@ from services.shared.service_errors import InvalidInput
 
 _DATA_BYTES = 256 * 1024
 
-# Bytes of any container; the service finds out which.
+# The bytes of a file; the service detects its container.
 ENCODED_AUDIO = AudioHeader(encoded=EncodedAudio())
 
 
-async def encode_speech(services: ModelClients, part: AudioPart, tenant: str, adapter: str = "") -> list[SpeechTokens]:
-    """Tokens of a recording, clip by clip, by the projector of `adapter`; empty: the one that fits its length.
+async def encode_speech(clients: ModelClients, part: AudioPart, tenant: str, adapter: str = "") -> list[SpeechTokens]:
+    """Speech tokens of a recording, clip by clip; an empty list for a video without audio.
 
-    None of a video without sound.
+    Args:
+        clients: Of the services.
+        part: The recording.
+        tenant: Whose request it is.
+        adapter: Whose projector makes the tokens; empty to choose by the length of the recording.
 
-    Raises InvalidInput with the part's own path, or "adapter", and other ServiceErrors.
+    Raises:
+        InvalidInput: With the part's path or "adapter" as its field.
+        ServiceError: The call failed for another reason.
     """
 
     def attempt() -> AsyncGenerator[SpeechEncoderEncodeResponse, None]:
-        method, seconds = services.speech_encoder.Encode, services.deadlines.encode
+        method, seconds = clients.speech_encoder.Encode, clients.deadlines.encode
         return exchange(SPEECH_ENCODER, method, _speech_requests(part, adapter), seconds=seconds, tenant=tenant)
 
     try:
@@ -41,14 +47,16 @@ async def encode_speech(services: ModelClients, part: AudioPart, tenant: str, ad
         raise InvalidInput(part.path, error.message) from error
 
 
-async def encode_image(services: ModelClients, part: ImagePart, tenant: str) -> list[VisionTokens]:
-    """Tokens of a picture, or of the frames of a video.
+async def encode_image(clients: ModelClients, part: ImagePart, tenant: str) -> list[VisionTokens]:
+    """Vision tokens of an image, or of the frames of a video.
 
-    Raises InvalidInput with the part's own path, and other ServiceErrors.
+    Raises:
+        InvalidInput: With the part's path as its field.
+        ServiceError: The call failed for another reason.
     """
 
     def attempt() -> AsyncGenerator[VisionEncoderEncodeResponse, None]:
-        method, seconds = services.vision_encoder.Encode, services.deadlines.encode
+        method, seconds = clients.vision_encoder.Encode, clients.deadlines.encode
         return exchange(VISION_ENCODER, method, _image_requests(part), seconds=seconds, tenant=tenant)
 
     try:
@@ -57,8 +65,8 @@ async def encode_image(services: ModelClients, part: ImagePart, tenant: str) -> 
         raise InvalidInput(part.path, error.message) from error
 
 
-def in_pieces(data: bytes) -> Iterator[bytes]:
-    """`data` in pieces that fit a message."""
+def in_chunks(data: bytes) -> Iterator[bytes]:
+    """Splits `data` into chunks that fit a message."""
     for start in range(0, len(data), _DATA_BYTES):
         yield data[start : start + _DATA_BYTES]
 
@@ -67,11 +75,11 @@ async def _speech_requests(part: AudioPart, adapter: str) -> AsyncIterator[Speec
     audio = AudioHeader(encoded=EncodedAudio(of_video=part.of_video))
     header = SpeechEncoderEncodeRequest.Header(audio=audio, adapter=adapter)
     yield SpeechEncoderEncodeRequest(header=header)
-    for piece in in_pieces(part.data):
-        yield SpeechEncoderEncodeRequest(data=piece)
+    for chunk in in_chunks(part.data):
+        yield SpeechEncoderEncodeRequest(data=chunk)
 
 
 async def _image_requests(part: ImagePart) -> AsyncIterator[VisionEncoderEncodeRequest]:
     yield VisionEncoderEncodeRequest(header=VisionEncoderEncodeRequest.Header(media_type=part.media_type))
-    for piece in in_pieces(part.data):
-        yield VisionEncoderEncodeRequest(data=piece)
+    for chunk in in_chunks(part.data):
+        yield VisionEncoderEncodeRequest(data=chunk)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lyra.v1.speech_encoder_pb2 import AudioHeader, EncodedAudio, HearRequest, HearResponse
 from services.shared.pipeline.calls import exchange, with_retries
 from services.shared.pipeline.clients import SPEECH_ENCODER, ModelClients
-from services.shared.pipeline.encode import in_pieces
+from services.shared.pipeline.encode import in_chunks
 from services.shared.pipeline.messages import AudioPart, Segment
 from services.shared.pipeline.transcribe import to_segment
 from services.shared.rpc.tensors import Array, TensorAssembler
@@ -35,7 +35,7 @@ class TranscribedClip:
 
 
 async def encode_and_transcribe(
-    services: ModelClients, part: AudioPart, tenant: str, *, adapter: str = "", language: str = ""
+    clients: ModelClients, part: AudioPart, tenant: str, *, adapter: str = "", language: str = ""
 ) -> TranscribedClip:
     """Encodes and transcribes a recording of one clip, 30 s at most.
 
@@ -45,7 +45,7 @@ async def encode_and_transcribe(
     """
 
     def attempt() -> AsyncGenerator[HearResponse, None]:
-        method, seconds = services.speech_encoder.Hear, services.deadlines.transcribe
+        method, seconds = clients.speech_encoder.Hear, clients.deadlines.transcribe
         return exchange(SPEECH_ENCODER, method, _requests(part, adapter, language), seconds=seconds, tenant=tenant)
 
     received: list[HearResponse] = []
@@ -80,5 +80,5 @@ def _assembled(received: list[HearResponse]) -> TranscribedClip:
 async def _requests(part: AudioPart, adapter: str, language: str) -> AsyncIterator[HearRequest]:
     audio = AudioHeader(encoded=EncodedAudio(of_video=part.of_video))
     yield HearRequest(header=HearRequest.Header(audio=audio, adapter=adapter, language=language))
-    for piece in in_pieces(part.data):
-        yield HearRequest(data=piece)
+    for chunk in in_chunks(part.data):
+        yield HearRequest(data=chunk)

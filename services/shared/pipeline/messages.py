@@ -1,4 +1,4 @@
-"""What a caller asks the pipeline for, and the events that come back."""
+"""Requests to the pipeline, and the events that it yields."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class AudioPart:
-    """A whole audio file (wav, mp3, flac, ogg, opus, webm, m4a). `path` names it in the caller's own request.
+    """An audio file (wav, mp3, flac, ogg, opus, webm, m4a). `path` is its field in the caller's request, for errors.
 
-    With `of_video` the audio track of a video file, where it has one.
+    With `of_video`, the audio track of a video file, if it has one.
     """
 
     data: bytes = field(repr=False)
@@ -35,7 +35,7 @@ class AudioPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """A whole picture file, or by its media type the frames of a video. `path` names it in the caller's own request."""
+    """An image file, or by its media type the frames of a video. `path` is its field in the caller's request."""
 
     data: bytes = field(repr=False)
     media_type: str = ""
@@ -44,7 +44,7 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class VideoPart:
-    """A whole video file (mp4, webm, mov), with or without sound. `path` names it in the caller's own request."""
+    """A video file (mp4, webm, mov), with or without audio. `path` is its field in the caller's request."""
 
     data: bytes = field(repr=False)
     media_type: str
@@ -52,13 +52,13 @@ class VideoPart:
 
     @property
     def tracks(self) -> tuple[ImagePart, AudioPart]:
-        """Its frames and its sound, in the order in which they stand in a prompt."""
+        """Its frames and its audio, in the order of the prompt."""
         return ImagePart(self.data, self.media_type, self.path), AudioPart(self.data, self.path, of_video=True)
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechTokensPart:
-    """Speech that was encoded before: messages as the speech encoder sent them, clips numbered from 0."""
+    """Speech tokens that were made before: messages of the speech encoder, clips numbered from 0."""
 
     tokens: tuple[SpeechTokens, ...] = field(repr=False)
 
@@ -72,14 +72,14 @@ class Message:
     parts: tuple[Part, ...]
 
     def with_tracks(self) -> "Message":
-        """The same message, each video of it in its tracks."""
+        """The same message with each video split into its tracks."""
         tracks = (part.tracks if isinstance(part, VideoPart) else (part,) for part in self.parts)
         return Message(self.role, tuple(chain.from_iterable(tracks)))
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechOptions:
-    """How an answer is spoken. Empty voice: the service's first; speed 0.25 to 4."""
+    """How to speak an answer. An empty voice is the service's first; speed is 0.25 to 4."""
 
     voice: str = ""
     speed: float = 1.0
@@ -87,12 +87,12 @@ class SpeechOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest:
-    """A conversation to be answered; with `speech`, aloud as well.
+    """A conversation to answer; with `speech`, as audio too.
 
-    An empty `adapter` leaves the choice to the services, "base" means none. `keep_rate` and `blocks` steer the
-    extractor; None leaves them to the preset.
+    An empty `adapter` leaves the choice to the services, "base" means none. `keep_rate` and `blocks` configure the
+    extractor; None for the preset's values.
 
-    `paths` names the fields of the services as the caller knows them, for error messages ("max_tokens" ->
+    `paths` maps fields of the services to those of the caller, for error messages ("max_tokens" ->
     "max_completion_tokens").
     """
 
@@ -110,8 +110,7 @@ class AnswerRequest:
 class Usage:
     """Tokens of a request; speech and vision tokens are part of the prompt tokens.
 
-    `adapter` is empty where the base answered; `context_tokens` are the speech and vision tokens that each block of
-    layers saw.
+    `adapter` is empty for the base model; `context_tokens` are the speech and vision tokens in each block of layers.
     """
 
     prompt_tokens: int
@@ -124,14 +123,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """The next piece of the answer's text, never empty."""
+    """The next text of the answer, never empty."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
-    """The next piece of the spoken answer: 16-bit little-endian mono samples."""
+    """The next audio of the spoken answer: 16-bit little-endian mono samples."""
 
     pcm: bytes = field(repr=False)
     sample_rate: int
@@ -150,7 +149,7 @@ AnswerEvent = TextDelta | AudioChunk | Finished
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Some words that belong together; seconds count from the start of the recording."""
+    """A timed phrase; seconds from the start of the recording."""
 
     start_seconds: float
     end_seconds: float

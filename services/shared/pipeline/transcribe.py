@@ -1,4 +1,4 @@
-"""A recording into a transcript."""
+"""Transcribes a recording."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -6,27 +6,28 @@ from contextlib import aclosing
 from lyra.v1.speech_encoder_pb2 import TranscribeRequest, TranscribeResponse, TranscriptSegment
 from services.shared.pipeline.calls import exchange, with_retries
 from services.shared.pipeline.clients import SPEECH_ENCODER, ModelClients
-from services.shared.pipeline.encode import ENCODED_AUDIO, in_pieces
+from services.shared.pipeline.encode import ENCODED_AUDIO, in_chunks
 from services.shared.pipeline.messages import AudioPart, Segment, TranscriptEnd, TranscriptEvent
 from services.shared.service_errors import InvalidInput
 
 
 async def transcribe(
-    services: ModelClients, part: AudioPart, tenant: str, language: str = ""
+    clients: ModelClients, part: AudioPart, tenant: str, language: str = ""
 ) -> AsyncGenerator[TranscriptEvent, None]:
-    """Yields segments as they are understood, then one TranscriptEnd.
+    """Yields segments as they are transcribed, then one TranscriptEnd. Leaving the iteration cancels the call.
 
-    Leaving the iteration cancels the call. Raises InvalidInput with the part's path, "language" or "model", and other
-    ServiceErrors.
+    Raises:
+        InvalidInput: With the part's path, "language" or "model" as its field.
+        ServiceError: The call failed for another reason.
     """
 
     async def requests() -> AsyncIterator[TranscribeRequest]:
         yield TranscribeRequest(header=TranscribeRequest.Header(audio=ENCODED_AUDIO, language=language))
-        for piece in in_pieces(part.data):
-            yield TranscribeRequest(data=piece)
+        for chunk in in_chunks(part.data):
+            yield TranscribeRequest(data=chunk)
 
     def attempt() -> AsyncGenerator[TranscribeResponse, None]:
-        method, seconds = services.speech_encoder.Transcribe, services.deadlines.transcribe
+        method, seconds = clients.speech_encoder.Transcribe, clients.deadlines.transcribe
         return exchange(SPEECH_ENCODER, method, requests(), seconds=seconds, tenant=tenant)
 
     try:
@@ -42,7 +43,7 @@ async def transcribe(
 
 
 def to_segment(message: TranscriptSegment) -> Segment:
-    """A segment as the pipeline has it."""
+    """Converts a segment of lyra.v1 to the pipeline's."""
     return Segment(
         message.start_seconds,
         message.end_seconds,

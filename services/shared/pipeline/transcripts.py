@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Segment(Protocol):
-    """Words, and when they are said."""
+    """A timed phrase."""
 
     @property
     def start_seconds(self) -> float: ...
@@ -16,7 +16,7 @@ class Segment(Protocol):
 
 
 def plain_text(segments: Iterable[Segment]) -> str:
-    """The words alone, in one line."""
+    """The text alone, in one line."""
     return " ".join(text for segment in segments if (text := segment.text.strip()))
 
 
@@ -43,7 +43,7 @@ def _time(seconds: float, point: str) -> str:
 
 
 def _line(text: str) -> str:
-    """An empty line would end the cue, and so would an arrow."""
+    """In one line and without arrows, which would end the cue."""
     return " ".join(text.split()).replace("-->", "->")
 
 
