@@ -91,7 +91,7 @@ class _Answer:
         except Exception as error:
             await self._events.put(error)
 
-    async def _work(self) -> Finished:
+    async def _answer(self) -> Finished:
         request = self._request
         if request.speech is not None:
             voice = request.speech.voice

@@ -82,5 +82,5 @@ class Encodings:
             describe_speech_encoder(self._clients, tenant), describe_language_model(self._clients, tenant)
         )
         if named and named not in encoder.model.adapters:  # it may have been loaded since the encoder was asked
-            encoder = await describe_speech_encoder(self._services, tenant, fresh=True)
+            encoder = await describe_speech_encoder(self._clients, tenant, fresh=True)
         return choose_projector(encoder.model.adapters, model.model.adapters, clips=clips, named=named)
