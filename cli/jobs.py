@@ -321,7 +321,7 @@ def _watch(jobs: JobsClient, job: str, quiet: bool, as_json: bool) -> None:
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold")
     table.add_column("id", no_wrap=True)  # to be copied
-    for name in ("state", "transcribed", "submitted", "recording"):
+    for name in ("state", "done", "submitted", "recording"):
         table.add_column(name)
     for each in found:
         submitted = each["created_at"][:16].replace("T", " ")

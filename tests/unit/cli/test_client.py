@@ -96,7 +96,7 @@ def test_error_amid_the_answer_is_told() -> None:
 
 
 def test_answer_without_an_end_is_not_taken_for_whole() -> None:
-    with pytest.raises(CommandFailed, match="broke off"):
+    with pytest.raises(CommandFailed, match="cut off"):
         ask(lambda request: httpx.Response(200, content=sse(delta(content="Hel"))))
 
 

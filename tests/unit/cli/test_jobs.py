@@ -142,7 +142,7 @@ def test_waiting_shows_the_words_and_then_summary_and_answers(lyra: Lyra) -> Non
     assert result.stdout == (
         "0:00:00  Hello.\n0:00:25  So long.\n\n"
         "Summary\n  They greet.\n\n"
-        "Who speaks?\n  Two people.\n(from 3 stretches of the recording, one after the other)\n"
+        "Who speaks?\n  Two people.\n(from 3 consecutive windows of the recording)\n"
     )
     assert JOB in result.stderr
     assert "0:00:25 of 0:01:40" in result.stderr
@@ -241,8 +241,8 @@ def test_result_is_written_as_the_gateway_wrote_it(lyra: Lyra, tmp_path: Path, f
 def test_result_without_a_format_is_a_page_for_reading(lyra: Lyra) -> None:
     lacking = RESULT | {"truncated": True, "gaps": [{"start_seconds": 30.0, "end_seconds": 60.0, "reason": "broken"}]}
     result, _ = run(lyra, routes(result=as_json(lacking)), "result", JOB)
-    assert "The file ends before it should" in result.stdout
-    assert "Not heard from 0:00:30 to 0:01:00: broken" in result.stdout
+    assert "The file is truncated" in result.stdout
+    assert "Not transcribed from 0:00:30 to 0:01:00: broken" in result.stdout
     assert "0:01:05  Good morning." in result.stdout
     assert "Who speaks?\n  Two people." in result.stdout
 

@@ -170,7 +170,7 @@ def test_an_upload_past_its_time_begins_anew(store: Store, file: Path) -> None:
     store.harm = lambda asked: refusal(404, "There is no upload.") if asked.path.endswith("complete") else UNHARMED
     with pytest.raises(CommandFailed) as failure:
         send(store, file)
-    assert "begins anew" in failure.value.hint
+    assert "start over" in failure.value.hint
     store.harm = unharmed
     send(store, file)
     assert store.offers == 2

@@ -65,7 +65,7 @@ def test_a_fault_is_named_with_its_field_and_reason(sample: Conversation, reason
 def test_a_unit_at_the_size_of_the_vocabulary_is_beyond_it() -> None:
     sample = replace(spoken(1), units=((0, 999),))
     check_units(sample, 1000)
-    with pytest.raises(SampleError, match="999 is beyond the vocabulary of 999") as caught:
+    with pytest.raises(SampleError, match="999 is outside the vocabulary of 999") as caught:
         check_units(sample, 999)
     assert caught.value.reason == Reason.UNITS
 

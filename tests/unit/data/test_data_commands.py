@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_whole_folder_validates_with_exit_code_0(lyra: Lyra, folder: Path) -> None:
     result = lyra("validate", folder)
-    assert (result.exit_code, result.stdout) == (0, "4 samples, nothing wrong\n")
+    assert (result.exit_code, result.stdout) == (0, "4 samples, no faults\n")
 
 
 def test_faults_are_named_counted_and_end_with_exit_code_1(lyra: Lyra, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_folder_that_is_no_data_says_what_to_do(lyra: Lyra, tmp_path: Path) ->
     (tmp_path / "none").mkdir()
     result = lyra("validate", tmp_path / "none")
     assert result.exit_code == 1
-    assert "no folder of data" in result.stderr
+    assert "not a data folder" in result.stderr
     assert lyra("validate", tmp_path / "nowhere").exit_code == 2
 
 
@@ -60,7 +60,7 @@ def test_stats_print_the_table_and_write_the_files(lyra: Lyra, folder: Path, tmp
     result = lyra("stats", folder, "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert "# instruct: 4 samples" in result.stdout
-    assert "four letters are taken for a token" in result.stderr
+    assert "four characters are counted as a token" in result.stderr
     assert json.loads((tmp_path / "out" / "stats.json").read_text())["samples"] == 4
     assert lyra("stats", folder, "--out", tmp_path / "out", "--kind", "song").exit_code == 1
 

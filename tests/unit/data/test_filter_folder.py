@@ -118,21 +118,21 @@ def test_what_a_killed_run_left_half_written_is_not_taken_for_whole(tmp_path: Pa
 
 def test_other_rules_or_another_source_need_another_folder(tmp_path: Path, source: Path) -> None:
     filter_folder(source, tmp_path / "out", RULES)
-    with pytest.raises(DataError, match=r"was begun with other options .*rules"):
+    with pytest.raises(DataError, match=r"was started with other options .*rules"):
         filter_folder(source, tmp_path / "out", replace(RULES, min_seconds=0.1))
     other = write_folder(tmp_path / "other", [spoken(5)])
-    with pytest.raises(DataError, match=r"was begun with other options .*source"):
+    with pytest.raises(DataError, match=r"was started with other options .*source"):
         filter_folder(other, tmp_path / "out", RULES)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, source: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(DataError, match="not empty and holds no data set"):
+    with pytest.raises(DataError, match="not empty and not a data set"):
         filter_folder(source, tmp_path / "mine", RULES)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
     for inside in (source, source / "new"):
-        with pytest.raises(DataError, match="lies in the folder that is filtered"):
+        with pytest.raises(DataError, match="is inside the source folder"):
             filter_folder(source, inside, RULES)
 
 
@@ -148,7 +148,7 @@ def test_a_source_that_was_changed_is_refused(tmp_path: Path, source: Path) -> N
 def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, source: Path) -> None:
     from model_core.data.work_folder import work_alone
 
-    with work_alone(tmp_path / "out"), pytest.raises(DataError, match="another process works in it"):
+    with work_alone(tmp_path / "out"), pytest.raises(DataError, match="another process is working in it"):
         filter_folder(source, tmp_path / "out", RULES)
 
 

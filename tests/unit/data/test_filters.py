@@ -160,7 +160,7 @@ def test_blocked_words_are_whole_words_in_any_case(tmp_path: Path) -> None:
     assert blocked_words("SWORDFISH! Open - sesame.", phrases) == ["open sesame", "swordfish"]
     assert blocked_words("swordfishes, sesame, open", phrases) == []
     path.write_text("# nothing\n")
-    with pytest.raises(DataError, match="holds no word"):
+    with pytest.raises(DataError, match="contains no word"):
         read_blocked_words(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_blocked_words(tmp_path / "none.txt")

@@ -31,7 +31,7 @@ def taller(data: bytes, kind: str, height: int) -> bytes:
 def test_a_picture_that_lies_about_its_size_is_named(kind: str) -> None:
     whole = picture(1, kind, (64, 48))
     check_image("a", "images[0]", whole, Limits())
-    with pytest.raises(SampleError, match="says 64 x 480, and it holds fewer pixels") as caught:
+    with pytest.raises(SampleError, match="says 64 x 480, but it contains fewer pixels") as caught:
         check_image("a", "images[0]", taller(whole, kind, 480), Limits())
     assert caught.value.reason == Reason.IMAGE_SIZE
 
@@ -66,14 +66,14 @@ def test_a_decompression_bomb_is_refused_by_its_header_or_before_it_has_grown() 
     with pytest.raises(SampleError) as caught:
         check_image("a", "images[0]", taller(picture(1, size=(60_000, 1)), "PNG", 60_000), Limits())
     assert caught.value.reason == Reason.IMAGE_SIZE
-    with pytest.raises(SampleError, match="over the limit of 100 pixels"):
+    with pytest.raises(SampleError, match="exceeds the limit of 100 pixels"):
         check_image("a", "images[0]", picture(1), Limits(pixels=100))
 
 
 def test_an_ending_of_another_format_is_named_and_a_name_without_one_is_not() -> None:
     check_image("a", "images[0]", picture(1, "JPEG"), Limits(), name="1.JPEG")
     check_image("a", "images[0]", picture(1, "WEBP"), Limits(), name="1")
-    with pytest.raises(SampleError, match=r"1\.png holds WEBP, not PNG") as caught:
+    with pytest.raises(SampleError, match=r"1\.png contains WEBP, not PNG") as caught:
         check_image("a", "images[0]", picture(1, "WEBP"), Limits(), name="1.png")
     assert caught.value.reason == Reason.IMAGE_FORMAT
 
@@ -83,7 +83,7 @@ def test_seconds_are_those_that_sound() -> None:
     sample = spoken(1, speech=(speech(1, 2.0),))
     check_media(sample, Limits())
     wrong = spoken(1, speech=(type(sample.speech[0])(data=sample.speech[0].data, seconds=3.0),))
-    with pytest.raises(SampleError, match=r"says 3\.00 s where the recording has 2\.00 s") as caught:
+    with pytest.raises(SampleError, match=r"is 3\.00 s, but the recording has 2\.00 s") as caught:
         check_media(wrong, Limits())
     assert caught.value.reason == Reason.SECONDS
 
@@ -111,6 +111,6 @@ def test_in_another_thread_there_is_no_time_limit() -> None:
 
 def test_slow_decoding_is_a_fault_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_core.data.media.decode_audio", lambda *args, **options: time.sleep(5))
-    with pytest.raises(SampleError, match=r"longer to decode than the limit of 0\.02 s") as caught:
+    with pytest.raises(SampleError, match=r"decoding exceeds the limit of 0\.02 s") as caught:
         audio_seconds("a", "speech[0]", b"x", Limits(decoding_seconds=0.02))
     assert caught.value.reason == Reason.AUDIO

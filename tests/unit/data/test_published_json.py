@@ -136,7 +136,7 @@ def test_the_first_bad_sample_is_raised_where_nobody_counts(tmp_path: Path, medi
 def test_a_file_that_is_cut_or_no_json_is_named(tmp_path: Path, media: Path, text: str) -> None:
     path = tmp_path / "data.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=r"data\.json: is no JSON list"):
+    with pytest.raises(DataError, match=r"data\.json: is not a complete JSON list"):
         list(read_published_json(path, media, on_error=lambda error: None))
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         list(read_published_json(tmp_path / "other.json", media))

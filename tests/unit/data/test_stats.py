@@ -101,7 +101,7 @@ def test_what_differs_from_the_published_shape_is_told() -> None:
 
 
 def test_an_unknown_kind_and_an_empty_folder_are_named(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(DataError, match="song: is no kind of data"):
+    with pytest.raises(DataError, match="song: is not a kind of data"):
         measure(light_samples(folder), "song")
     with pytest.raises(DataError, match="no sample to count"):
         measure(light_samples(write_folder(tmp_path / "none", [])), "align")

@@ -129,12 +129,12 @@ def test_a_report_has_every_fault(tmp_path: Path) -> None:
 
 
 def test_where_there_is_nothing_to_check_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no folder of data"):
+    with pytest.raises(DataError, match="not a data folder"):
         validate(tmp_path)
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         validate(tmp_path / "none.json")
     (tmp_path / "empty.json").write_text("[]")
-    with pytest.raises(DataError, match="holds no sample"):
+    with pytest.raises(DataError, match="contains no sample"):
         validate(tmp_path / "empty.json")
     with pytest.raises(DataError, match="is no folder: give the folder of media"):
         validate(published(tmp_path, 1), media_root=tmp_path / "none")

@@ -74,7 +74,7 @@ def test_parts_are_chosen_by_prefixes_of_their_names() -> None:
         "extractor-speech",
     ]
     assert choose_parts(()) == PARTS
-    with pytest.raises(InvalidInput, match="'songs' is no part: there are needle-long, needle-short, adapters"):
+    with pytest.raises(InvalidInput, match="'songs' is not a part; parts are needle-long, needle-short, adapters"):
         choose_parts(("songs",))
 
 
