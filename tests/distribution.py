@@ -25,6 +25,14 @@ def position(item: pytest.Item) -> tuple[int, int]:
     )
 
 
+def stop_session_stack(item: pytest.Item, stack: str) -> None:
+    """Ends the fixture of a stack now instead of at the end of the session; another test would start it again."""
+    assert isinstance(item, pytest.Function)
+    request = item._request
+    for definition in request._arg2fixturedefs[stack]:
+        definition.finish(request)  # type: ignore[arg-type]
+
+
 class StackScheduling(LoadGroupScheduling):  # type: ignore[misc]
     """`--dist loadgroup`, except that a file whose tests are in no group stays together too."""
 
