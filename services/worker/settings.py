@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from services.shared.jobs.dispatch import Queue
 from services.shared.jobs.settings import JobSettings
-from services.shared.jobs.tickets import Queue
 from services.shared.media.settings import MediaSettings
 from services.shared.outbound.settings import OutboundSettings
 from services.shared.pipeline.clients import LANGUAGE_MODEL, SPEECH_ENCODER
