@@ -137,6 +137,7 @@ class Dispatcher:
             revoked = [each.task_id for backlog in self.backlogs.values() for each in backlog.remove_job(job)]
             if revoked:
                 self._celery.control.revoke(revoked)
+        self.fill()
 
     def forget_lost(self) -> None:
         """Drops units that were handed to Celery and are not there any more, as after a failover of Redis."""
