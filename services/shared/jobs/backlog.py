@@ -51,14 +51,6 @@ class QueuedUnit:
         return cls(JobId(tenant, job), Unit.parse(unit), Priority(priority))
 
 
-@dataclass(frozen=True, slots=True)
-class HandedOver:
-    """A unit that was handed to Celery, and the id of its task."""
-
-    unit: QueuedUnit
-    task_id: str
-
-
 class Backlog:
     """The units of one queue that no worker has started.
 
@@ -87,7 +79,7 @@ class Backlog:
             pipeline.zadd(self._key, {str(unit): scores[str(unit)] for unit in new}, nx=True)
             return int(pipeline.execute()[-1])
 
-    def hand_over(self, window: int) -> list[HandedOver]:
+    def hand_over(self, window: int) -> list[QueuedUnit]:
         """Takes the units whose turn it is, as many as keep the number of those in Celery's hands at `window`."""
         with self._client.pipeline() as pipeline:
             pipeline.zcount(self._key, _HANDED_OVER, f"({_POSTPONED}")
@@ -100,7 +92,7 @@ class Backlog:
         popped = cast("list[tuple[bytes, float]]", self._client.zpopmin(self._key, wanted))
         at = _HANDED_OVER + seconds + microseconds / 1e6
         self._client.zadd(self._key, {member: max(score, at) for member, score in popped})
-        return [_handed_over(member, at) for member, score in popped if score < _HANDED_OVER]
+        return [QueuedUnit.parse(member.decode()) for member, score in popped if score < _HANDED_OVER]
 
     def remove(self, unit: QueuedUnit) -> None:
         """A worker has started the unit."""
@@ -111,12 +103,10 @@ class Backlog:
         at, _ = cast("tuple[int, int]", self._client.time())
         self._client.zadd(self._key, {str(unit): _POSTPONED + at + seconds})
 
-    def remove_job(self, job: JobId) -> list[HandedOver]:
-        """Removes the units of a job; returns those that Celery has."""
-        found = [(unit, score) for unit, score in self._all() if unit.job == job]
-        if found:
-            self._client.zrem(self._key, *(str(unit) for unit, _ in found))
-        return [_handed_over(str(unit).encode(), score) for unit, score in found if score >= _HANDED_OVER]
+    def remove_job(self, job: JobId) -> None:
+        """Removes the units of a job."""
+        if found := [str(unit) for unit, _ in self._all() if unit.job == job]:
+            self._client.zrem(self._key, *found)
 
     def forget_lost(self, older_than_seconds: float) -> int:
         """Removes units whose task should have started so long ago; returns how many. The reconciler adds them anew."""
@@ -144,8 +134,3 @@ def fair_order(units: Sequence[QueuedUnit]) -> list[QueuedUnit]:
         seen[unit.job] += 1
         turns[unit] = seen[unit.job] / WEIGHTS[unit.priority]
     return sorted(turns, key=turns.__getitem__)
-
-
-def _handed_over(member: bytes, score: float) -> HandedOver:
-    # Of the time, too: a job may come again under the id of one that was deleted, and revoked ids stay revoked.
-    return HandedOver(QueuedUnit.parse(member.decode()), f"{member.decode()}@{score - _HANDED_OVER:.3f}")

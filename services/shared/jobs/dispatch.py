@@ -9,7 +9,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from kombu.transport.redis import PRIORITY_STEPS, Channel
 
-from services.shared.jobs.backlog import Backlog, HandedOver, QueuedUnit
+from services.shared.jobs.backlog import Backlog, QueuedUnit
 from services.shared.jobs.kinds import Priority
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.settings import JobSettings
@@ -74,6 +74,8 @@ def make_celery(settings: JobSettings) -> Celery:
         task_publish_retry=False,
         task_send_sent_event=True,
         worker_send_task_events=True,
+        # Needs a subscription; when that loses Redis first, kombu 5.7 ends the worker instead of reconnecting.
+        worker_enable_remote_control=False,
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
@@ -131,12 +133,11 @@ class Dispatcher:
         with _redis():
             self.backlogs[QUEUE_OF[unit.unit.work]].postpone(unit, seconds)
 
-    def revoke(self, job: JobId) -> None:
-        """Drops the job's units that no worker has started."""
+    def drop(self, job: JobId) -> None:
+        """Drops the job's units that wait. Those that Celery has end when a worker finds the job ended."""
         with _redis():
-            revoked = [each.task_id for backlog in self.backlogs.values() for each in backlog.remove_job(job)]
-            if revoked:
-                self._celery.control.revoke(revoked)
+            for backlog in self.backlogs.values():
+                backlog.remove_job(job)
         self.fill()
 
     def forget_lost(self) -> None:
@@ -154,16 +155,15 @@ class Dispatcher:
     def _fill(self, queue: Queue) -> None:
         """Hands units to Celery until its queue is as long as it should be."""
         with _redis():
-            for each in self.backlogs[queue].hand_over(_WINDOW[queue]):
-                self._send(each)
+            for unit in self.backlogs[queue].hand_over(_WINDOW[queue]):
+                self._send(unit)
 
-    def _send(self, each: HandedOver) -> None:
-        job, unit, priority = each.unit.job, each.unit.unit, each.unit.priority
+    def _send(self, queued: QueuedUnit) -> None:
+        job, unit, priority = queued.job, queued.unit, queued.priority
         self._celery.send_task(
             task_name(unit.work),
             (job.tenant, job.job),
             {"index": unit.index, "answer": unit.answer, "priority": priority.value},
-            task_id=each.task_id,
             priority=_PRIORITY[priority],
         )
 

@@ -85,7 +85,7 @@ class JobService:
         self.job_store.manifest(job)
         end = self.job_store.finish(job, State.CANCELLED, "cancelled by its owner")
         try:
-            self._dispatcher.revoke(job)
+            self._dispatcher.drop(job)
         except QueueDown as error:  # workers find out when they start a unit
             log.warning("units of a cancelled job stay queued", job=job.job, reason=error.message)
         self._push_current(job)
