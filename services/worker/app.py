@@ -61,7 +61,14 @@ def _register_unit(app: Celery, context: WorkerContext, work: Work) -> None:
     answers = QUEUE_OF[work] is Queue.ANSWERS
     seconds = context.settings.answer_seconds + _ANSWER_MARGIN_SECONDS if answers else _PLAN_SECONDS
     # Retries are unlimited here since tries are counted in Redis; UnitFailed is logged without a traceback.
-    options = {"bind": True, "max_retries": None, "time_limit": seconds, "throws": (UnitFailed, Unavailable)}
+    # Not shared: another app of this process, as in tests, has tasks of its own.
+    options = {
+        "shared": False,
+        "bind": True,
+        "max_retries": None,
+        "time_limit": seconds,
+        "throws": (UnitFailed, Unavailable),
+    }
     app.task(name=task_name(work), **options)(run)
 
 
@@ -69,4 +76,4 @@ def _register(app: Celery, name: str, body: Callable[[], object]) -> None:
     def run() -> None:
         body()
 
-    app.task(name=name, throws=(Unavailable,))(run)
+    app.task(name=name, shared=False, throws=(Unavailable,))(run)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
 import redis
 from redis.exceptions import LockError
@@ -83,7 +83,7 @@ class Leases:
         with suppress(redis.RedisError):
             self._client.delete(_TRIES_PREFIX + unit.name)
 
-    def _release(self, lock: Lock, token: bytes) -> None:
+    def _release(self, lock: Lock, token: Any) -> None:
         """Retries while Redis is unavailable: nobody else does the unit before its lease is gone."""
         expires = time.monotonic() + self._seconds
         while time.monotonic() < expires:
@@ -96,7 +96,7 @@ class Leases:
             else:
                 return
 
-    def _beat(self, lock: Lock, token: bytes, stop: threading.Event) -> None:
+    def _beat(self, lock: Lock, token: Any, stop: threading.Event) -> None:
         while not stop.wait(self._seconds / 3):
             with suppress(redis.RedisError):
                 try:

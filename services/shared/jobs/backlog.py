@@ -100,7 +100,7 @@ class Backlog:
 
     def postpone(self, unit: QueuedUnit, seconds: float) -> None:
         """The unit waits in Celery for a retry, which is due in so many seconds."""
-        at, _ = cast("tuple[int, int]", self._client.time())
+        at, _ = self._client.time()
         self._client.zadd(self._key, {str(unit): _POSTPONED + at + seconds})
 
     def remove_job(self, job: JobId) -> None:
@@ -110,15 +110,15 @@ class Backlog:
 
     def forget_lost(self, older_than_seconds: float) -> int:
         """Removes units whose task should have started so long ago; returns how many. The reconciler adds them anew."""
-        at, _ = cast("tuple[int, int]", self._client.time())
+        at, _ = self._client.time()
         removed = 0
         for base, end in ((_HANDED_OVER, _POSTPONED), (_POSTPONED, math.inf)):
             limit = min(base + at - older_than_seconds, end)
-            removed += cast(int, self._client.zremrangebyscore(self._key, base, limit))
+            removed += self._client.zremrangebyscore(self._key, base, limit)
         return removed
 
     def __len__(self) -> int:
-        return cast(int, self._client.zcard(self._key))
+        return self._client.zcard(self._key)
 
     def _all(self) -> list[tuple[QueuedUnit, float]]:
         """By score."""
