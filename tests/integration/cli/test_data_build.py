@@ -65,9 +65,9 @@ def test_what_was_dropped_is_told_with_its_reason(build: Build, tmp_path: Path) 
     ("options", "said"),
     [
         (("align", "--source", "no-such-texts"), "no-such-texts"),
-        (("instruct", "--source", "gone.json"), "no file gone.json"),
+        (("instruct", "--source", "gone.json"), "gone.json does not exist"),
         (("align", "--source", "chitchat:2", "--voices", "nobody"), "nobody"),
-        (("long-speech", "--source", "chitchat", "--tasks", "sing"), "no task 'sing'"),
+        (("long-speech", "--source", "chitchat", "--tasks", "sing"), "'sing' is not one of"),
     ],
 )
 def test_wrong_options_say_what_there_is(tmp_path: Path, options: tuple[str, ...], said: str) -> None:

@@ -171,14 +171,14 @@ def test_nanos_card_is_tried_with_another_preset(lyra: Lyra, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("textvqa", "{folder}"), "holds no TextVQA_"),
-        (("librispeech", "{folder}"), "holds no SPEAKER/CHAPTER"),
+        (("textvqa", "{folder}"), "contains no TextVQA_"),
+        (("librispeech", "{folder}"), "contains no SPEAKER/CHAPTER"),
         (("docvqa", "{folder}/none"), "does not exist"),
-        (("needle", "--minutes", "1,two", "--texts", "{folder}/texts.txt"), "no list of numbers"),
+        (("needle", "--minutes", "1,two", "--texts", "{folder}/texts.txt"), "not a list of numbers"),
         (("needle", "--depths", "2", "--texts", "{folder}/texts.txt"), "each must be from 0"),
-        (("videomme", "{folder}", "--duration", "endless"), "holds no"),
-        (("nano", "--only", "songs", "--data", "{folder}"), "is no part"),
-        (("chartqa", "{chart}", "--voice", "nobody"), "no voice is named 'nobody'"),
+        (("videomme", "{folder}", "--duration", "endless"), "contains no"),
+        (("nano", "--only", "songs", "--data", "{folder}"), "is not a part"),
+        (("chartqa", "{chart}", "--voice", "nobody"), "'nobody' is not a voice"),
         (("throughput", "--preset", "huge"), "huge"),
     ],
 )
@@ -208,4 +208,5 @@ def test_folder_of_results_may_hold_pictures_of_other_suffixes(lyra: Lyra, tmp_p
     write_picture(folder / "images" / "003a8ae2ef43b901.webp")
     assert printed(lyra("textvqa", folder, "--written", "--preset", "tiny"))["count"] == 2
     write_json(folder / "TextVQA_0.5.1_val.json", {"data": []})
-    assert "holds no list of questions" in lyra("textvqa", folder, "--written", "--preset", "tiny").stderr
+    refused = lyra("textvqa", folder, "--written", "--preset", "tiny")
+    assert "does not contain a non-empty list of questions" in refused.stderr

@@ -22,7 +22,7 @@ def test_without_room_on_the_disk_no_key_is_shown_and_those_before_stay(tmp_path
     before = (tmp_path / "keys.json").read_text()
     result = lyra_keys(tmp_path, "create", "after", within=NO_ROOM)
     assert (result.returncode, result.stdout) == (1, "")
-    assert "the key could not be kept, so there is none: File too large" in result.stderr
+    assert "the key could not be stored, so it was not created: File too large" in result.stderr
     assert str(tmp_path) in result.stderr.replace("\n", "")
     assert "Traceback" not in result.stderr
     assert good.startswith("lyra_")

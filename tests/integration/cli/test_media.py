@@ -57,7 +57,7 @@ def test_a_file_that_is_no_media_is_refused_in_words(lyra: Lyra, tmp_path: Path,
 
 
 def test_what_is_not_there_is_said(lyra: Lyra) -> None:
-    for media_id, word in (("media-" + "0" * 32, "no media"), (f"..{os.sep}jobs", "no id")):
+    for media_id, word in (("media-" + "0" * 32, "no media"), (f"..{os.sep}jobs", "not a media id")):
         result = lyra("media", "show", media_id)
         assert result.exit_code == 1
         assert word in result.stderr

@@ -87,7 +87,7 @@ def test_a_worker_killed_from_outside_is_told_and_the_build_goes_on(
 ) -> None:
     built(tmp_path / "whole")
     monkeypatch.setenv("COUNTING_KILL", "10")
-    with pytest.raises(DataError, match="worker process was ended"):
+    with pytest.raises(DataError, match="worker process was killed"):
         built(tmp_path / "a", workers=2)
     monkeypatch.delenv("COUNTING_KILL")
     built(tmp_path / "a", workers=2)

@@ -71,7 +71,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a recording": (lambda: video_part(wav(1.0)), ""),
     "a picture's media type": (lambda: address("data:image/png;base64,AA"), "video/mp4"),
     "no base64": (lambda: address("data:video/mp4;base64,$"), "base64"),
-    "a web address": (lambda: address("http://127.0.0.1/a.mp4"), "data URIs"),
+    "a web address": (lambda: address("http://127.0.0.1/a.mp4"), "data URI"),
 }
 
 

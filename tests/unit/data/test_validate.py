@@ -136,5 +136,5 @@ def test_where_there_is_nothing_to_check_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("[]")
     with pytest.raises(DataError, match="contains no sample"):
         validate(tmp_path / "empty.json")
-    with pytest.raises(DataError, match="is no folder: give the folder of media"):
+    with pytest.raises(DataError, match="is not a folder: name the folder of media"):
         validate(published(tmp_path, 1), media_root=tmp_path / "none")
