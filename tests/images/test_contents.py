@@ -90,7 +90,7 @@ def test_services_image_creates_api_keys(services_image: ImageTree) -> None:
 def test_command_that_needs_models_says_so_in_the_services_image(services_image: ImageTree) -> None:
     failed = services_image.run("-m", "cli", "weights", "list")
     assert failed.returncode == 1
-    assert "model_core.checkpoints, which is not installed here" in failed.stderr
+    assert "model_core.checkpoints, which is not installed" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 
