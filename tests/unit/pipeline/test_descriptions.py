@@ -2,6 +2,7 @@
 
 import asyncio
 
+import grpc
 import pytest
 
 from services.shared.pipeline import description_cache
@@ -51,8 +52,10 @@ async def test_a_service_that_restarts_with_another_model_is_asked_again(channel
         target = address if channel == "one address" else f"{address},127.0.0.1:9"
         clients = ModelClients.open(dict.fromkeys(NAMES, target))
         assert await adapters_of(clients) == ["speech"]
+    connection = clients.channels["language_model"]
+    await connection.wait_for_state_change(grpc.ChannelConnectivity.READY)  # the client has seen it end
     async with scripted_services(after, int(address.rpartition(":")[2])):
-        await clients.channels["language_model"].channel_ready()
+        await connection.channel_ready()
         assert await adapters_of(clients) == ["speech", "meetings"]
         await clients.close()
     assert before.described == after.described == {"language_model": 1}
