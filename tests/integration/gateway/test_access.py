@@ -17,7 +17,7 @@ CHAT = {"model": "lyra-tiny", "messages": [{"role": "user", "content": "Hi"}], "
     ("method", "path"),
     [("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("POST", "/v1/audio/speech"), ("GET", "/nowhere")],
 )
-async def test_without_a_good_key_nothing_is_told(
+async def test_without_a_valid_key_nothing_is_revealed(
     gateway: Gateway, header: dict[str, str], method: str, path: str
 ) -> None:
     async with httpx.AsyncClient(base_url=gateway.url) as client:
@@ -27,13 +27,13 @@ async def test_without_a_good_key_nothing_is_told(
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
-async def test_the_openai_client_knows_a_wrong_key(gateway: Gateway) -> None:
+async def test_the_openai_client_recognizes_an_invalid_key(gateway: Gateway) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
         await gateway.openai.with_options(api_key="lyra_wrong").models.list()
     assert caught.value.code == "invalid_api_key"
 
 
-async def test_a_revoked_key_ends_on_the_running_gateway(gateway: Gateway) -> None:
+async def test_a_revoked_key_is_refused_by_the_running_gateway(gateway: Gateway) -> None:
     assert (await gateway.openai.models.list()).data[0].id == "lyra-tiny"
     gateway.keys.revoke(gateway.key.id)
     with pytest.raises(openai.AuthenticationError):
@@ -52,7 +52,7 @@ async def test_a_key_that_has_expired_is_refused_by_a_code_of_its_own(gateway: G
     assert caught.value.code == "expired_api_key"
 
 
-async def test_a_damaged_file_of_keys_lets_nobody_in(gateway: Gateway) -> None:
+async def test_a_damaged_key_file_refuses_every_request(gateway: Gateway) -> None:
     gateway.keys.path.write_text("{")
     response = await gateway.http.get("/v1/models")
     assert response.status_code == 503
@@ -88,7 +88,9 @@ async def test_a_model_is_listed_and_found_and_another_is_not(gateway: Gateway) 
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nowhere", 404), ("DELETE", "/v1/models", 405), ("PUT", "/healthz", 405)]
 )
-async def test_wrong_ways_have_the_same_shape(gateway: Gateway, method: str, path: str, status: int) -> None:
+async def test_unknown_paths_and_methods_have_the_error_schema(
+    gateway: Gateway, method: str, path: str, status: int
+) -> None:
     response = await gateway.http.request(method, path)
     assert response.status_code == status
     assert response.json()["error"]["type"] == "invalid_request_error"

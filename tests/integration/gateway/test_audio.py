@@ -7,14 +7,14 @@ import pytest
 from tests.integration.gateway.conftest import Gateway, wav
 
 
-async def test_a_transcript_comes_as_json(gateway: Gateway) -> None:
+async def test_a_transcript_as_json(gateway: Gateway) -> None:
     transcript = await gateway.openai.audio.transcriptions.create(model="lyra-tiny", file=("a.wav", wav(2.0)))
     assert isinstance(transcript.text, str)
     usage: Any = transcript.usage
     assert (usage.type, usage.seconds) == ("duration", 2.0)
 
 
-async def test_a_verbose_transcript_tells_its_segments(gateway: Gateway) -> None:
+async def test_a_verbose_transcript_has_segments(gateway: Gateway) -> None:
     transcript = await gateway.openai.audio.transcriptions.create(
         model="lyra-tiny",
         file=("a.wav", wav(3.0)),
@@ -30,7 +30,7 @@ async def test_a_verbose_transcript_tells_its_segments(gateway: Gateway) -> None
 
 
 @pytest.mark.parametrize(("kind", "media_type"), [("text", "text/plain"), ("srt", "text/plain"), ("vtt", "text/vtt")])
-async def test_a_transcript_comes_as_text(gateway: Gateway, kind: str, media_type: str) -> None:
+async def test_a_transcript_as_text(gateway: Gateway, kind: str, media_type: str) -> None:
     response = await gateway.http.post(
         "/v1/audio/transcriptions",
         data={"model": "lyra-tiny", "response_format": kind},

@@ -79,7 +79,7 @@ CASES: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_bad_input_is_named_and_does_no_harm(gateway: Gateway, case: str, stream: bool) -> None:
+async def test_invalid_input_is_named_and_does_no_harm(gateway: Gateway, case: str, stream: bool) -> None:
     make, param, message = CASES[case]
     response = await gateway.http.post("/v1/chat/completions", json={**make(), "stream": stream})
     assert response.status_code == 400, response.text
@@ -105,7 +105,7 @@ async def test_bad_input_is_named_and_does_no_harm(gateway: Gateway, case: str, 
         (b'{"model": "lyra-tiny"}', "text/plain"),
     ],
 )
-async def test_what_is_no_json_object_is_a_400(gateway: Gateway, content: bytes, kind: str) -> None:
+async def test_a_body_that_is_not_a_json_object_is_a_400(gateway: Gateway, content: bytes, kind: str) -> None:
     headers = {"content-type": kind}
     response = await gateway.http.post("/v1/chat/completions", content=content, headers=headers)
     assert response.status_code == 400

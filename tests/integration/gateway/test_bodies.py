@@ -74,7 +74,7 @@ async def test_bodies_that_carry_no_media_are_small(gateway: Gateway, path: str)
     ],
 )
 @pytest.mark.parametrize("path", [CHAT, "/v1/jobs"])
-async def test_what_is_no_plain_json_is_told_so(
+async def test_unusual_json_is_refused_with_the_reason(
     gateway: Gateway, path: str, content: bytes, headers: dict[str, str], status: int, message: str
 ) -> None:
     response = await gateway.http.post(path, content=content, headers={**_JSON, **headers})
@@ -87,7 +87,7 @@ async def test_what_is_no_plain_json_is_told_so(
     ("messages", "code"),
     [([{}] * 300, "too_many_messages"), ([{"role": "user", "content": [{}] * 40}], "too_many_parts")],
 )
-async def test_lengths_are_checked_before_what_is_in_them(gateway: Gateway, messages: list[Any], code: str) -> None:
+async def test_counts_are_checked_before_the_items(gateway: Gateway, messages: list[Any], code: str) -> None:
     response = await gateway.http.post(CHAT, json={"model": "lyra-tiny", "messages": messages})
     assert (response.status_code, response.json()["error"]["code"]) == (400, code)
 

@@ -75,7 +75,7 @@ async def test_speech_and_pictures_count_in_the_usage(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("audio_format", AUDIO_FORMATS)
-async def test_a_spoken_answer_comes_whole_in_every_format(gateway: Gateway, audio_format: str) -> None:
+async def test_a_spoken_answer_is_complete_in_every_format(gateway: Gateway, audio_format: str) -> None:
     audio: Any = {"voice": "", "format": audio_format}
     answer = await gateway.openai.chat.completions.create(**question(), modalities=["text", "audio"], audio=audio)
     message, usage = answer.choices[0].message, answer.usage
@@ -111,7 +111,7 @@ async def test_a_spoken_answer_streams_in_every_format(gateway: Gateway, audio_f
     assert set(reasons[:-1]) == {None}
 
 
-async def test_a_conversation_goes_on_with_what_was_said(gateway: Gateway) -> None:
+async def test_a_conversation_continues_from_spoken_answers(gateway: Gateway) -> None:
     spoken = await gateway.openai.chat.completions.create(**question(), modalities=["text", "audio"])
     said = spoken.choices[0].message.model_dump(exclude_none=True)
     more: Any = [*question()["messages"], said, {"role": "user", "content": "Why?"}]

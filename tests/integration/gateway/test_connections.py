@@ -42,7 +42,7 @@ def error_of(response: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-"])
-async def test_headers_that_do_not_come_end_the_connection(
+async def test_missing_headers_close_the_connection(
     start_gateway: StartGateway, addresses: dict[str, str], sent: bytes
 ) -> None:
     gateway = await start_gateway(addresses, header_seconds=0.3)
@@ -83,7 +83,7 @@ async def test_a_connection_that_is_idle_is_closed(start_gateway: StartGateway, 
         assert await client.rest() == b""
 
 
-async def test_a_new_connection_takes_the_place_of_the_one_idle_for_longest(
+async def test_a_new_connection_replaces_the_longest_idle_one(
     start_gateway: StartGateway, addresses: dict[str, str]
 ) -> None:
     gateway = await start_gateway(addresses, max_idle_connections=20)
@@ -110,7 +110,7 @@ async def running(gateway: Gateway, count: int, stack: contextlib.AsyncExitStack
 
 
 @pytest.mark.parametrize(("limit", "status"), [("max_connections", 503), ("max_connections_per_address", 429)])
-async def test_a_connection_over_the_limit_is_told_when_to_come_again(
+async def test_a_connection_over_the_limit_gets_a_retry_after(
     start_gateway: StartGateway, addresses: dict[str, str], script: Script, limit: str, status: int
 ) -> None:
     gateway = await start_gateway(addresses, **{limit: 4})
@@ -131,9 +131,7 @@ async def test_a_connection_over_the_limit_is_told_when_to_come_again(
         assert [await client.status() for client in clients] == [200] * 3
 
 
-async def test_one_byte_bodies_hold_no_place_among_the_running(
-    start_gateway: StartGateway, addresses: dict[str, str]
-) -> None:
+async def test_slow_bodies_take_no_running_slots(start_gateway: StartGateway, addresses: dict[str, str]) -> None:
     gateway = await start_gateway(addresses, max_running=2, body_grace_seconds=0.5)
     async with contextlib.AsyncExitStack() as stack:
         slow = [await stack.enter_async_context(connected(gateway)) for _ in range(20)]
@@ -143,7 +141,7 @@ async def test_one_byte_bodies_hold_no_place_among_the_running(
         assert [await client.status() for client in slow] == [408] * 20
 
 
-async def test_one_tenant_leaves_places_to_others(
+async def test_one_tenant_leaves_slots_to_others(
     start_gateway: StartGateway, addresses: dict[str, str], script: Script
 ) -> None:
     gateway = await start_gateway(addresses, max_running=4)
@@ -166,7 +164,7 @@ async def test_one_tenant_leaves_places_to_others(
 
 
 @pytest.mark.parametrize("tenants", [1, 2])
-async def test_uploads_of_one_tenant_leave_places_to_others(
+async def test_uploads_of_one_tenant_leave_slots_to_others(
     start_gateway: StartGateway, addresses: dict[str, str], tenants: int
 ) -> None:
     gateway = await start_gateway(addresses, max_uploads=4, body_grace_seconds=5)
@@ -233,7 +231,7 @@ async def test_a_reader_that_is_slow_and_steady_gets_all(
     assert received > 8_000_000
 
 
-async def test_what_is_left_of_a_refused_body_is_not_waited_for(
+async def test_the_rest_of_a_refused_body_is_not_awaited(
     start_gateway: StartGateway, addresses: dict[str, str]
 ) -> None:
     gateway = await start_gateway(addresses, header_seconds=0.3)
@@ -264,7 +262,7 @@ RUDE: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("case", RUDE)
-async def test_what_is_no_plain_request_gets_one_answer_and_the_end(
+async def test_an_invalid_request_gets_one_response_and_is_disconnected(
     start_gateway: StartGateway, addresses: dict[str, str], case: str
 ) -> None:
     gateway = await start_gateway(addresses, header_seconds=5)

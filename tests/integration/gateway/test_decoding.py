@@ -26,7 +26,7 @@ PICTURES = {path.name: path.read_bytes() for path in (DATA / "pictures").iterdir
 LARGE_RSS = 110 * 2**20
 
 
-async def test_recordings_of_eight_channels_are_kept_and_answered(full_gateway: Gateway) -> None:
+async def test_recordings_of_eight_channels_are_stored_and_answered(full_gateway: Gateway) -> None:
     for container, codec, sample_format in (
         ("flac", "flac", "s16"),
         ("ogg", "libopus", "flt"),
@@ -90,7 +90,7 @@ async def crash_the_largest(parent: int | None, done: asyncio.Event) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_upload_that_ends_its_decoder_is_a_400_and_others_are_not_harmed(full_gateway: Gateway) -> None:
+async def test_upload_that_crashes_its_decoder_is_a_400_and_affects_no_other(full_gateway: Gateway) -> None:
     gateway, done = full_gateway, asyncio.Event()
     _, other = gateway.keys.create("other")
     crashing = asyncio.create_task(crash_the_largest(os.getpid(), done))

@@ -76,7 +76,7 @@ async def test_the_extractor_shrinks_the_context_from_block_to_block(gateway: Ga
     assert other
 
 
-async def test_streamed_and_whole_answers_tell_the_same(gateway: Gateway) -> None:
+async def test_streamed_and_complete_answers_are_the_same(gateway: Gateway) -> None:
     body = question(sound(20), keep_rate=0.5, blocks=2)
     whole = await gateway.openai.chat.completions.create(**body)
     stream = await gateway.openai.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})
@@ -135,13 +135,13 @@ async def test_bad_values_are_refused_by_name_and_leave_everything_as_it_was(gat
     assert (await gateway.http.get("/readyz")).status_code == 200
 
 
-async def test_the_model_tells_what_the_options_may_be(gateway: Gateway) -> None:
+async def test_the_model_describes_the_limits_of_its_options(gateway: Gateway) -> None:
     model = (await gateway.http.get(f"/v1/models/lyra-{PRESET}")).json()
     assert sorted(model["lyra"].pop("adapters")) == ["long_speech", "speech"]
     assert model["lyra"] == {"context_tokens": 8192, "max_blocks": LAYERS, "keep_rate": 1.0, "blocks": 4}
 
 
-async def test_adapters_come_and_go_under_requests(gateway: Gateway, adapters: AdapterClients) -> None:
+async def test_adapters_are_loaded_and_unloaded_between_requests(gateway: Gateway, adapters: AdapterClients) -> None:
     recording = sound(3)
     expected = await ask(gateway, recording)
 

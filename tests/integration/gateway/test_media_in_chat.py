@@ -75,7 +75,7 @@ async def test_media_that_a_chat_cannot_have_are_named(full_gateway: Gateway) ->
     assert theirs.status_code == 404
 
 
-async def test_media_of_a_chat_count_as_if_they_had_come_with_it(
+async def test_stored_media_of_a_chat_count_like_inline_ones(
     start_gateway: StartGateway, tiny_addresses: dict[str, str], store_settings: StoreSettings
 ) -> None:
     limits: dict[str, Any] = {"max_body_bytes": 100_000, "max_media": 2}

@@ -34,7 +34,7 @@ async def gateway_process(script: Script, tmp_path: Path) -> AsyncIterator[async
             await process.wait()
 
 
-async def test_a_running_answer_ends_well_after_sigterm(
+async def test_a_running_request_completes_after_sigterm(
     gateway_process: asyncio.subprocess.Process, script: Script, tmp_path: Path
 ) -> None:
     _, secret = KeyStore(tmp_path).create("acme")

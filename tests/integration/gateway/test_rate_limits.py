@@ -47,7 +47,7 @@ def behind_proxy(redis_server: RedisServer) -> dict[str, object]:
     }
 
 
-async def test_gateways_share_the_count_of_a_key_and_tell_it(
+async def test_gateways_share_the_count_of_a_key_and_report_it(
     start_gateway: StartGateway, behind_proxy: dict[str, object]
 ) -> None:
     first, second = [await start_gateway({}, **behind_proxy | {"rate_limit_per_key": "3/hour"}) for _ in range(2)]
@@ -73,7 +73,7 @@ async def test_gateways_share_the_count_of_a_key_and_tell_it(
     assert refused.headers["x-ratelimit-reset-requests"].endswith("s")
 
 
-async def test_the_openai_client_knows_the_limit_and_another_key_has_its_own(
+async def test_the_openai_client_recognizes_the_limit_and_each_key_has_its_own(
     start_gateway: StartGateway, behind_proxy: dict[str, object]
 ) -> None:
     gateway = await start_gateway({}, **behind_proxy | {"rate_limit_per_key": "1/hour"})
@@ -99,7 +99,7 @@ async def test_an_address_is_limited_over_all_of_its_keys_and_an_ipv6_network_is
     assert (await ask(gateway, new_address())).status_code == 200
 
 
-async def test_what_an_address_may_not_ask_does_not_count_against_its_key(
+async def test_requests_refused_by_address_do_not_count_against_the_key(
     start_gateway: StartGateway, behind_proxy: dict[str, object], address: str
 ) -> None:
     limits = {"rate_limit_per_address": "1/hour", "rate_limit_per_key": "2/hour"}
@@ -110,7 +110,7 @@ async def test_what_an_address_may_not_ask_does_not_count_against_its_key(
     assert answer.headers["x-ratelimit-remaining-requests"] == "0"
 
 
-async def test_failed_keys_are_limited_over_all_gateways_and_good_ones_pass(
+async def test_failed_keys_are_limited_across_gateways_and_valid_ones_pass(
     start_gateway: StartGateway, behind_proxy: dict[str, object], address: str
 ) -> None:
     first, second = [await start_gateway({}, **behind_proxy | {"rate_limit_failed_keys": "2/hour"}) for _ in range(2)]
@@ -170,7 +170,7 @@ def freeze(process: LocalProcess, number: signal.Signals) -> None:
             each.send_signal(number)
 
 
-async def test_while_redis_hangs_each_gateway_counts_for_itself_and_then_together_again(
+async def test_while_redis_hangs_each_gateway_counts_on_its_own(
     start_gateway: StartGateway, start_redis: StartRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis = start_redis()
@@ -203,12 +203,12 @@ def told(log: list[structlog.typing.EventDict]) -> list[str]:
     return [each["event"] for each in log if "Redis" in each["event"]]
 
 
-async def test_a_gateway_without_redis_limits_all_the_same(start_gateway: StartGateway) -> None:
+async def test_a_gateway_without_redis_still_limits(start_gateway: StartGateway) -> None:
     gateway = await start_gateway({}, **OFF | {"rate_limit_per_key": "2/hour", "redis_url": "redis://127.0.0.1:1/0"})
     assert [(await ask(gateway)).status_code for _ in range(3)] == [200, 200, 429]
 
 
-async def test_what_clients_say_of_their_address_counts_for_nothing(
+async def test_an_untrusted_forwarded_address_is_ignored(
     start_gateway: StartGateway, behind_proxy: dict[str, object]
 ) -> None:
     settings = behind_proxy | {"trusted_proxies": "", "redis_url": "redis://127.0.0.1:1/0"}

@@ -142,7 +142,7 @@ async def test_by_default_no_proxy_is_believed_not_even_on_this_machine(gateway:
     assert (await gateway.line(response.headers["x-request-id"]))["address"] == "127.0.0.1"
 
 
-async def test_an_answer_whose_client_hangs_up_is_told_as_aborted(gateway: LoggingGateway) -> None:
+async def test_a_disconnected_response_is_logged_as_aborted(gateway: LoggingGateway) -> None:
     gateway.script.before_finish.clear()
     async with gateway.client() as http, http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
         await anext(response.aiter_lines())
@@ -150,7 +150,7 @@ async def test_an_answer_whose_client_hangs_up_is_told_as_aborted(gateway: Loggi
     assert (line["status"], line["aborted"], line["key"]) == (200, True, gateway.key.id)
 
 
-async def test_a_request_whose_client_hangs_up_before_it_is_whole_is_told_as_aborted(gateway: LoggingGateway) -> None:
+async def test_a_disconnected_request_is_logged_as_aborted(gateway: LoggingGateway) -> None:
     head = [
         "POST /v1/chat/completions HTTP/1.1",
         "Host: gateway",

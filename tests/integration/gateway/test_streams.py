@@ -55,7 +55,7 @@ async def test_sound_arrives_before_the_last_text(scripted: Gateway, script: Scr
 
 
 @pytest.mark.parametrize("body", [QUESTION, SPOKEN])
-async def test_a_client_that_leaves_a_stream_ends_the_work(
+async def test_disconnecting_from_a_stream_cancels_the_work(
     scripted: Gateway, script: Script, body: dict[str, Any]
 ) -> None:
     script.before_finish.clear()
@@ -66,7 +66,7 @@ async def test_a_client_that_leaves_a_stream_ends_the_work(
     await idle(scripted)
 
 
-async def test_a_client_that_leaves_before_its_answer_ends_the_work(scripted: Gateway, script: Script) -> None:
+async def test_disconnecting_before_the_response_cancels_the_work(scripted: Gateway, script: Script) -> None:
     script.before_finish.clear()
     waiting = asyncio.create_task(scripted.http.post("/v1/chat/completions", json=SPOKEN))
     await script.wait_spoken()
@@ -75,7 +75,7 @@ async def test_a_client_that_leaves_before_its_answer_ends_the_work(scripted: Ga
     await idle(scripted)
 
 
-async def test_many_clients_that_leave_midway_leave_nothing_behind(scripted: Gateway, script: Script) -> None:
+async def test_many_disconnecting_clients_leave_nothing_behind(scripted: Gateway, script: Script) -> None:
     script.before_finish.clear()
 
     async def leave() -> None:
@@ -97,7 +97,7 @@ async def test_an_error_after_the_stream_began_is_its_last_event(scripted: Gatew
     assert (error["type"], error["code"]) == ("server_error", "service_unavailable")
 
 
-async def test_the_openai_client_raises_an_error_that_comes_in_the_stream(scripted: Gateway, script: Script) -> None:
+async def test_the_openai_client_raises_an_error_sent_in_the_stream(scripted: Gateway, script: Script) -> None:
     script.unavailable["synthesize"] = 9  # more often than it is tried
     stream = await scripted.openai.chat.completions.create(**SPOKEN, stream=True)
     with pytest.raises(openai.APIError, match="speech synthesizer"):
@@ -109,7 +109,7 @@ async def test_the_openai_client_raises_an_error_that_comes_in_the_stream(script
     ("error", "status"),
     [(Unavailable("language_model", "is loading"), 503), (Overloaded("the queue is full", 2.2), 429)],
 )
-async def test_what_fails_before_the_first_text_has_its_own_status(
+async def test_an_error_before_the_first_text_has_its_own_status(
     scripted: Gateway, script: Script, error: Any, status: int, stream: bool
 ) -> None:
     script.invalid["generate"] = error
@@ -120,7 +120,7 @@ async def test_what_fails_before_the_first_text_has_its_own_status(
     assert caught.value.type == ("server_error" if status == 503 else "rate_limit_error")
 
 
-async def test_more_requests_than_the_limit_are_told_to_come_again(
+async def test_requests_over_the_limit_get_a_retry_after(
     addresses: dict[str, str], start_gateway: StartGateway, script: Script
 ) -> None:
     gateway = await start_gateway(addresses, max_running=1)

@@ -54,7 +54,7 @@ async def serial(gateway: GatewayProcess, context: ssl.SSLContext) -> str:
     return str(certificate["serialNumber"])
 
 
-async def test_https_serves_what_http_did_and_nothing_else_gets_in(tmp_path: Path) -> None:
+async def test_https_serves_requests_and_plain_http_is_refused(tmp_path: Path) -> None:
     authority, pair = trustme.CA(), Pair(tmp_path)
     pair.issue(authority)
     async with gateway_process(tmp_path, *pair.arguments) as gateway:

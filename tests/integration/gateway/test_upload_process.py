@@ -75,7 +75,7 @@ def test_a_large_upload_takes_little_of_the_gateways_memory(gateway: LocalProces
     assert peak(gateway) - before < MOST_GROWTH
 
 
-def test_an_upload_whose_gateway_is_killed_leaves_nothing_that_a_sweep_does_not_find(
+def test_the_sweep_finds_what_a_killed_gateway_leaves_of_an_upload(
     gateway: LocalProcess, client: httpx.Client, store_settings: StoreSettings
 ) -> None:
     store, settings = ObjectStore(store_settings), MediaSettings()

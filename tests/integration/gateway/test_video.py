@@ -45,7 +45,7 @@ async def test_frames_become_vision_tokens_and_sound_speech_tokens(gateway: Gate
 
 
 @pytest.mark.parametrize("loudness", [None, 0.0])
-async def test_video_that_is_not_heard_has_vision_tokens_alone(gateway: Gateway, loudness: float | None) -> None:
+async def test_video_without_audio_has_vision_tokens_only(gateway: Gateway, loudness: float | None) -> None:
     vision, speech = await tokens_of(gateway, video_part(make_video(loudness=loudness)))
     assert (vision, speech) == (16, 0)
 
@@ -77,7 +77,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_bad_video_is_named_and_does_no_harm(gateway: Gateway, case: str, stream: bool) -> None:
+async def test_invalid_video_is_named_and_does_no_harm(gateway: Gateway, case: str, stream: bool) -> None:
     make, message = CASES[case]
     response = await gateway.http.post("/v1/chat/completions", json={**body(make()), "stream": stream})
     assert response.status_code == 400, response.text
@@ -123,9 +123,7 @@ async def qwen(start_gateway: StartGateway, start_service: StartService) -> Gate
     ("loudness", "adapter"),
     [(None, "speech"), (0.0, "speech"), (0.3, "long_speech")],
 )
-async def test_sound_of_a_video_counts_as_a_clip_where_it_is_heard(
-    qwen: Gateway, loudness: float | None, adapter: str
-) -> None:
+async def test_audio_of_a_video_counts_as_a_clip(qwen: Gateway, loudness: float | None, adapter: str) -> None:
     video = video_part(make_video(size=(112, 84), loudness=loudness))
     request = {**body(sound_part(wav(1.0)), video), "model": "lyra-tiny-qwen2-vl"}
     response = await qwen.http.post("/v1/chat/completions", json=request)

@@ -119,7 +119,7 @@ def test_frames_of_videos_are_the_same_pixels_as_here(decoders: Decoders, kind: 
     ]
 
 
-def test_sound_of_a_video_is_heard_and_a_video_without_has_none(decoders: Decoders) -> None:
+def test_audio_of_a_video_is_decoded_and_a_silent_video_has_none(decoders: Decoders) -> None:
     options: dict[str, Any] = {"max_seconds": 60, "field": "video", "of_video": True, "min_seconds": 0.0}
     assert len(decoders.samples(make_video("mp4", loudness=0.1), **options)) > 16_000
     assert len(decoders.samples(make_video("mp4"), **options)) == 0
@@ -132,7 +132,7 @@ def inspected_here(data: bytes) -> dict[str, Any]:
     return {name: found.get(name) for name in names}
 
 
-def test_inspection_says_what_it_says_here(decoders: Decoders) -> None:
+def test_inspection_gives_the_same_in_the_sandbox(decoders: Decoders) -> None:
     files = [*recordings().values(), make_video("webm", "libvpx"), make_video("mp4", loudness=0.2)]
     files += [path.read_bytes() for path in PICTURES]
     for data in files:
@@ -179,7 +179,7 @@ def test_path_that_is_not_there_cannot_be_read(decoders: Decoders, tmp_path: Pat
         decoders.samples(tmp_path / "nothing.wav", max_seconds=1, field="audio")
 
 
-def test_what_reading_a_file_fails_with_comes_through(decoders: Decoders) -> None:
+def test_errors_from_reading_a_file_are_passed_on(decoders: Decoders) -> None:
     class Failing(Remote):
         def read(self, count: int = -1) -> bytes:
             raise ConnectionError("the store is away")

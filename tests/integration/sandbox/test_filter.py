@@ -65,6 +65,6 @@ def test_memory_and_threads_are_there(attempt: str) -> None:
     assert ends_as(attempt, b"done")
 
 
-def test_other_processes_cannot_be_looked_at() -> None:
+def test_other_processes_cannot_be_inspected() -> None:
     attempt = "assert libc.ptrace(16, os.getppid(), 0, 0) == -1 and ctypes.get_errno() == errno.EPERM"
     assert ends_as(attempt, b"done")

@@ -58,7 +58,7 @@ def test_crash_is_a_refusal_that_names_the_field_and_the_next_file_is_decoded(ow
     assert own.inspect(recording(), field="file", limits=LIMITS)["kind"] == "audio"
 
 
-def test_crash_harms_nobody_who_decodes_at_the_same_time(own: Decoders) -> None:
+def test_crash_does_not_affect_concurrent_decoding(own: Decoders) -> None:
     picture, failures, done = large_picture(), list[Exception](), threading.Event()
 
     def decode_on() -> None:

@@ -57,7 +57,7 @@ def answering(status: int, code: str) -> Iterator[str]:
         thread.join()
 
 
-def test_what_is_put_is_got_whole_and_replaced_whole(object_store: ObjectStore) -> None:
+def test_an_object_is_written_and_replaced_as_a_whole(object_store: ObjectStore) -> None:
     for data in (b"one", b"", bytes(range(256)) * 1_000):
         object_store.put("a/b.json", data)
         assert object_store.get("a/b.json") == data
@@ -74,7 +74,7 @@ def test_keys_are_taken_as_they_are(object_store: ObjectStore, key: str) -> None
     assert [each.key for each in object_store.list("")] == [key]
 
 
-def test_what_is_not_there_is_told_and_deleting_it_is_no_error(object_store: ObjectStore) -> None:
+def test_a_missing_object_is_reported_and_deleting_it_is_not_an_error(object_store: ObjectStore) -> None:
     assert object_store.stat("nothing") is None
     for call in (object_store.get, object_store.open):
         with pytest.raises(ObjectMissing, match="nothing"):
@@ -174,7 +174,7 @@ def test_wrong_parts_are_refused_and_may_be_mended(object_store: ObjectStore) ->
     assert object_store.get("big") == b"a"
 
 
-def test_aborted_parts_are_gone(object_store: ObjectStore) -> None:
+def test_aborted_parts_are_deleted(object_store: ObjectStore) -> None:
     upload = object_store.begin_parts("big")
     etag = object_store.put_part("big", upload, 1, b"a")
     object_store.abort_parts("big", upload)
@@ -221,7 +221,7 @@ def test_wrong_credentials_are_the_stores_refusal(store_settings: StoreSettings)
             call()
 
 
-def test_a_store_that_is_down_is_told_and_is_used_again_when_it_is_back(start_store: StartStore) -> None:
+def test_a_store_that_is_down_is_reported_and_used_again_later(start_store: StartStore) -> None:
     server = start_store()
     store = ObjectStore(server.new_bucket(store_tries=2))
     store.put("a", b"kept")
@@ -250,7 +250,7 @@ def test_a_store_without_room_takes_nothing_more_and_can_still_be_read(start_sto
 
 
 @pytest.mark.parametrize("status", [507, 500])
-def test_a_full_disk_is_told_where_the_store_tells_it(store_settings: StoreSettings, status: int) -> None:
+def test_a_full_remote_store_is_reported(store_settings: StoreSettings, status: int) -> None:
     with answering(status, "XMinioStorageFull") as endpoint:
         store = ObjectStore(store_settings.model_copy(update={"store_endpoint": endpoint}))
         for call in (lambda: store.put("a", b""), lambda: store.put_new("a", b""), lambda: store.begin_parts("a")):
@@ -280,9 +280,7 @@ def test_nothing_is_written_into_the_reserve_of_the_disk_and_all_else_goes_on(
     assert store.stat("kept") is None
 
 
-def test_a_write_that_fails_although_there_is_room_leaves_its_mark(
-    store_settings: StoreSettings, tmp_path: Path
-) -> None:
+def test_a_write_that_fails_despite_free_space_leaves_a_marker(store_settings: StoreSettings, tmp_path: Path) -> None:
     with answering(500, "InternalError") as endpoint:
         local = {"store_endpoint": endpoint, "store_tries": 1, "store_folder": tmp_path, "store_reserve_bytes": 0}
         store = ObjectStore(store_settings.model_copy(update=local))
@@ -294,7 +292,7 @@ def test_a_write_that_fails_although_there_is_room_leaves_its_mark(
         assert failure_marker(tmp_path).exists()
 
 
-def test_what_passes_is_tried_again(store_settings: StoreSettings) -> None:
+def test_transient_errors_are_retried(store_settings: StoreSettings) -> None:
     with answering(503, "SlowDown") as endpoint:
         store = ObjectStore(store_settings.model_copy(update={"store_endpoint": endpoint, "store_tries": 3}))
         with pytest.raises(StoreUnavailable):

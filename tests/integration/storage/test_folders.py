@@ -34,7 +34,7 @@ def there(home: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.endswith("SHA256SUMS")}
 
 
-def test_a_folder_comes_whole_with_the_folders_in_it(object_store: ObjectStore, tmp_path: Path) -> None:
+def test_a_folder_is_fetched_with_its_subfolders(object_store: ObjectStore, tmp_path: Path) -> None:
     put(object_store, "weights/base", FILES)
 
     size = fetch(object_store, "weights/base", tmp_path)
@@ -44,7 +44,7 @@ def test_a_folder_comes_whole_with_the_folders_in_it(object_store: ObjectStore, 
     assert verify("weights/base", tmp_path) == len(FILES)
 
 
-def test_what_is_there_and_right_is_not_read_again(object_store: ObjectStore, tmp_path: Path) -> None:
+def test_files_that_match_their_checksums_are_not_fetched_again(object_store: ObjectStore, tmp_path: Path) -> None:
     put(object_store, "weights/base", FILES)
     fetch(object_store, "weights/base", tmp_path)
     (tmp_path / "weights/base/config.json").write_bytes(b"{broken")
@@ -53,7 +53,9 @@ def test_what_is_there_and_right_is_not_read_again(object_store: ObjectStore, tm
     assert there(tmp_path)["weights/base/config.json"] == b"{}"
 
 
-def test_a_file_that_is_not_what_its_sum_says_is_named_and_not_kept(object_store: ObjectStore, tmp_path: Path) -> None:
+def test_a_file_that_does_not_match_its_checksum_is_named_and_not_kept(
+    object_store: ObjectStore, tmp_path: Path
+) -> None:
     put(object_store, "weights/base", FILES, **{"config.json": "0" * 64})
 
     with pytest.raises(FolderCorrupt, match=r"in the object store does not match its checksum"):
@@ -70,7 +72,7 @@ def test_a_folder_without_sums_is_not_there_yet(object_store: ObjectStore, tmp_p
         fetch(object_store, "weights/base", tmp_path)
 
 
-def test_a_file_that_its_sums_name_and_nobody_sent_is_named(object_store: ObjectStore, tmp_path: Path) -> None:
+def test_a_missing_file_with_a_checksum_is_named(object_store: ObjectStore, tmp_path: Path) -> None:
     put(object_store, "weights/base", FILES, **{"model.safetensors": "0" * 64})
 
     with pytest.raises(FolderCorrupt, match=r"weights/base/model\.safetensors is not in the object store"):
@@ -109,7 +111,7 @@ def test_the_command_takes_the_store_of_its_variables_and_ends_with_0(
 
 
 @pytest.mark.usefixtures("quiet")
-def test_the_command_says_in_a_line_what_is_wrong_and_ends_with_1(
+def test_the_command_reports_an_error_in_one_line_and_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert folders.main(["verify", "--home", str(tmp_path), "weights/nano"]) == 1

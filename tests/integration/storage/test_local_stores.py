@@ -12,7 +12,7 @@ from services.shared.storage.store_errors import StoreFull
 from tests.servers import READY_SECONDS, StartRedis, StartStore, start_process
 
 
-def test_redis_wants_its_password_and_keeps_its_data_through_a_crash(start_redis: StartRedis) -> None:
+def test_redis_requires_its_password_and_keeps_its_data_through_a_crash(start_redis: StartRedis) -> None:
     server = start_redis()
     with redis.Redis.from_url(server.url) as client:
         client.set("a", "kept")

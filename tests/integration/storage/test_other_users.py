@@ -116,7 +116,7 @@ def test_the_intruder_gets_at_what_is_open(tmp_path: Path) -> None:
     assert {"read open.txt", "write open.txt", "list .", f"read /proc/{own.pid}/environ"} <= set(got)
 
 
-def test_command_lines_tell_no_secret(jobs: JobStack) -> None:
+def test_command_lines_contain_no_secrets(jobs: JobStack) -> None:
     home = jobs.stack.home
     secrets = [(home / name).read_text().strip() for name in ("store/secret-key", "redis/password")]
     secrets.append(jobs.stack.key)
@@ -133,7 +133,7 @@ def test_a_home_that_was_open_is_closed(tmp_path: Path) -> None:
     assert home.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_folder_that_all_users_share_is_left_as_it_is_and_refused(tmp_path: Path) -> None:
+def test_a_shared_folder_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     with pytest.raises(FolderNotPrivate, match="LYRA_HOME"):
         make_private(tmp_path)

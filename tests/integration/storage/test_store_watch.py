@@ -25,7 +25,7 @@ def started(folder: Path) -> StoreWatch:
     return watch
 
 
-def test_a_store_whose_disk_was_full_starts_anew_when_there_is_room_and_once(tmp_path: Path, free: list[int]) -> None:
+def test_a_store_whose_disk_was_full_is_restarted_once_there_is_space(tmp_path: Path, free: list[int]) -> None:
     watch = started(tmp_path)
     free.append(0)
     assert watch.restart_reason() == ""
@@ -45,13 +45,13 @@ def test_a_disk_that_only_touches_the_reserve_costs_no_start(tmp_path: Path, fre
     assert watch.restart_reason() == ""
 
 
-def test_a_store_that_fails_to_write_although_there_is_room_starts_anew(tmp_path: Path, free: list[int]) -> None:
+def test_a_store_that_fails_to_write_despite_free_space_is_restarted(tmp_path: Path, free: list[int]) -> None:
     watch = started(tmp_path)
     failure_marker(tmp_path).touch()
     assert "although there is space" in watch.restart_reason()
 
 
-def test_what_fails_while_the_store_starts_says_nothing(tmp_path: Path, free: list[int]) -> None:
+def test_failures_while_the_store_starts_are_ignored(tmp_path: Path, free: list[int]) -> None:
     ready = False
     watch = StoreWatch(tmp_path, RESERVE, lambda: ready)
     failure_marker(tmp_path).touch()

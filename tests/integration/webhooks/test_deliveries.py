@@ -167,7 +167,7 @@ def test_a_redirect_is_a_failure_and_its_target_hears_nothing(
     assert target.received == []
 
 
-def test_a_silent_receiver_is_left_and_asked_again(
+def test_a_silent_receiver_times_out_and_is_retried(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     receiver, webhooks = start_receiver(Reply(silent=True)), make_webhooks(webhook_seconds=0.5)
@@ -208,7 +208,7 @@ def test_of_two_workers_at_the_same_moment_one_sends(
     assert all(isinstance(each, Ended) or (each is not None and each > now) for each in outcomes)
 
 
-def test_what_a_dead_worker_began_is_sent_again_with_the_same_id(
+def test_an_attempt_of_a_dead_worker_is_repeated_with_the_same_id(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver, object_store: ObjectStore
 ) -> None:
     receiver, webhooks, now = start_receiver(), make_webhooks(webhook_seconds=10), datetime.now(UTC)
@@ -223,7 +223,7 @@ def test_what_a_dead_worker_began_is_sent_again_with_the_same_id(
     assert [each.number for each in known(webhooks).attempts] == [1, 2]
 
 
-def test_after_a_rotation_both_secrets_sign_what_was_asked_for_before(
+def test_after_a_rotation_both_secrets_sign_earlier_callbacks(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     receiver, webhooks, now = start_receiver(), make_webhooks(), datetime.now(UTC)
@@ -247,7 +247,7 @@ def test_with_a_revoked_secret_nothing_is_sent_and_the_callback_ends(
     assert receiver.received == []
 
 
-def test_a_secret_that_comes_late_is_waited_for(
+def test_an_unknown_secret_is_retried(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     receiver, webhooks, now = start_receiver(), make_webhooks(), datetime.now(UTC)

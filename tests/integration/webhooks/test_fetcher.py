@@ -20,7 +20,7 @@ async def get(caller: Fetcher, url: str, max_bytes: int = 1000, seconds: float =
     return await caller.fetch("GET", url, seconds=seconds, max_bytes=max_bytes)
 
 
-async def test_a_request_arrives_as_it_was_sent_and_its_answer_comes_back(start_receiver: StartReceiver) -> None:
+async def test_a_request_and_its_response_arrive_unchanged(start_receiver: StartReceiver) -> None:
     receiver = start_receiver(Reply(201, {"X-Here": "yes"}, b"hello"))
     answer = await fetcher().fetch(
         "POST", receiver.url, headers={"x-there": "no"}, body=b"{}", seconds=ENOUGH_SECONDS, max_bytes=1000
@@ -49,7 +49,7 @@ async def test_the_connection_goes_to_the_address_that_was_checked_and_the_host_
     assert receiver.received[0].headers["host"] == f"hooks.example:{receiver.port}"
 
 
-async def test_a_name_that_turns_inward_after_it_was_checked_is_refused(start_receiver: StartReceiver) -> None:
+async def test_a_name_that_is_rebound_to_an_internal_address_is_refused(start_receiver: StartReceiver) -> None:
     receiver = start_receiver()
     answers = iter([["93.184.215.14"], ["127.0.0.1"]])
     caller = fetcher(lambda host, port: next(answers), outbound_allowed_networks="")
@@ -101,18 +101,18 @@ async def test_an_answer_of_just_the_limit_is_whole(start_receiver: StartReceive
     assert (len(answer.body), answer.complete) == (1000, True)
 
 
-async def test_a_receiver_that_says_nothing_is_left(start_receiver: StartReceiver) -> None:
+async def test_a_silent_receiver_times_out(start_receiver: StartReceiver) -> None:
     receiver = start_receiver(Reply(silent=True))
     with pytest.raises(Unreachable, match=r"within 0\.5 s"):
         await get(fetcher(), receiver.url, seconds=0.5)
 
 
-async def test_time_is_up_also_for_one_that_says_a_little_all_the_time(dripping_port: int) -> None:
+async def test_a_receiver_that_trickles_times_out(dripping_port: int) -> None:
     with pytest.raises(Unreachable, match=r"within 0\.5 s"):
         await get(fetcher(), f"http://127.0.0.1:{dripping_port}/", seconds=0.5)
 
 
-async def test_a_resolver_that_hangs_is_left() -> None:
+async def test_a_resolver_that_hangs_times_out() -> None:
     release = threading.Event()
 
     def hanging(host: str, port: int) -> list[str]:
@@ -126,7 +126,7 @@ async def test_a_resolver_that_hangs_is_left() -> None:
         release.set()
 
 
-async def test_nobody_listening_is_unreachable() -> None:
+async def test_a_refused_connection_is_unreachable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and never listens
         with pytest.raises(Unreachable, match="connection failed"):
@@ -181,7 +181,7 @@ async def test_a_certificate_for_an_address_serves_a_url_with_that_address(
     assert (await get(fetcher(outbound_ca_file=trusted), f"https://127.0.0.1:{receiver.port}/")).status == 204
 
 
-async def test_what_is_not_http_is_unreachable(start_receiver: StartReceiver) -> None:
+async def test_a_response_that_is_not_http_is_unreachable(start_receiver: StartReceiver) -> None:
     receiver = start_receiver()
     with pytest.raises(Unreachable, match="the TLS handshake failed"):
         await get(fetcher(), f"https://127.0.0.1:{receiver.port}/")

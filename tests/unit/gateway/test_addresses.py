@@ -53,7 +53,7 @@ async def seen(trusted: str, peer: str | None, *forwarded: str) -> str:
         ("10.0.0.0/8", None, ("192.0.2.1",), "-"),
     ],
 )
-async def test_an_address_is_what_the_connection_or_a_trusted_proxy_says(
+async def test_the_address_is_that_of_the_connection_or_from_a_trusted_proxy(
     trusted: str, peer: str | None, forwarded: tuple[str, ...], address: str
 ) -> None:
     assert await seen(trusted, peer, *forwarded) == address
@@ -73,7 +73,7 @@ def test_an_ipv6_network_is_counted_as_one(address: str, counted: str) -> None:
     assert rate_limited_address(address) == counted
 
 
-async def test_a_proxy_that_nobody_named_is_told_once() -> None:
+async def test_an_unknown_proxy_is_logged_once() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         return
 

@@ -36,7 +36,7 @@ def decoded(audio_format: AudioFormat, data: bytes) -> tuple[npt.NDArray[np.floa
 
 @pytest.mark.parametrize("audio_format", FORMATS)
 @pytest.mark.parametrize("chunk", [977, 60_000])
-def test_what_is_streamed_decodes_to_the_same_sound(audio_format: AudioFormat, chunk: int) -> None:
+def test_streamed_audio_decodes_to_the_same_samples(audio_format: AudioFormat, chunk: int) -> None:
     samples, rate = decoded(audio_format, encoded(audio_format, tone(1.0), chunk))
     assert abs(len(samples) / rate - 1.0) < 0.08
     middle = samples[rate // 4 : rate // 4 + rate // 2]
@@ -59,14 +59,14 @@ def test_a_file_without_a_sample_is_no_error(audio_format: AudioFormat) -> None:
         assert data
 
 
-def test_a_whole_wav_tells_its_length_and_a_streamed_one_begins_with_its_header() -> None:
+def test_a_complete_wav_has_its_length_and_a_streamed_one_starts_with_a_header() -> None:
     whole = encode_file("wav", tone(0.5).tobytes(), RATE)
     assert int.from_bytes(whole[4:8], "little") == len(whole) - 8
     first = next(AudioEncoder("wav").push(tone(0.5).tobytes(), RATE))
     assert first[:4] == b"RIFF"
 
 
-def test_sound_leaves_before_the_end_of_the_text() -> None:
+def test_audio_is_sent_before_the_text_is_complete() -> None:
     for audio_format in FORMATS:
         encoder = AudioEncoder(audio_format)
         assert sum(len(data) for data in encoder.push(tone(2.0).tobytes(), RATE)) > 0, audio_format

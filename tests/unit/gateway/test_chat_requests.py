@@ -179,7 +179,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("changes", "param", "message"), BAD)
-def test_what_cannot_be_honoured_is_refused_by_name(changes: dict[str, Any], param: str, message: str) -> None:
+def test_an_unsupported_value_is_refused_with_its_field(changes: dict[str, Any], param: str, message: str) -> None:
     with pytest.raises(ApiError) as caught:
         understood(**changes)
     assert caught.value.status_code == (404 if caught.value.code == "model_not_found" else 400)

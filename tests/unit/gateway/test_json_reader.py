@@ -51,7 +51,7 @@ _values = st.recursive(
 
 
 @given(value=_values, size=st.sampled_from([1, 7, 1000, 1024, 10**6]), ascii_only=st.booleans(), slashes=st.booleans())
-def test_pieces_of_any_size_give_what_was_sent(value: Any, size: int, ascii_only: bool, slashes: bool) -> None:
+def test_pieces_of_any_size_give_the_same_value(value: Any, size: int, ascii_only: bool, slashes: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)
     if slashes:
         text = text.replace("/", "\\/")  # as PHP writes it
@@ -65,7 +65,7 @@ def test_media_in_base64_do_not_count_as_json_and_texts_do() -> None:
 
 
 @pytest.mark.parametrize("data", [b"[" + b"[]," * 50_000, b"[" + b"0," * 60_000, b'{"a":' * 30_000, b" " * 100_001])
-def test_what_is_too_much_is_refused_before_it_is_all_there(data: bytes) -> None:
+def test_a_body_over_the_limit_is_refused_before_it_is_complete(data: bytes) -> None:
     reader, taken = JsonReader(LIMIT), 0
 
     def send_all() -> None:
@@ -114,7 +114,7 @@ BAD: dict[str, bytes] = {
 
 @pytest.mark.parametrize("case", BAD)
 @pytest.mark.parametrize("size", [1, 10_000])
-def test_what_is_no_json_is_a_400_that_says_so(case: str, size: int) -> None:
+def test_invalid_json_is_a_400_with_the_reason(case: str, size: int) -> None:
     if case == "an int of many digits":
         assert read(BAD[case], size) == int("9" * 1023)  # no harm; the schemas say what is too large
         return

@@ -9,7 +9,7 @@ import pytest
 from services.gateway.http.keys import KeyState, KeyStore, KeysUnreadable, UnknownKey
 
 
-def test_a_key_that_was_made_is_found_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+def test_created_key_is_found_and_only_its_hash_is_stored(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     key, secret = store.create("acme", "laptop")
     assert store.find(secret) == key
@@ -30,11 +30,11 @@ def test_another_secret_is_not_found(tmp_path: Path, secret: str) -> None:
     assert store.find(secret) is None
 
 
-def test_without_a_file_nobody_is_found(tmp_path: Path) -> None:
+def test_without_a_file_no_key_is_found(tmp_path: Path) -> None:
     assert KeyStore(tmp_path).find("lyra_x") is None
 
 
-def test_what_another_process_makes_or_revokes_holds_at_once(tmp_path: Path) -> None:
+def test_changes_by_another_process_are_visible_at_once(tmp_path: Path) -> None:
     running, command_line = KeyStore(tmp_path), KeyStore(tmp_path)
     assert running.list() == ()
     key, secret = command_line.create("acme")
@@ -45,7 +45,7 @@ def test_what_another_process_makes_or_revokes_holds_at_once(tmp_path: Path) -> 
     assert running.list() == (revoked,)
 
 
-def test_keys_made_by_two_stores_are_both_kept(tmp_path: Path) -> None:
+def test_keys_created_by_two_stores_are_both_stored(tmp_path: Path) -> None:
     stores = KeyStore(tmp_path), KeyStore(tmp_path)
     secrets = [store.create("acme")[1] for store in stores for _ in range(3)]
     assert all(store.find(secret) for store in stores for secret in secrets)
@@ -72,7 +72,7 @@ _DAMAGED_TIMES = [
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": [{"id": "x"}]}', *_DAMAGED_TIMES])
-def test_a_damaged_file_lets_nobody_in(tmp_path: Path, content: str) -> None:
+def test_a_damaged_file_refuses_every_key(tmp_path: Path, content: str) -> None:
     store = KeyStore(tmp_path)
     _, secret = store.create("acme")
     store.path.write_text(content)

@@ -74,7 +74,7 @@ def limits(
     )
 
 
-async def test_bodies_are_counted_together_and_given_free_at_the_end() -> None:
+async def test_body_bytes_are_counted_together_and_released_at_the_end() -> None:
     app = Application()
     middleware = limits(app)
     first = Client(b"x" * 10)
@@ -92,26 +92,26 @@ async def test_bodies_are_counted_together_and_given_free_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("length", ["11", "-1", "x", "1e3", "99999999999999999999999"])
-async def test_a_length_that_is_too_large_or_none_is_refused_unread(length: str) -> None:
+async def test_an_invalid_or_too_large_content_length_is_refused_unread(length: str) -> None:
     client = Client(b"x", headers={"content-length": length})
     await limits(Application())(client.scope, client.receive, client.send)
     assert client.status == 413
     assert client.pieces
 
 
-async def test_a_body_that_grows_over_the_limit_is_refused() -> None:
+async def test_a_chunked_body_over_the_limit_is_refused() -> None:
     client = Client(b"x" * 6, b"x" * 6, b"x")
     await limits(Application())(client.scope, client.receive, client.send)
     assert client.status == 413
 
 
-async def test_a_body_that_does_not_arrive_is_given_up() -> None:
+async def test_a_body_that_does_not_arrive_times_out() -> None:
     client = Client()
     await limits(Application(), replace(TIMEOUTS, total_seconds=0.01))(client.scope, client.receive, client.send)
     assert client.status == 408
 
 
-async def test_a_refusal_ends_only_when_the_client_has_sent_all() -> None:
+async def test_a_refused_body_is_drained_before_the_response_ends() -> None:
     async def refuse(scope: Any, receive: Any, send: Any) -> None:
         await ApiError(401, "no").response()(scope, receive, send)
 
@@ -121,7 +121,7 @@ async def test_a_refusal_ends_only_when_the_client_has_sent_all() -> None:
     assert [message.get("more_body") for message in client.sent[1:]] == [True, False]
 
 
-async def test_a_body_slower_than_the_rate_is_given_up_once_its_grace_is_over() -> None:
+async def test_a_body_below_the_minimum_rate_times_out_after_the_grace_period() -> None:
     client = Client(b"x", b"x", b"x")
     receive = client.receive
 
@@ -134,7 +134,7 @@ async def test_a_body_slower_than_the_rate_is_given_up_once_its_grace_is_over() 
     assert client.status == 408
 
 
-async def test_a_body_is_not_slow_because_its_reader_is() -> None:
+async def test_a_slow_reader_does_not_make_a_body_slow() -> None:
     async def slow_reader(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["more_body"]:  # noqa: ASYNC110 (the sleep is what the test is about)
             await asyncio.sleep(0.02)
@@ -146,7 +146,7 @@ async def test_a_body_is_not_slow_because_its_reader_is() -> None:
     assert client.status == 200
 
 
-async def test_requests_whose_bodies_are_not_there_yet_keep_none_from_running() -> None:
+async def test_arriving_requests_do_not_block_running_ones() -> None:
     app = Application()
     app.go_on.set()
     middleware = limits(app, running=TenantSemaphore(1, 1, "run"), arriving=TenantSemaphore(9, 9, "arrive"))
@@ -161,7 +161,7 @@ async def test_requests_whose_bodies_are_not_there_yet_keep_none_from_running() 
 
 
 @pytest.mark.parametrize("held", ["running", "arriving"])
-async def test_one_tenant_takes_its_share_and_leaves_the_rest_to_others(held: str) -> None:
+async def test_one_tenant_cannot_exceed_its_share(held: str) -> None:
     app = Application()
     few: dict[str, Any] = {held: TenantSemaphore(4, tenant_share(4, 0), "are there")}
     middleware = limits(app, **few)
@@ -185,7 +185,9 @@ async def test_one_tenant_takes_its_share_and_leaves_the_rest_to_others(held: st
     ("limit", "configured", "minimum", "expected"),
     [(64, 0, 1, 48), (1, 0, 1, 1), (8, 2, 1, 2), (8, 99, 1, 8), (10, 0, 9, 9)],
 )
-def test_a_share_is_three_quarters_or_what_is_given(limit: int, configured: int, minimum: int, expected: int) -> None:
+def test_a_tenant_share_is_three_quarters_or_as_configured(
+    limit: int, configured: int, minimum: int, expected: int
+) -> None:
     assert tenant_share(limit, configured, minimum=minimum) == expected
 
 
@@ -197,7 +199,7 @@ def test_a_share_is_three_quarters_or_what_is_given(limit: int, configured: int,
         ([(b"transfer-encoding", b"chunked")], "1.0", 400),
     ],
 )
-async def test_a_head_that_is_large_or_ambiguous_ends_the_connection(
+async def test_large_or_ambiguous_headers_close_the_connection(
     headers: list[tuple[bytes, bytes]], version: str, status: int
 ) -> None:
     client = Client(b"")

@@ -73,6 +73,6 @@ async def test_a_form_that_is_broken_or_too_much_is_a_400(body: bytes, word: str
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "multipart/form-data", "multipart/mixed; boundary=bound"])
-async def test_another_kind_of_body_is_a_400(kind: str) -> None:
+async def test_a_body_that_is_not_a_form_is_a_400(kind: str) -> None:
     with pytest.raises(ApiError, match="multipart/form-data"):
         await anext(form_events(request([form()], kind)))

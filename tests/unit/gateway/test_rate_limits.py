@@ -54,7 +54,7 @@ def test_every_limit_has_its_item_in_the_fields_of_the_draft() -> None:
 @pytest.mark.parametrize(
     ("rate", "per"), [("6000/minute", "6,000 requests with this key per minute"), ("2/10 seconds", "per 10 seconds")]
 )
-def test_a_refusal_says_the_limit_and_when_to_come_again(rate: str, per: str) -> None:
+def test_a_refusal_has_the_limit_and_a_retry_after(rate: str, per: str) -> None:
     error = LimitStatus(KEY, parse(rate), False, 0, 2.2).error()
     assert per in error.body["error"]["message"]
     assert error.headers == {"Retry-After": "3"}

@@ -29,7 +29,7 @@ async def line(app: ASGIApp, path: str) -> structlog.typing.EventDict:
     return next(each for each in log if each["event"] == "request ended")
 
 
-async def test_what_fails_unforeseen_is_an_error_with_an_id_that_tells_nothing_of_the_inside() -> None:
+async def test_an_unexpected_exception_is_a_500_with_an_id_and_no_internals() -> None:
     async with client(fails) as http:
         response = await http.get("/v1/models/x")
     assert response.status_code == 500
@@ -50,7 +50,7 @@ async def test_what_fails_unforeseen_is_an_error_with_an_id_that_tells_nothing_o
         ("/" + "x" * 5000, "/" + "x" * 199),
     ],
 )
-async def test_a_path_is_told_without_query_keys_and_control_characters(path: str, told: str) -> None:
+async def test_a_path_is_logged_without_query_keys_and_control_characters(path: str, told: str) -> None:
     assert (await line(PlainTextResponse("found"), path))["path"] == told
 
 
@@ -67,20 +67,20 @@ async def test_a_raw_path_is_printable_whatever_the_server_lets_through(path: by
 
 
 @pytest.mark.parametrize("given", ["abc", "6f9619ff-8b86-d011-b42d-00cf4fc964ff", "req_1:2.3"])
-async def test_a_client_may_name_its_request(given: str) -> None:
+async def test_a_client_may_choose_the_request_id(given: str) -> None:
     async with client(PlainTextResponse("found")) as http:
         assert (await http.get("/", headers={"x-request-id": given})).headers["x-request-id"] == given
 
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129, "\u00e9", "a\tb", "lyra_0123456789abcdef"])
-async def test_any_other_name_is_replaced(given: str) -> None:
+async def test_an_invalid_request_id_is_replaced(given: str) -> None:
     async with client(PlainTextResponse("found")) as http:
         response = await http.get("/", headers=[(b"x-request-id", given.encode())])
     assert response.headers["x-request-id"].startswith("req_")
 
 
 @pytest.mark.parametrize("style", ["console", "json"])
-def test_a_value_cannot_pose_as_another_line(style: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_cannot_forge_a_log_line(style: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         common_telemetry.configure_logging("info", style, "gateway")
         evil = "x\nrequest ended\r\x1b[2J\u2028\u202e"

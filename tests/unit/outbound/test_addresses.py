@@ -54,7 +54,7 @@ def test_an_address_of_the_internet_may_be_called(address: str) -> None:
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
 @example(IPv6Address("2001:1::1"))
-def test_nothing_may_be_called_that_python_knows_as_special(address: IPv4Address | IPv6Address) -> None:
+def test_every_special_address_known_to_python_is_refused(address: IPv4Address | IPv6Address) -> None:
     special = not address.is_global or address.is_multicast or address.is_link_local or address.is_loopback
     if isinstance(address, IPv4Address):
         special = special or address.is_reserved
@@ -78,7 +78,7 @@ def test_a_named_network_may_be_called_and_its_neighbour_not() -> None:
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "intranet", "10.0.0.1/8"])
-def test_what_is_no_network_is_refused_at_start(text: str) -> None:
+def test_an_invalid_network_is_refused_at_startup(text: str) -> None:
     with pytest.raises(ValidationError, match="outbound_allowed_networks"):
         OutboundSettings(outbound_allowed_networks=text)
 

@@ -70,14 +70,14 @@ async def test_a_url_of_the_internet_is_taken(url: str) -> None:
         ("https://hooks.example/" + "a" * 2048, "limit of 2048"),
     ],
 )
-async def test_any_other_url_is_refused_with_the_reason(url: str, reason: str) -> None:
+async def test_a_forbidden_url_is_refused_with_the_reason(url: str, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason) as refused:
         await fetcher().check(url, "webhook.url")
     assert refused.value.field == "webhook.url"
     assert "10.0.0.7" not in refused.value.message
 
 
-async def test_a_name_known_inside_is_refused_in_the_words_of_an_unknown_one() -> None:
+async def test_an_internal_name_is_refused_with_the_message_of_an_unknown_one() -> None:
     words = []
     for host in ("inside.example", "none.example"):
         with pytest.raises(InvalidInput) as refused:
@@ -90,7 +90,7 @@ async def test_a_name_known_inside_is_refused_in_the_words_of_an_unknown_one() -
     "host",
     ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "127.1", "0177.0.0.1", "169.254.169.254"],
 )
-async def test_no_way_to_write_an_inner_address_is_taken(host: str) -> None:
+async def test_every_notation_of_an_internal_address_is_refused(host: str) -> None:
     with pytest.raises(InvalidInput, match=r"not public|not a URL"):
         await Fetcher(OutboundSettings(outbound_allowed_networks="")).check(f"https://{host}/", "webhook.url")
 

@@ -25,7 +25,7 @@ class AnswersBeforeItsAskerIsBack(socket.socket):
         return sent
 
 
-def test_a_child_that_has_answered_and_gone_before_the_parent_is_back_is_heard() -> None:
+def test_a_response_sent_before_the_child_exits_is_received() -> None:
     ours, theirs = socket.socketpair()
     with AnswersBeforeItsAskerIsBack(ours, theirs) as connection, open(os.devnull) as file:  # noqa: PTH123
         wire = Wire(connection, 10.0)
@@ -34,7 +34,7 @@ def test_a_child_that_has_answered_and_gone_before_the_parent_is_back_is_heard()
         assert wire.receive() == (Kind.RESULT, b"{}")
 
 
-def test_what_is_longer_than_a_buffer_arrives_whole() -> None:
+def test_a_frame_longer_than_the_buffer_arrives_complete() -> None:
     ours, theirs = socket.socketpair()
     data = os.urandom(2**22)
     with ours, theirs:

@@ -176,7 +176,7 @@ async def test_a_change_waits_for_all_who_use_the_adapter() -> None:
         pass
 
 
-async def test_a_change_that_is_given_up_leaves_the_adapter_in_use() -> None:
+async def test_a_cancelled_change_leaves_the_adapter_usable() -> None:
     use = AdapterUsage()
     async with use.hold("speech"):
         with pytest.raises(TimeoutError):

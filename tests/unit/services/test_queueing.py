@@ -66,7 +66,7 @@ async def test_tenants_take_turns_however_many_requests_one_has() -> None:
     assert visitors.served == ["a1", "a2", "b1", "c1", "a3", "b2", "a4"]
 
 
-async def test_request_beyond_the_bound_is_refused_with_a_time_to_come_again() -> None:
+async def test_request_over_the_limit_is_refused_with_a_retry_time() -> None:
     queue = FairQueue(waiting_limit=1)
     visitors = Visitors(queue)
     await visitors.arrive("a1", "a2")
@@ -77,7 +77,7 @@ async def test_request_beyond_the_bound_is_refused_with_a_time_to_come_again() -
     await visitors.drain()
 
 
-async def test_bound_of_zero_lets_nobody_wait() -> None:
+async def test_waiting_limit_of_zero_refuses_waiters() -> None:
     visitors = Visitors(FairQueue(waiting_limit=0))
     await visitors.arrive("a1", "b1")
     assert visitors.refused == ["b1"]
@@ -99,7 +99,7 @@ async def test_queue_shared_evenly_refuses_the_newcomer() -> None:
     await visitors.drain()
 
 
-async def test_request_that_gives_up_leaves_the_line() -> None:
+async def test_cancelled_request_leaves_the_queue() -> None:
     visitors = Visitors(FairQueue(waiting_limit=5))
     await visitors.arrive("a1", "a2", "a3")
     visitors.tasks["a2"].cancel()
@@ -109,7 +109,7 @@ async def test_request_that_gives_up_leaves_the_line() -> None:
     assert visitors.served == ["a1", "a3"]
 
 
-async def test_slot_given_to_a_request_that_gave_up_goes_to_the_next() -> None:
+async def test_slot_granted_to_a_cancelled_request_goes_to_the_next() -> None:
     visitors = Visitors(FairQueue(waiting_limit=5))
     await visitors.arrive("a1", "a2", "a3")
     visitors.releases["a1"].set()
@@ -141,7 +141,7 @@ async def test_changes_are_shown() -> None:
     assert shown[-1] == (0, 0)
 
 
-async def test_estimate_grows_with_what_requests_take() -> None:
+async def test_retry_estimate_grows_with_the_duration_of_requests() -> None:
     times = iter([0.0, 30.0, 30.0])
     queue = FairQueue(waiting_limit=0, clock=lambda: next(times, 30.0))
     async with queue.slot("a"):

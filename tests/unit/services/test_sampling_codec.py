@@ -27,7 +27,7 @@ def test_message_and_parameters_have_the_same_fields() -> None:
     assert VALUES.keys() == SAMPLING_FIELDS
 
 
-def test_every_field_comes_through() -> None:
+def test_every_field_survives_the_wire() -> None:
     params = SamplingParams(**VALUES)
     assert all(getattr(params, name) != getattr(SamplingParams(), name) for name in SAMPLING_FIELDS)
     header = to_header(params, tenant="acme")

@@ -24,7 +24,7 @@ def test_flag_wins_over_variable_over_default(monkeypatch: pytest.MonkeyPatch) -
     assert (loaded.port, loaded.max_waiting, loaded.preset) == (0, 3, "nano")
 
 
-def test_mistakes_are_told_by_flag_and_variable(
+def test_invalid_values_are_reported_by_flag_and_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LYRA_PORT", "often")
@@ -69,7 +69,7 @@ def test_ports_of_the_services_do_not_collide() -> None:
         (["--ready-without", "vision"], "--ready-without (LYRA_READY_WITHOUT)"),
     ],
 )
-def test_a_gateway_tells_which_address_or_service_is_none(
+def test_an_invalid_address_or_service_name_is_reported(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:

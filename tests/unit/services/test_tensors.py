@@ -106,7 +106,7 @@ def test_chunks_out_of_order_or_over_the_total_are_refused(chunks: list[tuple[in
     assert refusal.value.field == field
 
 
-def test_missing_rows_are_told_with_their_count() -> None:
+def test_missing_rows_are_reported_with_their_count() -> None:
     assembler = TensorAssembler(width=2, max_rows=100, field="x")
     assembler.add(_chunk(0, 2, 4))
     with pytest.raises(InvalidInput, match="2 rows arrived where 4 were announced"):

@@ -49,7 +49,7 @@ async def test_file_without_bytes_is_refused() -> None:
         await Upload(max_bytes=10, field="image").receive(pieces)
 
 
-async def test_stream_that_does_not_begin_with_a_header_is_refused() -> None:
+async def test_stream_that_does_not_start_with_a_header_is_refused() -> None:
     for stream in (_stream(), _stream(Request(data=b"x")), _stream(Request())):
         with pytest.raises(InvalidInput) as refusal:
             await header_and_parts(stream, "data")

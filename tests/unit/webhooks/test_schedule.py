@@ -58,17 +58,17 @@ def test_a_4xx_stops_and_is_named(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 408, 429, 500, 502, 503, 504, 599])
-def test_what_may_pass_is_tried_again(status: int) -> None:
+def test_transient_failures_are_retried(status: int) -> None:
     assert 4.5 <= seconds_after(tried(status)) <= 5.5
 
 
-def test_no_answer_is_tried_again_and_what_may_not_be_sent_stops() -> None:
+def test_a_missing_response_is_retried_and_a_forbidden_url_is_not() -> None:
     assert isinstance(after(tried(error="no answer within 10 s")), datetime)
     stopped = after(tried(error="the host has an address that is not public", permanent=True))
     assert stopped == Ended(outcome=Outcome.STOPPED, reason="the host has an address that is not public")
 
 
-def test_success_counts_even_where_a_later_try_is_on_record() -> None:
+def test_success_counts_even_if_a_later_attempt_is_on_record() -> None:
     assert after(tried(204), tried(500, number=2)) == Ended(outcome=Outcome.DELIVERED)
 
 
@@ -89,18 +89,18 @@ def test_a_receiver_that_asks_for_time_gets_it() -> None:
     assert seconds_after(tried(503, retry_after_seconds=0)) >= 4.5
 
 
-def test_no_receiver_gets_more_time_than_the_setting_says_nor_more_than_a_day() -> None:
+def test_retry_after_is_limited_by_the_setting_and_the_window() -> None:
     assert seconds_after(tried(503, retry_after_seconds=10**9)) == SCHEDULE.max_retry_after
     tries, ended = all_tries(tried(503, retry_after_seconds=10**9))
     assert len(tries) == 5  # every six hours
     assert ended.outcome is Outcome.GIVEN_UP
 
 
-def test_time_spent_waiting_for_an_answer_comes_before_the_delay() -> None:
+def test_the_delay_starts_after_the_response() -> None:
     assert seconds_after(tried(500, seconds=10)) - seconds_after(tried(500)) == pytest.approx(10)
 
 
-def test_a_try_without_an_end_counts_as_failed_once_its_worker_must_be_gone() -> None:
+def test_an_attempt_without_an_outcome_counts_as_failed_after_a_while() -> None:
     assert seconds_after(tried()) == SCHEDULE.lost_after
 
 
@@ -115,7 +115,7 @@ def test_jitter_stays_within_a_tenth_and_is_the_same_for_every_worker(name: str,
     assert next_attempt(delivery, tries, schedule) == at
 
 
-def test_callbacks_of_the_same_moment_come_back_at_different_times() -> None:
+def test_callbacks_that_failed_together_are_retried_at_different_times() -> None:
     deliveries = [DELIVERY.model_copy(update={"id": f"msg_{number}"}) for number in range(50)]
     assert len({next_attempt(delivery, [tried(500)], SCHEDULE) for delivery in deliveries}) == 50
 
@@ -143,6 +143,6 @@ def test_retry_after_is_seconds_or_a_date(status: int, header: str, seconds: flo
 
 
 @given(st.text())
-def test_no_retry_after_header_does_harm(header: str) -> None:
+def test_any_retry_after_header_is_harmless(header: str) -> None:
     seconds = parse_retry_after(503, header, NOW)
     assert seconds is None or seconds >= 0

@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> SecretStore:
     return SecretStore(tmp_path / "home" / "webhook_secrets.json")
 
 
-def test_a_secret_serves_its_tenant_and_nobody_else(store: SecretStore) -> None:
+def test_a_secret_is_valid_for_its_tenant_only(store: SecretStore) -> None:
     made = store.create("acme", "shop")
     assert store.active("acme", made.id, now()) == (made.signers[0].secret,)
     for tenant, secret_id in (("other", made.id), ("acme", "whk_none")):
@@ -53,7 +53,7 @@ def test_rotating_again_does_not_lengthen_the_life_of_the_oldest(store: SecretSt
     assert again.signers[2].ends == first
 
 
-def test_rotating_at_once_leaves_the_new_secret_alone(store: SecretStore) -> None:
+def test_rotation_without_overlap_keeps_only_the_new_secret(store: SecretStore) -> None:
     made = store.create("acme")
     rotated = store.rotate(made.id, timedelta())
     assert store.active("acme", made.id, now()) == (rotated.signers[0].secret,)
@@ -71,7 +71,7 @@ def test_a_revoked_secret_signs_nothing_and_is_forgotten(store: SecretStore) -> 
         store.revoke("whk_none")
 
 
-def test_what_another_process_changes_holds_at_once(store: SecretStore) -> None:
+def test_changes_by_another_process_are_visible_at_once(store: SecretStore) -> None:
     running = SecretStore(store.path)
     assert running.list() == ()
     made = store.create("acme")

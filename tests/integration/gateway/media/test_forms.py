@@ -28,7 +28,7 @@ async def test_a_broken_form_is_a_400(gateway: Gateway, store: ObjectStore, case
 
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data", "text/plain"])
-async def test_another_kind_of_body_is_a_400(gateway: Gateway, kind: str) -> None:
+async def test_a_body_that_is_not_a_form_is_a_400(gateway: Gateway, kind: str) -> None:
     response = await gateway.http.post("/v1/media", content=b"{}", headers={"content-type": kind})
     assert response.status_code == 400
     assert error_of(response)["code"] == "invalid_form"

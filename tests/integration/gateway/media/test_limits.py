@@ -43,7 +43,7 @@ async def send_head(gateway: Gateway, length: int) -> tuple[asyncio.StreamReader
     return reader, writer
 
 
-async def test_an_upload_that_stalls_is_given_up(start_gateway: StartGateway, store_settings: StoreSettings) -> None:
+async def test_an_upload_that_stalls_times_out(start_gateway: StartGateway, store_settings: StoreSettings) -> None:
     gateway = await start_gateway({}, **store_settings.model_dump(), upload_idle_seconds=0.2)
     reader, writer = await send_head(gateway, 1_000_000)
     assert b" 408 " in await reader.readline()
@@ -73,7 +73,7 @@ async def test_too_many_uploads_at_once_get_429_and_other_requests_do_not(
     assert (await upload(gateway, wav(1.0))).status_code == 200
 
 
-async def test_a_client_that_hangs_up_leaves_nothing_behind(gateway: Gateway, store: ObjectStore) -> None:
+async def test_a_disconnected_upload_leaves_nothing_behind(gateway: Gateway, store: ObjectStore) -> None:
     _, writer = await send_head(gateway, 100 * MIB)
     writer.write(bytes(20 * MIB))
     await writer.drain()

@@ -15,7 +15,7 @@ from tests.videos import make_video
 
 
 @pytest.mark.parametrize("data", [wav(1.0), LONG], ids=["small", "of several parts"])
-async def test_a_recording_is_kept_as_it_came(gateway: Gateway, store: ObjectStore, data: bytes) -> None:
+async def test_a_recording_is_stored_unchanged(gateway: Gateway, store: ObjectStore, data: bytes) -> None:
     response = await upload(gateway, data, "C:\\music\\tune.wav")
     assert response.status_code == 200, response.text
     media = response.json()
@@ -48,7 +48,7 @@ async def test_a_recording_is_kept_as_it_came(gateway: Gateway, store: ObjectSto
     ],
     ids=["video", "silent video", "png", "jpeg", "webp"],
 )
-async def test_what_a_file_is_is_told_by_its_bytes(gateway: Gateway, make: Any, kind: str, container: str) -> None:
+async def test_a_file_is_identified_by_its_bytes(gateway: Gateway, make: Any, kind: str, container: str) -> None:
     media = (await upload(gateway, make(), "what.mp3")).json()
     assert (media["kind"], media["container"]) == (kind, container)
 
@@ -66,7 +66,9 @@ BAD: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_what_is_no_media_is_refused_and_leaves_nothing(gateway: Gateway, store: ObjectStore, case: str) -> None:
+async def test_a_file_that_is_not_media_is_refused_and_leaves_nothing(
+    gateway: Gateway, store: ObjectStore, case: str
+) -> None:
     response = await upload(gateway, BAD[case])
     assert response.status_code == 400
     error = error_of(response)
@@ -75,7 +77,7 @@ async def test_what_is_no_media_is_refused_and_leaves_nothing(gateway: Gateway, 
     assert stored_folders(store) == []
 
 
-async def test_the_same_file_twice_is_kept_once_for_each_tenant(gateway: Gateway, store: ObjectStore) -> None:
+async def test_the_same_file_is_stored_once_per_tenant(gateway: Gateway, store: ObjectStore) -> None:
     _, other = gateway.keys.create("other")
     ids = [(await upload(gateway, LONG, name)).json()["id"] for name in ("a.wav", "b.wav")]
     ids.append((await upload(gateway, LONG, "c.wav", other)).json()["id"])
@@ -84,14 +86,14 @@ async def test_the_same_file_twice_is_kept_once_for_each_tenant(gateway: Gateway
     assert stored_folders(store) == tenants
 
 
-async def test_the_same_file_many_times_at_once_is_kept_once(gateway: Gateway, store: ObjectStore) -> None:
+async def test_concurrent_uploads_of_the_same_file_are_stored_once(gateway: Gateway, store: ObjectStore) -> None:
     data = wav(1.0)
     responses = await asyncio.gather(*(upload(gateway, data) for _ in range(6)))
     assert {response.status_code for response in responses} == {200}
     assert stored_folders(store) == ["media/acme/content", "media/acme/records"]
 
 
-async def test_another_tenants_media_are_as_unknown_as_those_that_never_were(gateway: Gateway) -> None:
+async def test_another_tenants_media_are_reported_like_unknown_ones(gateway: Gateway) -> None:
     media_id = (await upload(gateway, wav(1.0))).json()["id"]
     _, other = gateway.keys.create("other")
     headers = {"Authorization": f"Bearer {other}"}
@@ -106,11 +108,11 @@ async def test_another_tenants_media_are_as_unknown_as_those_that_never_were(gat
 
 
 @pytest.mark.parametrize("media_id", ["x", "media-" + "G" * 32, "..%2F..%2Fsecret", "media-" + "0" * 31])
-async def test_what_is_no_id_is_unknown(gateway: Gateway, media_id: str) -> None:
+async def test_an_invalid_id_is_unknown(gateway: Gateway, media_id: str) -> None:
     assert (await gateway.http.get(f"/v1/media/{media_id}")).status_code == 404
 
 
-async def test_media_are_listed_in_pages_and_gone_when_deleted(gateway: Gateway, store: ObjectStore) -> None:
+async def test_media_are_listed_in_pages_and_can_be_deleted(gateway: Gateway, store: ObjectStore) -> None:
     ids = sorted([(await upload(gateway, wav(0.5 + number / 10))).json()["id"] for number in range(5)])
     found: list[str] = []
     more, after = True, ""
@@ -128,7 +130,7 @@ async def test_media_are_listed_in_pages_and_gone_when_deleted(gateway: Gateway,
     assert (await gateway.http.get("/v1/media", params={"limit": 0})).status_code == 400
 
 
-async def test_what_was_deleted_may_come_again(gateway: Gateway) -> None:
+async def test_a_deleted_file_may_be_uploaded_again(gateway: Gateway) -> None:
     first = (await upload(gateway, wav(1.0))).json()
     await gateway.http.delete(f"/v1/media/{first['id']}")
     assert (await upload(gateway, wav(1.0))).json()["id"] == first["id"]

@@ -10,7 +10,7 @@ from tests.integration.gateway.conftest import Gateway, wav
 from tests.integration.gateway.media.conftest import error_of, put_parts, stored_folders, upload
 
 
-async def test_a_large_file_goes_past_the_gateway_in_parts(gateway: Gateway, store: ObjectStore) -> None:
+async def test_a_large_file_bypasses_the_gateway_in_parts(gateway: Gateway, store: ObjectStore) -> None:
     data = wav(600.0)
     offer = (await gateway.http.post("/v1/media/uploads", json={"filename": "a.wav", "bytes": len(data)})).json()
     assert (offer["object"], len(offer["parts"])) == ("media.upload", -(-len(data) // offer["part_bytes"]))
@@ -45,9 +45,7 @@ async def test_parts_that_are_missing_wrong_or_short_are_refused(gateway: Gatewa
     assert (await gateway.http.post(path, json={"parts": parts})).status_code == 404
 
 
-async def test_an_upload_in_parts_that_is_no_media_or_given_up_leaves_nothing(
-    gateway: Gateway, store: ObjectStore
-) -> None:
+async def test_an_aborted_or_invalid_multipart_upload_leaves_nothing(gateway: Gateway, store: ObjectStore) -> None:
     for data, ended in ((b"\x01\x02" * 4_000, "complete"), (wav(1.0), "given up")):
         asked = {"filename": "a.wav", "bytes": len(data)}
         offer = (await gateway.http.post("/v1/media/uploads", json=asked)).json()
@@ -62,7 +60,7 @@ async def test_an_upload_in_parts_that_is_no_media_or_given_up_leaves_nothing(
 
 
 @pytest.mark.parametrize("size", [0, -1, 5 * 2**40, "1", None])
-async def test_an_upload_of_no_sane_size_is_refused(gateway: Gateway, size: Any) -> None:
+async def test_an_upload_of_invalid_size_is_refused(gateway: Gateway, size: Any) -> None:
     response = await gateway.http.post("/v1/media/uploads", json={"filename": "a.wav", "bytes": size})
     assert response.status_code == 400
     assert error_of(response)["param"] in ("bytes", "file")

@@ -36,7 +36,7 @@ async def test_a_store_that_is_down_is_a_503_and_used_again_when_it_is_back(
     assert (await upload(gateway, LONG)).status_code == 200
 
 
-async def test_a_full_store_is_a_507_while_what_is_there_can_be_read_and_deleted(
+async def test_a_full_store_is_a_507_while_existing_media_can_be_read_and_deleted(
     start_gateway: StartGateway, gateway: Gateway, store_settings: StoreSettings, tmp_path: Path
 ) -> None:
     media_id = (await upload(gateway, wav(1.0))).json()["id"]
@@ -54,7 +54,7 @@ async def test_a_full_store_is_a_507_while_what_is_there_can_be_read_and_deleted
     assert (await full.http.delete(f"/v1/media/{media_id}")).status_code == 200
 
 
-async def test_what_is_past_its_time_is_gone_and_swept(gateway: Gateway, store: ObjectStore) -> None:
+async def test_expired_media_are_unknown_and_swept(gateway: Gateway, store: ObjectStore) -> None:
     settings = MediaSettings()
     kept = (await upload(gateway, wav(1.0))).json()
     offer = (await gateway.http.post("/v1/media/uploads", json={"filename": "a.wav", "bytes": 10})).json()
