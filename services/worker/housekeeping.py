@@ -1,12 +1,12 @@
-"""Periodic tasks: the reconciler, which recovers stalled jobs, and the sweep of what is past its retention."""
+"""What happens again and again: stalled jobs go on, callbacks go out, and what is past its time goes away."""
 
 from datetime import UTC, datetime
 
 import redis
 
 from services.shared import telemetry
-from services.shared.jobs.dispatch import QueueDown
 from services.shared.jobs.layout import JobId
+from services.shared.jobs.tickets import QueueDown
 from services.shared.media.library import MediaLibrary
 from services.shared.media.sweeping import sweep as sweep_media
 from services.shared.service_errors import Unavailable
@@ -15,16 +15,17 @@ from services.worker.units import advance
 
 log = telemetry.get_logger(__name__)
 
-# A job is checked again after so many intervals.
-_INTERVALS = 3
+# Jobs that went on by themselves are looked at again after so many times the interval.
+_LOOK_AGAIN = 3
+# Tickets given out at once where units wait without.
+_MOST_TICKETS = 64
 
 
 def reconcile(context: WorkerContext) -> int:
-    """Queues what is not done according to the store, not queued, and not being worked on; returns how many units.
+    """Puts into the queues what the store says is not done and nobody works on; returns how many units that were.
 
-    It only depends on the store, so it repairs a Redis that has lost all its data.
+    Nothing but the store is needed for it, so it mends a Redis that has lost everything.
     """
-    context.dispatcher.forget_lost()
     found = 0
     for job in context.job_store.active():
         if not _is_due(context, job):
@@ -34,15 +35,21 @@ def reconcile(context: WorkerContext) -> int:
         except QueueDown:
             raise
         except Unavailable as error:
-            log.warning("cannot check a job", job=job.job, reason=error.message)
-    context.dispatcher.fill()
+            log.warning("a job could not be looked at", job=job.job, reason=error.message)
+    try:
+        for queue, units in context.dispatcher.queues.items():
+            waiting = len(units)
+            if waiting and not context.dispatcher.tickets(queue):
+                context.dispatcher.give_tickets(queue, min(waiting, _MOST_TICKETS))
+    except redis.RedisError as error:
+        raise QueueDown from error
     if found:
-        log.info("stalled units queued", units=found)
+        log.info("stalled units were found", units=found)
     return found
 
 
 def sweep(context: WorkerContext) -> None:
-    """Deletes what is past its retention, and uploads that were never completed."""
+    """Takes away what is past its retention, and uploads that were never completed."""
     jobs = context.job_store.expire(datetime.now(UTC))
     swept = sweep_media(MediaLibrary(context.store, context.settings))
     if jobs or swept.media or swept.uploads:
@@ -50,8 +57,8 @@ def sweep(context: WorkerContext) -> None:
 
 
 def _is_due(context: WorkerContext, job: JobId) -> bool:
-    """Whether to check the job: every few rounds, so that many jobs cost little, and at once if Redis lost its data."""
-    seconds = int(_INTERVALS * context.settings.reconcile_seconds)
+    """Once in a few rounds for each job, so that many running jobs cost little; at once where Redis has forgotten."""
+    seconds = int(_LOOK_AGAIN * context.settings.reconcile_seconds)
     try:
         return bool(context.redis.set(context.seen_key(job), 1, nx=True, ex=max(seconds, 1)))
     except redis.RedisError as error:

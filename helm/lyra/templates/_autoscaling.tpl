@@ -112,7 +112,7 @@ namespace="{{ .Release.Namespace }}",job="{{ .Release.Name }}"
     databaseIndex: {{ int $external.database | quote }}
     enableTLS: {{ $external.tls | quote }}
     {{- end }}
-    listName: lyra:units:{{ .queue }}
+    listName: lyra:celery:{{ .queue }}
     listLength: {{ $autoscaling.target | quote }}
     activationListLength: {{ $autoscaling.activation | quote }}
 {{- end -}}
