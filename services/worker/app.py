@@ -1,4 +1,4 @@
-"""The workers' Celery application: one task that uses a ticket, and what the clock calls for."""
+"""The workers' Celery application: the task that uses a ticket, and the periodic ones."""
 
 import logging
 from collections.abc import Callable
@@ -20,7 +20,7 @@ RECONCILE, SWEEP = "lyra.reconcile", "lyra.sweep"
 
 
 def make_app(settings: WorkerSettings) -> Celery:
-    """Celery with this platform's tasks and their clock."""
+    """Celery with this platform's tasks and their schedule."""
     app = make_celery(settings)
     context = WorkerContext(settings, app)
 
@@ -38,13 +38,13 @@ def make_app(settings: WorkerSettings) -> Celery:
 
 
 def keep_logging(**_: object) -> None:
-    """For the signal `setup_logging`: Celery leaves logging alone where somebody answers it."""
+    """For the signal `setup_logging`: Celery configures no logging if it has a receiver."""
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)  # a unit has its own line
 
 
 def _every(seconds: float, task: str) -> dict[str, object]:
-    # What is not begun before its next time is dropped: the next one does the same.
+    # Dropped if it has not started when the next one is due, which does the same.
     options = {"queue": Queue.HOUSEKEEPING.value, "expires": max(seconds, 10.0)}
     return {"task": task, "schedule": seconds, "options": options}
 
@@ -54,7 +54,7 @@ def _register(app: Celery, name: str, body: Callable[..., object]) -> Task:
         try:
             body(*arguments)
         except Unavailable as error:
-            log.warning("a task found its means away", task=name, reason=error.message)
+            log.warning("a task needs something that is unavailable", task=name, reason=error.message)
 
     task: Task = app.task(name=name)(run)
     return task

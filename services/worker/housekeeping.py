@@ -1,4 +1,4 @@
-"""What happens again and again: stalled jobs go on, callbacks go out, and what is past its time goes away."""
+"""Periodic tasks: the reconciler, which resumes stalled jobs, and the sweep of what is past its retention."""
 
 from datetime import UTC, datetime
 
@@ -15,16 +15,16 @@ from services.worker.units import advance
 
 log = telemetry.get_logger(__name__)
 
-# Jobs that went on by themselves are looked at again after so many times the interval.
-_LOOK_AGAIN = 3
-# Tickets given out at once where units wait without.
-_MOST_TICKETS = 64
+# A job is checked again after so many intervals.
+_INTERVALS = 3
+# Tickets issued at a time for units that wait without one.
+_MAX_TICKETS = 64
 
 
 def reconcile(context: WorkerContext) -> int:
-    """Puts into the queues what the store says is not done and nobody works on; returns how many units that were.
+    """Queues what is not done according to the store and not being worked on; returns how many units.
 
-    Nothing but the store is needed for it, so it mends a Redis that has lost everything.
+    It depends only on the store, so it restores the queues of a Redis that has lost all its data.
     """
     found = 0
     for job in context.job_store.active():
@@ -35,21 +35,21 @@ def reconcile(context: WorkerContext) -> int:
         except QueueDown:
             raise
         except Unavailable as error:
-            log.warning("a job could not be looked at", job=job.job, reason=error.message)
+            log.warning("cannot check a job", job=job.job, reason=error.message)
     try:
         for queue, units in context.dispatcher.queues.items():
             waiting = len(units)
             if waiting and not context.dispatcher.tickets(queue):
-                context.dispatcher.give_tickets(queue, min(waiting, _MOST_TICKETS))
+                context.dispatcher.issue_tickets(queue, min(waiting, _MAX_TICKETS))
     except redis.RedisError as error:
         raise QueueDown from error
     if found:
-        log.info("stalled units were found", units=found)
+        log.info("stalled units queued", units=found)
     return found
 
 
 def sweep(context: WorkerContext) -> None:
-    """Takes away what is past its retention, and uploads that were never completed."""
+    """Deletes what is past its retention, and uploads that were never completed."""
     jobs = context.job_store.expire(datetime.now(UTC))
     swept = sweep_media(MediaLibrary(context.store, context.settings))
     if jobs or swept.media or swept.uploads:
@@ -57,8 +57,8 @@ def sweep(context: WorkerContext) -> None:
 
 
 def _is_due(context: WorkerContext, job: JobId) -> bool:
-    """Once in a few rounds for each job, so that many running jobs cost little; at once where Redis has forgotten."""
-    seconds = int(_LOOK_AGAIN * context.settings.reconcile_seconds)
+    """Whether to check the job: every few rounds, so that many jobs cost little, and at once if Redis lost its data."""
+    seconds = int(_INTERVALS * context.settings.reconcile_seconds)
     try:
         return bool(context.redis.set(context.seen_key(job), 1, nx=True, ex=max(seconds, 1)))
     except redis.RedisError as error:

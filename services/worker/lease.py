@@ -1,7 +1,7 @@
-"""Leases: who works on a unit now. They run by Redis' clock alone, so no machine's clock matters.
+"""Leases on units, and how often each was tried. They expire by Redis' clock, so workers' clocks do not matter.
 
-A lease only spares work that another worker is doing: units may be done twice, and give the same objects. So where
-Redis is gone, a unit that has begun goes on to its end.
+A lease keeps two workers from doing the same unit at the same time. It only saves work: a unit that is done twice
+produces the same objects. A unit that has started therefore finishes even if Redis becomes unavailable.
 """
 
 import secrets
@@ -18,7 +18,7 @@ from services.shared.jobs.queue import Waiting
 _PREFIX = "lyra:lease:"
 _TRIES_PREFIX = "lyra:tries:"
 _TRIES_SECONDS = 86_400
-_ASK_AGAIN_SECONDS = 0.2
+_RETRY_SECONDS = 0.2
 
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
@@ -29,7 +29,7 @@ class Leases:
 
     Args:
         client: Of Redis.
-        seconds: That a lease holds without a sign of life; one is given every third of that.
+        seconds: Until a lease expires unless it is renewed, which happens every third of that.
     """
 
     def __init__(self, client: "redis.Redis", seconds: float) -> None:
@@ -40,9 +40,9 @@ class Leases:
 
     @contextmanager
     def hold(self, unit: Waiting) -> Iterator[bool]:
-        """Holds the unit's lease while the body runs. Gives whether it was to be had; False where another holds it.
+        """Holds the unit's lease while the body runs. Yields False if another worker holds it.
 
-        Raises redis.RedisError where Redis is gone to begin with.
+        Raises redis.RedisError if Redis is unavailable at the start.
         """
         key, token, stop = _key(unit), secrets.token_hex(8), threading.Event()
         if not self._client.set(key, token, nx=True, px=self._milliseconds):
@@ -55,16 +55,16 @@ class Leases:
         finally:
             stop.set()
             beat.join()
-            self._let_go(key, token)
+            self._release_lease(key, token)
 
     def held(self, units: Iterable[Waiting]) -> set[Waiting]:
-        """Those that somebody works on."""
+        """Those that a worker holds a lease of."""
         asked = list(units)
         values = cast("list[bytes | None]", self._client.mget([_key(unit) for unit in asked])) if asked else []
         return {unit for unit, value in zip(asked, values, strict=True) if value is not None}
 
     def count_try(self, unit: Waiting) -> int:
-        """Which try of the unit this is, from 1."""
+        """Counts an attempt at the unit; returns which one it is, from 1."""
         key = _TRIES_PREFIX + _name(unit)
         with self._client.pipeline() as pipeline:
             pipeline.incr(key)
@@ -73,23 +73,23 @@ class Leases:
         return int(tries)
 
     def forget_try(self, unit: Waiting) -> None:
-        """The try that was counted last was not the unit's fault."""
+        """Takes back the last attempt, which did not fail through the unit's own fault."""
         with suppress(redis.RedisError):
             self._client.decr(_TRIES_PREFIX + _name(unit))
 
     def forget_tries(self, unit: Waiting) -> None:
-        """It was done: what went wrong before counts no more."""
+        """The unit succeeded: earlier failures no longer count."""
         with suppress(redis.RedisError):
             self._client.delete(_TRIES_PREFIX + _name(unit))
 
-    def _let_go(self, key: str, token: str) -> None:
-        """Nobody does the unit before its lease is gone, so a Redis that cannot take it now is asked until it has."""
-        runs_out = time.monotonic() + self._milliseconds / 1000
-        while time.monotonic() < runs_out:
+    def _release_lease(self, key: str, token: str) -> None:
+        """Retries while Redis is unavailable, because nobody else does the unit before its lease is gone."""
+        expires = time.monotonic() + self._milliseconds / 1000
+        while time.monotonic() < expires:
             try:
                 self._release(keys=[key], args=[token])
             except redis.RedisError:
-                time.sleep(_ASK_AGAIN_SECONDS)
+                time.sleep(_RETRY_SECONDS)
             else:
                 return
 
@@ -97,7 +97,7 @@ class Leases:
         while not stop.wait(self._milliseconds / 3000):
             with suppress(redis.RedisError):
                 if not self._renew(keys=[key], args=[token, self._milliseconds]):
-                    # Redis lost it, or it ran out while Redis was gone: take it again if nobody else has.
+                    # Lost with Redis, or expired in the meantime: take it again unless another worker has.
                     self._client.set(key, token, nx=True, px=self._milliseconds)
 
 

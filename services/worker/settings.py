@@ -26,7 +26,7 @@ class WorkerSettings(
         default=16,
         ge=1,
         le=64,
-        description="Clips that one process has heard at the same time, for the speech encoder to fill its batches.",
+        description="Clips that a process has transcribed at the same time, to fill the speech encoder's batches.",
     )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="HTTP port of health and metrics; 0 takes a free one."

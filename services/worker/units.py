@@ -1,4 +1,4 @@
-"""One unit: a ticket is taken, its unit done under a lease, and what follows from it put into the queues."""
+"""Runs one unit: takes it from its queue, does it under a lease, and queues what can be done next."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -38,13 +38,13 @@ _DO: Mapping[Work, Callable[[WorkerContext, Job, Unit], None]] = {
 }
 _OPEN_CLIPS = "lyra:open-clips:"
 _OPEN_CLIPS_SECONDS = 86_400
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 2.0
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 2.0
 
 
 def use_ticket(context: WorkerContext, queue: Queue) -> None:
-    """Does the unit whose turn it is, if there is one; of clips so many that the speech encoder fills its batches.
+    """Does the unit whose turn it is, if any; several clips at once, so that the speech encoder can fill its batches.
 
-    Raises QueueDown where Redis is gone before anything was begun.
+    Raises QueueDown if Redis is unavailable before a unit has started.
     """
     wanted = context.settings.clips_at_once if queue is Queue.CLIPS else 1
     units = list(islice(iter(lambda: context.dispatcher.pop(queue), None), wanted))
@@ -63,15 +63,14 @@ def _hold_and_work(context: WorkerContext, unit: Waiting) -> None:
             if held and (tries := context.leases.count_try(unit)) <= context.settings.max_tries:
                 _work(context, unit, tries)
             elif held:
-                # Nobody lived to say why.
-                _give_up(context, unit, "its workers ended while they were at it", tries - 1)
+                _give_up(context, unit, "its workers died while processing it", tries - 1)
                 _follow(context, unit)
     except redis.RedisError as error:
         raise QueueDown from error
 
 
 def advance(context: WorkerContext, job: JobId) -> int:
-    """Puts what can be done next for a job into the queues; returns how many units were not there before.
+    """Queues what can be done next for a job; returns how many units were not queued before.
 
     Raises StoreUnavailable, QueueDown.
     """
@@ -79,7 +78,7 @@ def advance(context: WorkerContext, job: JobId) -> int:
         view = context.job_store.read(job)
         if not (units := next_units(view)):
             context.job_store.mark_idle(job)
-            # A question may have come between reading and resting.
+            # A question may have been asked between reading and marking.
             if not (units := next_units(view := context.job_store.read(job))):
                 return 0
             context.job_store.mark_active(job)
@@ -105,74 +104,74 @@ def _work(context: WorkerContext, waiting: Waiting, tries: int) -> None:
         if unit in next_units(view):
             context.check_room(job)
             _DO[unit.work](context, view, unit)
-            context.leases.forget_tries(waiting)  # a callback comes again, and only what failed counts
+            context.leases.forget_tries(waiting)  # earlier failures do not count once the unit succeeds
             context.wait_reasons.clear(job)
             bound.info("unit done", tries=tries)
     except UnknownJob:
         return
     except (Unavailable, Overloaded) as error:
-        # A service, the store or Redis is away: that is not the unit's fault, and it waits for them.
+        # A service, the store or Redis is unavailable: the unit waits, which is no failure of its own.
         bound.warning("unit has to wait", reason=error.message)
         context.leases.forget_try(waiting)
         context.wait_reasons.record(job, error)
         context.store_was_full |= isinstance(error, StoreFull)
-        _again(context, waiting, error.retry_after_seconds)
+        _requeue(context, waiting, error.retry_after_seconds)
         return
     except Exception as error:
         reason = error.message if isinstance(error, InvalidInput | DeadlineExceeded) else "it failed inside a service"
         known = isinstance(error, InvalidInput | DeadlineExceeded)
         bound.warning("unit failed", tries=tries, reason=str(error), exc_info=None if known else error)
         if tries < context.settings.max_tries:
-            _again(context, waiting, 1.0)
+            _requeue(context, waiting, 1.0)
             return
         _give_up(context, waiting, reason, tries)
     _follow(context, waiting)
 
 
 def _follow(context: WorkerContext, waiting: Waiting) -> None:
-    """What comes after a unit. Between clips of a job nothing does, so only the last one looks."""
+    """Queues what follows from a unit: for clips nothing until the job's last one."""
     if waiting.unit.work is Work.CALL_BACK:
-        return  # the reconciler comes back to it when it is due
-    if waiting.unit.work is Work.CLIP and _when_back(lambda: _count_clip(context, waiting.job)) > 0:
+        return  # the reconciler queues it again when it is due
+    if waiting.unit.work is Work.CLIP and _until_available(lambda: _count_clip(context, waiting.job)) > 0:
         return
-    _when_back(lambda: advance(context, waiting.job))
+    _until_available(lambda: advance(context, waiting.job))
 
 
 def _count_clip(context: WorkerContext, job: JobId) -> int:
-    """How many clips of the job are left, now that one more is done."""
+    """Counts a finished clip; returns how many of the job are left."""
     return int(context.redis.decr(_OPEN_CLIPS + job.prefix))
 
 
-def _when_back(call: Callable[[], int]) -> int:
-    """What `call` returns; tried for as long as Redis or the store is away, or says no as on a full disk.
+def _until_available(call: Callable[[], int]) -> int:
+    """What `call` returns; repeated while Redis or the store is unavailable, or refuses writes as on a full disk.
 
-    The unit's lease is held meanwhile. Whoever gave up here would leave the unit until its lease has run out.
+    The unit's lease is held meanwhile. Giving up would leave the job to the reconciler, which takes longer.
     """
     pause = _FIRST_PAUSE_SECONDS
     while True:
         try:
             return call()
         except (Unavailable, redis.RedisError) as error:
-            log.warning("the queue or the store is waited for", reason=str(error)[:200], seconds=pause)
+            log.warning("waiting for the queue or the store", reason=str(error)[:200], seconds=pause)
         time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
 
-def _again(context: WorkerContext, waiting: Waiting, after_seconds: float) -> None:
+def _requeue(context: WorkerContext, waiting: Waiting, after_seconds: float) -> None:
     queue = QUEUE_OF[waiting.unit.work]
 
     def put_back() -> int:
         priority = context.job_store.manifest(waiting.job).priority
         new = context.dispatcher.queues[queue].push(waiting.job, [waiting.unit], priority)
-        context.dispatcher.give_tickets(queue, 1, after_seconds)  # one too many is torn up
+        context.dispatcher.issue_tickets(queue, 1, after_seconds)  # a surplus ticket does nothing
         return new
 
-    with suppress(UnknownJob):  # deleted meanwhile
-        _when_back(put_back)
+    with suppress(UnknownJob):  # deleted in the meantime
+        _until_available(put_back)
 
 
 def _give_up(context: WorkerContext, waiting: Waiting, reason: str, tries: int) -> None:
-    """Keeps why a unit could not be done. A plan that cannot be made ends its job."""
+    """Stores why a unit failed for good. A plan that cannot be made ends its job."""
     job, unit = waiting.job, waiting.unit
     failure = Failure(reason=reason, tries=tries, failed_at=now()).to_bytes()
     match unit.work:

@@ -70,7 +70,7 @@ def test_a_clip_that_ends_its_worker_every_time_is_given_up_and_named(jobs: JobS
     job = jobs.ended(name)
     assert job["state"] == "failed"
     assert [(failure["clip"], failure["reason"]) for failure in job["failures"]] == [
-        (1, "its workers ended while they were at it")
+        (1, "its workers died while processing it")
     ]
     assert job["progress"]["clips_heard"] == job["progress"]["clips"] - 1
 

@@ -1,11 +1,11 @@
-"""Units that wait for a worker: fair between tenants, then between a tenant's jobs, whatever their length.
+"""Units that wait for a worker: fair between tenants, then between a tenant's jobs, regardless of their length.
 
-Celery carries tickets, one for each unit; which unit a worker does with its ticket is decided here, when it begins.
-So a job of ten hours may put down all its clips at once, and a short one that comes later still has every second turn.
-The order is start-time fair queueing (Goyal et al. 1996), with one level of tenants above one of units: a unit's start
-is the tenant's clock when it came, plus its place in its job, by the job's weight.
+Celery carries tickets, one per unit; which unit a worker gets for its ticket is decided here, when it starts. A job of
+ten hours can therefore queue all its clips at once, and a short job that arrives later still gets every second turn.
+The order is start-time fair queueing (Goyal et al. 1996) on two levels, tenants and units: a unit's start time is the
+tenant's clock when it was queued plus its position in its job, divided by the job's weight.
 
-All of this may vanish at any moment: the reconciler puts units back that the store says are not done.
+All of this may be lost at any time: the reconciler queues units that are not done according to the store.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from services.shared.jobs.state import Unit
 
 WEIGHTS = {Priority.LOW: 0.25, Priority.NORMAL: 1.0, Priority.HIGH: 4.0}
 _PREFIX = "lyra:units"
-# Clock and turn of a tenant that has nothing waiting are forgotten after this time.
+# Clock and turn of a tenant without waiting units are forgotten after this time.
 _KEPT_SECONDS = 86_400
 
 # KEYS: turns (tenants with waiting units, by their turn); the tenant's waiting units, clock and next turn; last turn.
@@ -93,15 +93,15 @@ class UnitQueue:
         self._pop = client.register_script(_POP)
 
     def push(self, job: JobId, units: Iterable[Unit], priority: Priority = Priority.NORMAL) -> int:
-        """Puts units behind each other; those that wait already stay where they are. Returns how many are new."""
+        """Appends units; those that are queued already keep their position. Returns how many are new."""
         arguments: list[str | float] = [job.tenant]
-        for place, unit in enumerate(units, 1):
-            arguments += [place / WEIGHTS[priority], str(Waiting(job, unit))]
+        for position, unit in enumerate(units, 1):
+            arguments += [position / WEIGHTS[priority], str(Waiting(job, unit))]
         own = (prefix + job.tenant for prefix in (self._waiting, self._clocks, self._next))
         return cast(int, self._push(keys=[self._turns, *own, self._last], args=arguments)) if len(arguments) > 1 else 0
 
     def pop(self) -> Waiting | None:
-        """The unit whose turn it is; None where none waits."""
+        """Takes the unit whose turn it is; None if none waits."""
         found = cast("tuple[bytes, bytes] | None", self._pop(keys=[self._turns, self._last], args=self._arguments))
         if not found:
             return None

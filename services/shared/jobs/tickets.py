@@ -1,7 +1,7 @@
-"""Tickets: what travels through Celery. A ticket is leave to do one unit of a queue; `queue` decides which.
+"""Tickets: the messages that Celery carries. A ticket lets a worker do one unit of a queue; `queue` decides which.
 
-Losing a ticket, or getting one twice, does no harm: the reconciler gives out tickets for units that wait without, and a
-ticket for which nothing waits is torn up.
+Tickets may be lost or delivered twice: the reconciler issues tickets for units that wait without one, and a ticket for
+which no unit waits does nothing.
 """
 
 from collections.abc import Iterable
@@ -20,12 +20,12 @@ from services.shared.service_errors import Unavailable
 
 WORK_TASK = "lyra.work"
 KEY_PREFIX = "lyra:celery:"
-# A killed worker's ticket comes back to others after so many seconds. Work may take longer than that.
+# A killed worker's ticket is delivered again after so many seconds. Units may take longer than that.
 _TICKET_SECONDS = 60
 
 
 class Queue(StrEnum):
-    """Queues, each with workers and a concurrency of its own."""
+    """Celery's queues, each with its own workers and concurrency."""
 
     PLANS = "plans"
     CLIPS = "clips"
@@ -46,7 +46,7 @@ QUEUE_OF = {
 
 
 class QueueDown(Unavailable):
-    """Redis cannot be reached. What is in the store is safe; work goes on when Redis is back."""
+    """Redis cannot be reached. Nothing in the store is lost; work continues when Redis is back."""
 
     def __init__(self) -> None:
         super().__init__("redis", "the queue cannot be reached", 5.0)
@@ -68,7 +68,7 @@ def make_celery(settings: JobSettings) -> Celery:
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
         worker_enable_remote_control=False,
-        broker_channel_error_retry=True,  # a Redis that says no, as on a full disk, is waited for
+        broker_channel_error_retry=True,  # wait for a Redis that refuses writes, as on a full disk
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -91,7 +91,7 @@ def open_redis(settings: JobSettings) -> "redis.Redis":
 
 
 class Dispatcher:
-    """Puts units into their queues and gives out tickets for them."""
+    """Queues units and issues tickets for them."""
 
     def __init__(self, client: "redis.Redis", celery: Celery) -> None:
         self._client = client
@@ -99,7 +99,7 @@ class Dispatcher:
         self.queues = {queue: UnitQueue(client, queue) for queue in Queue}
 
     def push(self, job: JobId, units: Iterable[Unit], priority: Priority) -> int:
-        """Returns how many units are new. Raises QueueDown."""
+        """Queues units; returns how many were not queued before. Raises QueueDown."""
         by_queue: dict[Queue, list[Unit]] = {}
         for unit in units:
             by_queue.setdefault(QUEUE_OF[unit.work], []).append(unit)
@@ -107,14 +107,14 @@ class Dispatcher:
         try:
             for queue, some in by_queue.items():
                 added = self.queues[queue].push(job, some, priority)
-                self.give_tickets(queue, added)
+                self.issue_tickets(queue, added)
                 new += added
         except redis.RedisError as error:
             raise QueueDown from error
         return new
 
-    def give_tickets(self, queue: Queue, count: int, after_seconds: float | None = None) -> None:
-        """Raises QueueDown."""
+    def issue_tickets(self, queue: Queue, count: int, after_seconds: float | None = None) -> None:
+        """Issues tickets of a queue, to be used after so many seconds. Raises QueueDown."""
         try:
             with self._celery.producer_pool.acquire(block=True) as producer:
                 for _ in range(count):
@@ -125,11 +125,11 @@ class Dispatcher:
             raise QueueDown from error
 
     def tickets(self, queue: Queue) -> int:
-        """Tickets that no worker has taken yet."""
+        """Tickets that no worker has taken."""
         return self._client.llen(KEY_PREFIX + queue.value)
 
     def pop(self, queue: Queue) -> Waiting | None:
-        """The unit for a ticket. Raises QueueDown."""
+        """Takes the unit for a ticket. Raises QueueDown."""
         try:
             return self.queues[queue].pop()
         except redis.RedisError as error:
