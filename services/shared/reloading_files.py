@@ -20,8 +20,7 @@ class ReloadingFiles(Generic[T]):
     """A value read from files, and read again whenever one of them has changed.
 
     Files that belong together are rarely replaced in one step: a change that cannot be read is logged once, and the
-        last
-    valid value stays in use.
+    last valid value stays in use.
 
     Args:
         paths: The files.
