@@ -53,9 +53,7 @@ class JobSpec(BaseModel):
     webhook: Webhook | None = None
     metadata: _Metadata = Field(default_factory=dict, max_length=16, description="Yours; given back as it came.")
     priority: Priority = Field(default=Priority.NORMAL, description="Among your own jobs.")
-    allow_gaps: bool = Field(
-        default=False, description="Whether the job succeeds even if clips cannot be transcribed."
-    )
+    allow_gaps: bool = Field(default=False, description="Whether the job succeeds even if clips cannot be transcribed.")
 
     @property
     def spec(self) -> dict[str, Any]:
