@@ -50,14 +50,18 @@ class JobStack:
     redis: "redis.Redis"
 
     def submit(self, sound: bytes, *, key: str = "", **options: Any) -> str:
-        """The id of a new job."""
+        """The id of a new job. Tries again while the store is unavailable, as the response tells clients to."""
         headers = {"Idempotency-Key": key} if key else {}
-        response = self.http.post(
-            "/v1/jobs",
-            files={"file": ("recording.flac", sound)},
-            data={"request": json.dumps(options)},
-            headers=headers,
-        )
+        while True:
+            response = self.http.post(
+                "/v1/jobs",
+                files={"file": ("recording.flac", sound)},
+                data={"request": json.dumps(options)},
+                headers=headers,
+            )
+            if response.status_code != 503:
+                break
+            time.sleep(float(response.headers["retry-after"]))
         assert response.status_code == 202, response.text
         return str(response.json()["id"])
 
