@@ -7,7 +7,7 @@ import wave
 from pathlib import Path
 
 
-def test_demo_answers_aloud_and_is_understood(tmp_path: Path) -> None:
+def test_demo_speaks_an_intelligible_answer(tmp_path: Path) -> None:
     out = tmp_path / "answer.wav"
     command = [sys.executable, "-m", "cli", "demo", "--out", str(out)]
     environment = {**os.environ, "COLUMNS": "200"}

@@ -63,7 +63,7 @@ def nearly_same_tokens(one: Tensor, other: Tensor) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_one_pass_gives_the_tokens_of_encoding_and_the_words_of_transcribing(preset: str) -> None:
+def test_one_pass_equals_encoding_plus_transcribing(preset: str) -> None:
     model = encoder(preset)
     for each in recordings():
         (found,) = encode_and_transcribe(model, [each])
@@ -73,7 +73,7 @@ def test_one_pass_gives_the_tokens_of_encoding_and_the_words_of_transcribing(pre
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_result_of_a_clip_does_not_depend_on_the_others_of_its_batch(preset: str) -> None:
+def test_clip_result_is_independent_of_its_batch(preset: str) -> None:
     model, clips = encoder(preset), recordings()
     alone = [encode_and_transcribe(model, [each])[0] for each in clips]
     for order in ([0, 1, 2, 3, 4], [3, 1], [4, 4, 2, 0]):
@@ -84,21 +84,21 @@ def test_result_of_a_clip_does_not_depend_on_the_others_of_its_batch(preset: str
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_clips_encoded_together_get_the_tokens_of_each_alone(preset: str) -> None:
+def test_clips_encode_the_same_in_a_batch_and_alone(preset: str) -> None:
     model, samples = encoder(preset), [each.samples for each in recordings()]
     for together, alone in zip(model.encode(samples, "speech"), samples, strict=True):
         assert torch.equal(together, model.encode([alone], "speech")[0])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_words_of_a_recording_in_many_clips_are_those_of_each_clip(preset: str) -> None:
+def test_transcript_of_many_clips_joins_the_transcripts_of_each(preset: str) -> None:
     model, clips = encoder(preset), recordings()
     alone = [segment for each in clips for segment in model.transcriber.transcribe([each], "en")]
     assert list(model.transcriber.transcribe(clips, "en")) == alone
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_weights_rounded_for_serving_give_nearly_the_same_tokens(preset: str) -> None:
+def test_bfloat16_weights_give_nearly_the_same_tokens(preset: str) -> None:
     encoder(preset)  # or this is skipped
     exact, rounded = build_speech_encoder(preset), build_speech_encoder(preset)
     rounded.set_compute_dtype(torch.bfloat16)
@@ -115,7 +115,7 @@ def test_silent_clip_has_tokens_but_no_words_and_no_language() -> None:
     assert spoken.segments
 
 
-def test_transcribing_yields_to_other_work_between_steps() -> None:
+def test_transcription_yields_between_steps() -> None:
     model = encoder("tiny")
     steps = list(model.transcribe(model.encode_clips([clip(29.0), clip(29.0)], ["speech"] * 2), "en"))
     assert len(steps) > 2
@@ -123,7 +123,7 @@ def test_transcribing_yields_to_other_work_between_steps() -> None:
     assert None not in steps[-2:]
 
 
-def test_unknown_adapter_and_language_are_refused_by_the_call() -> None:
+def test_unknown_adapter_or_language_raises_at_the_call() -> None:
     model = encoder("tiny")
     with pytest.raises(InvalidInput, match="'french' is not one of"):
         model.encode_clips([clip(1)], ["french"])
@@ -131,7 +131,7 @@ def test_unknown_adapter_and_language_are_refused_by_the_call() -> None:
         model.transcribe(model.encode_clips([clip(1)], ["speech"]), "tlh")
 
 
-def test_rests_of_several_clips_are_transcribed_and_stay_with_their_clips() -> None:
+def test_remainder_of_a_clip_is_transcribed_and_stays_with_its_clip() -> None:
     def left_open(word: str) -> list[int]:
         return [timestamp(0), *letters(word), timestamp(2), timestamp(2)]
 
@@ -170,7 +170,7 @@ class Undecided(Scripted):
         return logits_BV
 
 
-def test_sampling_for_a_clip_does_not_depend_on_the_others() -> None:
+def test_sampling_of_a_clip_is_independent_of_the_others() -> None:
     decoder = Undecided([[timestamp(0.1 * row)] for row in range(4)])
     drawing = Transcriber(decoder, TOKENIZER, frames_of, DecodingOptions(temperatures=(0.0, 0.9), max_tokens=40))
     clips = [clip(20, level=level) for level in (1, 2, 3)]

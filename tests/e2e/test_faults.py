@@ -66,9 +66,7 @@ class Load(Clients):
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_kill_nine_of_a_service_under_requests_costs_errors_that_say_so_and_nothing_else(
-    stack: Stack, name: str
-) -> None:
+def test_sigkill_of_a_service_under_load_causes_only_clear_errors(stack: Stack, name: str) -> None:
     others = {each: stack.processes[each].pid for each in stack.processes if each != name}
     with Load(stack, clients=3) as load:
         until(lambda: load.statuses[200] > 3)
@@ -85,7 +83,7 @@ def test_kill_nine_of_a_service_under_requests_costs_errors_that_say_so_and_noth
     assert spoken_question(stack).status_code == 200
 
 
-def test_sigterm_of_a_service_lets_its_answer_finish(stack: Stack) -> None:
+def test_sigterm_lets_a_running_answer_finish(stack: Stack) -> None:
     process = psutil.Process(stack.processes["language_model"].pid)
     responses: list[httpx.Response] = []
     client = threading.Thread(target=lambda: responses.append(spoken_question(stack, max_tokens=800)))

@@ -27,7 +27,7 @@ def lyra(stack: Stack, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("seconds", [60, TWO_HOURS])
-def test_a_long_recording_is_written_down_at_its_times_and_asked_about(
+def test_a_long_recording_is_transcribed_with_timestamps_and_questions_about_it_are_answered(
     nano_stack: Stack, tmp_path: Path, seconds: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recording = tmp_path / "long.mp3"

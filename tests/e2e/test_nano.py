@@ -62,7 +62,7 @@ def test_a_written_question_is_answered_by_the_base_model(client: openai.OpenAI)
 
 @pytest.mark.kernels
 @pytest.mark.parametrize(("pictures", "at_least"), [("vqa-written.jsonl", 11), ("named-written.jsonl", 11)])
-def test_pictures_are_seen(client: openai.OpenAI, pictures: str, at_least: int) -> None:
+def test_questions_about_pictures_are_answered_correctly(client: openai.OpenAI, pictures: str, at_least: int) -> None:
     rows = lines(pictures, 12)
     right = 0
     for row in rows:
@@ -73,7 +73,7 @@ def test_pictures_are_seen(client: openai.OpenAI, pictures: str, at_least: int) 
 
 
 @pytest.mark.kernels
-def test_answers_stand_where_the_extractor_drops_tokens_on_the_way(client: openai.OpenAI) -> None:
+def test_answers_stay_correct_while_the_extractor_drops_tokens(client: openai.OpenAI) -> None:
     right = 0
     for row in lines("vqa-spoken.jsonl", 8):
         parts = picture(HELD_OUT / row["image"]), spoken(HELD_OUT / row["audio"])
@@ -86,7 +86,7 @@ def test_answers_stand_where_the_extractor_drops_tokens_on_the_way(client: opena
 
 
 @pytest.mark.kernels
-def test_speech_is_heard_by_the_language_model(client: openai.OpenAI) -> None:
+def test_the_language_model_repeats_what_was_said(client: openai.OpenAI) -> None:
     rows = lines("sentences-known-voices.jsonl", 10)
     instruction = {"type": "text", "text": "Repeat what I said."}
     heard = [
@@ -126,7 +126,7 @@ def test_speech_begins_before_the_text_of_a_long_answer_ends(client: openai.Open
 
 # Voice joe is heard in the demo, too.
 @pytest.mark.parametrize(("voice", "at_most"), [pytest.param("joe", 0.15, marks=pytest.mark.full), ("nano", 0.3)])
-def test_spoken_answers_are_understood(client: openai.OpenAI, voice: str, at_most: float) -> None:
+def test_spoken_answers_transcribe_back_to_their_text(client: openai.OpenAI, voice: str, at_most: float) -> None:
     questions = ["What is the capital of Italy?", "Why do people sleep?", "What is a friend?", "How do birds fly?"]
     said, heard = [], []
     for question in questions:

@@ -207,7 +207,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_a_rolling_restart_of_everything_costs_no_stream_and_no_clip(fleet: Fleet) -> None:
+def test_a_rolling_restart_of_everything_loses_no_stream_and_no_clip(fleet: Fleet) -> None:
     """The small one of every run is in tests/integration/services/test_load_balancing.py."""
     log: list[Restart] = []
     headers = {"Authorization": f"Bearer {fleet.key}"}

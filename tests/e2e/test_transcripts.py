@@ -14,7 +14,7 @@ from tests.e2e.test_encode_and_transcribe import encoder, held_out_sentences, re
 pytestmark = pytest.mark.kernels
 
 
-def test_segments_of_several_sentences_follow_each_other() -> None:
+def test_segments_of_several_sentences_are_in_order() -> None:
     spoken = torch.cat([each.samples for each in recordings()[:4]])
     seconds = len(spoken) / SAMPLE_RATE
     segments = list(encoder("nano").transcriber.transcribe([Clip(0, 0.0, seconds, spoken)]))
@@ -29,7 +29,7 @@ def test_segments_of_several_sentences_follow_each_other() -> None:
 @pytest.mark.parametrize(
     ("every", "at_most"), [(10, 0.04), pytest.param(1, 0.02, marks=[pytest.mark.full, pytest.mark.timeout(1800)])]
 )
-def test_nano_served_writes_nearly_what_its_own_decoder_writes(
+def test_ctranslate2_transcribes_nearly_what_our_own_decoder_does(
     every: int, at_most: float, record_property: Callable[[str, object], None]
 ) -> None:
     served, own = encoder("nano"), build_speech_encoder("nano")

@@ -31,17 +31,17 @@ def watcher(target: Target) -> Iterator[Watcher]:
 @pytest.mark.parametrize(
     "each", [each for each in ATTACKS if each.quick], ids=lambda each: f"{each.kind}-{each.run.__name__.strip('_')}"
 )
-def test_nothing_breaks_under(target: Target, watcher: Watcher, each: Attack) -> None:
+def test_the_stack_withstands(target: Target, watcher: Watcher, each: Attack) -> None:
     with loopback_only():
         row = run_one(target, watcher, each, PLAN, max_health_seconds=PATIENT_SECONDS)
     assert row.held, row.wrong
 
 
-def test_every_kind_is_named_and_has_attacks() -> None:
+def test_every_kind_is_listed_and_has_attacks() -> None:
     assert {each.kind for each in ATTACKS} == set(kinds.NAMES)
 
 
-def test_an_answer_that_is_not_allowed_breaks() -> None:
+def test_a_disallowed_answer_fails_the_attack() -> None:
     outcome = Outcome("400")
     outcome.add("400", ("400",))
     assert outcome.wrong == []
@@ -50,7 +50,7 @@ def test_an_answer_that_is_not_allowed_breaks() -> None:
     assert outcome.came_back == "400, 500"
 
 
-def test_a_process_that_dies_under_an_attack_is_told_and_started_again(target: Target, watcher: Watcher) -> None:
+def test_a_process_killed_by_an_attack_is_reported_and_restarted(target: Target, watcher: Watcher) -> None:
     def killing(target: Target, plan: Plan) -> Outcome:
         target.stack.kill("speech_synthesizer")
         outcome = Outcome("200")

@@ -117,7 +117,7 @@ def unguarded(small: SmallDisk) -> ObjectStore:
 
 
 @pytest.mark.skipif(not CAN_MOUNT, reason="this machine lets nobody mount a small disk")
-def test_a_full_disk_is_told_and_waited_for_and_all_goes_on_when_there_is_room(small: SmallDisk) -> None:
+def test_a_full_disk_is_reported_and_work_resumes_once_there_is_space(small: SmallDisk) -> None:
     kept = small.upload(2, first=40)
     assert kept.status_code == 200, kept.text
     before = small.processes()

@@ -36,7 +36,7 @@ IMPORT_AUDIO = "; ".join(f"import model_core.audio.{module}" for module in AUDIO
         ),
     ],
 )
-def test_a_process_loads_no_library_that_it_does_without(code: str, absent: tuple[str, ...]) -> None:
+def test_a_process_loads_no_library_that_it_does_not_need(code: str, absent: tuple[str, ...]) -> None:
     program = f"import sys; {code}; print(*({set(absent)} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

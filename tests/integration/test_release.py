@@ -95,7 +95,7 @@ def test_a_version_without_a_section_is_not_tagged(repository: Repository) -> No
     assert repository.tags == []
 
 
-def test_a_version_that_only_begins_like_a_section_is_not_tagged(repository: Repository) -> None:
+def test_a_version_that_is_only_a_prefix_of_a_section_is_not_tagged(repository: Repository) -> None:
     repository.commit_version("1.2")
     assert repository.release().returncode == 1
     assert repository.tags == []
@@ -111,7 +111,7 @@ def test_a_tree_with_uncommitted_changes_is_not_tagged(repository: Repository, f
     assert repository.tags == []
 
 
-def test_a_version_is_tagged_once(repository: Repository) -> None:
+def test_a_version_is_tagged_only_once(repository: Repository) -> None:
     assert repository.release().returncode == 0
     done = repository.release()
     assert done.returncode == 1

@@ -25,7 +25,7 @@ BOTH = ("speech", "long_speech")
         ((), 2, True, ""),
     ],
 )
-def test_adapter_follows_from_clips_vision_and_residents(
+def test_the_adapter_follows_from_clips_vision_and_resident_adapters(
     resident: tuple[str, ...], clips: int, vision: bool, expected: str
 ) -> None:
     assert choose_adapter(resident, clips=clips, vision=vision) == expected
@@ -48,7 +48,7 @@ def test_adapter_follows_from_clips_vision_and_residents(
         ((*BOTH, "mine"), ALL, 1, "mine", "mine"),
     ],
 )
-def test_projector_is_that_of_the_adapter_which_both_services_have(
+def test_the_projector_is_of_the_adapter_that_both_services_have(
     projectors: tuple[str, ...], adapters: tuple[str, ...], clips: int, named: str, expected: str
 ) -> None:
     assert choose_projector(projectors, adapters, clips=clips, named=named) == expected

@@ -40,20 +40,20 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeHere:
     )  # fmt: skip
 
 
-def test_members_are_unpacked_and_nothing_else(package: MadeHere, tmp_path: Path) -> None:
+def test_only_the_named_members_are_unpacked(package: MadeHere, tmp_path: Path) -> None:
     folder = package_folder(package, tmp_path / "packages")
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     assert files == ["usr/share/books/deep/two.txt", "usr/share/books/one.txt"]
     assert (folder / files[0]).read_text() == f"this is {files[0]}"
 
 
-def test_a_folder_that_is_there_is_not_fetched_again(package: MadeHere, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_fetched_again(package: MadeHere, tmp_path: Path) -> None:
     folder = package_folder(package, tmp_path / "packages")
     Path("made.deb").unlink()
     assert package_folder(package, tmp_path / "packages") == folder
 
 
-def test_a_fetch_that_fails_leaves_no_folder(package: MadeHere, tmp_path: Path) -> None:
+def test_a_failed_fetch_leaves_no_folder(package: MadeHere, tmp_path: Path) -> None:
     with Path("made.deb").open("ab") as file:
         file.write(b"and more")
     with pytest.raises(WeightsMissing, match="SHA-256"):
@@ -61,7 +61,7 @@ def test_a_fetch_that_fails_leaves_no_folder(package: MadeHere, tmp_path: Path) 
     assert list((tmp_path / "packages").iterdir()) == []
 
 
-def test_a_machine_without_apt_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_apt_gets_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     absent = DebianPackage(name="some-books", version="1", sha256="", licence="", members=())
     with pytest.raises(WeightsMissing, match=r"some-books=1 .*apt-get"):

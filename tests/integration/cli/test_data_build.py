@@ -31,7 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_built_from_packages_twice_with_the_same_bytes(build: Build, tmp_path: Path, kind: str) -> None:
+def test_each_kind_builds_reproducibly_from_packages(build: Build, tmp_path: Path, kind: str) -> None:
     for folder in ("a", "b"):
         result = build(kind, *KINDS[kind], "--out", tmp_path / folder)
         assert result.exit_code == 0, result.output
@@ -42,7 +42,7 @@ def test_each_kind_is_built_from_packages_twice_with_the_same_bytes(build: Build
     assert all(speech.transcript for conversation in conversations for speech in conversation.speech)
 
 
-def test_another_command_in_the_same_folder_is_refused_with_what_differs(build: Build, tmp_path: Path) -> None:
+def test_a_different_command_in_the_same_folder_is_refused_with_the_difference(build: Build, tmp_path: Path) -> None:
     sentences = tmp_path / "mine.txt"
     sentences.write_text("It is late.\n")
     options = ("align", "--source", sentences, "--out", tmp_path / "a")
@@ -52,7 +52,7 @@ def test_another_command_in_the_same_folder_is_refused_with_what_differs(build: 
     assert "seed was 0 and is now 1" in result.stderr
 
 
-def test_what_was_dropped_is_told_with_its_reason(build: Build, tmp_path: Path) -> None:
+def test_dropped_samples_are_reported_with_their_reason(build: Build, tmp_path: Path) -> None:
     (tmp_path / "here.flac").write_bytes(encoded(voice(0)))
     clips = tmp_path / "clips.jsonl"
     clips.write_text("".join(f'{{"audio": "{name}.flac", "text": "Said."}}\n' for name in ("here", "gone")))
@@ -70,7 +70,7 @@ def test_what_was_dropped_is_told_with_its_reason(build: Build, tmp_path: Path) 
         (("long-speech", "--source", "chitchat", "--tasks", "sing"), "'sing' is not one of"),
     ],
 )
-def test_wrong_options_say_what_there_is(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_unknown_options_list_the_valid_ones(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     command = ["data", "build", *options, "--out", str(tmp_path / "a")]
     if "--voices" not in options:
         command += ["--voices", "joe"]

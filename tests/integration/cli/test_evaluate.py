@@ -57,7 +57,7 @@ def printed(result: Result) -> dict[str, Any]:
         ("videomme", write_videomme, "accuracy"),
     ],
 )
-def test_published_data_sets_are_measured_through_a_gateway(
+def test_published_benchmarks_run_through_a_gateway(
     lyra: Lyra, tiny_stack: Stack, tmp_path: Path, name: str, write: Callable[[Path], Path], metric: str
 ) -> None:
     folder, out = write(tmp_path / "set"), tmp_path / "out"
@@ -83,7 +83,7 @@ def test_gateway_and_preset_give_the_same_answers(lyra: Lyra, tiny_stack: Stack,
     assert predictions[0] == predictions[1]
 
 
-def test_spoken_questions_reach_preset_and_gateway_alike(lyra: Lyra, tiny_stack: Stack, tmp_path: Path) -> None:
+def test_spoken_questions_are_the_same_for_preset_and_gateway(lyra: Lyra, tiny_stack: Stack, tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "m.jsonl", {"audio": "a.wav", "text": "hello there"})
     write_tone(tmp_path / "a.wav", 1.5)
     heard = []
@@ -94,7 +94,7 @@ def test_spoken_questions_reach_preset_and_gateway_alike(lyra: Lyra, tiny_stack:
     assert heard[0] == heard[1]
 
 
-def test_own_benchmarks_are_measured_through_a_gateway(lyra: Lyra, tiny_stack: Stack, tmp_path: Path) -> None:
+def test_own_benchmarks_run_through_a_gateway(lyra: Lyra, tiny_stack: Stack, tmp_path: Path) -> None:
     gateway = ("--gateway", tiny_stack.url)
     written, spoken = write_factual(tmp_path)
     assert printed(lyra("factual", "--written", written, "--spoken", spoken, *gateway))["count"] == 4
@@ -112,7 +112,7 @@ def test_own_benchmarks_are_measured_through_a_gateway(lyra: Lyra, tiny_stack: S
     assert (tmp_path / "needle" / "needle-keep-0.5-blocks-2.png").is_file()
 
 
-def test_second_run_asks_nothing_of_a_gateway_that_is_gone(lyra: Lyra, tmp_path: Path, tiny_stack: Stack) -> None:
+def test_a_second_run_needs_no_gateway(lyra: Lyra, tmp_path: Path, tiny_stack: Stack) -> None:
     folder, out = write_docvqa(tmp_path / "set"), tmp_path / "out"
     first = printed(lyra("docvqa", folder, "--written", "--preset", "tiny", "--out", out))
     kept = (out / "predictions.jsonl").read_bytes()
@@ -145,7 +145,7 @@ def judge() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         thread.join()
 
 
-def test_mm_vet_is_scored_by_a_judge_at_an_address(
+def test_mm_vet_is_scored_by_a_judge_server(
     lyra: Lyra, tmp_path: Path, judge: tuple[str, list[dict[str, Any]]]
 ) -> None:
     url, asked = judge
@@ -157,7 +157,7 @@ def test_mm_vet_is_scored_by_a_judge_at_an_address(
     assert asked[1]["max_tokens"] == 3
 
 
-def test_nanos_card_is_tried_with_another_preset(lyra: Lyra, tmp_path: Path) -> None:
+def test_nanos_model_card_runs_with_another_preset(lyra: Lyra, tmp_path: Path) -> None:
     write_tone(tmp_path / "data" / "a.wav")
     write_lines(tmp_path / "data" / "human.jsonl", {"audio": "a.wav", "text": "hello there"})
     options = ("--preset", "tiny", "--data", tmp_path / "data", "--out", tmp_path / "card", "--workers", 1)
@@ -182,7 +182,7 @@ def test_nanos_card_is_tried_with_another_preset(lyra: Lyra, tmp_path: Path) -> 
         (("throughput", "--preset", "huge"), "huge"),
     ],
 )
-def test_what_is_wrong_is_told_in_a_line(lyra: Lyra, tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_errors_are_a_single_line(lyra: Lyra, tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
     (tmp_path / "texts.txt").write_text("one\n")
     chart = write_chartqa(tmp_path / "chart")
     given = [argument.format(folder=tmp_path, chart=chart) for argument in arguments]
@@ -191,7 +191,7 @@ def test_what_is_wrong_is_told_in_a_line(lyra: Lyra, tmp_path: Path, arguments: 
     assert told in " ".join(result.stderr.replace("│", " ").split())
 
 
-def test_failure_of_a_gateway_names_the_question(lyra: Lyra, tmp_path: Path, tiny_stack: Stack) -> None:
+def test_a_gateway_failure_names_the_question(lyra: Lyra, tmp_path: Path, tiny_stack: Stack) -> None:
     folder = write_docvqa(tmp_path / "set")
     (folder / "documents" / "xnbl0037_1.png").write_bytes(b"no picture")
     result = lyra("docvqa", folder, "--written", "--gateway", tiny_stack.url)
@@ -202,7 +202,7 @@ def test_failure_of_a_gateway_names_the_question(lyra: Lyra, tmp_path: Path, tin
     assert "nothing answers at http://127.0.0.1:9" in gone.stderr
 
 
-def test_folder_of_results_may_hold_pictures_of_other_suffixes(lyra: Lyra, tmp_path: Path) -> None:
+def test_results_folder_may_hold_images_with_other_suffixes(lyra: Lyra, tmp_path: Path) -> None:
     folder = write_textvqa(tmp_path / "set")
     shutil.rmtree(folder / "train_images")
     write_picture(folder / "images" / "003a8ae2ef43b901.webp")

@@ -17,7 +17,7 @@ def lyra_keys(home: Path, *arguments: str, within: Sequence[str] = ()) -> "subpr
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_without_room_on_the_disk_no_key_is_shown_and_those_before_stay(tmp_path: Path) -> None:
+def test_on_a_full_disk_no_key_is_shown_and_existing_keys_stay(tmp_path: Path) -> None:
     good = lyra_keys(tmp_path, "create", "before").stdout.strip()
     before = (tmp_path / "keys.json").read_text()
     result = lyra_keys(tmp_path, "create", "after", within=NO_ROOM)
@@ -30,7 +30,7 @@ def test_without_room_on_the_disk_no_key_is_shown_and_those_before_stay(tmp_path
     assert sorted(each.name for each in tmp_path.iterdir()) == ["keys.json", "keys.lock"]
 
 
-def test_a_key_that_cannot_be_revoked_is_told_to_be_good_still(tmp_path: Path) -> None:
+def test_a_failed_revocation_says_that_the_key_is_still_valid(tmp_path: Path) -> None:
     lyra_keys(tmp_path, "create", "x")
     key_id = next(word for word in lyra_keys(tmp_path, "list").stdout.split() if word.startswith("key_"))
     result = lyra_keys(tmp_path, "revoke", key_id, within=NO_ROOM)
@@ -41,7 +41,7 @@ def test_a_key_that_cannot_be_revoked_is_told_to_be_good_still(tmp_path: Path) -
 
 @pytest.mark.parametrize("home", ["/proc/lyra", "/dev/null/lyra"])
 @pytest.mark.parametrize("arguments", [("create", "x"), ("revoke", "key_x")])
-def test_a_folder_that_may_not_be_written_is_told_in_words(home: str, arguments: tuple[str, ...]) -> None:
+def test_a_read_only_folder_is_a_readable_error(home: str, arguments: tuple[str, ...]) -> None:
     result = lyra_keys(Path(home), *arguments)
     assert (result.returncode, result.stdout) == (1, "")
     assert home in result.stderr

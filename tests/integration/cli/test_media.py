@@ -33,7 +33,7 @@ def lyra(tmp_path: Path, store_settings: StoreSettings, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("options", [(), ("--direct",)], ids=["through the gateway", "past it"])
-def test_a_file_is_uploaded_shown_listed_and_deleted(lyra: Lyra, tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_media_can_be_uploaded_shown_listed_and_deleted(lyra: Lyra, tmp_path: Path, options: tuple[str, ...]) -> None:
     file = tmp_path / "tune.wav"
     file.write_bytes(wav(600.0))
     uploaded = lyra("media", "upload", file, *options)
@@ -48,7 +48,9 @@ def test_a_file_is_uploaded_shown_listed_and_deleted(lyra: Lyra, tmp_path: Path,
 
 
 @pytest.mark.parametrize("options", [(), ("--direct",)], ids=["through the gateway", "past it"])
-def test_a_file_that_is_no_media_is_refused_in_words(lyra: Lyra, tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_a_file_that_is_not_media_is_refused_with_a_readable_error(
+    lyra: Lyra, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     file = tmp_path / "note.txt"
     file.write_text("not a recording")
     result = lyra("media", "upload", file, *options)
@@ -56,7 +58,7 @@ def test_a_file_that_is_no_media_is_refused_in_words(lyra: Lyra, tmp_path: Path,
     assert "file: does not decode" in result.stderr
 
 
-def test_what_is_not_there_is_said(lyra: Lyra) -> None:
+def test_missing_media_is_a_readable_error(lyra: Lyra) -> None:
     for media_id, word in (("media-" + "0" * 32, "no media"), (f"..{os.sep}jobs", "not a media id")):
         result = lyra("media", "show", media_id)
         assert result.exit_code == 1

@@ -64,7 +64,7 @@ def test_queues_and_jobs_are_counted(settings: JobSettings) -> None:
     assert job_metrics(settings, hours=24 * 7).ended == {"succeeded": 2}
 
 
-def test_taken_tickets_are_counted_by_queue(settings: JobSettings) -> None:
+def test_reserved_tickets_are_counted_by_queue(settings: JobSettings) -> None:
     client = open_redis(settings)
     dispatcher = Dispatcher(client, make_celery(settings))
     job = submit(JobStore(ObjectStore(settings)), "job-1")

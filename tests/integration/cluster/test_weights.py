@@ -42,7 +42,7 @@ def upload(store: ObjectStore, folder: Path, name: str = "tiny") -> list[str]:
     return [file.name for file in plan.to_upload]
 
 
-def test_a_pod_fetches_what_was_synced(object_store: ObjectStore, folder: Path, tmp_path: Path) -> None:
+def test_a_pod_fetches_the_synced_weights(object_store: ObjectStore, folder: Path, tmp_path: Path) -> None:
     upload(object_store, folder)
     assert keys(object_store) == [
         "weights/tiny/SHA256SUMS",
@@ -79,7 +79,7 @@ def test_multipart_upload(
     assert object_store.get("weights/tiny/model.safetensors") == (folder / "model.safetensors").read_bytes()
 
 
-def test_interrupted_sync_resumes_and_is_never_fetched_half(
+def test_interrupted_sync_resumes_and_is_never_fetched_incomplete(
     object_store: ObjectStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = object_store.put

@@ -44,14 +44,14 @@ def start(folder: Path, workers: int = 1, **environment: str) -> subprocess.Pope
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment)
 
 
-def test_two_builds_have_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
+def test_builds_are_byte_identical_for_any_number_of_workers(tmp_path: Path) -> None:
     built(tmp_path / "a")
     built(tmp_path / "b")
     built(tmp_path / "c", workers=3)
     assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(tmp_path / "c")
 
 
-def test_what_is_dropped_is_counted_and_named(tmp_path: Path) -> None:
+def test_dropped_samples_are_counted_and_named(tmp_path: Path) -> None:
     manifest = built(tmp_path / "a")
     assert manifest.samples == 18
     assert manifest.dropped == {"seventh": 2}
@@ -60,7 +60,7 @@ def test_what_is_dropped_is_counted_and_named(tmp_path: Path) -> None:
     assert {row["reason"] for row in named} == {"seventh"}
 
 
-def test_the_manifest_keeps_spec_origins_and_versions(tmp_path: Path) -> None:
+def test_the_manifest_records_spec_origins_and_versions(tmp_path: Path) -> None:
     manifest = built(tmp_path / "a", seed=3)
     assert manifest.kind == "instruct"
     assert manifest.seed == 3
@@ -70,7 +70,7 @@ def test_the_manifest_keeps_spec_origins_and_versions(tmp_path: Path) -> None:
     assert not (tmp_path / "a" / "work").exists()
 
 
-def test_a_build_killed_midway_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     built(tmp_path / "whole")
     killed = tmp_path / "killed"
     assert start(killed, COUNTING_KILL="10").wait() == -signal.SIGKILL
@@ -82,9 +82,7 @@ def test_a_build_killed_midway_goes_on_to_the_same_bytes(tmp_path: Path) -> None
     assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
 
 
-def test_a_worker_killed_from_outside_is_told_and_the_build_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_worker_is_reported_and_the_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built(tmp_path / "whole")
     monkeypatch.setenv("COUNTING_KILL", "10")
     with pytest.raises(DataError, match="worker process was killed"):
@@ -94,7 +92,7 @@ def test_a_worker_killed_from_outside_is_told_and_the_build_goes_on(
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")
 
 
-async def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+async def test_workers_exit_when_their_parent_is_killed(tmp_path: Path) -> None:
     told = tmp_path / "pid"
     parent = start(tmp_path / "a", workers=2, COUNTING_WAIT="5", COUNTING_PID=str(told))
     await until(lambda: told.exists() and told.read_text().isdecimal())
@@ -104,7 +102,7 @@ async def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None
     worker.wait(timeout=60)
 
 
-def test_a_broken_shard_is_made_again(tmp_path: Path) -> None:
+def test_a_broken_shard_is_rebuilt(tmp_path: Path) -> None:
     built(tmp_path / "whole")
     assert start(tmp_path / "a", COUNTING_KILL="10").wait() == -signal.SIGKILL
     shard = tmp_path / "a" / "shards" / "00000.parquet"
@@ -116,7 +114,7 @@ def test_a_broken_shard_is_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "named"), [({"seed": 1}, "seed was 0 and is now 1"), ({"origin": "others"}, "origins was")]
 )
-def test_a_folder_of_another_spec_is_refused_with_what_differs(
+def test_a_folder_of_another_spec_is_refused_with_the_difference(
     tmp_path: Path, changed: dict[str, Any], named: str
 ) -> None:
     assert start(tmp_path / "begun", COUNTING_KILL="10").wait() == -signal.SIGKILL
@@ -128,13 +126,13 @@ def test_a_folder_of_another_spec_is_refused_with_what_differs(
     assert contents(tmp_path / "finished") == before
 
 
-def test_a_finished_build_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_build_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = built(tmp_path / "a")
     monkeypatch.setenv("COUNTING_KILL", "0")
     assert built(tmp_path / "a") == first
 
 
-def test_a_shard_altered_after_the_build_is_found(tmp_path: Path) -> None:
+def test_a_shard_modified_after_the_build_is_detected(tmp_path: Path) -> None:
     built(tmp_path / "a")
     shard = tmp_path / "a" / "shards" / "00001.parquet"
     data = bytearray(shard.read_bytes())
@@ -164,7 +162,7 @@ def test_every_sample_can_be_read(tmp_path: Path) -> None:
     assert ids == [f"number-{number}" for number in range(20) if number % 7 != 6]
 
 
-def test_a_plan_holds_every_sample_once_in_an_order_of_the_seed() -> None:
+def test_a_plan_has_every_sample_once_in_an_order_given_by_the_seed() -> None:
     plan = shuffled_plan([3, 2], seed=0, samples=None)
     assert sorted(plan) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
     assert shuffled_plan([50, 50], 0, None) != shuffled_plan([50, 50], 1, None)

@@ -49,7 +49,7 @@ def left(folder: Path) -> list[str]:
         ("write_manifest(folder, Manifest(kind='align', name='n' * 9999, seed=0, shards=()))", 8192, "manifest.json"),
     ],
 )
-def test_a_file_that_does_not_fit_is_named_with_what_to_do_and_is_not_there(
+def test_a_file_that_does_not_fit_on_disk_is_named_and_removed(
     tmp_path: Path, work: str, limit: int, name: str
 ) -> None:
     said = run(tmp_path, work, limit)
@@ -57,7 +57,7 @@ def test_a_file_that_does_not_fit_is_named_with_what_to_do_and_is_not_there(
     assert left(tmp_path) == []
 
 
-def test_a_filter_that_met_a_full_disk_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_filter_run_stopped_by_a_full_disk_resumes_once_there_is_space(tmp_path: Path) -> None:
     write_folder(tmp_path / "source", [seen(0)], [seen(number) for number in range(1, 40)])
     work = 'filter_folder(folder / "source", folder / "out", Rules())'
     assert "00001.parquet: cannot be written" in run(tmp_path, work)

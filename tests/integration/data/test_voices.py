@@ -38,7 +38,7 @@ def reader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TrainingV
         pytest.skip(str(missing))
 
 
-def test_a_reading_depends_on_text_and_seed_alone(reader: TrainingVoice) -> None:
+def test_a_reading_depends_only_on_text_and_seed(reader: TrainingVoice) -> None:
     first, again, other = (reader.synthesize(TEXT, seed) for seed in (1, 1, 2))
     assert first.dtype == np.float32
     assert first.ndim == 1
@@ -47,18 +47,18 @@ def test_a_reading_depends_on_text_and_seed_alone(reader: TrainingVoice) -> None
     assert len(first) != len(other)
 
 
-def test_many_readings_are_those_made_one_by_one(reader: TrainingVoice) -> None:
+def test_batched_readings_equal_single_readings(reader: TrainingVoice) -> None:
     texts = [TEXT, "Another one.", "And a third."]
     together = reader.synthesize_batch(texts, [1, 2, 3])
     for samples, text, seed in zip(together, texts, [1, 2, 3], strict=True):
         assert np.array_equal(samples, reader.synthesize(text, seed))
 
 
-def test_a_voice_as_it_is_does_not_depend_on_the_seed(reader: TrainingVoice) -> None:
+def test_an_unvaried_voice_does_not_depend_on_the_seed(reader: TrainingVoice) -> None:
     assert np.array_equal(reader.synthesize(TEXT, 1, vary=False), reader.synthesize(TEXT, 2, vary=False))
 
 
-def test_manners_spread_around_the_voices_own() -> None:
+def test_prosody_varies_around_the_voices_own() -> None:
     prosodies = [Prosody(seed, True) for seed in range(200)]
     for name, low, high in (("pace", 0.85, 1.2), ("pitch", 0.87, 1.15), ("size", 0.92, 1.1)):
         values = [getattr(prosody, name) for prosody in prosodies]
@@ -67,18 +67,18 @@ def test_manners_spread_around_the_voices_own() -> None:
     assert (Prosody(3, False).pace, Prosody(3, False).pitch, Prosody(3, False).size) == (1, 1, 1)
 
 
-def test_the_voice_kept_for_testing_is_none_to_train_on() -> None:
+def test_the_held_out_voice_is_not_used_for_training() -> None:
     assert HELD_OUT_VOICE not in TRAINING_VOICES
     assert len(set(TRAINING_VOICES)) == len(TRAINING_VOICES) == 35
 
 
-def test_an_unknown_voice_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_voice_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"'nobody'.*slt"):
         load_voices(tmp_path, ["nobody"])
 
 
 @pytest.mark.parametrize(("voice", "package"), [("slt", "flite"), ("ked", "festvox-kdlpc16k")])
-def test_a_program_that_is_missing_is_named_with_its_package(
+def test_a_missing_program_is_named_with_its_package(
     voice: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -86,7 +86,9 @@ def test_a_program_that_is_missing_is_named_with_its_package(
         load_voices(tmp_path, [voice])
 
 
-def test_a_festival_without_the_voice_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_festival_without_the_voice_names_the_package_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "festival"
     program.write_text("#!/bin/sh\necho '(other_voice)'\n")
     program.chmod(0o755)
@@ -104,11 +106,11 @@ def test_phonemes_are_written_as_kokoro_writes_them(espeak: str, kokoro: str) ->
 
 
 @given(st.text("ab ", max_size=60), st.integers(1, 12))
-def test_long_texts_are_spoken_in_parts_that_lose_nothing(symbols: str, most: int) -> None:
+def test_long_texts_are_split_without_losing_anything(symbols: str, most: int) -> None:
     parts = in_parts(symbols, most)
     assert all(part.strip() == part != "" and len(part) <= most for part in parts)
     assert "".join(parts).replace(" ", "") == symbols.replace(" ", "")
 
 
-def test_parts_end_between_words_where_they_can() -> None:
+def test_splits_are_between_words_where_possible() -> None:
     assert in_parts("one two threefour five", 8) == ["one two", "threefou", "r five"]

@@ -8,7 +8,7 @@ from tests.unit.evaluation.test_card import data, nothing, plan
 __all__ = ["data"]
 
 
-def test_two_processes_measure_what_one_does(data: Path) -> None:
+def test_two_processes_measure_the_same_as_one(data: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     only = ("wer-known", "vqa-written")
     two = evaluate_nano(plan(data, *only, workers=2), lambda *step: steps.append(step))

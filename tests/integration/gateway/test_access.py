@@ -42,7 +42,7 @@ async def test_a_revoked_key_is_refused_by_the_running_gateway(gateway: Gateway)
     assert (await gateway.openai.with_options(api_key=secret).models.list()).data
 
 
-async def test_a_key_that_has_expired_is_refused_by_a_code_of_its_own(gateway: Gateway) -> None:
+async def test_an_expired_key_is_refused_with_its_own_error_code(gateway: Gateway) -> None:
     _, secret = gateway.keys.create("acme", expires_at=datetime(2099, 1, 1, tzinfo=UTC))
     client = gateway.openai.with_options(api_key=secret)
     assert (await client.models.list()).data
@@ -78,7 +78,7 @@ async def test_docs_can_be_closed(start_gateway: StartGateway, tiny_addresses: d
     assert (await gateway.http.get("/openapi.json")).status_code == 404
 
 
-async def test_a_model_is_listed_and_found_and_another_is_not(gateway: Gateway) -> None:
+async def test_the_served_model_is_listed_and_another_is_not_found(gateway: Gateway) -> None:
     assert (await gateway.openai.models.retrieve("lyra-tiny")).owned_by == "lyra"
     with pytest.raises(openai.NotFoundError) as caught:
         await gateway.openai.models.retrieve("gpt-5")

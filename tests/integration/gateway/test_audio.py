@@ -54,7 +54,7 @@ async def test_a_text_is_spoken_in_every_format(gateway: Gateway, kind: Any) -> 
         assert sum(frame.samples for frame in container.decode(audio=0)) > 8_000
 
 
-async def test_speed_makes_speech_shorter(gateway: Gateway) -> None:
+async def test_higher_speed_makes_speech_shorter(gateway: Gateway) -> None:
     lengths = []
     for speed in (0.5, 2.0):
         response = await gateway.openai.audio.speech.create(

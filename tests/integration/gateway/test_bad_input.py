@@ -79,7 +79,7 @@ CASES: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_invalid_input_is_named_and_does_no_harm(gateway: Gateway, case: str, stream: bool) -> None:
+async def test_invalid_input_is_named_and_later_requests_succeed(gateway: Gateway, case: str, stream: bool) -> None:
     make, param, message = CASES[case]
     response = await gateway.http.post("/v1/chat/completions", json={**make(), "stream": stream})
     assert response.status_code == 400, response.text
@@ -135,13 +135,13 @@ async def test_a_body_over_the_limit_is_refused(
         assert "100,000 bytes" in response.json()["error"]["message"]
 
 
-async def test_a_large_body_without_a_key_gets_its_answer(gateway: Gateway) -> None:
+async def test_a_large_body_without_a_key_gets_a_401(gateway: Gateway) -> None:
     async with httpx.AsyncClient(base_url=gateway.url) as client:
         response = await client.post("/v1/chat/completions", content=b"x" * 20_000_000)
     assert response.status_code == 401
 
 
-async def test_a_body_that_never_ends_is_given_up(start_gateway: StartGateway, tiny_addresses: dict[str, str]) -> None:
+async def test_a_body_that_never_ends_times_out(start_gateway: StartGateway, tiny_addresses: dict[str, str]) -> None:
     gateway = await start_gateway(tiny_addresses, body_seconds=0.2)
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -198,7 +198,7 @@ async def test_bad_speech_requests_are_named(gateway: Gateway, changes: dict[str
     assert response.json()["error"]["param"] == param
 
 
-async def test_another_model_is_not_found_anywhere(gateway: Gateway) -> None:
+async def test_an_unknown_model_is_a_404_for_chat_and_speech(gateway: Gateway) -> None:
     for path, request in (
         ("/v1/chat/completions", body(model="gpt-5")),
         ("/v1/audio/speech", {"model": "tts-1", "input": "Hi", "voice": ""}),

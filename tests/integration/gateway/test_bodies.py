@@ -25,13 +25,13 @@ async def held(home: Path, shapes: list[str], body_bytes: int) -> None:
         assert finding.rss_bytes <= MAX_RSS_BYTES, str(finding)
 
 
-async def test_fifty_bodies_at_once_are_refused_within_the_memory(tmp_path: Path) -> None:
+async def test_fifty_bodies_at_once_are_refused_within_the_memory_limit(tmp_path: Path) -> None:
     await held(tmp_path, ["numbers", "empty objects", "many keys", "a long word", "deep", "tiny chunks"], 8_000_000)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-async def test_fifty_bodies_of_every_shape_are_refused_within_the_memory(tmp_path: Path) -> None:
+async def test_fifty_bodies_of_every_shape_are_refused_within_the_memory_limit(tmp_path: Path) -> None:
     await held(tmp_path, list(SHAPES), 40_000_000)
 
 
@@ -39,7 +39,7 @@ def chat(*parts: Any) -> dict[str, Any]:
     return {"model": "lyra-tiny", "messages": [{"role": "user", "content": list(parts)}], "max_tokens": 1}
 
 
-async def test_pictures_may_be_larger_than_all_the_rest(
+async def test_inline_media_may_exceed_the_limit_for_other_json(
     start_gateway: StartGateway, tiny_addresses: dict[str, str]
 ) -> None:
     gateway = await start_gateway(tiny_addresses, max_json_bytes=2_000)
@@ -55,7 +55,7 @@ async def test_pictures_may_be_larger_than_all_the_rest(
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/speech", "/v1/jobs", "/v1/media/uploads", "/v1/jobs/job-1/questions"])
-async def test_bodies_that_carry_no_media_are_small(gateway: Gateway, path: str) -> None:
+async def test_bodies_without_media_have_a_small_limit(gateway: Gateway, path: str) -> None:
     response = await gateway.http.post(path, content=b'"' + b"A" * 2_000_000 + b'"', headers=_JSON)
     assert response.status_code == 413
     assert "1,048,576 bytes" in response.json()["error"]["message"]
@@ -87,19 +87,19 @@ async def test_unusual_json_is_refused_with_the_reason(
     ("messages", "code"),
     [([{}] * 300, "too_many_messages"), ([{"role": "user", "content": [{}] * 40}], "too_many_parts")],
 )
-async def test_counts_are_checked_before_the_items(gateway: Gateway, messages: list[Any], code: str) -> None:
+async def test_list_lengths_are_checked_before_their_items(gateway: Gateway, messages: list[Any], code: str) -> None:
     response = await gateway.http.post(CHAT, json={"model": "lyra-tiny", "messages": messages})
     assert (response.status_code, response.json()["error"]["code"]) == (400, code)
 
 
-async def test_the_first_error_of_a_list_ends_it(gateway: Gateway) -> None:
+async def test_validation_of_a_list_stops_at_the_first_error(gateway: Gateway) -> None:
     parts = [{"number": 0, "etag": ""}] * 10_000
     response = await gateway.http.post("/v1/media/uploads/upload-1/complete", json={"parts": parts})
     assert response.status_code == 400
     assert response.json()["error"]["param"].startswith("parts[0].")
 
 
-async def test_a_form_brings_one_recording(gateway: Gateway) -> None:
+async def test_a_form_takes_only_one_recording(gateway: Gateway) -> None:
     files = [("file", ("a.wav", b"x")), ("file", ("b.wav", b"x"))]
     response = await gateway.http.post("/v1/audio/transcriptions", data={"model": "lyra-tiny"}, files=files)
     assert response.status_code == 400

@@ -46,7 +46,7 @@ async def test_a_written_question_gets_a_written_answer(gateway: Gateway) -> Non
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
 
-async def test_the_streamed_answer_is_the_whole_one(gateway: Gateway) -> None:
+async def test_the_streamed_answer_equals_the_complete_one(gateway: Gateway) -> None:
     whole = await gateway.openai.chat.completions.create(**question(), seed=3, temperature=1.0)
     stream = await gateway.openai.chat.completions.create(
         **question(), seed=3, temperature=1.0, stream=True, stream_options={"include_usage": True}
@@ -63,7 +63,7 @@ async def test_the_streamed_answer_is_the_whole_one(gateway: Gateway) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
-async def test_speech_and_pictures_count_in_the_usage(gateway: Gateway) -> None:
+async def test_usage_counts_speech_and_image_tokens(gateway: Gateway) -> None:
     answer = await gateway.openai.chat.completions.create(**question())
     assert answer.usage is not None
     details = answer.usage.prompt_tokens_details
@@ -161,7 +161,7 @@ async def test_every_kind_of_recording_is_understood(
     assert answer.usage.prompt_tokens_details.audio_tokens
 
 
-async def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(gateway: Gateway) -> None:
+async def test_a_stop_sequence_ends_the_answer_and_is_not_part_of_it(gateway: Gateway) -> None:
     options: Any = {"model": "lyra-tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20}
     whole = await gateway.openai.chat.completions.create(**options)
     text = whole.choices[0].message.content or ""

@@ -56,7 +56,7 @@ async def test_missing_headers_close_the_connection(
         assert response == b""
 
 
-async def test_headers_that_trickle_do_not_put_their_end_off(
+async def test_trickled_headers_do_not_extend_their_deadline(
     start_gateway: StartGateway, addresses: dict[str, str]
 ) -> None:
     gateway = await start_gateway(addresses, header_seconds=0.3)
@@ -196,7 +196,7 @@ async def test_uploads_of_one_tenant_leave_slots_to_others(
         await until(four_run)
 
 
-async def test_a_reader_that_stops_is_cut_off_and_its_answer_given_up(
+async def test_a_stalled_reader_is_disconnected_and_its_answer_cancelled(
     start_gateway: StartGateway, addresses: dict[str, str], script: Script
 ) -> None:
     gateway = await start_gateway(addresses, write_seconds=0.5)
@@ -214,7 +214,7 @@ async def test_a_reader_that_stops_is_cut_off_and_its_answer_given_up(
         assert await metric(gateway, 'lyra_connections_cut_total{reason="reader"}') >= 1
 
 
-async def test_a_reader_that_is_slow_and_steady_gets_all(
+async def test_a_slow_but_steady_reader_gets_the_whole_response(
     start_gateway: StartGateway, addresses: dict[str, str], script: Script
 ) -> None:
     gateway = await start_gateway(addresses, write_seconds=0.5)
@@ -231,7 +231,7 @@ async def test_a_reader_that_is_slow_and_steady_gets_all(
     assert received > 8_000_000
 
 
-async def test_the_rest_of_a_refused_body_is_not_awaited(
+async def test_the_rest_of_a_rejected_body_is_not_awaited(
     start_gateway: StartGateway, addresses: dict[str, str]
 ) -> None:
     gateway = await start_gateway(addresses, header_seconds=0.3)
@@ -286,7 +286,7 @@ async def test_an_invalid_request_gets_one_response_and_is_disconnected(
     ],
     ids=["tiny chunks", "chunk extensions", "no length", "a huge length"],
 )
-async def test_chunks_that_cost_more_than_they_bring_are_refused(
+async def test_chunks_with_excessive_overhead_are_refused(
     start_gateway: StartGateway, addresses: dict[str, str], body: bytes
 ) -> None:
     gateway = await start_gateway(addresses)
@@ -298,7 +298,7 @@ async def test_chunks_that_cost_more_than_they_bring_are_refused(
     assert (await gateway.http.post(CHAT, json=QUESTION)).status_code == 200
 
 
-async def test_requests_in_a_row_and_expectations_get_their_answers(
+async def test_pipelined_requests_and_expect_continue_are_answered(
     start_gateway: StartGateway, addresses: dict[str, str]
 ) -> None:
     gateway = await start_gateway(addresses)

@@ -26,7 +26,7 @@ PICTURES = {path.name: path.read_bytes() for path in (DATA / "pictures").iterdir
 LARGE_RSS = 110 * 2**20
 
 
-async def test_recordings_of_eight_channels_are_stored_and_answered(full_gateway: Gateway) -> None:
+async def test_eight_channel_recordings_can_be_stored_and_asked_about(full_gateway: Gateway) -> None:
     for container, codec, sample_format in (
         ("flac", "flac", "s16"),
         ("ogg", "libopus", "flt"),
@@ -44,7 +44,7 @@ async def test_recordings_of_eight_channels_are_stored_and_answered(full_gateway
 
 
 @pytest.mark.parametrize("name", sorted(PICTURES))
-async def test_picture_is_refused_at_upload_or_a_chat_can_use_it(full_gateway: Gateway, name: str) -> None:
+async def test_a_picture_accepted_at_upload_can_be_used_in_a_chat(full_gateway: Gateway, name: str) -> None:
     kept = await upload(full_gateway, PICTURES[name])
     if name.endswith(".avif"):
         assert kept.status_code == 400
@@ -55,7 +55,7 @@ async def test_picture_is_refused_at_upload_or_a_chat_can_use_it(full_gateway: G
     assert answered.status_code == 200, answered.text
 
 
-async def test_picture_over_the_limits_of_chats_is_refused_at_upload(
+async def test_a_picture_too_large_for_a_chat_is_refused_at_upload(
     start_gateway: StartGateway, tiny_addresses: dict[str, str], store_settings: StoreSettings
 ) -> None:
     limits = {"max_image_pixels": 10_000, "max_image_bytes": 50_000}
@@ -90,7 +90,7 @@ async def crash_the_largest(parent: int | None, done: asyncio.Event) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_upload_that_crashes_its_decoder_is_a_400_and_affects_no_other(full_gateway: Gateway) -> None:
+async def test_an_upload_that_crashes_its_decoder_is_a_400_and_affects_no_other_request(full_gateway: Gateway) -> None:
     gateway, done = full_gateway, asyncio.Event()
     _, other = gateway.keys.create("other")
     crashing = asyncio.create_task(crash_the_largest(os.getpid(), done))
@@ -108,7 +108,7 @@ async def test_upload_that_crashes_its_decoder_is_a_400_and_affects_no_other(ful
     assert (await upload(gateway, wav(1.0))).status_code == 200
 
 
-async def test_chat_that_ends_its_decoder_is_a_400_that_names_the_part(gateway: Gateway, tiny_stack: Stack) -> None:
+async def test_a_chat_that_crashes_its_decoder_is_a_400_naming_the_part(gateway: Gateway, tiny_stack: Stack) -> None:
     uri = f"data:image/png;base64,{base64.b64encode(large_picture()).decode()}"
     done = asyncio.Event()
     process = tiny_stack.processes["vision_encoder"]

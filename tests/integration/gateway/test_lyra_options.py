@@ -62,7 +62,7 @@ async def ask(gateway: Gateway, *parts: dict[str, Any], **lyra: Any) -> tuple[st
     return answer.choices[0].message.content or "", answer.usage.model_dump()["lyra"]
 
 
-async def test_the_extractor_shrinks_the_context_from_block_to_block(gateway: Gateway) -> None:
+async def test_the_extractor_shrinks_the_context_at_every_block(gateway: Gateway) -> None:
     recording = sound(20)
     text, plain = await ask(gateway, recording)
     seen = plain["context_tokens"][0]
@@ -99,12 +99,12 @@ async def test_pictures_and_speech_are_extracted_together(gateway: Gateway) -> N
     assert (second, third) == (first // 2, first // 2 // 2)
 
 
-async def test_a_prompt_without_context_has_nothing_to_extract(gateway: Gateway) -> None:
+async def test_a_prompt_without_context_is_not_extracted(gateway: Gateway) -> None:
     plain = await ask(gateway)
     assert await ask(gateway, keep_rate=0.5, blocks=4) == (plain[0], {"adapter": "base", "context_tokens": [0] * 4})
 
 
-async def test_several_clips_are_read_as_long_speech(gateway: Gateway) -> None:
+async def test_several_clips_use_the_long_speech_adapter(gateway: Gateway) -> None:
     assert (await ask(gateway, sound(3)))[1]["adapter"] == "speech"
     assert (await ask(gateway, sound(3), sound(4)))[1]["adapter"] == "long_speech"
     assert (await ask(gateway, sound(31)))[1]["adapter"] == "long_speech"
@@ -123,7 +123,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-async def test_bad_values_are_refused_by_name_and_leave_everything_as_it_was(gateway: Gateway) -> None:
+async def test_bad_values_are_refused_by_name_and_change_nothing(gateway: Gateway) -> None:
     recording = sound(3)
     before = await ask(gateway, recording)
     for lyra, param, limit in BAD:
@@ -135,7 +135,7 @@ async def test_bad_values_are_refused_by_name_and_leave_everything_as_it_was(gat
     assert (await gateway.http.get("/readyz")).status_code == 200
 
 
-async def test_the_model_describes_the_limits_of_its_options(gateway: Gateway) -> None:
+async def test_the_model_reports_the_limits_of_its_options(gateway: Gateway) -> None:
     model = (await gateway.http.get(f"/v1/models/lyra-{PRESET}")).json()
     assert sorted(model["lyra"].pop("adapters")) == ["long_speech", "speech"]
     assert model["lyra"] == {"context_tokens": 8192, "max_blocks": LAYERS, "keep_rate": 1.0, "blocks": 4}
@@ -163,12 +163,12 @@ async def test_adapters_are_loaded_and_unloaded_between_requests(gateway: Gatewa
 
 
 @pytest.mark.parametrize("path", ["/v1/adapters", "/v1/adapters/meetings", "/lyra.v1.Adapters/ListAdapters"])
-async def test_no_key_opens_the_loading_of_adapters(gateway: Gateway, path: str) -> None:
+async def test_no_api_key_may_load_adapters(gateway: Gateway, path: str) -> None:
     assert (await gateway.http.get(path)).status_code == 404
     assert (await gateway.http.post(path, json={"name": "meetings"})).status_code == 404
 
 
-async def test_an_answer_is_spoken_from_hidden_states_with_the_extractor_on(gateway: Gateway) -> None:
+async def test_an_answer_is_spoken_from_hidden_states_with_the_extractor_enabled(gateway: Gateway) -> None:
     body = question(sound(20), keep_rate=0.7, blocks=4)
     wanted: Any = {"modalities": ["text", "audio"], "audio": {"voice": "", "format": "wav"}}
     written = await gateway.openai.chat.completions.create(**body)
@@ -183,7 +183,7 @@ async def test_an_answer_is_spoken_from_hidden_states_with_the_extractor_on(gate
     assert last < first
 
 
-async def test_sound_of_hidden_states_streams_and_is_that_of_the_whole_answer(gateway: Gateway) -> None:
+async def test_streamed_audio_from_hidden_states_equals_the_complete_audio(gateway: Gateway) -> None:
     body = question(sound(5), keep_rate=0.7, blocks=4)
     wanted: Any = {"modalities": ["text", "audio"], "audio": {"voice": "", "format": "pcm16"}}
     whole = await gateway.openai.chat.completions.create(**body, **wanted)
@@ -196,7 +196,7 @@ async def test_sound_of_hidden_states_streams_and_is_that_of_the_whole_answer(ga
     assert data == base64.b64decode(whole.choices[0].message.audio.data)
 
 
-async def test_a_voice_of_hidden_states_does_not_speak_a_given_text(gateway: Gateway) -> None:
+async def test_a_hidden_state_voice_refuses_to_read_text(gateway: Gateway) -> None:
     with pytest.raises(openai.BadRequestError) as refusal:
         await gateway.openai.audio.speech.create(model=f"lyra-{PRESET}", voice="", input="Hello")
     assert refusal.value.param == "input"

@@ -32,7 +32,7 @@ async def full_gateway(
     return await start_gateway(tiny_addresses, **store_settings.model_dump())
 
 
-async def test_a_chat_names_media_and_gets_the_answer_that_their_bytes_get(full_gateway: Gateway) -> None:
+async def test_a_chat_with_media_ids_answers_as_with_inline_media(full_gateway: Gateway) -> None:
     recording = wav(2.0)
     spoken = (await upload(full_gateway, recording)).json()["id"]
     shown = (await upload(full_gateway, picture())).json()["id"]
@@ -44,13 +44,13 @@ async def test_a_chat_names_media_and_gets_the_answer_that_their_bytes_get(full_
         assert named.json()[field] == inline.json()[field]
 
 
-async def test_a_chat_hears_and_sees_a_video_that_it_names(full_gateway: Gateway) -> None:
+async def test_a_chat_with_a_video_id_uses_its_frames_and_audio(full_gateway: Gateway) -> None:
     media_id = (await upload(full_gateway, make_video("mp4", loudness=0.3))).json()["id"]
     heard = await full_gateway.http.post("/v1/chat/completions", json=chat(sound(media_id)))
     assert heard.status_code == 200, heard.text
 
 
-async def test_media_that_a_chat_cannot_have_are_named(full_gateway: Gateway) -> None:
+async def test_unusable_media_ids_are_named_in_the_error(full_gateway: Gateway) -> None:
     gateway = full_gateway
     spoken = (await upload(gateway, wav(1.0))).json()["id"]
     shown = (await upload(gateway, picture())).json()["id"]
@@ -75,7 +75,7 @@ async def test_media_that_a_chat_cannot_have_are_named(full_gateway: Gateway) ->
     assert theirs.status_code == 404
 
 
-async def test_stored_media_of_a_chat_count_like_inline_ones(
+async def test_stored_media_count_towards_the_limits_like_inline_media(
     start_gateway: StartGateway, tiny_addresses: dict[str, str], store_settings: StoreSettings
 ) -> None:
     limits: dict[str, Any] = {"max_body_bytes": 100_000, "max_media": 2}

@@ -16,7 +16,9 @@ def question() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_service_may_restart(start_service: StartService, start_gateway: StartGateway, name: str) -> None:
+async def test_the_gateway_recovers_after_a_service_restarts(
+    start_service: StartService, start_gateway: StartGateway, name: str
+) -> None:
     running = {each: await start_service(each) for each in NAMES}
     gateway = await start_gateway({each: service.address for each, service in running.items()})
     assert (await gateway.openai.chat.completions.create(**question())).choices

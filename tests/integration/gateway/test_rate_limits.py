@@ -47,7 +47,7 @@ def behind_proxy(redis_server: RedisServer) -> dict[str, object]:
     }
 
 
-async def test_gateways_share_the_count_of_a_key_and_report_it(
+async def test_gateways_share_and_report_the_count_of_a_key(
     start_gateway: StartGateway, behind_proxy: dict[str, object]
 ) -> None:
     first, second = [await start_gateway({}, **behind_proxy | {"rate_limit_per_key": "3/hour"}) for _ in range(2)]
@@ -73,7 +73,7 @@ async def test_gateways_share_the_count_of_a_key_and_report_it(
     assert refused.headers["x-ratelimit-reset-requests"].endswith("s")
 
 
-async def test_the_openai_client_recognizes_the_limit_and_each_key_has_its_own(
+async def test_the_openai_client_recognizes_the_limit_which_is_per_key(
     start_gateway: StartGateway, behind_proxy: dict[str, object]
 ) -> None:
     gateway = await start_gateway({}, **behind_proxy | {"rate_limit_per_key": "1/hour"})
@@ -85,7 +85,7 @@ async def test_the_openai_client_recognizes_the_limit_and_each_key_has_its_own(
     assert (await gateway.openai.with_options(api_key=secret).models.list()).data
 
 
-async def test_an_address_is_limited_over_all_of_its_keys_and_an_ipv6_network_is_one(
+async def test_an_address_is_limited_across_its_keys_and_an_ipv6_network_counts_as_one(
     start_gateway: StartGateway, behind_proxy: dict[str, object], address: str
 ) -> None:
     gateway = await start_gateway({}, **behind_proxy | {"rate_limit_per_address": "2/hour"})
@@ -110,7 +110,7 @@ async def test_requests_refused_by_address_do_not_count_against_the_key(
     assert answer.headers["x-ratelimit-remaining-requests"] == "0"
 
 
-async def test_failed_keys_are_limited_across_gateways_and_valid_ones_pass(
+async def test_failed_keys_are_limited_across_gateways_and_valid_keys_pass(
     start_gateway: StartGateway, behind_proxy: dict[str, object], address: str
 ) -> None:
     first, second = [await start_gateway({}, **behind_proxy | {"rate_limit_failed_keys": "2/hour"}) for _ in range(2)]
@@ -127,7 +127,7 @@ async def test_failed_keys_are_limited_across_gateways_and_valid_ones_pass(
     assert 'lyra_failed_keys_total{reason="unknown"}' in told
 
 
-async def test_requests_at_the_same_time_are_each_counted_once(
+async def test_concurrent_requests_are_each_counted_once(
     start_gateway: StartGateway, behind_proxy: dict[str, object], address: str
 ) -> None:
     gateways = [await start_gateway({}, **behind_proxy | {"rate_limit_failed_keys": "20/hour"}) for _ in range(2)]
@@ -135,7 +135,7 @@ async def test_requests_at_the_same_time_are_each_counted_once(
     assert Counter(each.status_code for each in answers) == {401: 20, 429: 60}
 
 
-async def test_requests_without_a_good_key_take_nothing_from_those_with_one(
+async def test_requests_without_a_valid_key_do_not_use_up_the_limits_of_valid_keys(
     start_gateway: StartGateway, behind_proxy: dict[str, object], address: str
 ) -> None:
     gateway = await start_gateway({}, **behind_proxy | {"rate_limit_per_address": "1/hour"})
@@ -144,7 +144,7 @@ async def test_requests_without_a_good_key_take_nothing_from_those_with_one(
     assert (await ask(gateway, address)).status_code == 200
 
 
-async def test_an_expired_or_revoked_key_is_a_failed_one(
+async def test_an_expired_or_revoked_key_counts_as_a_failed_one(
     start_gateway: StartGateway, behind_proxy: dict[str, object], address: str
 ) -> None:
     gateway = await start_gateway({}, **behind_proxy | {"rate_limit_failed_keys": "1/hour"})
@@ -152,7 +152,7 @@ async def test_an_expired_or_revoked_key_is_a_failed_one(
     assert [(await ask(gateway, address)).status_code for _ in range(2)] == [401, 429]
 
 
-async def test_without_limits_there_are_no_headers_of_limits(
+async def test_without_limits_there_are_no_rate_limit_headers(
     start_gateway: StartGateway, behind_proxy: dict[str, object]
 ) -> None:
     gateway = await start_gateway({}, **behind_proxy)
@@ -170,7 +170,7 @@ def freeze(process: LocalProcess, number: signal.Signals) -> None:
             each.send_signal(number)
 
 
-async def test_while_redis_hangs_each_gateway_counts_on_its_own(
+async def test_while_redis_hangs_each_gateway_counts_locally(
     start_gateway: StartGateway, start_redis: StartRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis = start_redis()

@@ -94,7 +94,7 @@ async def gateway(tmp_path: Path, settings: tuple[str, ...]) -> AsyncIterator[Lo
             await process.wait()
 
 
-async def test_every_answer_has_a_line_with_key_and_address(gateway: LoggingGateway) -> None:
+async def test_every_response_is_logged_with_key_and_address(gateway: LoggingGateway) -> None:
     revoked, revoked_secret = gateway.keys.create("acme")
     gateway.keys.revoke(revoked.id)
     good, tenant = gateway.key.id, "acme"
@@ -127,7 +127,7 @@ async def test_every_answer_has_a_line_with_key_and_address(gateway: LoggingGate
     assert not [each for each in (gateway.secret, revoked_secret) if each in written]
 
 
-async def test_a_429_has_a_line_too(gateway: LoggingGateway) -> None:
+async def test_a_429_is_logged_too(gateway: LoggingGateway) -> None:
     async with gateway.client() as http:
         answers = [await http.get("/v1/models") for _ in range(21)]
     assert [each.status_code for each in answers] == [200] * 20 + [429]
@@ -136,7 +136,7 @@ async def test_a_429_has_a_line_too(gateway: LoggingGateway) -> None:
 
 
 @pytest.mark.parametrize("settings", [()])
-async def test_by_default_no_proxy_is_believed_not_even_on_this_machine(gateway: LoggingGateway) -> None:
+async def test_by_default_no_proxy_is_trusted_not_even_on_localhost(gateway: LoggingGateway) -> None:
     async with gateway.client() as http:
         response = await http.get("/v1/models")
     assert (await gateway.line(response.headers["x-request-id"]))["address"] == "127.0.0.1"
@@ -164,7 +164,7 @@ async def test_a_disconnected_request_is_logged_as_aborted(gateway: LoggingGatew
     assert (line["status"], line["aborted"], line["address"]) == (499, True, "127.0.0.1")
 
 
-async def test_a_client_cannot_write_its_own_lines(gateway: LoggingGateway) -> None:
+async def test_a_client_cannot_forge_log_lines(gateway: LoggingGateway) -> None:
     escape = "\u001b[2J"
     head = [
         f"GET /{escape}?a HTTP/1.1",

@@ -40,7 +40,7 @@ async def idle(gateway: Gateway) -> None:
     await until(nothing_runs)
 
 
-async def test_sound_arrives_before_the_last_text(scripted: Gateway, script: Script) -> None:
+async def test_audio_arrives_before_the_last_text(scripted: Gateway, script: Script) -> None:
     script.before_last_word.clear()
     stream = await scripted.openai.chat.completions.create(**SPOKEN, stream=True)
     kinds = []
@@ -88,7 +88,7 @@ async def test_many_disconnecting_clients_leave_nothing_behind(scripted: Gateway
     await script.wait_ended(*["generate"] * 100)
 
 
-async def test_an_error_after_the_stream_began_is_its_last_event(scripted: Gateway, script: Script) -> None:
+async def test_an_error_during_the_stream_is_its_last_event(scripted: Gateway, script: Script) -> None:
     script.unavailable["synthesize"] = 9  # fails when the first word is spoken; the text has begun by then
     async with scripted.http.stream("POST", "/v1/chat/completions", json={**SPOKEN, "stream": True}) as response:
         assert response.status_code == 200

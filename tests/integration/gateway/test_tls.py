@@ -54,7 +54,7 @@ async def serial(gateway: GatewayProcess, context: ssl.SSLContext) -> str:
     return str(certificate["serialNumber"])
 
 
-async def test_https_serves_requests_and_plain_http_is_refused(tmp_path: Path) -> None:
+async def test_https_serves_requests_and_plain_http_is_rejected(tmp_path: Path) -> None:
     authority, pair = trustme.CA(), Pair(tmp_path)
     pair.issue(authority)
     async with gateway_process(tmp_path, *pair.arguments) as gateway:
@@ -79,7 +79,7 @@ async def test_https_serves_requests_and_plain_http_is_refused(tmp_path: Path) -
             await serial(gateway, old)
 
 
-async def test_a_new_certificate_is_used_without_a_restart_and_an_invalid_one_is_not(tmp_path: Path) -> None:
+async def test_a_new_certificate_is_used_without_a_restart_and_an_invalid_one_is_ignored(tmp_path: Path) -> None:
     authority, pair = trustme.CA(), Pair(tmp_path)
     pair.issue(authority)
     context = trusting(authority)
@@ -109,7 +109,7 @@ async def test_a_new_certificate_is_used_without_a_restart_and_an_invalid_one_is
 
 
 @pytest.mark.parametrize(("header_seconds", "ended"), [(1, 3), (60, 1)])
-async def test_handshakes_that_stop_count_as_connections_and_are_ended(
+async def test_stalled_handshakes_count_as_connections_and_are_closed(
     tmp_path: Path, header_seconds: int, ended: int
 ) -> None:
     """By time; and before that, the longest idle one as another connection needs its place."""
@@ -152,9 +152,7 @@ def test_a_certificate_needs_its_key() -> None:
 
 
 @pytest.mark.full
-def test_the_local_stack_speaks_https_where_there_is_a_certificate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_local_stack_serves_https_if_it_has_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority, pair = trustme.CA(), Pair(tmp_path)
     pair.issue(authority)
     monkeypatch.setenv("LYRA_GATEWAY_TLS_CERT_FILE", str(pair.cert))

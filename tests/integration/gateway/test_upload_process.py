@@ -65,7 +65,7 @@ def peak(process: LocalProcess) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def test_a_large_upload_takes_little_of_the_gateways_memory(gateway: LocalProcess, client: httpx.Client) -> None:
+def test_a_large_upload_takes_little_gateway_memory(gateway: LocalProcess, client: httpx.Client) -> None:
     assert send(client, long_wav(1 * MIB)).status_code == 200
     before = psutil.Process(gateway.pid).memory_info().rss
     response = send(client, long_wav(MEGABYTES * MIB))
@@ -75,7 +75,7 @@ def test_a_large_upload_takes_little_of_the_gateways_memory(gateway: LocalProces
     assert peak(gateway) - before < MOST_GROWTH
 
 
-def test_the_sweep_finds_what_a_killed_gateway_leaves_of_an_upload(
+def test_the_sweep_removes_uploads_left_by_a_killed_gateway(
     gateway: LocalProcess, client: httpx.Client, store_settings: StoreSettings
 ) -> None:
     store, settings = ObjectStore(store_settings), MediaSettings()

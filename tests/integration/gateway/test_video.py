@@ -37,7 +37,9 @@ async def tokens_of(gateway: Gateway, *parts: dict[str, Any]) -> tuple[int, int]
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("webm", "libvpx"), ("quicktime", "libx264")])
-async def test_frames_become_vision_tokens_and_sound_speech_tokens(gateway: Gateway, kind: str, codec: str) -> None:
+async def test_frames_become_vision_tokens_and_audio_becomes_speech_tokens(
+    gateway: Gateway, kind: str, codec: str
+) -> None:
     data = make_video("mov" if kind == "quicktime" else kind, codec, loudness=0.3)
     vision, speech = await tokens_of(gateway, video_part(data, kind), {"type": "text", "text": "What happens?"})
     assert vision == 4 * 4  # two frames a second, 2 x 2 tokens each
@@ -50,7 +52,7 @@ async def test_video_without_audio_has_vision_tokens_only(gateway: Gateway, loud
     assert (vision, speech) == (16, 0)
 
 
-async def test_videos_pictures_and_recordings_go_together(gateway: Gateway) -> None:
+async def test_videos_pictures_and_recordings_can_be_combined(gateway: Gateway) -> None:
     parts = (video_part(make_video(loudness=0.3)), image_part(), sound_part(wav(1.0)), video_part(make_video()))
     vision, speech = await tokens_of(gateway, *parts)
     assert vision == 16 + 4 + 16
@@ -77,7 +79,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_invalid_video_is_named_and_does_no_harm(gateway: Gateway, case: str, stream: bool) -> None:
+async def test_an_invalid_video_is_named_and_later_requests_succeed(gateway: Gateway, case: str, stream: bool) -> None:
     make, message = CASES[case]
     response = await gateway.http.post("/v1/chat/completions", json={**body(make()), "stream": stream})
     assert response.status_code == 400, response.text
@@ -96,7 +98,7 @@ async def test_invalid_video_is_named_and_does_no_harm(gateway: Gateway, case: s
         ({"max_video_bytes": 1000}, "over the limit of 0.000953674 MiB"),
     ],
 )
-async def test_video_over_a_limit_of_the_service_is_refused_with_it(
+async def test_a_video_over_a_service_limit_is_refused_with_that_limit(
     start_gateway: StartGateway,
     start_service: StartService,
     tiny_addresses: dict[str, str],

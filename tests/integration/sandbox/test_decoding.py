@@ -69,16 +69,14 @@ def whole(data: bytes) -> np.ndarray[Any, Any]:
         return np.concatenate(list(sound))
 
 
-def test_recordings_of_every_codec_are_the_same_samples_as_here(decoders: Decoders) -> None:
+def test_recordings_of_every_codec_decode_as_in_process(decoders: Decoders) -> None:
     made = recordings()
     assert len(made) >= 15
     for name, data in made.items():
         assert np.array_equal(decoders.samples(data, max_seconds=60, field="audio"), whole(data)), name
 
 
-def test_recording_is_read_from_bytes_a_path_or_a_file_of_this_process_alike(
-    decoders: Decoders, tmp_path: Path
-) -> None:
+def test_a_recording_may_be_bytes_a_path_or_an_open_file(decoders: Decoders, tmp_path: Path) -> None:
     data = encoded("stereo", "mp3", "libmp3lame", "fltp")
     assert data is not None
     path = tmp_path / "a.mp3"
@@ -88,7 +86,7 @@ def test_recording_is_read_from_bytes_a_path_or_a_file_of_this_process_alike(
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
-def test_pictures_are_the_same_pixels_as_here(decoders: Decoders, path: Path) -> None:
+def test_pictures_decode_as_in_process(decoders: Decoders, path: Path) -> None:
     data = path.read_bytes()
     found, here = decoders.picture(data, max_pixels=1_000_000), decode_image(data, max_pixels=1_000_000)
     assert ((found.width, found.height), bytes(found.rgb)) == (here.size, here.tobytes())
@@ -96,9 +94,7 @@ def test_pictures_are_the_same_pixels_as_here(decoders: Decoders, path: Path) ->
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1", "LA", "I;16"])
-def test_pictures_of_every_format_and_mode_need_nothing_that_a_child_cannot_reach(
-    decoders: Decoders, kind: str, mode: str
-) -> None:
+def test_pictures_of_every_format_and_mode_decode_inside_the_sandbox(decoders: Decoders, kind: str, mode: str) -> None:
     file = io.BytesIO()
     try:
         Image.new("RGB", (40, 30), "red").convert(mode if mode != "I;16" else "I;16").save(file, kind)
@@ -111,7 +107,7 @@ def test_pictures_of_every_format_and_mode_need_nothing_that_a_child_cannot_reac
 @pytest.mark.parametrize(
     ("kind", "codec"), [("mp4", "libx264"), ("mp4", "mpeg4"), ("webm", "libvpx"), ("webm", "libvpx-vp9")]
 )
-def test_frames_of_videos_are_the_same_pixels_as_here(decoders: Decoders, kind: str, codec: str) -> None:
+def test_video_frames_decode_as_in_process(decoders: Decoders, kind: str, codec: str) -> None:
     data = make_video(kind, codec, loudness=0.1, rotation=90 if kind == "mp4" else 0)
     found, here = decoders.frames(data, **FRAMES), sample_frames(data, **FRAMES)
     assert [((each.width, each.height), bytes(each.rgb)) for each in found] == [
@@ -132,14 +128,14 @@ def inspected_here(data: bytes) -> dict[str, Any]:
     return {name: found.get(name) for name in names}
 
 
-def test_inspection_gives_the_same_in_the_sandbox(decoders: Decoders) -> None:
+def test_inspection_gives_the_same_result_as_in_process(decoders: Decoders) -> None:
     files = [*recordings().values(), make_video("webm", "libvpx"), make_video("mp4", loudness=0.2)]
     files += [path.read_bytes() for path in PICTURES]
     for data in files:
         assert decoders.inspect(data, field="file", limits=LIMITS) == inspected_here(data)
 
 
-def test_inspection_of_a_long_remote_file_reads_little_of_it(decoders: Decoders) -> None:
+def test_inspection_reads_little_of_a_long_remote_file(decoders: Decoders) -> None:
     file = io.BytesIO()
     soundfile.write(file, np.zeros(16_000 * 600, np.int16), 16_000, format="WAV")
     remote = Remote(file.getvalue())
@@ -147,7 +143,7 @@ def test_inspection_of_a_long_remote_file_reads_little_of_it(decoders: Decoders)
     assert remote.bytes_read < 3 * 2**20
 
 
-def test_clips_of_a_plan_are_those_that_are_planned_here(decoders: Decoders) -> None:
+def test_clips_are_planned_as_in_process(decoders: Decoders) -> None:
     data = (DATA / "held_out" / "audio").glob("*")
     speech = np.concatenate([soundfile.read(path, dtype="int16")[0] for path in sorted(data)[:8]])
     file = io.BytesIO()
@@ -174,12 +170,12 @@ def test_refusals_name_the_field_and_say_why(decoders: Decoders, data: bytes, re
     assert refused.value.field == "messages[0].audio"
 
 
-def test_path_that_is_not_there_cannot_be_read(decoders: Decoders, tmp_path: Path) -> None:
+def test_a_missing_path_is_refused(decoders: Decoders, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read"):
         decoders.samples(tmp_path / "nothing.wav", max_seconds=1, field="audio")
 
 
-def test_errors_from_reading_a_file_are_passed_on(decoders: Decoders) -> None:
+def test_errors_raised_by_reading_a_file_propagate(decoders: Decoders) -> None:
     class Failing(Remote):
         def read(self, count: int = -1) -> bytes:
             raise ConnectionError("the store is away")
@@ -194,7 +190,7 @@ def test_avif_is_refused_by_its_name(decoders: Decoders) -> None:
         decoders.inspect(data, field="file", limits=LIMITS)
 
 
-def test_silent_video_whose_pictures_do_not_decode_is_refused(decoders: Decoders) -> None:
+def test_a_silent_video_whose_frames_do_not_decode_is_refused(decoders: Decoders) -> None:
     data = bytearray(make_video("mp4"))
     start = data.index(b"mdat") + 4
     data[start : start + 2_000] = bytes(len(data[start : start + 2_000]))
@@ -202,7 +198,7 @@ def test_silent_video_whose_pictures_do_not_decode_is_refused(decoders: Decoders
         decoders.inspect(bytes(data), field="file", limits=LIMITS)
 
 
-def test_playlist_that_names_other_files_is_opened_nowhere(decoders: Decoders, tmp_path: Path) -> None:
+def test_a_playlist_never_opens_the_files_that_it_names(decoders: Decoders, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(encoded("mono", "wav", "pcm_s16le", "s16") or b"")
     playlist = f"ffconcat version 1.0\nfile {tmp_path}/a.wav\n".encode()
     with pytest.raises((InvalidInput, Refused)):

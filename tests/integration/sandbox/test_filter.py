@@ -54,14 +54,14 @@ def ends_as(attempt: str, expected: bytes) -> bool:
         "os.setpriority(os.PRIO_PROCESS, 0, 1)",
     ],
 )
-def test_nothing_outside_is_reached(attempt: str) -> None:
+def test_nothing_outside_the_sandbox_is_reachable(attempt: str) -> None:
     assert ends_as(attempt, b"refused")
 
 
 @pytest.mark.parametrize(
     "attempt", ["x = bytearray(50_000_000)", "t = threading.Thread(target=len, args=('',)); t.start(); t.join()"]
 )
-def test_memory_and_threads_are_there(attempt: str) -> None:
+def test_memory_and_threads_are_available(attempt: str) -> None:
     assert ends_as(attempt, b"done")
 
 

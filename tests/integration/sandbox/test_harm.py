@@ -50,7 +50,7 @@ def own() -> Iterator[Decoders]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGBUS])
-def test_crash_is_a_refusal_that_names_the_field_and_the_next_file_is_decoded(own: Decoders, number: int) -> None:
+def test_a_crash_is_reported_by_field_and_the_next_file_is_decoded(own: Decoders, number: int) -> None:
     trap = Trap(recording(), own, lambda pid: os.kill(pid, number))
     with pytest.raises(InvalidInput, match=r": cannot be decoded$") as refused:
         own.inspect(trap, field="messages[0].content[1]", limits=LIMITS)  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def _crash_the_largest(decoders: Decoders, done: threading.Event) -> None:
                     os.kill(pid, signal.SIGSEGV)
 
 
-def test_child_that_is_killed_from_outside_is_replaced_and_the_file_decoded(own: Decoders) -> None:
+def test_a_killed_child_is_replaced_and_its_file_decoded(own: Decoders) -> None:
     killed: list[int] = []
 
     def kill_once(pid: int) -> None:
@@ -102,7 +102,7 @@ def test_child_that_is_killed_from_outside_is_replaced_and_the_file_decoded(own:
     assert killed
 
 
-def test_zygote_that_dies_is_replaced_and_the_file_decoded(own: Decoders) -> None:
+def test_a_dead_zygote_is_replaced_and_the_file_decoded(own: Decoders) -> None:
     own.inspect(recording(), field="file", limits=LIMITS)
     first = own.pool.zygote_pid
     assert first is not None
@@ -114,7 +114,7 @@ def test_zygote_that_dies_is_replaced_and_the_file_decoded(own: Decoders) -> Non
 
 
 @pytest.mark.parametrize(("kind", "refusal"), [("PNG", "within the limit of 64 MiB of memory"), ("WEBP", "")])
-def test_picture_over_the_limit_of_memory_is_refused(kind: str, refusal: str) -> None:
+def test_a_picture_over_the_memory_limit_is_refused(kind: str, refusal: str) -> None:
     decoders = Decoders(DecoderSettings(decoder_memory_mib=64))
     try:
         with pytest.raises(InvalidInput, match=refusal):
@@ -124,7 +124,7 @@ def test_picture_over_the_limit_of_memory_is_refused(kind: str, refusal: str) ->
         decoders.close()
 
 
-def test_file_over_the_limit_of_time_is_refused_with_the_limit_named() -> None:
+def test_a_file_over_the_time_limit_is_refused_with_that_limit() -> None:
     decoders = Decoders(DecoderSettings(decoder_seconds=0.05))
     try:
         with pytest.raises(InvalidInput, match=r"cannot be decoded within the limit of 0\.05 s"):
@@ -134,14 +134,14 @@ def test_file_over_the_limit_of_time_is_refused_with_the_limit_named() -> None:
         decoders.close()
 
 
-def test_processor_time_over_the_limit_ends_a_process() -> None:
+def test_a_process_over_the_cpu_time_limit_is_killed() -> None:
     code = "from services.shared.sandbox.limits import limit_seconds\nlimit_seconds(0.1)\nwhile True: pass"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60)
     assert ended.returncode == -signal.SIGXCPU
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "FLAC"])
-def test_small_file_that_decodes_to_hours_is_refused_without_being_decoded(decoders: Decoders, subtype: str) -> None:
+def test_a_small_file_that_decodes_to_hours_is_refused_without_decoding_it(decoders: Decoders, subtype: str) -> None:
     file = io.BytesIO()
     with soundfile.SoundFile(
         file,
@@ -159,12 +159,12 @@ def test_small_file_that_decodes_to_hours_is_refused_without_being_decoded(decod
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_picture_of_too_many_pixels_is_refused_from_its_header(decoders: Decoders, kind: str) -> None:
+def test_a_picture_with_too_many_pixels_is_refused_from_its_header(decoders: Decoders, kind: str) -> None:
     with pytest.raises(InvalidInput, match="limit of 1,000,000 pixels"):
         decoders.picture(large_picture(2_000, kind), max_pixels=1_000_000)
 
 
-async def test_cancelling_ends_the_child_before_control_returns(own: Decoders) -> None:
+async def test_cancelling_kills_the_child_before_it_returns(own: Decoders) -> None:
     await own.run(lambda cancellation: own.inspect(recording(), field="file", limits=LIMITS))
     picture = large_picture()
     work = asyncio.create_task(
@@ -191,7 +191,7 @@ def test_closing_leaves_no_process_behind() -> None:
     until(lambda: not any(runs(pid) for pid in pids))
 
 
-def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_child_processes_exit_when_their_parent_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
         "from services.shared.sandbox.decoders import Decoders\n"
@@ -211,7 +211,7 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     until(lambda: not any(runs(pid) for pid in pids))
 
 
-def test_zygote_knows_no_secret_of_its_parent(own: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_zygote_has_none_of_its_parents_secrets(own: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LYRA_STORE_SECRET_KEY", "hidden")
     own.inspect(recording(), field="file", limits=LIMITS)
     environment = psutil.Process(own.pool.zygote_pid).environ()

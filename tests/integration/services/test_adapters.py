@@ -79,7 +79,7 @@ def model(running: dict[str, RunningService]) -> Model:
     return Model(running["language_model"])
 
 
-async def test_an_adapter_is_there_from_its_load_to_its_unload(adapters: AdapterClients, model: Model) -> None:
+async def test_an_adapter_can_be_used_between_load_and_unload(adapters: AdapterClients, model: Model) -> None:
     before = await resident(adapters)
     base = await model.answer(max_tokens=8)
     assert await adapters.load("meetings") == BOTH
@@ -95,12 +95,12 @@ async def test_an_adapter_is_there_from_its_load_to_its_unload(adapters: Adapter
     assert refusal.value.field == "adapter"
 
 
-async def test_an_adapter_without_projector_is_for_the_language_model_alone(adapters: AdapterClients) -> None:
+async def test_an_adapter_without_a_projector_is_loaded_by_the_language_model_only(adapters: AdapterClients) -> None:
     assert await adapters.load("captions") == ("language_model",)
     assert await adapters.unload("captions") == ("language_model",)
 
 
-async def test_loading_and_unloading_while_answers_run_harms_none(adapters: AdapterClients, model: Model) -> None:
+async def test_loading_and_unloading_does_not_affect_running_answers(adapters: AdapterClients, model: Model) -> None:
     expected = await model.answer(max_tokens=30)
 
     async def keep_asking() -> None:
@@ -115,7 +115,7 @@ async def test_loading_and_unloading_while_answers_run_harms_none(adapters: Adap
             await adapters.unload("meetings")
 
 
-async def test_an_answer_that_has_begun_keeps_its_adapter_to_the_end(adapters: AdapterClients, model: Model) -> None:
+async def test_a_running_answer_keeps_its_adapter(adapters: AdapterClients, model: Model) -> None:
     await adapters.load("meetings")
     expected = await model.answer(max_tokens=60, adapter="meetings", seed=1)
     running = aiter(model.stub.Generate(prompt(max_tokens=60, adapter="meetings", seed=1)))
@@ -127,9 +127,7 @@ async def test_an_answer_that_has_begun_keeps_its_adapter_to_the_end(adapters: A
     assert "meetings" not in await resident(adapters)
 
 
-async def test_a_recording_that_has_begun_keeps_its_projector_to_the_end(
-    start_service: StartService, folder: Path
-) -> None:
+async def test_a_recording_in_progress_keeps_its_projector(start_service: StartService, folder: Path) -> None:
     operator = token(folder.parent)
     service = await start_service(
         "speech_encoder", adapters_dir=folder, max_batch_clips=1, operator_token_file=operator
@@ -156,7 +154,7 @@ async def test_a_recording_that_has_begun_keeps_its_projector_to_the_end(
     await channel.close(None)
 
 
-async def test_where_the_language_model_cannot_load_it_the_speech_encoder_forgets_it(
+async def test_the_speech_encoder_unloads_an_adapter_that_the_language_model_cannot_load(
     adapters: AdapterClients, model: Model, folder: Path
 ) -> None:
     before, base = await resident(adapters), await model.answer(max_tokens=8)
@@ -168,7 +166,7 @@ async def test_where_the_language_model_cannot_load_it_the_speech_encoder_forget
     assert await model.answer(max_tokens=8) == base
 
 
-async def test_files_that_end_too_early_change_nothing(adapters: AdapterClients, folder: Path) -> None:
+async def test_truncated_adapter_files_change_nothing(adapters: AdapterClients, folder: Path) -> None:
     before = await resident(adapters)
     weights = folder / "meetings" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -178,7 +176,7 @@ async def test_files_that_end_too_early_change_nothing(adapters: AdapterClients,
 
 
 @pytest.mark.parametrize("name", ["nowhere", "", "../adapters/meetings", "base"])
-async def test_a_name_without_a_folder_is_refused(adapters: AdapterClients, name: str) -> None:
+async def test_an_adapter_without_a_folder_is_refused(adapters: AdapterClients, name: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         await adapters.load(name)
     assert refusal.value.field == "name"
@@ -186,13 +184,13 @@ async def test_a_name_without_a_folder_is_refused(adapters: AdapterClients, name
         await adapters.unload(name)
 
 
-async def test_what_is_resident_is_not_loaded_twice(adapters: AdapterClients) -> None:
+async def test_a_resident_adapter_is_not_loaded_twice(adapters: AdapterClients) -> None:
     await adapters.load("meetings")
     with pytest.raises(InvalidInput, match="already resident"):
         await adapters.load("meetings")
 
 
-async def test_a_service_that_came_back_gets_what_it_lost(
+async def test_a_restarted_service_gets_its_adapters_back(
     adapters: AdapterClients, running: dict[str, RunningService], folder: Path
 ) -> None:
     await adapters.load("meetings")
@@ -213,9 +211,7 @@ async def test_an_adapter_whose_folder_is_gone_stays_until_it_is_unloaded(
     assert "meetings" not in [state.name for state in await adapters.list()]
 
 
-async def test_adapters_that_the_setting_names_are_there_from_the_start(
-    start_service: StartService, folder: Path
-) -> None:
+async def test_adapters_named_in_the_setting_are_loaded_at_startup(start_service: StartService, folder: Path) -> None:
     operator = token(folder.parent)
     settings = {"adapters_dir": folder, "adapters": "meetings,captions", "operator_token_file": operator}
     services = {name: await start_service(name, **settings) for name in BOTH}
@@ -230,7 +226,7 @@ async def test_adapters_that_the_setting_names_are_there_from_the_start(
 
 
 @pytest.mark.parametrize("service", BOTH)
-async def test_a_service_does_not_start_without_an_adapter_that_the_setting_names(
+async def test_a_service_does_not_start_if_a_configured_adapter_is_missing(
     start_service: StartService, folder: Path, service: str
 ) -> None:
     with pytest.raises(InvalidInput, match="'nowhere' is not in") as refusal:
@@ -238,7 +234,7 @@ async def test_a_service_does_not_start_without_an_adapter_that_the_setting_name
     assert refusal.value.field == "LYRA_ADAPTERS"
 
 
-async def test_services_that_are_down_are_named() -> None:
+async def test_unavailable_services_are_named() -> None:
     nobody = AdapterClients.open(dict.fromkeys(BOTH, "127.0.0.1:9"))
     with pytest.raises(Unavailable):
         await nobody.list()

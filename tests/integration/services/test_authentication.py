@@ -50,12 +50,12 @@ async def guarded(start_service: StartService, tmp_path: Path) -> RunningService
     )
 
 
-async def test_caller_with_the_token_is_served(guarded: RunningService, tmp_path: Path) -> None:
+async def test_a_caller_with_a_valid_token_is_served(guarded: RunningService, tmp_path: Path) -> None:
     assert await count(guarded.address, shows(token(tmp_path))) == 1
 
 
 @pytest.mark.parametrize("kind", ["none", "another", "half", "longer"])
-async def test_caller_without_a_valid_token_is_refused(guarded: RunningService, tmp_path: Path, kind: str) -> None:
+async def test_a_caller_without_a_valid_token_is_refused(guarded: RunningService, tmp_path: Path, kind: str) -> None:
     right = token(tmp_path).read_text().strip()
     shown = {"none": None, "another": "x" * 43, "half": right[:32], "longer": right + "x"}[kind]
     caller = NO_CREDENTIALS
@@ -66,7 +66,7 @@ async def test_caller_without_a_valid_token_is_refused(guarded: RunningService, 
         await count(guarded.address, caller)
 
 
-async def test_stranger_is_refused_before_a_message_is_read(guarded: RunningService) -> None:
+async def test_an_unauthenticated_caller_is_refused_before_a_message_is_read(guarded: RunningService) -> None:
     async with open_channel(guarded.address) as channel:
         # Nothing is ever sent on this stream, and a method of single messages waits for one.
         call = raw_call(channel, "/lyra.v1.LanguageModel/CountTokens")
@@ -83,19 +83,19 @@ async def test_stranger_is_refused_before_a_message_is_read(guarded: RunningServ
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     ],
 )
-async def test_everything_but_health_takes_a_token(guarded: RunningService, method: str) -> None:
+async def test_every_method_but_health_requires_a_token(guarded: RunningService, method: str) -> None:
     async with open_channel(guarded.address) as channel:
         call = raw_call(channel, method)
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_health_takes_no_token(guarded: RunningService) -> None:
+async def test_health_requires_no_token(guarded: RunningService) -> None:
     async with open_channel(guarded.address) as channel:
         answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     assert answer.status == SERVING
 
 
-async def test_names_that_strangers_make_up_become_no_metrics(guarded: RunningService) -> None:
+async def test_unknown_method_names_do_not_become_metric_labels(guarded: RunningService) -> None:
     refused = telemetry.CALLS_REFUSED.labels("UNAUTHENTICATED")._value.get()
     async with open_channel(guarded.address) as channel:
         await raw_call(channel, "/lyra.v1.LanguageModel/MadeUpByAStranger").code()
@@ -104,7 +104,7 @@ async def test_names_that_strangers_make_up_become_no_metrics(guarded: RunningSe
     assert "/lyra.v1.LanguageModel/MadeUpByAStranger" not in known
 
 
-async def test_strangers_write_no_more_than_a_line_of_the_log_a_second(
+async def test_unauthenticated_calls_are_logged_at_most_once_a_second(
     guarded: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
@@ -117,7 +117,7 @@ async def test_strangers_write_no_more_than_a_line_of_the_log_a_second(
     assert 1 <= lines.count("call refused") <= seconds + 2
 
 
-async def test_token_is_replaced_without_a_refused_call(start_service: StartService, tmp_path: Path) -> None:
+async def test_a_token_can_be_replaced_without_a_failed_call(start_service: StartService, tmp_path: Path) -> None:
     of_service, of_caller = token(tmp_path, "of-service"), tmp_path / "of-caller"
     of_caller.write_text(of_service.read_text())
     service = await start_service("language_model", service_token_file=of_service)
@@ -137,7 +137,7 @@ async def test_token_is_replaced_without_a_refused_call(start_service: StartServ
         await count(service.address, shows(outdated))
 
 
-async def test_file_that_is_gone_or_empty_for_a_while_changes_nothing(
+async def test_a_token_file_that_is_briefly_missing_or_empty_changes_nothing(
     start_service: StartService, tmp_path: Path
 ) -> None:
     service = await start_service("language_model", service_token_file=(path := token(tmp_path)))
@@ -151,7 +151,7 @@ async def test_file_that_is_gone_or_empty_for_a_while_changes_nothing(
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "short\n", "ä" * 40])
-async def test_service_does_not_start_with_a_file_that_holds_no_token(
+async def test_a_service_does_not_start_with_an_empty_token_file(
     start_service: StartService, tmp_path: Path, content: str | None
 ) -> None:
     path = tmp_path / "bad"
@@ -161,7 +161,7 @@ async def test_service_does_not_start_with_a_file_that_holds_no_token(
         await start_service("language_model", service_token_file=path)
 
 
-async def test_channels_of_the_pipeline_show_the_token(guarded: RunningService, tmp_path: Path) -> None:
+async def test_pipeline_channels_send_the_token(guarded: RunningService, tmp_path: Path) -> None:
     services = ModelClients.open(dict.fromkeys(NAMES, guarded.address), credentials=shows(token(tmp_path)))
     assert (await services.language_model.CountTokens(CountTokensRequest(text="a"), timeout=60)).tokens == 1
     await services.close()
@@ -192,7 +192,7 @@ async def operator(guarded: RunningService, tmp_path: Path) -> AsyncIterator[Ada
         yield Adapters(channel)
 
 
-async def test_services_list_adapters_and_operators_alone_load_and_unload_them(
+async def test_services_may_list_adapters_and_only_operators_load_and_unload_them(
     service_caller: Adapters, operator: Adapters
 ) -> None:
     assert "meetings" in (await service_caller("ListAdapters", ListAdaptersRequest())).available
@@ -205,7 +205,7 @@ async def test_services_list_adapters_and_operators_alone_load_and_unload_them(
     await operator("UnloadAdapter", UnloadAdapterRequest(name="meetings"))
 
 
-async def test_without_an_operator_s_token_nobody_loads_adapters(start_service: StartService) -> None:
+async def test_without_an_operator_token_adapters_cannot_be_loaded(start_service: StartService) -> None:
     service = await start_service("language_model")
     with pytest.raises(Forbidden, match="LYRA_OPERATOR_TOKEN_FILE"):
         await Adapters(service.channel)("LoadAdapter", LoadAdapterRequest(name="meetings"))
@@ -214,7 +214,7 @@ async def test_without_an_operator_s_token_nobody_loads_adapters(start_service: 
 @pytest.mark.parametrize(
     "name", ["../adapters/meetings", "..", ".", "/etc", "meetings/../meetings", "meetings\0", "Meetings", "", "a" * 65]
 )
-async def test_name_of_an_adapter_is_never_a_path(operator: Adapters, name: str) -> None:
+async def test_an_adapter_name_is_never_a_path(operator: Adapters, name: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         await operator("LoadAdapter", LoadAdapterRequest(name=name))
     assert refusal.value.field == "name"

@@ -59,20 +59,20 @@ async def test_all_services_run_a_folder_in_the_published_layout(start_service: 
     assert sorted(description.model.adapters) == ["long_speech", "speech"]
 
 
-async def test_a_shard_that_ends_too_early_is_named(start_service: StartService, folder: Path) -> None:
+async def test_a_truncated_shard_is_named(start_service: StartService, folder: Path) -> None:
     shard = folder / "model.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match=shard.name):
         await start_service("language_model", preset=PRESET, checkpoint=folder)
 
 
-async def test_a_checkpoint_of_another_model_is_told_by_the_field(start_service: StartService, folder: Path) -> None:
+async def test_a_checkpoint_of_another_model_is_refused_by_field(start_service: StartService, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
     with pytest.raises(CheckpointError, match="intermediate_size"):
         await start_service("language_model", preset=PRESET, checkpoint=folder)
 
 
-async def test_a_preset_of_a_checkpoint_says_how_to_name_one(start_service: StartService) -> None:
+async def test_a_preset_that_needs_a_checkpoint_names_the_option(start_service: StartService) -> None:
     with pytest.raises(WeightsMissing, match="LYRA_CHECKPOINT"):
         await start_service("language_model", preset="base")

@@ -46,7 +46,7 @@ async def status(channel: grpc.aio.Channel, path: str, *messages: bytes) -> tupl
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     ],
 )
-async def test_message_that_cannot_be_parsed_is_one_line_of_the_log_and_an_invalid_argument(
+async def test_an_unparsable_message_is_an_invalid_argument_and_one_log_line(
     start_service: StartService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     service = await start_service("language_model", reflection=True)
@@ -78,7 +78,7 @@ async def test_garbage_in_the_middle_of_a_stream_ends_it(start_service: StartSer
     assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_compressed_message_is_held_to_the_limit_of_what_it_becomes(start_service: StartService) -> None:
+async def test_a_compressed_message_is_limited_by_its_decompressed_size(start_service: StartService) -> None:
     service = await start_service("language_model")
     text = "a" * (16 * 2**20)
     assert len(gzip.compress(text.encode())) < 2**20
@@ -91,7 +91,7 @@ async def test_compressed_message_is_held_to_the_limit_of_what_it_becomes(start_
 
 
 @pytest.mark.parametrize("name", SERVICES)
-async def test_fuzzed_messages_harm_no_service(
+async def test_services_survive_fuzzed_messages(
     start_service: StartService, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed: list[str] = []
@@ -111,7 +111,7 @@ async def test_fuzzed_messages_harm_no_service(
     await until(lambda: service.server._telemetry.running == 0)  # nothing of it is left behind
 
 
-async def test_method_of_single_messages_that_gets_none_says_so(start_service: StartService) -> None:
+async def test_a_unary_call_without_a_message_is_an_invalid_argument(start_service: StartService) -> None:
     service = await start_service("language_model")
     for path in ("/lyra.v1.LanguageModel/CountTokens", "/grpc.health.v1.Health/Check"):
         code, details = await status(service.channel, path)
@@ -150,7 +150,7 @@ def picture(tokens: TensorChunk, *grid: int) -> GenerateRequest:
     return GenerateRequest(vision_tokens=found)
 
 
-async def test_tokens_that_no_model_can_compute_with_are_refused_by_field(start_service: StartService) -> None:
+async def test_non_finite_tokens_are_refused_by_field(start_service: StartService) -> None:
     service = await start_service("language_model")
     width = (await LanguageModelStub(service.channel).Describe(_describe(), timeout=60)).model.token_width
     for value in (float("nan"), float("inf"), 1e38):
@@ -181,7 +181,7 @@ async def test_forged_shapes_are_refused_by_field(start_service: StartService) -
     await generate(service, *speech(chunk(0, width)))  # a pause has no tokens
 
 
-async def test_hidden_states_are_held_to_width_and_value(start_service: StartService) -> None:
+async def test_hidden_states_of_wrong_width_or_value_are_refused(start_service: StartService) -> None:
     service = await start_service("speech_synthesizer")
     stub = SpeechSynthesizerStub(service.channel)
     voices = (await stub.Describe(SpeechSynthesizerDescribeRequest(), timeout=60)).voice_descriptions

@@ -96,7 +96,7 @@ async def test_answer_streams_one_token_at_a_time_and_ends_with_usage(client: Cl
     assert last.finish.usage.adapter == ""
 
 
-async def test_same_seed_gives_the_same_answer(client: Client) -> None:
+async def test_the_same_seed_gives_the_same_answer(client: Client) -> None:
     requests = prompt(max_tokens=20, temperature=1.5, seed=7)
     assert await client.answer(requests) == await client.answer(requests)
 
@@ -127,7 +127,7 @@ async def test_speech_and_vision_tokens_are_counted_and_select_their_adapter(cli
     assert seen[-1].finish.usage.adapter == "vision"
 
 
-async def test_each_block_gets_what_the_previous_one_kept(client: Client) -> None:
+async def test_each_block_gets_the_tokens_that_the_previous_one_kept(client: Client) -> None:
     parts = (speech(0, 60), speech(1, 40), GenerateRequest(text="What is said?"))
     plain = await client.answer(prompt(*parts, max_tokens=2))
     assert set(plain[-1].finish.usage.context_tokens) == {100}
@@ -227,7 +227,7 @@ async def test_message_over_the_limit_of_grpc_is_an_input_error(client: Client) 
     assert isinstance(from_rpc_error("language_model", raised.value), InvalidInput)
 
 
-async def test_disconnecting_client_frees_the_model_for_the_next(start_service: StartService) -> None:
+async def test_a_disconnected_client_frees_the_model_for_the_next_request(start_service: StartService) -> None:
     client = Client(await start_service("language_model", max_waiting=0))
     for _ in range(20):
         call = client.call(prompt())

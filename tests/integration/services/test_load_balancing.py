@@ -72,16 +72,14 @@ def both(served: Counter[int]) -> bool:
     return len(served) == 2
 
 
-async def test_calls_go_round_the_replicas_of_a_list(start_service: StartService, connect: OpenChannel) -> None:
+async def test_calls_are_balanced_over_a_list_of_replicas(start_service: StartService, connect: OpenChannel) -> None:
     first, second = [await start_service("vision_encoder", max_frames=number) for number in (1, 2)]
     channel = connect(f"{first.address}, {second.address}")
     await asked_until(channel, both)
     assert await ask(channel, 20) == {1: 10, 2: 10}
 
 
-async def test_a_replica_that_is_added_to_a_name_gets_its_share(
-    start_service: StartService, connect: OpenChannel
-) -> None:
+async def test_a_replica_added_to_a_dns_name_gets_its_share(start_service: StartService, connect: OpenChannel) -> None:
     first = await start_service("vision_encoder", max_frames=1, max_connection_seconds=0.5)
     await start_service("vision_encoder", max_frames=2, host="127.0.0.2", port=first.server.port)
     with NameServer(NAME, ["127.0.0.1"]) as names:
@@ -91,7 +89,7 @@ async def test_a_replica_that_is_added_to_a_name_gets_its_share(
         await asked_until(channel, both)  # no call fails meanwhile
 
 
-async def test_a_replica_that_loads_gets_no_call_until_it_is_ready(
+async def test_a_loading_replica_gets_no_call_until_it_is_ready(
     start_service: StartService, connect: OpenChannel
 ) -> None:
     first, second = [await start_service("vision_encoder", max_frames=number) for number in (1, 2)]
@@ -102,7 +100,7 @@ async def test_a_replica_that_loads_gets_no_call_until_it_is_ready(
     await asked_until(channel, both)
 
 
-async def test_a_draining_replica_finishes_its_answer_and_gets_no_other_call(
+async def test_a_draining_replica_finishes_its_answer_and_gets_no_new_call(
     start_service: StartService, connect: OpenChannel
 ) -> None:
     """gRPC hears of the drain, so not one call has to be tried again."""
@@ -150,7 +148,7 @@ async def test_a_service_that_was_scaled_to_zero_is_found_as_soon_as_it_is_back(
                 assert names.questions <= asked + 1
 
 
-async def test_calls_that_nobody_serves_are_counted_for_the_autoscaler() -> None:
+async def test_unserved_calls_are_counted_for_the_autoscaler() -> None:
     def unserved() -> float:
         return float(telemetry.UNSERVED.labels("vision_encoder")._value.get())
 
@@ -175,7 +173,7 @@ async def test_calls_that_nobody_serves_are_counted_for_the_autoscaler() -> None
         ("10.0.0.1:1,[::1]:1", "a list must use one"),
     ],
 )
-def test_an_address_that_is_none_is_told_from_the_beginning(address: str, said: str) -> None:
+def test_an_invalid_address_is_reported_at_startup(address: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         check_address(address)
 
@@ -184,7 +182,7 @@ def test_an_address_that_is_none_is_told_from_the_beginning(address: str, said: 
     "address",
     ["localhost:50051", "[::1]:50051", "dns:///speech.lyra.svc:50051", "[::1]:1,[::2]:1", "10.0.0.1:1,10.0.0.2:1"],
 )
-def test_every_form_of_an_address_is_taken(address: str) -> None:
+def test_every_form_of_address_is_accepted(address: str) -> None:
     assert check_address(address) == address
 
 
@@ -220,7 +218,7 @@ class Answers:
             self.answered += 1
 
 
-async def test_replacing_every_replica_of_every_service_under_eight_streams_costs_no_answer(
+async def test_replacing_every_replica_under_eight_streams_loses_no_answer(
     start_service: StartService,
 ) -> None:
     """What `make test-rolling-restart` does with processes, and with a job besides."""

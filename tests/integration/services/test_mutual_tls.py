@@ -48,7 +48,7 @@ async def count(address: str, caller: ClientCredentials) -> int:
         return await ask(channel)
 
 
-async def test_caller_with_a_certificate_of_the_same_authority_is_served(
+async def test_a_caller_with_a_certificate_of_the_same_ca_is_served(
     service: RunningService, tmp_path: Path, authority: trustme.CA
 ) -> None:
     assert await count(service.address, identity(tmp_path / "caller", authority, "gateway").caller()) == 1
@@ -61,12 +61,12 @@ async def test_replicas_are_balanced_and_watched_over_tls(
     assert await count(f"{service.address},{LOCAL}:9", caller) == 1
 
 
-async def test_caller_without_a_certificate_is_not_served(service: RunningService) -> None:
+async def test_a_caller_without_a_certificate_is_not_served(service: RunningService) -> None:
     with pytest.raises(Unavailable):
         await count(service.address, NO_CREDENTIALS)
 
 
-async def test_caller_of_another_authority_is_not_served(
+async def test_a_caller_with_a_certificate_of_another_ca_is_not_served(
     service: RunningService, tmp_path: Path, authority: trustme.CA
 ) -> None:
     stranger = identity(tmp_path / "stranger", trustme.CA(), LOCAL, trusts=authority)
@@ -74,7 +74,7 @@ async def test_caller_of_another_authority_is_not_served(
         await count(service.address, stranger.caller())
 
 
-async def test_service_of_another_authority_is_not_called(
+async def test_a_service_with_a_certificate_of_another_ca_is_not_called(
     start_service: StartService, tmp_path: Path, authority: trustme.CA
 ) -> None:
     impostor = identity(tmp_path / "impostor", trustme.CA(), LOCAL, trusts=authority)
@@ -83,7 +83,7 @@ async def test_service_of_another_authority_is_not_called(
         await count(service.address, identity(tmp_path / "caller", authority, "gateway").caller())
 
 
-async def test_certificate_has_to_have_the_name_of_the_address_or_the_one_that_is_set(
+async def test_a_certificate_must_match_the_address_or_the_configured_name(
     start_service: StartService, tmp_path: Path, authority: trustme.CA
 ) -> None:
     named = identity(tmp_path / "named", authority, "language-model.lyra.svc")
@@ -112,7 +112,7 @@ async def test_certificates_are_replaced_while_both_sides_run(
         await count(service.address, identity(tmp_path / "outdated", authority, "gateway", trusts=after).caller())
 
 
-async def test_half_of_a_pair_that_is_replaced_changes_nothing_until_the_other_half_comes(
+async def test_a_new_certificate_is_not_used_until_its_key_is_there(
     service: RunningService, of_service: Identity, tmp_path: Path, authority: trustme.CA
 ) -> None:
     caller = identity(tmp_path / "caller", authority, "gateway").caller()
@@ -124,7 +124,7 @@ async def test_half_of_a_pair_that_is_replaced_changes_nothing_until_the_other_h
 
 
 @pytest.mark.parametrize("harm", ["missing", "another key", "garbage"])
-async def test_service_does_not_start_with_files_that_do_not_fit(
+async def test_a_service_does_not_start_with_mismatched_certificate_files(
     start_service: StartService, of_service: Identity, tmp_path: Path, authority: trustme.CA, harm: str
 ) -> None:
     match harm:
@@ -138,12 +138,12 @@ async def test_service_does_not_start_with_files_that_do_not_fit(
         await start_service("language_model", **of_service.settings)
 
 
-async def test_probe_over_http_needs_no_certificate(service: RunningService) -> None:
+async def test_the_http_probe_needs_no_certificate(service: RunningService) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(f"http://{LOCAL}:{service.server.metrics_port}/healthz")).status_code == 200
 
 
-def test_local_stack_finds_services_with_certificates_ready(
+def test_the_local_stack_finds_services_with_certificates_ready(
     tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from services.operations.local.process import LocalProcess, ProcessSpec

@@ -54,7 +54,7 @@ async def prompt(max_tokens: int = 0) -> AsyncIterator[GenerateRequest]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_signalled_process_finishes_its_answer_and_exits_with_zero(
+async def test_a_terminated_process_finishes_its_answer_and_exits_with_zero(
     start_process: StartProcess, number: signal.Signals
 ) -> None:
     process = start_process("language_model", "--grace-seconds", "60")
@@ -71,28 +71,28 @@ async def test_signalled_process_finishes_its_answer_and_exits_with_zero(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_missing_ends_the_process_with_a_hint(start_process: StartProcess) -> None:
+def test_a_missing_gpu_ends_the_process_with_a_hint(start_process: StartProcess) -> None:
     process = start_process("language_model", "--device", "cuda")
     with pytest.raises(StackError, match=r"cuda is not available, this .*: name another device, or auto"):
         process.wait_ready(180)
     assert process.exit_code == 1
 
 
-def test_weights_that_are_missing_end_the_process_with_a_hint(start_process: StartProcess) -> None:
+def test_missing_weights_end_the_process_with_a_hint(start_process: StartProcess) -> None:
     process = start_process("language_model", "--preset", "nano")
     with pytest.raises(StackError, match="lyra weights pull nano"):
         process.wait_ready(180)
     assert process.exit_code == 1
 
 
-def test_adapter_that_is_missing_at_start_ends_the_process_with_its_name(start_process: StartProcess) -> None:
+def test_a_missing_adapter_ends_the_process_with_its_name(start_process: StartProcess) -> None:
     process = start_process("language_model", "--adapters", "nowhere")
     with pytest.raises(StackError, match="LYRA_ADAPTERS: 'nowhere' is not in"):
         process.wait_ready(180)
     assert process.exit_code == 1
 
 
-def test_port_in_use_ends_the_process_with_its_name(start_process: StartProcess, tmp_path: Path) -> None:
+def test_a_port_in_use_ends_the_process_with_its_number(start_process: StartProcess, tmp_path: Path) -> None:
     first = start_process("vision_encoder")
     first.wait_ready(180)
     other_dir = tmp_path / "other"
@@ -104,7 +104,7 @@ def test_port_in_use_ends_the_process_with_its_name(start_process: StartProcess,
     assert second.exit_code == 1
 
 
-def test_synthesizer_runs_without_torch() -> None:
+def test_the_synthesizer_runs_without_torch() -> None:
     check = (
         "import sys; from services.speech_synthesizer.servicer import DEFINITION; "
         "from model_core.presets import build_voice; build_voice('tiny'); sys.exit('torch' in sys.modules)"
@@ -113,7 +113,7 @@ def test_synthesizer_runs_without_torch() -> None:
 
 
 @pytest.mark.parametrize("part", ["language_model", "speech_encoder", "voice"])
-def test_published_presets_without_pictures_run_without_transformers(part: str) -> None:
+def test_published_presets_without_vision_run_without_transformers(part: str) -> None:
     check = (
         f"import sys; from model_core import presets; presets.build_{part}('tiny-qwen2-vl'); "
         "sys.exit('transformers' in sys.modules)"
@@ -121,7 +121,7 @@ def test_published_presets_without_pictures_run_without_transformers(part: str) 
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
-def test_stack_answers_and_tells_where_it_is(tiny_stack: Stack) -> None:
+def test_a_stack_serves_requests_and_records_its_address(tiny_stack: Stack) -> None:
     state = json.loads(tiny_stack.stack_file.read_text())
     assert (state["url"], state["key"], state["pid"]) == (tiny_stack.url, tiny_stack.key, os.getpid())
     assert set(state["services"]) == set(SERVICES)
@@ -142,7 +142,7 @@ def test_second_stack_in_the_same_home_is_refused(tiny_stack: Stack) -> None:
     assert tiny_stack.stack_file.exists()
 
 
-async def test_killed_service_is_noticed_and_comes_back_on_its_port(start_stack: StartStack) -> None:
+async def test_a_killed_service_is_detected_and_restarts_on_its_port(start_stack: StartStack) -> None:
     stack = start_stack()
     address = stack.processes["language_model"].address
     async with open_channel(address, shows(stack.service_token_file)) as channel:
@@ -174,7 +174,7 @@ def _serve(home: Path, tmp_path: Path) -> "tuple[subprocess.Popen[bytes], Path]"
     return process, stack_file
 
 
-def test_served_stack_restarts_what_dies_and_leaves_no_orphan_when_it_is_killed(tmp_path: Path) -> None:
+def test_lyra_serve_restarts_dead_processes_and_leaves_no_orphans_when_killed(tmp_path: Path) -> None:
     process, stack_file = _serve(tmp_path / "home", tmp_path)
     try:
         state = json.loads(stack_file.read_text())

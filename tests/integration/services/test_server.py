@@ -57,7 +57,7 @@ async def test_service_is_not_serving_until_its_weights_are_loaded(tmp_path: Pat
     await server.drain()
 
 
-async def test_draining_service_finishes_what_runs_and_refuses_what_is_new(start_service: StartService) -> None:
+async def test_a_draining_service_finishes_running_calls_and_refuses_new_ones(start_service: StartService) -> None:
     service = await start_service("language_model", grace_seconds=60)
     stub = language_model_pb2_grpc.LanguageModelStub(service.channel)
     answer = aiter(stub.Generate(prompt(max_tokens=400)))
@@ -74,7 +74,7 @@ async def test_draining_service_finishes_what_runs_and_refuses_what_is_new(start
     await drain
 
 
-async def test_grace_period_ends_what_takes_longer(start_service: StartService) -> None:
+async def test_calls_longer_than_the_grace_period_are_cancelled(start_service: StartService) -> None:
     service = await start_service("language_model", grace_seconds=0)
     stub = language_model_pb2_grpc.LanguageModelStub(service.channel)
     answer = aiter(stub.Generate(prompt()))
@@ -97,7 +97,7 @@ async def test_calls_beyond_the_limit_are_refused(start_service: StartService) -
     running.cancel()
 
 
-async def test_service_tells_its_methods_where_it_is_told_to(start_service: StartService) -> None:
+async def test_reflection_can_be_enabled(start_service: StartService) -> None:
     service = await start_service("language_model", reflection=True)
     stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
     requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
@@ -105,7 +105,7 @@ async def test_service_tells_its_methods_where_it_is_told_to(start_service: Star
     assert "lyra.v1.LanguageModel" in [one.name for one in answers[0].list_services_response.service]
 
 
-async def test_service_does_not_tell_its_methods_by_itself(start_service: StartService) -> None:
+async def test_reflection_is_disabled_by_default(start_service: StartService) -> None:
     service = await start_service("language_model")
     stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
     requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
@@ -114,7 +114,7 @@ async def test_service_does_not_tell_its_methods_by_itself(start_service: StartS
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_service_tells_its_metrics(start_service: StartService) -> None:
+async def test_a_service_exports_its_metrics(start_service: StartService) -> None:
     service = await start_service("language_model")
     url = f"http://127.0.0.1:{service.server.metrics_port}/metrics"
     metrics = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
@@ -122,7 +122,7 @@ async def test_service_tells_its_metrics(start_service: StartService) -> None:
     assert 'lyra_requests_waiting{service="language_model"}' in metrics
 
 
-async def test_probe_over_http_says_what_health_says(tmp_path: Path) -> None:
+async def test_the_http_probe_agrees_with_the_health_service(tmp_path: Path) -> None:
     settings = LanguageModelSettings(preset="tiny", port=0, metrics_port=0, home=tmp_path, threads=1, grace_seconds=60)
     server = ModelServer(settings, DEFINITION)
     await server.start()
@@ -140,7 +140,7 @@ async def test_probe_over_http_says_what_health_says(tmp_path: Path) -> None:
         await drain
 
 
-async def test_watcher_that_reads_nothing_holds_up_no_other(start_service: StartService) -> None:
+async def test_a_stalled_health_watcher_does_not_block_others(start_service: StartService) -> None:
     service = await start_service("language_model")
     # A window of 0 bytes: what is sent to this client stays where it is.
     stuck = await asyncio.to_thread(_watch_without_a_window, service.server.port)

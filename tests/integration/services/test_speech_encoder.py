@@ -111,7 +111,7 @@ async def test_recording_becomes_the_tokens_of_its_clips(client: Client) -> None
     assert len(long) > 20 * len(short) > 0
 
 
-async def test_tokens_tell_whose_projector_made_them(start_service: StartService) -> None:
+async def test_tokens_report_the_adapter_of_their_projector(start_service: StartService) -> None:
     client = Client(await start_service("speech_encoder", preset="tiny-qwen2-vl"))
 
     async def adapters(seconds: float, adapter: str = "") -> set[str]:
@@ -124,11 +124,11 @@ async def test_tokens_tell_whose_projector_made_them(start_service: StartService
     assert await adapters(1, "long_speech") == {"long_speech"}
 
 
-async def test_bare_samples_and_a_file_give_the_same_tokens(client: Client) -> None:
+async def test_raw_samples_and_a_file_give_the_same_tokens(client: Client) -> None:
     assert await client.encode(tone(1).tobytes(), pcm()) == await client.encode(wav(1))
 
 
-async def test_calls_at_the_same_time_get_their_own_tokens(client: Client) -> None:
+async def test_concurrent_calls_get_their_own_tokens(client: Client) -> None:
     alone = [await client.encode(wav(seconds)) for seconds in (1, 2, 3)]
     together = await asyncio.gather(*(client.encode(wav(seconds)) for seconds in (1, 2, 3)))
     for one, other in zip(alone, together, strict=True):
@@ -151,7 +151,7 @@ async def test_transcript_ends_with_a_summary(client: Client) -> None:
     assert summary.summary.language == "en"
 
 
-async def test_hear_gives_the_tokens_of_encode_and_the_words_of_transcribe(client: Client) -> None:
+async def test_hear_equals_encode_plus_transcribe(client: Client) -> None:
     recording = wav(31)
     responses = await client.encode_and_transcribe(recording)
     for one, other in zip(tokens_of(responses), tokens_of(await client.encode(recording)), strict=True):
@@ -184,14 +184,14 @@ async def test_concurrent_hear_calls_get_their_own_results(client: Client) -> No
     assert telemetry.AUDIO_SECONDS_WAITING._value.get() == 0
 
 
-async def test_hear_reports_whose_projector_made_the_tokens(start_service: StartService) -> None:
+async def test_hear_reports_the_adapter_of_the_projector(start_service: StartService) -> None:
     client = Client(await start_service("speech_encoder", preset="tiny-qwen2-vl"))
     for seconds, asked, adapter in ((1, "", "speech"), (31, "", "long_speech"), (1, "long_speech", "long_speech")):
         responses = await client.encode_and_transcribe(wav(seconds), adapter=asked)
         assert {each.speech_tokens.adapter for each in responses if each.HasField("speech_tokens")} == {adapter}
 
 
-async def test_more_audio_than_may_wait_is_refused_with_a_time_to_retry(start_service: StartService) -> None:
+async def test_audio_beyond_the_queue_limit_is_refused_with_a_retry_delay(start_service: StartService) -> None:
     client = Client(await start_service("speech_encoder", max_hear_seconds_waiting=1))
     answers = await asyncio.gather(*(client.encode_and_transcribe(wav(5)) for _ in range(8)), return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -289,7 +289,7 @@ async def test_service_describes_itself(client: Client) -> None:
     assert description.max_audio_seconds == 1800
 
 
-async def test_a_recording_that_is_refused_does_not_stay_in_memory(start_service: StartService) -> None:
+async def test_a_refused_recording_does_not_stay_in_memory(start_service: StartService) -> None:
     client = Client(await start_service("speech_encoder", max_audio_seconds=1.0))
     recording, refused = wav(60.0), 10
 

@@ -53,7 +53,7 @@ async def client(start_service: StartService) -> Client:
     return Client(await start_service("speech_synthesizer"))
 
 
-async def test_text_becomes_sound(client: Client) -> None:
+async def test_text_becomes_audio(client: Client) -> None:
     description = await client.stub.Describe(pb.SpeechSynthesizerDescribeRequest())
     chunks = [response.audio for response in await client.speak(TEXT)]
     assert {chunk.sample_rate for chunk in chunks} == {description.sample_rate}
@@ -61,7 +61,7 @@ async def test_text_becomes_sound(client: Client) -> None:
     assert all(len(chunk.pcm) % 2 == 0 for chunk in chunks)
 
 
-async def test_sound_comes_before_the_text_has_ended(client: Client) -> None:
+async def test_audio_arrives_before_the_text_has_ended(client: Client) -> None:
     call = cast(Any, client.stub).Synthesize()
     await call.write(header())
     await call.write(pb.SynthesizeRequest(text_delta="This clause is whole now. And this"))
@@ -79,7 +79,9 @@ async def test_text_without_words_is_silent(client: Client) -> None:
 @pytest.mark.parametrize(
     ("values", "field"), [({"voice": "nobody"}, "voice"), ({"speed": 9.0}, "speed"), ({"speed": -1.0}, "speed")]
 )
-async def test_bad_wish_is_refused_by_field(client: Client, values: dict[str, object], field: str) -> None:
+async def test_an_invalid_voice_or_speed_is_refused_by_field(
+    client: Client, values: dict[str, object], field: str
+) -> None:
     with pytest.raises(InvalidInput) as refusal:
         await client.speak(TEXT, **values)
     assert refusal.value.field == field
@@ -91,7 +93,9 @@ async def test_text_over_the_limit_is_refused_with_the_limit(start_service: Star
         await client.speak(["12345678901"])
 
 
-async def test_streams_beyond_the_bound_are_refused_and_left_ones_free_their_place(start_service: StartService) -> None:
+async def test_streams_over_the_limit_are_refused_and_closed_streams_free_their_slot(
+    start_service: StartService,
+) -> None:
     client = Client(await start_service("speech_synthesizer", max_streams=1, max_waiting=0))
     call = cast(Any, client.stub).Synthesize()
     await call.write(header())
@@ -115,7 +119,7 @@ async def hidden_client(start_service: StartService) -> Client:
     return Client(await start_service("speech_synthesizer", preset="tiny-qwen2-vl", max_answer_tokens=20))
 
 
-async def test_hidden_states_become_the_same_sound_in_pieces_and_at_once(hidden_client: Client) -> None:
+async def test_chunked_hidden_states_give_the_same_audio_as_one_message(hidden_client: Client) -> None:
     description = await hidden_client.stub.Describe(pb.SpeechSynthesizerDescribeRequest())
     assert description.hidden_width == HIDDEN_WIDTH
     whole = np.frombuffer(await hidden_client.speak_hidden(HIDDEN), np.int16)
@@ -133,7 +137,7 @@ async def test_hidden_states_become_the_same_sound_in_pieces_and_at_once(hidden_
         (np.zeros((21, HIDDEN_WIDTH), np.float32), "hidden_states"),
     ],
 )
-async def test_bad_hidden_states_are_refused_and_the_voice_speaks_on(
+async def test_bad_hidden_states_are_refused_and_later_calls_succeed(
     hidden_client: Client, hidden: Array, field: str
 ) -> None:
     before = await hidden_client.speak_hidden(HIDDEN)
@@ -143,7 +147,7 @@ async def test_bad_hidden_states_are_refused_and_the_voice_speaks_on(
     assert await hidden_client.speak_hidden(HIDDEN) == before
 
 
-async def test_a_voice_refuses_what_it_does_not_speak_from(client: Client, hidden_client: Client) -> None:
+async def test_a_voice_refuses_the_other_kind_of_input(client: Client, hidden_client: Client) -> None:
     with pytest.raises(InvalidInput, match="hidden_states"):
         await hidden_client.speak(TEXT)
     with pytest.raises(InvalidInput, match="text_delta"):
@@ -153,7 +157,7 @@ async def test_a_voice_refuses_what_it_does_not_speak_from(client: Client, hidde
 TINY_HIDDEN = np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32)
 
 
-async def test_each_of_two_voices_speaks_from_what_it_wants(client: Client) -> None:
+async def test_each_of_two_voices_takes_its_own_kind_of_input(client: Client) -> None:
     description = await client.stub.Describe(pb.SpeechSynthesizerDescribeRequest())
     widths = {each.name: each.hidden_width for each in description.voice_descriptions}
     assert (list(description.voices), widths) == (["tiny", "tiny-hidden"], {"tiny": 0, "tiny-hidden": 16})

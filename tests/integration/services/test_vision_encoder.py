@@ -68,7 +68,7 @@ async def test_bad_picture_is_refused_by_field(client: Client, data: bytes, medi
     assert refusal.value.field == field
 
 
-async def test_picture_of_too_many_pixels_is_refused_with_the_limit(start_service: StartService) -> None:
+async def test_a_picture_with_too_many_pixels_is_refused_with_the_limit(start_service: StartService) -> None:
     client = Client(await start_service("vision_encoder", max_image_pixels=1000))
     with pytest.raises(InvalidInput, match="1,000"):
         await client.encode(file(size=(50, 50)))
@@ -84,7 +84,9 @@ async def test_file_over_the_limit_is_refused(start_service: StartService) -> No
     ("media_type", "kind", "codec"),
     [("video/mp4", "mp4", "libx264"), ("video/webm", "webm", "libvpx"), ("video/quicktime", "mov", "mpeg4")],
 )
-async def test_video_becomes_a_grid_of_tokens_a_frame(client: Client, media_type: str, kind: str, codec: str) -> None:
+async def test_a_video_becomes_a_grid_of_tokens_per_frame(
+    client: Client, media_type: str, kind: str, codec: str
+) -> None:
     (response,) = await client.encode(make_video(kind, codec, seconds=3), media_type)
     tokens = response.vision_tokens
     assert (tokens.grid_time, tokens.grid_height, tokens.grid_width) == (6, 2, 2)

@@ -37,7 +37,7 @@ async def test_each_way_of_processing_a_recording_reports_its_real_time_factor(s
     await services.close()
 
 
-async def test_a_picture_is_a_batch_of_one(start_service: StartService) -> None:
+async def test_a_single_picture_counts_as_a_batch_of_one(start_service: StartService) -> None:
     running = await start_service("vision_encoder")
     services, before = (
         ModelClients.open({"vision_encoder": running.address}),
@@ -48,7 +48,7 @@ async def test_a_picture_is_a_batch_of_one(start_service: StartService) -> None:
     await services.close()
 
 
-async def test_a_spoken_answer_tells_its_real_time_factor(start_service: StartService) -> None:
+async def test_a_spoken_answer_reports_its_real_time_factor(start_service: StartService) -> None:
     running = await start_service("speech_synthesizer")
     before = sample("lyra_real_time_factor_count", "speech_synthesizer")
     requests = [SynthesizeRequest(header=SynthesizeRequest.Header()), SynthesizeRequest(text_delta="Hello there.")]
@@ -57,7 +57,7 @@ async def test_a_spoken_answer_tells_its_real_time_factor(start_service: StartSe
     assert sample("lyra_real_time_factor_count", "speech_synthesizer") == before + 1
 
 
-def test_work_is_counted_without_what_its_reader_does_between_the_steps() -> None:
+def test_work_time_excludes_the_reader_between_steps() -> None:
     work, moments = WorkTime(), []
 
     def steps() -> list[int]:

@@ -67,7 +67,7 @@ def test_an_object_is_written_and_replaced_as_a_whole(object_store: ObjectStore)
 
 
 @pytest.mark.parametrize("key", ["ü/ß &?+#%=.json", "a b/c", "x~!*'()/y"])
-def test_keys_are_taken_as_they_are(object_store: ObjectStore, key: str) -> None:
+def test_keys_are_used_verbatim(object_store: ObjectStore, key: str) -> None:
     object_store.put(key, b"1")
     assert object_store.get(key) == b"1"
     assert not object_store.put_new(key, b"2")
@@ -91,7 +91,7 @@ def test_put_new_writes_once(object_store: ObjectStore) -> None:
     assert object_store.put_new("a", b"third")
 
 
-def test_of_many_writers_at_once_one_is_first(object_store: ObjectStore) -> None:
+def test_exactly_one_of_many_concurrent_writers_wins(object_store: ObjectStore) -> None:
     with ThreadPoolExecutor(8) as pool:
         for key in ("a", "b", "c"):
             values = [f"{number}".encode() for number in range(8)]
@@ -99,7 +99,7 @@ def test_of_many_writers_at_once_one_is_first(object_store: ObjectStore) -> None
             assert [value for value, first in zip(values, won, strict=True) if first] == [object_store.get(key)]
 
 
-def test_lists_go_through_folders_from_a_key_on(object_store: ObjectStore) -> None:
+def test_lists_include_subfolders_and_start_after_a_key(object_store: ObjectStore) -> None:
     keys = ["l/a/1", "l/a/2", "l/b/c/1", "l/z", "m"]
     for key in keys:
         object_store.put(key, b"x")
@@ -110,7 +110,7 @@ def test_lists_go_through_folders_from_a_key_on(object_store: ObjectStore) -> No
     assert list(object_store.folders("")) == ["l"]
 
 
-def test_a_list_of_more_than_one_page_is_whole_and_deleted_whole(object_store: ObjectStore) -> None:
+def test_a_list_of_several_pages_is_complete_and_can_be_deleted(object_store: ObjectStore) -> None:
     keys = [f"many/{number:05}" for number in range(1_050)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: object_store.put(key, b"x"), keys))
@@ -130,7 +130,7 @@ DATA = bytes(number * 7 % 251 for number in range(10_000))
         st.tuples(st.sampled_from([0, 1, 2]), st.integers(-3_000, 12_000), st.integers(-1, 9_000)), max_size=6
     )
 )
-def test_an_open_object_reads_as_a_file_does(object_store: ObjectStore, steps: list[tuple[int, int, int]]) -> None:
+def test_an_open_object_reads_like_a_file(object_store: ObjectStore, steps: list[tuple[int, int, int]]) -> None:
     object_store.put_new("file", DATA)
     expected = io.BytesIO(DATA)
     with object_store.open("file", block_bytes=1_000) as file:
@@ -142,7 +142,7 @@ def test_an_open_object_reads_as_a_file_does(object_store: ObjectStore, steps: l
             assert file.tell() == expected.tell()
 
 
-def test_an_open_object_that_was_replaced_is_not_mixed_with_the_new_one(object_store: ObjectStore) -> None:
+def test_a_replaced_object_is_not_mixed_with_the_open_one(object_store: ObjectStore) -> None:
     object_store.put("file", b"a" * 3_000)
     with object_store.open("file", block_bytes=1_000) as file:
         assert file.read(1_000) == b"a" * 1_000
@@ -151,7 +151,7 @@ def test_an_open_object_that_was_replaced_is_not_mixed_with_the_new_one(object_s
             file.read(1_000)
 
 
-def test_parts_are_an_object_once_they_are_finished(object_store: ObjectStore) -> None:
+def test_parts_become_an_object_once_completed(object_store: ObjectStore) -> None:
     upload = object_store.begin_parts("big")
     etags = [object_store.put_part("big", upload, 1, b"a" * PART)]
     etags.append(object_store.put_part("big", upload, 2, b"b" * 10))
@@ -163,7 +163,7 @@ def test_parts_are_an_object_once_they_are_finished(object_store: ObjectStore) -
     assert object_store.stat("big") is not None
 
 
-def test_wrong_parts_are_refused_and_may_be_mended(object_store: ObjectStore) -> None:
+def test_wrong_parts_are_refused_and_can_be_replaced(object_store: ObjectStore) -> None:
     upload = object_store.begin_parts("big")
     etag = object_store.put_part("big", upload, 1, b"a")
     with pytest.raises(InvalidParts):
@@ -186,7 +186,7 @@ def test_aborted_parts_are_deleted(object_store: ObjectStore) -> None:
     assert object_store.stat("big") is None
 
 
-def test_a_signed_part_takes_bytes_from_who_has_no_key_and_only_that_part(object_store: ObjectStore) -> None:
+def test_a_presigned_url_allows_uploading_only_its_part(object_store: ObjectStore) -> None:
     upload = object_store.begin_parts("big")
     url = object_store.presigned_part("big", upload, 1, 60)
     with httpx.Client(trust_env=False) as client:
@@ -197,14 +197,14 @@ def test_a_signed_part_takes_bytes_from_who_has_no_key_and_only_that_part(object
     assert object_store.get("big") == b"from a client"
 
 
-def test_signed_parts_name_the_public_endpoint(store_settings: StoreSettings) -> None:
+def test_presigned_urls_use_the_public_endpoint(store_settings: StoreSettings) -> None:
     changes = {"store_public_endpoint": "media.example.com", "store_public_secure": True}
     store = ObjectStore(store_settings.model_copy(update=changes))
     url = store.presigned_part("big", "upload", 1, 60)
     assert url.startswith(f"https://media.example.com/{store_settings.store_bucket}/big?")
 
 
-def test_a_bucket_that_is_not_there_is_made(store_server: StoreServer) -> None:
+def test_a_missing_bucket_is_created(store_server: StoreServer) -> None:
     bucket = store_server.new_bucket().store_bucket + "-not-yet"
     store = ObjectStore(store_server.settings.model_copy(update={"store_bucket": bucket}))
     assert list(store.list("")) == []
@@ -214,14 +214,14 @@ def test_a_bucket_that_is_not_there_is_made(store_server: StoreServer) -> None:
     store.check()
 
 
-def test_wrong_credentials_are_the_stores_refusal(store_settings: StoreSettings) -> None:
+def test_wrong_credentials_are_reported_as_refused_by_the_store(store_settings: StoreSettings) -> None:
     store = ObjectStore(store_settings.model_copy(update={"store_access_key": "nobody"}))
     for call in (lambda: store.get("a"), lambda: store.put("a", b""), lambda: store.put_new("a", b""), store.check):
         with pytest.raises(StoreUnavailable):
             call()
 
 
-def test_a_store_that_is_down_is_reported_and_used_again_later(start_store: StartStore) -> None:
+def test_an_unavailable_store_is_reported_and_used_again_later(start_store: StartStore) -> None:
     server = start_store()
     store = ObjectStore(server.new_bucket(store_tries=2))
     store.put("a", b"kept")
@@ -235,7 +235,7 @@ def test_a_store_that_is_down_is_reported_and_used_again_later(start_store: Star
     assert store.put_new("b", b"")
 
 
-def test_a_store_without_room_takes_nothing_more_and_can_still_be_read(start_store: StartStore) -> None:
+def test_a_full_store_refuses_writes_and_can_still_be_read(start_store: StartStore) -> None:
     server = start_store("-volume.max=3", "-master.volumeSizeLimitMB=1", "-filer.maxMB=1")
     store = ObjectStore(server.new_bucket(store_tries=2))
     store.put("a", b"kept")
@@ -258,7 +258,7 @@ def test_a_full_remote_store_is_reported(store_settings: StoreSettings, status: 
                 call()
 
 
-def test_nothing_is_written_into_the_reserve_of_the_disk_and_all_else_goes_on(
+def test_writes_into_the_disk_reserve_are_refused_and_everything_else_works(
     store_settings: StoreSettings, tmp_path: Path
 ) -> None:
     ObjectStore(store_settings).put("kept", b"bytes")
@@ -300,7 +300,7 @@ def test_transient_errors_are_retried(store_settings: StoreSettings) -> None:
         assert Refusal.heard == 3
 
 
-def test_errors_cross_processes() -> None:
+def test_errors_can_be_pickled() -> None:
     for error in (StoreUnavailable("down"), StoreFull(), ObjectMissing("key")):
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), str(copy)) == (type(error), str(error))

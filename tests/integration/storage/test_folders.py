@@ -65,7 +65,7 @@ def test_a_file_that_does_not_match_its_checksum_is_named_and_not_kept(
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_folder_without_sums_is_not_there_yet(object_store: ObjectStore, tmp_path: Path) -> None:
+def test_a_folder_without_checksums_counts_as_missing(object_store: ObjectStore, tmp_path: Path) -> None:
     object_store.put("weights/base/config.json", b"{}")
 
     with pytest.raises(FolderCorrupt, match="weights/base/SHA256SUMS is not in the object store"):
@@ -80,12 +80,12 @@ def test_a_missing_file_with_a_checksum_is_named(object_store: ObjectStore, tmp_
 
 
 @pytest.mark.parametrize("name", ["../keys.json", "/etc/passwd", "a/../../b"])
-def test_sums_cannot_lead_out_of_their_folder(name: str) -> None:
+def test_checksum_paths_cannot_leave_their_folder(name: str) -> None:
     with pytest.raises(FolderCorrupt, match="not a checksum of a file in the folder"):
         read_sums(f"{'0' * 64}  {name}\n", "weights/base")
 
 
-def test_a_mounted_folder_with_a_changed_file_is_refused(tmp_path: Path) -> None:
+def test_a_mounted_folder_with_a_modified_file_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "weights/base"
     place.mkdir(parents=True)
     (place / "config.json").write_bytes(b"{}")
@@ -99,7 +99,7 @@ def test_a_mounted_folder_with_a_changed_file_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("quiet")
-def test_the_command_takes_the_store_of_its_variables_and_ends_with_0(
+def test_the_command_uses_the_store_from_its_environment_and_exits_with_0(
     object_store: ObjectStore, store_settings: StoreSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(object_store, "adapters/legal", FILES)
@@ -119,7 +119,7 @@ def test_the_command_reports_an_error_in_one_line_and_exits_with_1(
     assert "weights/nano/SHA256SUMS is missing" in capsys.readouterr().err
 
 
-def test_the_command_takes_folders_of_weights_and_adapters_alone(
+def test_the_command_accepts_only_weights_and_adapter_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -12,7 +12,7 @@ from services.shared.storage.store_errors import StoreFull
 from tests.servers import READY_SECONDS, StartRedis, StartStore, start_process
 
 
-def test_redis_requires_its_password_and_keeps_its_data_through_a_crash(start_redis: StartRedis) -> None:
+def test_redis_requires_its_password_and_keeps_its_data_after_a_crash(start_redis: StartRedis) -> None:
     server = start_redis()
     with redis.Redis.from_url(server.url) as client:
         client.set("a", "kept")
@@ -26,7 +26,7 @@ def test_redis_requires_its_password_and_keeps_its_data_through_a_crash(start_re
         assert (client.get("a"), client.get("b")) == (b"kept", b"kept, too")
 
 
-def test_the_object_store_keeps_its_data_through_a_crash(start_store: StartStore) -> None:
+def test_the_object_store_keeps_its_data_after_a_crash(start_store: StartStore) -> None:
     server = start_store()
     store = ObjectStore(server.new_bucket())
     for number in range(20):
@@ -36,7 +36,7 @@ def test_the_object_store_keeps_its_data_through_a_crash(start_store: StartStore
     assert [store.get(each.key) for each in store.list("a/")] == [b"%d" % number for number in range(20)]
 
 
-def test_keys_of_the_stores_are_for_their_owner_alone(
+def test_store_credentials_are_readable_by_their_owner_only(
     start_store: StartStore, start_redis: StartRedis, tmp_path: Path
 ) -> None:
     store, server = start_store(), start_redis()
@@ -47,7 +47,7 @@ def test_keys_of_the_stores_are_for_their_owner_alone(
         assert not any(path.read_text() in command for path in secrets[:2])
 
 
-def test_an_object_store_whose_disk_is_full_starts_and_can_be_read(start_store: StartStore, tmp_path: Path) -> None:
+def test_an_object_store_with_a_full_disk_starts_and_can_be_read(start_store: StartStore, tmp_path: Path) -> None:
     server = start_store()
     ObjectStore(server.settings).put("kept", b"bytes")
     server.process.stop(READY_SECONDS)

@@ -49,7 +49,7 @@ def sockets(jobs: JobStack) -> list[str]:
     return sorted({str(each.laddr) for each in store.net_connections("unix") if str(each.laddr).startswith("/")})
 
 
-def test_another_user_reads_and_changes_nothing(jobs: JobStack) -> None:
+def test_another_user_can_read_and_change_nothing(jobs: JobStack) -> None:
     job = jobs.submit(speech(2))
     assert jobs.ended(job)["state"] == "succeeded"
     home, folder = jobs.stack.home, jobs.stack.home / "store"
@@ -76,7 +76,7 @@ def test_another_user_reads_and_changes_nothing(jobs: JobStack) -> None:
     assert jobs.redis.ping()
 
 
-def test_with_the_credentials_of_the_store_the_same_attempts_go_through(jobs: JobStack) -> None:
+def test_with_the_stores_credentials_the_same_attempts_succeed(jobs: JobStack) -> None:
     folder = jobs.stack.home / "store"
     certificate = (str(folder / CERTIFICATE), str(folder / KEY))
     bucket, key = "of-nobody", "missing"  # nothing is deleted that others need
@@ -93,7 +93,7 @@ def test_with_the_credentials_of_the_store_the_same_attempts_go_through(jobs: Jo
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can become another user")
-def test_the_intruder_gets_at_what_is_open(tmp_path: Path) -> None:
+def test_the_intruder_finds_what_is_open(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "open.txt").write_text("for all")
     (tmp_path / "open.txt").chmod(0o666)
@@ -125,7 +125,7 @@ def test_command_lines_contain_no_secrets(jobs: JobStack) -> None:
         assert not [secret for secret in secrets if secret in command], process
 
 
-def test_a_home_that_was_open_is_closed(tmp_path: Path) -> None:
+def test_permissions_of_an_existing_home_are_tightened(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
     home.chmod(0o755)
@@ -133,7 +133,7 @@ def test_a_home_that_was_open_is_closed(tmp_path: Path) -> None:
     assert home.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_shared_folder_is_refused_and_left_unchanged(tmp_path: Path) -> None:
+def test_a_shared_home_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     with pytest.raises(FolderNotPrivate, match="LYRA_HOME"):
         make_private(tmp_path)

@@ -25,7 +25,7 @@ def started(folder: Path) -> StoreWatch:
     return watch
 
 
-def test_a_store_whose_disk_was_full_is_restarted_once_there_is_space(tmp_path: Path, free: list[int]) -> None:
+def test_a_store_with_a_full_disk_is_restarted_once_there_is_space(tmp_path: Path, free: list[int]) -> None:
     watch = started(tmp_path)
     free.append(0)
     assert watch.restart_reason() == ""
@@ -37,7 +37,7 @@ def test_a_store_whose_disk_was_full_is_restarted_once_there_is_space(tmp_path: 
     assert watch.restart_reason() == ""
 
 
-def test_a_disk_that_only_touches_the_reserve_costs_no_start(tmp_path: Path, free: list[int]) -> None:
+def test_touching_the_reserve_does_not_restart_the_store(tmp_path: Path, free: list[int]) -> None:
     watch = started(tmp_path)
     free += [RESERVE - 1]
     assert watch.restart_reason() == ""

@@ -69,7 +69,7 @@ def of_a_process(folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-def test_shared_out_weights_learn_and_are_written_as_whole_ones(tmp_path: Path) -> None:
+def test_sharded_weights_train_and_are_saved_like_unsharded_ones(tmp_path: Path) -> None:
     Processes().run_together(WORLD, of_a_process, tmp_path)
     alone, examples = instruct(), laid_out(to_instruct(3))
     batch = collate(examples)

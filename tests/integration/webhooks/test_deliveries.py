@@ -69,7 +69,7 @@ def ids(receiver: Receiver) -> set[str]:
     return {received.headers["webhook-id"] for received in receiver.received}
 
 
-def test_a_callback_arrives_signed_once_and_is_on_record(
+def test_a_callback_is_signed_delivered_once_and_recorded(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     receiver, webhooks, now = start_receiver(Reply(200, {}, b"thanks")), make_webhooks(), datetime.now(UTC)
@@ -88,13 +88,13 @@ def test_a_callback_arrives_signed_once_and_is_on_record(
     assert (tried.number, tried.status, tried.error, tried.started) == (1, 200, "", now)
 
 
-def test_nothing_is_sent_where_nothing_was_asked_for(make_webhooks: MakeWebhooks) -> None:
+def test_nothing_is_sent_without_a_callback_url(make_webhooks: MakeWebhooks) -> None:
     webhooks = make_webhooks()
     assert webhooks.deliver_once(FOLDER, datetime.now(UTC)) is None
     assert webhooks.log(FOLDER) is None
 
 
-def test_nine_times_500_and_then_204_is_one_callback_with_one_id_and_one_body(
+def test_retries_of_a_callback_have_the_same_id_and_body(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     receiver, webhooks, now = start_receiver(*[Reply(500)] * 9, Reply(204)), make_webhooks(), datetime.now(UTC)
@@ -109,7 +109,7 @@ def test_nine_times_500_and_then_204_is_one_callback_with_one_id_and_one_body(
     assert [each.status for each in known(webhooks).attempts] == [500] * 9 + [204]
 
 
-def test_before_its_time_nothing_is_sent(
+def test_nothing_is_sent_before_a_retry_is_due(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     receiver, webhooks, now = start_receiver(Reply(500)), make_webhooks(), datetime.now(UTC)
@@ -120,7 +120,7 @@ def test_before_its_time_nothing_is_sent(
     assert len(receiver.received) == 1
 
 
-def test_a_receiver_that_never_takes_it_is_given_up_within_a_day(
+def test_a_callback_that_always_fails_is_abandoned_within_a_day(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     receiver, webhooks, now = start_receiver(Reply(503)), make_webhooks(), datetime.now(UTC)
@@ -133,7 +133,7 @@ def test_a_receiver_that_never_takes_it_is_given_up_within_a_day(
 
 
 @pytest.mark.parametrize("status", [400, 404, 410])
-def test_a_receiver_that_refuses_is_asked_once(
+def test_a_callback_answered_with_a_4xx_is_not_retried(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver, status: int
 ) -> None:
     receiver, webhooks, now = start_receiver(Reply(status)), make_webhooks(), datetime.now(UTC)
@@ -143,7 +143,7 @@ def test_a_receiver_that_refuses_is_asked_once(
     assert len(receiver.received) == 1
 
 
-def test_a_receiver_that_asks_for_a_pause_gets_it(
+def test_retry_after_of_the_receiver_is_respected(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     receiver = start_receiver(Reply(429, {"Retry-After": "3600"}), Reply(204))
@@ -154,7 +154,7 @@ def test_a_receiver_that_asks_for_a_pause_gets_it(
     assert times[1] - times[0] >= timedelta(hours=1)
 
 
-def test_a_redirect_is_a_failure_and_its_target_hears_nothing(
+def test_a_redirect_is_a_failure_and_is_not_followed(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     target = start_receiver()
@@ -178,7 +178,7 @@ def test_a_silent_receiver_times_out_and_is_retried(
     assert (tried.status, tried.error, tried.permanent) == (None, "no answer within 0.5 s", False)
 
 
-def test_asking_twice_is_one_callback_and_the_first_counts(
+def test_requesting_a_callback_twice_sends_the_first_one(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     first, second, now = start_receiver(), start_receiver(), datetime.now(UTC)
@@ -189,7 +189,7 @@ def test_asking_twice_is_one_callback_and_the_first_counts(
     assert (len(first.received), len(second.received)) == (1, 0)
 
 
-def test_of_two_workers_at_the_same_moment_one_sends(
+def test_only_one_of_two_concurrent_workers_sends(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     receiver, now = start_receiver(), datetime.now(UTC)
@@ -261,7 +261,7 @@ def test_an_unknown_secret_is_retried(
     assert webhooks.deliver_once(FOLDER, following) == Ended(outcome=Outcome.DELIVERED)
 
 
-def test_a_damaged_file_of_secrets_uses_up_no_try(
+def test_a_damaged_secrets_file_does_not_use_up_an_attempt(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     webhooks, now = make_webhooks(), datetime.now(UTC)
@@ -280,7 +280,7 @@ def test_a_private_address_ends_the_callback_with_the_reason(make_webhooks: Make
     assert "not public" in ended.reason
 
 
-def test_each_folder_has_an_id_of_its_own(
+def test_each_folder_has_its_own_id(
     make_webhooks: MakeWebhooks, secrets: SecretStore, start_receiver: StartReceiver
 ) -> None:
     webhooks, now, url = make_webhooks(), datetime.now(UTC), start_receiver().url

@@ -61,14 +61,14 @@ async def test_a_name_that_is_rebound_to_an_internal_address_is_refused(start_re
 
 
 @pytest.mark.parametrize("allowed", ["", "10.0.0.0/8"])
-async def test_loopback_is_not_called_unless_it_is_named(start_receiver: StartReceiver, allowed: str) -> None:
+async def test_loopback_is_not_called_unless_allowed(start_receiver: StartReceiver, allowed: str) -> None:
     receiver = start_receiver()
     with pytest.raises(Refused, match="not public"):
         await get(fetcher(outbound_allowed_networks=allowed), receiver.url)
     assert receiver.received == []
 
 
-async def test_one_bad_address_among_good_ones_is_enough_to_refuse(start_receiver: StartReceiver) -> None:
+async def test_one_forbidden_address_among_allowed_ones_is_enough_to_refuse(start_receiver: StartReceiver) -> None:
     receiver = start_receiver()
     caller = fetcher(lambda host, port: ["127.0.0.1", "10.0.0.1"])
     with pytest.raises(Refused, match="not public"):
@@ -76,13 +76,13 @@ async def test_one_bad_address_among_good_ones_is_enough_to_refuse(start_receive
     assert receiver.received == []
 
 
-async def test_where_one_address_does_not_listen_the_next_one_is_called(start_receiver: StartReceiver) -> None:
+async def test_if_an_address_refuses_the_connection_the_next_one_is_called(start_receiver: StartReceiver) -> None:
     receiver = start_receiver()
     caller = fetcher(lambda host, port: ["127.0.0.2", "127.0.0.1"])
     assert (await get(caller, f"http://hooks.example:{receiver.port}/")).status == 204
 
 
-async def test_a_redirect_is_handed_back_and_not_followed(start_receiver: StartReceiver) -> None:
+async def test_a_redirect_is_returned_and_not_followed(start_receiver: StartReceiver) -> None:
     target = start_receiver()
     receiver = start_receiver(Reply(302, {"Location": target.url}))
     answer = await get(fetcher(), receiver.url)
@@ -90,13 +90,13 @@ async def test_a_redirect_is_handed_back_and_not_followed(start_receiver: StartR
     assert target.received == []
 
 
-async def test_of_a_long_answer_no_more_is_read_than_was_asked_for(start_receiver: StartReceiver) -> None:
+async def test_no_more_of_a_long_response_is_read_than_requested(start_receiver: StartReceiver) -> None:
     receiver = start_receiver(Reply(200, {}, b"x" * 1_000_000))
     answer = await get(fetcher(), receiver.url, max_bytes=1000)
     assert (answer.body, answer.complete) == (b"x" * 1000, False)
 
 
-async def test_an_answer_of_just_the_limit_is_whole(start_receiver: StartReceiver) -> None:
+async def test_a_response_of_exactly_the_limit_is_complete(start_receiver: StartReceiver) -> None:
     answer = await get(fetcher(), start_receiver(Reply(200, {}, b"x" * 1000)).url, max_bytes=1000)
     assert (len(answer.body), answer.complete) == (1000, True)
 
@@ -138,7 +138,7 @@ async def test_a_name_that_does_not_exist_is_unreachable() -> None:
         await get(fetcher(lambda host, port: []), "http://none.example/")
 
 
-async def test_a_proxy_of_the_environment_is_not_used(
+async def test_proxy_environment_variables_are_ignored(
     start_receiver: StartReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver, proxy = start_receiver(), start_receiver(Reply(502))
@@ -150,7 +150,7 @@ async def test_a_proxy_of_the_environment_is_not_used(
     assert proxy.received == []
 
 
-async def test_tls_is_spoken_to_the_name_and_the_certificate_has_to_be_for_it(
+async def test_tls_uses_the_host_name_and_the_certificate_must_match_it(
     start_receiver: StartReceiver, tmp_path: Path
 ) -> None:
     authority, server = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -170,7 +170,7 @@ async def test_tls_is_spoken_to_the_name_and_the_certificate_has_to_be_for_it(
     assert len(receiver.received) == 1
 
 
-async def test_a_certificate_for_an_address_serves_a_url_with_that_address(
+async def test_a_certificate_for_an_ip_address_is_accepted_for_its_url(
     start_receiver: StartReceiver, tmp_path: Path
 ) -> None:
     authority, server = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -187,7 +187,7 @@ async def test_a_response_that_is_not_http_is_unreachable(start_receiver: StartR
         await get(fetcher(), f"https://127.0.0.1:{receiver.port}/")
 
 
-async def test_ipv6_is_called_alike(start_receiver: StartReceiver) -> None:
+async def test_ipv6_addresses_are_called_too(start_receiver: StartReceiver) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:

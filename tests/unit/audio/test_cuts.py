@@ -74,7 +74,7 @@ def test_every_stretch_of_speech_is_in_a_clip(speech_F: np.ndarray) -> None:
 
 
 @given(RANDOM, st.lists(st.integers(1, 700), max_size=20))
-def test_how_the_frames_come_in_changes_nothing(speech_F: np.ndarray, sizes: list[int]) -> None:
+def test_cuts_do_not_depend_on_how_frames_are_grouped(speech_F: np.ndarray, sizes: list[int]) -> None:
     whole = cut(heard(speech_F))
     check(whole, len(speech_F) * FRAME_SECONDS)
     assert cut(heard(speech_F), sizes) == whole
@@ -84,32 +84,32 @@ def test_silence_makes_no_clip() -> None:
     assert cut(heard(spoken((False, 100)))) == []
 
 
-def test_a_recording_of_exactly_thirty_seconds_of_speech_makes_one_clip() -> None:
+def test_exactly_thirty_seconds_of_speech_make_one_clip() -> None:
     assert cut(heard(np.ones(938)), seconds=30.0) == [Cut(0, 0.0, 30.0)]
 
 
-def test_a_clip_has_a_little_silence_around_its_speech() -> None:
+def test_a_clip_keeps_a_little_silence_around_its_speech() -> None:
     (one,) = cut(heard(spoken((False, 10), (True, 8), (False, 10))))
     assert one.start_seconds == pytest.approx(10 - 0.25, abs=0.04)
     assert one.end_seconds == pytest.approx(18 + 0.25, abs=0.04)
 
 
-def test_a_click_is_no_speech() -> None:
+def test_a_click_is_not_speech() -> None:
     assert cut(heard(spoken((False, 5), (True, 0.064), (False, 5)))) == []
 
 
-def test_silence_is_skipped_and_keeps_its_time() -> None:
+def test_skipped_silence_still_counts_towards_timestamps() -> None:
     cuts = cut(heard(spoken((True, 10), (False, 60), (True, 10))))
     assert [round(one.start_seconds) for one in cuts] == [0, 70]
     assert [round(one.end_seconds) for one in cuts] == [10, 80]
 
 
-def test_short_remarks_share_a_clip_over_a_pause() -> None:
+def test_short_remarks_share_a_clip_across_a_pause() -> None:
     cuts = cut(heard(spoken((True, 1), (False, 3), (True, 1), (False, 3), (True, 1))))
     assert len(cuts) == 2  # the first two are 5 s long together
 
 
-def test_a_long_talk_is_cut_in_the_longest_of_the_late_pauses() -> None:
+def test_long_speech_is_cut_at_the_longest_late_pause() -> None:
     talk = spoken((True, 10), (False, 1), (True, 9), (False, 0.8), (True, 5), (False, 0.4), (True, 10))
     first, second = cut(heard(talk))
     assert first.end_seconds == pytest.approx(20 + 0.25, abs=0.05)
@@ -117,12 +117,12 @@ def test_a_long_talk_is_cut_in_the_longest_of_the_late_pauses() -> None:
     assert second.overlap_seconds == 0
 
 
-def test_an_early_pause_is_taken_where_there_is_no_late_one() -> None:
+def test_an_early_pause_is_used_if_there_is_no_late_one() -> None:
     first, second = cut(heard(spoken((True, 8), (False, 0.5), (True, 28))))
     assert first.end_seconds == second.start_seconds == pytest.approx(8.25, abs=0.05)
 
 
-def test_who_never_pauses_is_cut_with_an_overlap_around_the_quietest_place() -> None:
+def test_speech_without_pauses_is_cut_with_an_overlap_at_its_quietest_point() -> None:
     speech = np.ones(1_500)
     loudness = np.full(1_500, 0.2)
     loudness[800:806] = 0.01
@@ -139,6 +139,6 @@ def test_clips_of_ten_hours_of_short_remarks_fit_four_digits() -> None:
     assert len(cuts) / (100 * len(remark) * FRAME_SECONDS) * 36_000 < 10_000
 
 
-def test_options_that_cannot_go_on_are_refused() -> None:
+def test_options_that_make_no_progress_are_refused() -> None:
     with pytest.raises(ValueError, match="max_clip_seconds"):
         CutOptions(max_clip_seconds=5)

@@ -38,7 +38,7 @@ def long_header(data: bytes, factor: int) -> bytes:
 
 
 @pytest.mark.parametrize(("container", "codec", "rate"), FORMATS)
-def test_a_whole_file_gives_all_of_its_sound_and_is_not_cut_off(container: str, codec: str, rate: int) -> None:
+def test_a_whole_file_decodes_completely_and_is_not_truncated(container: str, codec: str, rate: int) -> None:
     samples, truncated = read(encoded(warble(SECONDS, rate), rate, container, codec))
     assert samples.dtype == np.float32
     assert len(samples) / SAMPLE_RATE == pytest.approx(SECONDS, abs=0.1)
@@ -46,7 +46,7 @@ def test_a_whole_file_gives_all_of_its_sound_and_is_not_cut_off(container: str, 
 
 
 @pytest.mark.parametrize(("container", "codec", "rate"), [one for one in FORMATS if one[0] != "mp4"])
-def test_a_file_cut_in_half_gives_its_first_half_and_says_so(container: str, codec: str, rate: int) -> None:
+def test_a_file_cut_in_half_gives_its_first_half_and_is_truncated(container: str, codec: str, rate: int) -> None:
     data = encoded(warble(SECONDS, rate), rate, container, codec)
     samples, truncated = read(data[: len(data) // 2])
     whole, _ = read(data)
@@ -55,7 +55,7 @@ def test_a_file_cut_in_half_gives_its_first_half_and_says_so(container: str, cod
     assert truncated
 
 
-def test_an_mp4_with_its_index_in_front_gives_what_is_there_and_says_so(tmp_path: Path) -> None:
+def test_a_truncated_mp4_with_a_leading_index_gives_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as output:
         stream = output.add_stream("aac", rate=44_100, layout="mono")
@@ -70,21 +70,21 @@ def test_an_mp4_with_its_index_in_front_gives_what_is_there_and_says_so(tmp_path
     assert truncated
 
 
-def test_an_mp4_that_lost_its_index_is_refused_with_the_reason() -> None:
+def test_an_mp4_without_its_index_is_refused_with_the_reason() -> None:
     data = encoded(warble(SECONDS, 44_100), 44_100, "mp4", "aac")
     with pytest.raises(InvalidInput, match="it is truncated, its index is missing"):
         read(data[: len(data) // 2])
 
 
 @pytest.mark.parametrize("factor", [2, 1_000])
-def test_a_header_that_says_too_much_changes_nothing_but_that_the_file_counts_as_cut_off(factor: int) -> None:
+def test_an_exaggerated_length_in_the_header_only_marks_the_file_as_truncated(factor: int) -> None:
     data = wav(warble(SECONDS, SAMPLE_RATE)[0])
     samples, truncated = read(long_header(data, factor))
     assert np.array_equal(samples, read(data)[0])
     assert truncated
 
 
-def test_a_wav_of_unknown_length_as_pipes_write_it_is_whole() -> None:
+def test_a_wav_of_unknown_length_from_a_pipe_is_complete() -> None:
     data = bytearray(wav(warble(SECONDS, SAMPLE_RATE)[0]))
     at = data.index(b"data") + 4
     data[4:8] = data[at : at + 4] = b"\xff\xff\xff\xff"
@@ -94,7 +94,7 @@ def test_a_wav_of_unknown_length_as_pipes_write_it_is_whole() -> None:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (96_000, 2), (48_000, 6)])
-def test_telephone_studio_and_surround_come_out_alike(rate: int, channels: int) -> None:
+def test_telephone_studio_and_surround_audio_decode_alike(rate: int, channels: int) -> None:
     samples, truncated = read(encoded(warble(SECONDS, rate, channels), rate, "flac", "flac"))
     assert len(samples) == SECONDS * SAMPLE_RATE
     assert not truncated
@@ -102,7 +102,7 @@ def test_telephone_studio_and_surround_come_out_alike(rate: int, channels: int) 
     assert spectrum.argmax() / SECONDS == pytest.approx(440, abs=1)
 
 
-def test_an_mp3_of_variable_bit_rate_without_a_header_is_whole() -> None:
+def test_a_vbr_mp3_without_a_header_is_complete() -> None:
     quiet, loud = 1e-3 * warble(SECONDS, 44_100), warble(SECONDS, 44_100)
     parts = [encoded(part, 44_100, "mp3", "libmp3lame", write_xing="0", id3v2_version="0") for part in (quiet, loud)]
     samples, truncated = read(parts[0] + parts[1])
@@ -113,7 +113,7 @@ def test_an_mp3_of_variable_bit_rate_without_a_header_is_whole() -> None:
 @pytest.mark.parametrize(
     "tag", [b"TAG" + bytes(125), bytes(1_000), b"LYRICSBEGIN la la la"], ids=["id3", "zeros", "lyrics"]
 )
-def test_an_mp3_with_something_behind_its_sound_is_whole(tag: bytes) -> None:
+def test_an_mp3_with_trailing_data_is_complete(tag: bytes) -> None:
     data = encoded(warble(SECONDS, 44_100), 44_100, "mp3", "libmp3lame")
     samples, truncated = read(data + tag)
     assert np.array_equal(samples, read(data)[0])
@@ -131,7 +131,7 @@ def links() -> dict[str, tuple[bytes, ...]]:
 
 
 @pytest.mark.parametrize("kind", links())
-def test_every_link_of_a_chained_ogg_is_heard(kind: str) -> None:
+def test_every_link_of_a_chained_ogg_is_decoded(kind: str) -> None:
     one, other = links()[kind]
     for chain in (one + other, other + one + other):
         samples, truncated = read(chain)
@@ -141,20 +141,20 @@ def test_every_link_of_a_chained_ogg_is_heard(kind: str) -> None:
         assert not truncated
 
 
-def test_a_chain_that_is_cut_off_in_its_last_link_says_so() -> None:
+def test_a_chained_ogg_cut_off_in_its_last_link_is_truncated() -> None:
     one, other = links()["vorbis, other rate and channels"]
     samples, truncated = read(one + other[: len(other) // 2])
     assert len(samples) >= SAMPLE_RATE
     assert truncated
 
 
-def test_an_mp3_whose_rate_changes_midway_is_heard_to_its_end() -> None:
+def test_an_mp3_whose_rate_changes_midway_is_decoded_to_its_end() -> None:
     parts = [encoded(warble(SECONDS, rate, 2), rate, "mp3", "libmp3lame") for rate in (44_100, 16_000)]
     samples, _ = read(parts[0] + parts[1])
     assert len(samples) / SAMPLE_RATE == pytest.approx(2 * SECONDS, abs=0.2)
 
 
-def test_sound_that_is_missing_midway_keeps_its_time_as_silence() -> None:
+def test_missing_audio_in_the_middle_becomes_silence() -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="webm") as output:
         stream = output.add_stream("libopus", rate=48_000, layout="mono")
@@ -171,7 +171,7 @@ def test_sound_that_is_missing_midway_keeps_its_time_as_silence() -> None:
     assert np.abs(samples[int(1.2 * SAMPLE_RATE) : int(2.8 * SAMPLE_RATE)]).max() == 0
 
 
-def test_tags_are_passed_over_with_the_pictures_that_are_packed_into_them() -> None:
+def test_tags_and_their_embedded_pictures_are_skipped() -> None:
     def size(count: int) -> bytes:
         return bytes((count >> shift) & 127 for shift in (21, 14, 7, 0))
 
@@ -185,7 +185,7 @@ def test_tags_are_passed_over_with_the_pictures_that_are_packed_into_them() -> N
         assert not sound.truncated
 
 
-def test_what_reading_fails_with_comes_through_and_is_never_taken_for_the_end() -> None:
+def test_read_errors_propagate_and_are_not_taken_for_the_end() -> None:
     for container, codec, rate in FORMATS:
         data = encoded(warble(SECONDS, rate), rate, container, codec)
         for good in (0, len(data) // 2):
@@ -193,7 +193,7 @@ def test_what_reading_fails_with_comes_through_and_is_never_taken_for_the_end() 
                 list(sound)
 
 
-def test_a_file_of_the_caller_is_read_from_its_beginning_and_stays_open() -> None:
+def test_an_open_file_is_read_from_its_start_and_stays_open() -> None:
     data = wav(warble(1, SAMPLE_RATE)[0])
     file = io.BytesIO(data)
     file.seek(100)
@@ -207,7 +207,7 @@ def test_blocks_are_short_however_long_the_recording() -> None:
         assert max(map(len, sound)) < 2 * SAMPLE_RATE
 
 
-def test_a_recording_over_the_limit_is_read_no_further() -> None:
+def test_reading_stops_at_the_length_limit() -> None:
     with open_audio(wav(np.zeros(60 * SAMPLE_RATE, np.float32)), max_seconds=5, field="media") as sound:
         with pytest.raises(InvalidInput, match="media: is over the limit of 5 s"):
             list(sound)
@@ -221,7 +221,7 @@ def test_truncation_is_unknown_before_the_end() -> None:
             assert sound.truncated
 
 
-def test_a_recording_of_nothing_is_refused() -> None:
+def test_an_empty_recording_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"audio: holds no audio: 0 s"):
         read(wav(np.zeros(0, np.float32)))
 
@@ -233,7 +233,7 @@ def test_a_file_whose_packets_do_not_decode_is_refused() -> None:
         read(data[:begin] + b"\xff" * (end - begin) + data[end:])
 
 
-def test_a_codec_that_recordings_are_not_in_is_refused_by_name_and_never_run() -> None:
+def test_an_unsupported_codec_is_refused_by_name_and_never_run() -> None:
     data = encoded(warble(1.0, 16_000), 16_000, "matroska", "wavpack")
 
     with pytest.raises(InvalidInput, match="is in wavpack; accepted are aac"):

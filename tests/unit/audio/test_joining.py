@@ -27,7 +27,7 @@ def joined(first: list[Segment], second: list[Segment]) -> list[Segment]:
     st.floats(3, 12),
     st.booleans(),
 )
-def test_no_word_is_lost_or_said_twice(words: list[tuple[str, float, float]], step: float, broken: bool) -> None:
+def test_no_word_is_lost_or_duplicated(words: list[tuple[str, float, float]], step: float, broken: bool) -> None:
     said: list[Segment] = []
     at = 0.0
     for word, length, pause in words:
@@ -62,7 +62,7 @@ def test_no_word_is_lost_or_said_twice(words: list[tuple[str, float, float]], st
         max_size=6,
     )
 )
-def test_times_are_in_order_and_inside_whatever_was_heard(
+def test_timestamps_are_in_order_and_inside_the_recording(
     clips: list[tuple[float, float, float, list[tuple[float, float, str]]]],
 ) -> None:
     parts = [
@@ -75,12 +75,12 @@ def test_times_are_in_order_and_inside_whatever_was_heard(
     assert all(segment.text and segment.text == segment.text.strip() for segment in segments)
 
 
-def test_clips_that_do_not_overlap_are_put_one_behind_the_other() -> None:
+def test_clips_without_overlap_are_concatenated() -> None:
     clips = [(Cut(0, 1, 9), [Segment(0, 8, "One.")]), (Cut(1, 20, 30), [Segment(0.5, 9, "One."), Segment(9, 10, " ")])]
     assert join_transcripts(clips, 30) == [Segment(1, 9, "One."), Segment(20.5, 29, "One.")]
 
 
-def test_the_change_over_is_at_a_word_that_both_heard() -> None:
+def test_clips_are_joined_at_a_word_that_both_contain() -> None:
     segments = joined(
         [Segment(0, 24, "And that was all."), Segment(25, 30, "We went to the market on a cold mor")],
         [Segment(0, 6, "mark it on a cold morning and bought apples.")],
@@ -88,7 +88,7 @@ def test_the_change_over_is_at_a_word_that_both_heard() -> None:
     assert texts(segments) == "And that was all. We went to the market on a cold morning and bought apples."
 
 
-def test_times_that_are_a_second_off_do_not_matter() -> None:
+def test_timestamps_may_be_a_second_off() -> None:
     segments = joined(
         [Segment(26, 30, "the quick brown fox jumps")],
         [Segment(1.2, 4, "Fox jumps over the lazy dog.")],
@@ -96,13 +96,13 @@ def test_times_that_are_a_second_off_do_not_matter() -> None:
     assert texts(segments) == "the quick brown fox jumps over the lazy dog."
 
 
-def test_somebody_who_says_a_word_many_times_said_it_that_often() -> None:
+def test_repeated_words_keep_their_count() -> None:
     first = [Segment(27 + 0.5 * at, 27.5 + 0.5 * at, "no") for at in range(6)]
     second = [Segment(0.5 * at, 0.5 * at + 0.5, "no") for at in range(5)]
     assert len(joined(first, second)) == 8
 
 
-def test_where_they_heard_nothing_alike_each_tells_its_half() -> None:
+def test_clips_without_common_words_each_keep_their_half_of_the_overlap() -> None:
     segments = joined(
         [Segment(0, 28, "before"), Segment(28.5, 29.2, "alpha"), Segment(29.3, 30, "beta")],
         [Segment(0, 0.7, "gamma"), Segment(0.8, 1.5, "delta"), Segment(2, 3, "behind")],
@@ -114,20 +114,20 @@ def test_where_they_heard_nothing_alike_each_tells_its_half() -> None:
     ("first", "second"),
     [([], [Segment(0, 1, "hello")]), ([Segment(29, 30, "hello")], []), ([], [])],
 )
-def test_what_only_one_of_them_heard_is_kept(first: list[Segment], second: list[Segment]) -> None:
+def test_words_in_only_one_clip_are_kept(first: list[Segment], second: list[Segment]) -> None:
     assert texts(joined(first, second)) == " ".join(segment.text for segment in first + second)
 
 
-def test_a_clip_behind_a_missing_one_keeps_its_overlap() -> None:
+def test_a_clip_after_a_missing_one_keeps_its_overlap() -> None:
     clips = [(Cut(0, 0, 30), [Segment(27, 30, "to be")]), (Cut(2, 57, 80, 1.5), [Segment(0, 4, "to be or not")])]
     assert texts(join_transcripts(clips, 80)) == "to be to be or not"
 
 
-def test_scripts_without_spaces_are_joined_by_their_characters() -> None:
+def test_scripts_without_spaces_are_joined_by_character() -> None:
     segments = joined([Segment(25, 30, "我们明天早上去北京。")], [Segment(0, 4, "上去北京。然后回家。")])
     assert texts(segments).replace(" ", "") == "我们明天早上去北京。然后回家。"
 
 
-def test_case_and_punctuation_do_not_make_another_word() -> None:
+def test_case_and_punctuation_do_not_matter_for_joining() -> None:
     segments = joined([Segment(26, 30, "He said: Well, then")], [Segment(0, 3, "well then. Let us go.")])
     assert texts(segments) == "He said: Well, then Let us go."

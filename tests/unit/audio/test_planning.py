@@ -33,7 +33,7 @@ def lecture(pauses: list[float]) -> tuple[Mono, list[tuple[float, float]]]:
     return np.concatenate([*parts, silence(3)]), places
 
 
-def test_every_sentence_is_in_the_clips_at_its_time() -> None:
+def test_every_sentence_is_in_a_clip_at_the_right_time() -> None:
     samples, places = lecture([2, 8, 0.6, 0.6, 0.6, 5, 0.6, 20, 1])
     cuts, clips, summary = planned(wav(samples))
     for start, end in places:
@@ -53,7 +53,7 @@ def test_every_sentence_is_in_the_clips_at_its_time() -> None:
     assert not summary.truncated
 
 
-def test_the_same_file_gives_the_same_clips_to_the_bit() -> None:
+def test_the_same_file_gives_bit_identical_clips() -> None:
     data = encoded(lecture([1, 0.5, 4])[0][None], SAMPLE_RATE, "flac", "flac")
     one, other = planned(data), planned(data)
     assert one[0] == other[0]
@@ -70,7 +70,7 @@ def breathless(seconds: float) -> Mono:
     return np.resize(np.concatenate(spoken), int(seconds * SAMPLE_RATE))
 
 
-def test_who_talks_without_a_pause_is_cut_with_an_overlap_that_both_clips_hold() -> None:
+def test_speech_without_a_pause_is_cut_into_overlapping_clips() -> None:
     cuts, clips, summary = planned(wav(breathless(40)))
     assert [cut.overlap_seconds > 1.4 for cut in cuts] == [False, True]
     assert all(len(clip) <= 30 * SAMPLE_RATE for clip in clips)
@@ -79,20 +79,20 @@ def test_who_talks_without_a_pause_is_cut_with_an_overlap_that_both_clips_hold()
     assert summary.skipped_seconds < 1
 
 
-def test_a_recording_in_which_nobody_speaks_has_no_clips() -> None:
+def test_a_recording_without_speech_has_no_clips() -> None:
     cuts, _, summary = planned(wav(silence(20)))
     assert cuts == []
     assert summary == PlanSummary(seconds=20.0, speech_seconds=0.0, skipped_seconds=20.0, clips=0, truncated=False)
 
 
-def test_a_quiet_recording_is_heard_as_well() -> None:
+def test_speech_in_a_quiet_recording_is_found() -> None:
     samples, places = lecture([1, 5])
     cuts, _, _ = planned(encoded((0.02 * samples)[None], SAMPLE_RATE, "flac", "flac"))
     for start, end in places:
         assert any(cut.start_seconds < (start + end) / 2 < cut.end_seconds for cut in cuts)
 
 
-def test_a_truncated_mp3_gives_the_clips_that_are_there_and_says_so() -> None:
+def test_a_truncated_mp3_gives_its_clips_and_is_reported_as_truncated() -> None:
     samples, _ = lecture([1, 5, 5, 5])
     data = encoded(samples[None], SAMPLE_RATE, "mp3", "libmp3lame")
     cuts, _, summary = planned(data[: len(data) // 2])
@@ -102,7 +102,7 @@ def test_a_truncated_mp3_gives_the_clips_that_are_there_and_says_so() -> None:
     assert len(cuts) == 2
 
 
-def test_what_is_too_long_is_refused_while_it_is_read() -> None:
+def test_too_long_a_recording_is_refused_while_reading() -> None:
     clips = plan_clips(wav(silence(20)), max_seconds=10, field="media_id")
     with pytest.raises(InvalidInput, match="media_id: is over the limit of 10 s"):
         list(clips)
@@ -110,18 +110,18 @@ def test_what_is_too_long_is_refused_while_it_is_read() -> None:
         assert clips.summary
 
 
-def test_what_is_no_sound_is_refused_at_once() -> None:
+def test_a_file_without_audio_is_refused_at_once() -> None:
     with pytest.raises(InvalidInput, match="media: does not decode"):
         plan_clips(b"no sound" * 100, max_seconds=10)
 
 
-def test_a_file_of_the_caller_is_left_open() -> None:
+def test_an_open_file_is_left_open() -> None:
     file = io.BytesIO(wav(silence(1)))
     assert list(plan_clips(file, max_seconds=10)) == []
     assert not file.closed
 
 
-def test_flac_gives_back_the_very_samples_in_fewer_bytes() -> None:
+def test_flac_is_lossless_and_smaller() -> None:
     samples = np.rint(sentences()[0] * 20_000).astype(np.int16)
     data = encode_flac(samples)
     assert np.array_equal(np.rint(read(data)[0] * 32_768).astype(np.int16), samples)

@@ -17,7 +17,7 @@ CONTAINERS = {"adts": "aac"}
 
 
 @pytest.mark.parametrize(("container", "codec", "rate"), FORMATS)
-def test_container_codec_length_rate_and_channels_are_told(container: str, codec: str, rate: int) -> None:
+def test_container_codec_length_rate_and_channels_are_reported(container: str, codec: str, rate: int) -> None:
     info = probe(encoded(warble(3, rate, 2), rate, container, codec))
     assert info.seconds == pytest.approx(3, abs=0.15)
     assert info == AudioInfo(
@@ -30,16 +30,16 @@ def test_container_codec_length_rate_and_channels_are_told(container: str, codec
     )
 
 
-def test_the_length_of_a_short_recording_is_what_was_heard() -> None:
+def test_the_length_of_a_short_recording_is_its_decoded_length() -> None:
     assert probe(wav(warble(0.5, 16_000)[0])).seconds == 0.5
 
 
-def test_a_video_is_one_and_its_sound_is_described() -> None:
+def test_a_video_is_recognized_and_its_audio_described() -> None:
     info = probe(make_video("mp4", loudness=0.2))
     assert (info.container, info.codec, info.video, info.channels) == ("mp4", "aac", True, 1)
 
 
-def test_an_mp3_that_is_cut_off_is_not_said_to_be_as_long_as_its_header_says() -> None:
+def test_a_truncated_mp3_does_not_have_the_length_in_its_header() -> None:
     data = encoded(warble(6, 44_100), 44_100, "mp3", "libmp3lame")
     assert probe(data).seconds == pytest.approx(6, abs=0.1)
     assert probe(data[: len(data) // 2]).seconds is None
@@ -69,7 +69,7 @@ def archive(kind: str) -> bytes:
     ],
     ids=["text", "noise", "zip", "gzip", "zip with a tag", "header alone", "playlist", "frame alone"],
 )
-def test_what_only_poses_as_sound_is_refused(data: bytes) -> None:
+def test_files_that_pose_as_audio_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidInput) as refusal:
         probe(data, "file")
     assert refusal.value.field == "file"
@@ -85,6 +85,6 @@ def test_what_only_poses_as_sound_is_refused(data: bytes) -> None:
     ],
     ids=["nothing", "video without sound", "0 s", "too short"],
 )
-def test_what_holds_no_sound_is_refused_with_the_reason(data: bytes, why: str) -> None:
+def test_files_without_audio_are_refused_with_the_reason(data: bytes, why: str) -> None:
     with pytest.raises(InvalidInput, match=why):
         probe(data)

@@ -86,13 +86,13 @@ def test_channels_are_averaged() -> None:
     assert np.allclose(samples.numpy(), left / 2, atol=1e-6)
 
 
-def test_what_was_encoded_as_wav_comes_back_bit_for_bit() -> None:
+def test_wav_round_trips_bit_for_bit() -> None:
     sound = (tone(0.5, SAMPLE_RATE) * 32767).astype(np.int16)
     samples = decode_audio(encode_wav(sound, SAMPLE_RATE), max_seconds=1)
     assert np.array_equal((samples.numpy() * 32768).round().astype(np.int16), sound)
 
 
-def test_a_file_is_read_like_its_bytes(tmp_path: Path) -> None:
+def test_a_file_decodes_like_its_bytes(tmp_path: Path) -> None:
     data = encode_wav(np.full(8_000, 1_000, np.int16), SAMPLE_RATE)
     (tmp_path / "a.wav").write_bytes(data)
     assert torch.equal(decode_audio(tmp_path / "a.wav", max_seconds=1), decode_audio(data, max_seconds=1))
@@ -108,7 +108,7 @@ def test_a_recording_over_the_limit_is_refused_and_one_at_the_limit_is_not(
     assert len(decode_audio(data, max_seconds=2)) > 0
 
 
-def test_a_limit_of_minutes_is_named_in_minutes() -> None:
+def test_a_limit_in_minutes_is_named_in_minutes() -> None:
     data = encode_wav(np.zeros(31 * 60 * 4_000, np.int16), 4_000)
     with pytest.raises(InvalidInput, match="input_audio: is over the limit of 30 min"):
         decode_audio(data, max_seconds=1_800, field="input_audio")
@@ -128,7 +128,7 @@ def test_a_limit_of_minutes_is_named_in_minutes() -> None:
         b"\x89PNG\r\n\x1a\n" + b"\0" * 500,
     ],
 )
-def test_what_is_no_audio_is_refused(data: bytes) -> None:
+def test_data_that_is_not_audio_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidInput, match="audio"):
         decode_audio(data, max_seconds=60)
 
@@ -146,7 +146,7 @@ def test_garbage_never_raises_anything_but_invalid_input(data: bytes, start: byt
 
 @pytest.mark.parametrize(("container", "codec", "rate"), FORMATS)
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
-def test_a_truncated_file_gives_what_is_there_or_a_refusal(container: str, codec: str, rate: int, kept: float) -> None:
+def test_a_truncated_file_is_decoded_partly_or_refused(container: str, codec: str, rate: int, kept: float) -> None:
     data = encoded(tone(1.0, rate)[None], rate, container, codec)
     try:
         samples = decode_audio(data[: int(len(data) * kept)], max_seconds=10)
@@ -172,13 +172,13 @@ def test_samples_that_are_not_finite_are_refused(value: float) -> None:
         decode_audio(data, max_seconds=60)
 
 
-def test_samples_beyond_full_scale_are_limited_to_it() -> None:
+def test_samples_beyond_full_scale_are_clipped() -> None:
     sound = 1e6 * tone(0.5, SAMPLE_RATE)
     data = wav_header(SAMPLE_RATE, 1, kind=3, bits=32, size=sound.nbytes) + sound.tobytes()
     assert float(decode_audio(data, max_seconds=60).abs().max()) == 1.0
 
 
-def test_long_silence_packed_into_few_bytes_is_refused_by_its_length() -> None:
+def test_hours_of_compressed_silence_are_refused_by_length() -> None:
     data = encoded(np.zeros((1, 360 * 8_000), np.float32), 8_000, "flac", "flac")
     assert len(data) < 360 * 8_000 / 40
     with pytest.raises(InvalidInput, match="over the limit of 5 min"):
@@ -202,7 +202,7 @@ def test_too_short_a_recording_is_refused() -> None:
         decode_audio(encode_wav(np.zeros(1_000, np.int16), SAMPLE_RATE), max_seconds=5)
 
 
-def test_silence_decodes_and_is_recognised() -> None:
+def test_silence_decodes_and_is_detected() -> None:
     assert is_silent(decode_audio(encode_wav(np.zeros(8_000, np.int16), SAMPLE_RATE), max_seconds=5))
     assert is_silent(torch.zeros(0))
     assert is_silent(0.0009 * torch.ones(10))
@@ -228,13 +228,13 @@ def test_raw_samples_are_averaged_and_resampled() -> None:
         (bytes(3_000), 16_000, 1, "under the minimum"),
     ],
 )
-def test_raw_samples_that_make_no_sense_are_refused(data: bytes, rate: int, channels: int, reason: str) -> None:
+def test_invalid_raw_samples_are_refused(data: bytes, rate: int, channels: int, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
         decode_pcm16(data, sample_rate=rate, channels=channels, max_seconds=1)
 
 
 @given(st.integers(0, 100 * SAMPLE_RATE))
-def test_clips_cover_the_recording_without_gap_overlap_or_empty_clip(count: int) -> None:
+def test_clips_cover_the_recording_without_gaps_or_overlaps(count: int) -> None:
     clips = split_clips(torch.zeros(1).expand(count))
     assert sum(len(clip.samples) for clip in clips) == count
     assert [clip.index for clip in clips] == list(range(len(clips)))
@@ -251,7 +251,7 @@ def test_recording_of_exactly_thirty_seconds_makes_one_clip() -> None:
     assert (clip.start_seconds, clip.end_seconds, len(clip.samples)) == (0.0, 30.0, 30 * SAMPLE_RATE)
 
 
-def test_what_is_said_in_one_channel_alone_is_heard_whichever_it_is() -> None:
+def test_speech_in_any_single_channel_is_kept() -> None:
     voice, silence = tone(0.5, 16_000), np.zeros(8_000, np.float32)
     for channels in ([voice, silence], [silence, voice]):
         samples = decode_audio(encoded(np.stack(channels), 16_000, "wav", "pcm_f32le"), max_seconds=1)

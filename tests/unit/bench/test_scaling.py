@@ -28,13 +28,13 @@ def test_replicas_are_the_value_over_the_target_rounded_up_outside_the_tolerance
     assert scaler().sync(0.0, 4, [value]) == wanted
 
 
-def test_least_and_most_are_kept() -> None:
+def test_replica_bounds_are_respected() -> None:
     assert scaler(least=3).sync(0.0, 4, [0.0]) == 3
     assert scaler(most=5).sync(0.0, 4, [100.0]) == 5
     assert scaler(most=5).sync(0.0, 9, [18.0]) == 5
 
 
-def test_the_neediest_trigger_decides() -> None:
+def test_the_trigger_that_needs_the_most_replicas_decides() -> None:
     settings = Settings(1, 10, (Trigger("a", 1.0), Trigger("b", 1.0)), up=AT_ONCE, down=AT_ONCE)
     assert Autoscaler(settings).sync(0.0, 4, [2.0, 7.0]) == 7
 
@@ -46,7 +46,7 @@ def test_default_policies_double_or_add_four_in_a_period() -> None:
     assert defaults.sync(16.0, 5, [200.0]) == 10
 
 
-def test_going_down_waits_for_the_highest_wish_of_the_window() -> None:
+def test_scaling_down_uses_the_highest_recommendation_of_the_window() -> None:
     slow = scaler(down=DEFAULT_DOWN)
     assert slow.sync(0.0, 6, [12.0]) == 6
     assert slow.sync(150.0, 6, [2.0]) == 6
@@ -54,21 +54,21 @@ def test_going_down_waits_for_the_highest_wish_of_the_window() -> None:
     assert slow.sync(301.0, 6, [2.0]) == 1
 
 
-def test_going_up_waits_for_the_lowest_wish_of_the_window() -> None:
+def test_scaling_up_uses_the_lowest_recommendation_of_the_window() -> None:
     patient = scaler(up=Behavior(60.0, (Policy("Pods", 100, 15.0),)))
     assert patient.sync(0.0, 2, [4.0]) == 2
     assert patient.sync(30.0, 2, [12.0]) == 2
     assert patient.sync(61.0, 2, [12.0]) == 6
 
 
-def test_pods_policy_lets_one_go_in_a_period() -> None:
+def test_a_pods_policy_removes_one_pod_per_period() -> None:
     slow = scaler(down=Behavior(0.0, (Policy("Pods", 1, 60.0),)))
     assert slow.sync(0.0, 6, [2.0]) == 5
     assert slow.sync(15.0, 5, [2.0]) == 5
     assert slow.sync(61.0, 5, [2.0]) == 4
 
 
-def test_the_least_change_and_none_can_be_chosen() -> None:
+def test_select_policy_min_and_disabled_are_applied() -> None:
     policies = (Policy("Pods", 4, 60.0), Policy("Percent", 10, 60.0))
     assert scaler(down=Behavior(0.0, policies, "Min"), most=50).sync(0.0, 40, [2.0]) == 36
     assert scaler(down=Behavior(0.0, policies, "Max"), most=50).sync(0.0, 40, [2.0]) == 36
@@ -76,7 +76,7 @@ def test_the_least_change_and_none_can_be_chosen() -> None:
     assert scaler(down=Behavior(0.0, policies, "Disabled"), most=50).sync(0.0, 20, [2.0]) == 20
 
 
-def test_keda_wakes_what_sleeps_and_puts_to_sleep_what_was_idle_for_long() -> None:
+def test_keda_scales_from_zero_when_active_and_to_zero_after_the_cooldown() -> None:
     sleepy = scaler(least=0, cooldown_seconds=100.0)
     assert sleepy.poll(0.0, 0, [0.0]) == 0
     assert sleepy.sync(0.0, 0, [50.0]) == 0  # the HPA rests at zero
@@ -86,7 +86,7 @@ def test_keda_wakes_what_sleeps_and_puts_to_sleep_what_was_idle_for_long() -> No
     assert sleepy.poll(116.0, 1, [0.0]) == 0
 
 
-def test_activation_has_to_be_exceeded() -> None:
+def test_the_activation_threshold_must_be_exceeded() -> None:
     settings = Settings(0, 5, (Trigger("q", 1.0, activation=3.0),))
     assert Autoscaler(settings).poll(0.0, 0, [3.0]) == 0
     assert Autoscaler(settings).poll(0.0, 0, [3.1]) == 1
@@ -114,7 +114,7 @@ SAMPLES = [
         ("sum(lyra_audio_seconds_waiting)", 0.0),
     ],
 )
-def test_queries_of_the_chart_are_worked_out(query: str, value: float) -> None:
+def test_queries_of_the_chart_are_evaluated(query: str, value: float) -> None:
     assert Query.parse(query).value(lambda seconds: SAMPLES[round(seconds / 15)]) == pytest.approx(value)
 
 
@@ -130,7 +130,7 @@ def test_queries_of_the_chart_are_worked_out(query: str, value: float) -> None:
         "",
     ],
 )
-def test_a_query_that_is_not_understood_is_an_error(query: str) -> None:
+def test_an_unsupported_query_is_an_error(query: str) -> None:
     with pytest.raises(UnknownQuery):
         Query.parse(query)
 
@@ -165,7 +165,7 @@ def test_a_metric_that_is_not_simulated_is_named() -> None:
         read_services([hpa])
 
 
-def test_a_service_at_zero_wakes_for_a_question_which_then_waits_for_its_pod() -> None:
+def test_a_service_at_zero_scales_up_for_a_question_that_waits_for_the_pod() -> None:
     services = [
         replace(each, autoscaler=None)
         if each.name != "speech-encoder"
@@ -191,7 +191,7 @@ def test_a_service_at_zero_wakes_for_a_question_which_then_waits_for_its_pod() -
     assert 30.0 < waited < 90.0
 
 
-def test_what_was_asked_is_answered_and_recordings_are_heard() -> None:
+def test_all_questions_are_answered_and_recordings_transcribed() -> None:
     speeds = Speeds()
     traffic = day(peak_per_second=0.5, speeds=speeds, begin=36_000, end=37_800)
     traffic = replace(traffic, recordings=(Recording(60.0, 600.0),))
@@ -202,7 +202,7 @@ def test_what_was_asked_is_answered_and_recordings_are_heard() -> None:
     assert heard == pytest.approx(600.0 * speeds.hear_factor, abs=30.0)
 
 
-def test_the_charts_settings_reach_their_goal_on_a_short_day() -> None:
+def test_the_charts_settings_meet_their_goals_on_a_short_day() -> None:
     """A whole day is `make bench-autoscaling`; here its first peak and the quiet hours before."""
     services, speeds = read_services(objects()), Speeds()
     traffic = day(peak_per_second=peak_of(services, speeds, 0.3), speeds=speeds, begin=3 * 3600, end=9.25 * 3600)
@@ -213,21 +213,21 @@ def test_the_charts_settings_reach_their_goal_on_a_short_day() -> None:
     assert outcomes["autoscaled"].hours < outcomes["joint"].hours
 
 
-def test_the_day_that_is_shown_was_replayed_against_the_charts_settings_of_today() -> None:
+def test_the_published_results_are_for_the_charts_current_settings() -> None:
     shown = json.loads((RESULTS / "autoscaling.json").read_text())
     today = {each.name: asdict(each) for each in read_services(objects())}
     assert shown["autoscalers"] == json.loads(json.dumps(today)), "run `make bench-autoscaling`"
     assert shown["verdict"]["reached"]
 
 
-def test_traffic_that_no_fleet_can_take_is_told() -> None:
+def test_traffic_beyond_the_largest_fleet_is_an_error() -> None:
     services, speeds = read_services(objects()), Speeds()
     traffic = day(peak_per_second=40.0, speeds=speeds, begin=36_000, end=36_060)
     with pytest.raises(ValueError, match="language-model: 32 replicas are not enough"):
         sized(services, traffic, speeds, goal=0.01, heard_goal=600.0)
 
 
-def test_the_joint_scaler_looks_at_everything() -> None:
+def test_the_joint_scaler_uses_every_trigger() -> None:
     services = read_services(objects())
     joint = joint_settings(services)
     assert len(joint.triggers) == sum(len(each.autoscaler.triggers) for each in services if each.autoscaler)

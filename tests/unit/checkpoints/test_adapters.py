@@ -76,7 +76,7 @@ def change_tensors(speech: Path, change: Callable[[dict[str, Tensor]], object]) 
         ("target_modules", [*PROJECTIONS, "lm_head"]),
     ],
 )
-def test_a_field_that_is_wrong_or_needs_more_than_plain_lora_is_refused(speech: Path, field: str, value: Any) -> None:
+def test_an_invalid_field_or_one_beyond_plain_lora_is_refused(speech: Path, field: str, value: Any) -> None:
     change_config(speech, **{field: value})
     assert refusal(speech).name == f"adapter_config.json: {field}"
 
@@ -171,7 +171,7 @@ def test_a_name_that_is_already_resident_is_refused(speech: Path) -> None:
     ],
     ids=["missing", "unknown", "misshapen", "nan"],
 )
-def test_tensors_that_are_no_projector_are_refused(
+def test_tensors_that_are_not_a_projector_are_refused(
     lyra_model: SmallLyra, folder: Path, change: Callable[[dict[str, Tensor]], object], named: str
 ) -> None:
     tensors = {name: tensor.clone() for name, tensor in lyra_model.projectors["speech"].state_dict().items()}

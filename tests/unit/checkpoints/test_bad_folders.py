@@ -100,7 +100,7 @@ def test_rotary_sections_that_do_not_fill_a_head_are_refused(folder: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": '])
-def test_a_file_that_is_no_config_is_refused(folder: Path, text: str) -> None:
+def test_a_file_that_is_not_a_config_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     assert refusal(folder).name in ("config.json", "config.json: model_type")
 
@@ -165,7 +165,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     "file", ["../secret.safetensors", "/etc/passwd", "..", "", "a/b.bin", "a\\b.bin", "model.pkl", 5, None]
 )
-def test_an_index_that_points_outside_the_folder_is_refused(folder: Path, file: Any) -> None:
+def test_an_index_pointing_outside_the_folder_is_refused(folder: Path, file: Any) -> None:
     shutil.copy(shard_of(folder, UP), folder.parent / "secret.safetensors")
     change_weight_map(folder, {UP: file})
     assert refusal(folder).name == f"{INDEX}: weight_map"
@@ -192,7 +192,7 @@ def test_a_pickle_that_would_run_code_is_not_loaded(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("held", [[torch.zeros(2)], {"a": 3}, {"a": {"b": torch.zeros(2)}}, {1: torch.zeros(2)}])
-def test_a_pickle_of_anything_but_tensors_is_refused(folder: Path, held: Any) -> None:
+def test_a_pickle_with_anything_but_tensors_is_refused(folder: Path, held: Any) -> None:
     for file in folder.glob("model*"):
         file.unlink()
     torch.save(held, folder / "pytorch_model.bin")
@@ -225,7 +225,7 @@ def test_a_missing_encoder_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("held", [{"generator": [1]}, {"decoder": {}}, [], {"generator": {"dict.weight": 3}}])
-def test_a_file_that_is_no_vocoder_is_refused(folder: Path, held: Any) -> None:
+def test_a_file_that_is_not_a_vocoder_is_refused(folder: Path, held: Any) -> None:
     torch.save(held, folder / "vocoder" / "g_00500000")
     with pytest.raises(CheckpointError, match="g_00500000"):
         read_vocoder(folder / "vocoder")
@@ -255,7 +255,7 @@ def test_a_folder_that_is_not_empty_is_not_overwritten(lyra_model: SmallLyra, fo
     assert sorted(folder.iterdir()) == before
 
 
-def test_an_adapter_without_a_place_in_the_layout_is_not_exported(tmp_path: Path) -> None:
+def test_an_adapter_that_the_layout_cannot_hold_is_not_exported(tmp_path: Path) -> None:
     model = small.make()
     model.decoder.add_adapter("vision", small.RANKS["speech"], ("q_proj",))
     with pytest.raises(CheckpointError, match="vision: has no place"):
@@ -273,7 +273,7 @@ FILES = ("config.json", INDEX, "speech_lora/adapter_config.json", "vocoder/confi
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_inspection_never_raises_whatever_a_field_holds(whole: Path, data: st.DataObject) -> None:
+def test_inspection_never_raises_for_any_field_value(whole: Path, data: st.DataObject) -> None:
     file = data.draw(st.sampled_from(FILES))
     target = whole / file
     before = target.read_text() if target.is_file() else None

@@ -65,7 +65,7 @@ def load(folder: Path) -> Decoder:
 
 
 @torch.inference_mode()
-def test_a_folder_of_transformers_gives_identical_logits(theirs: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_folder_saved_by_transformers_gives_identical_logits(theirs: PreTrainedModel, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path, max_shard_size="30KB")
     assert (tmp_path / "model.safetensors.index.json").is_file()
     torch.testing.assert_close(logits_of(load(tmp_path), IDS), theirs(IDS).logits, atol=1e-4, rtol=1e-4)
@@ -87,7 +87,7 @@ def test_a_released_folder_with_multimodal_positions_gives_identical_logits(tmp_
 
 @pytest.mark.parametrize("rank_stabilised", [False, True], ids=["plain", "rslora"])
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
-def test_a_folder_of_peft_gives_identical_logits(
+def test_a_folder_saved_by_peft_gives_identical_logits(
     theirs: PreTrainedModel, tmp_path: Path, rank_stabilised: bool, safe: bool
 ) -> None:
     theirs.save_pretrained(tmp_path)

@@ -43,7 +43,7 @@ def small_gguf(tmp_path: Path) -> Path:
     return tmp_path / "small.gguf"
 
 
-def test_interleaved_query_rows_are_separated_into_halves(small_gguf: Path) -> None:
+def test_interleaved_query_rows_are_deinterleaved(small_gguf: Path) -> None:
     reader = open_gguf(small_gguf)
     query = read_tensors(reader, read_config(reader))["model.layers.0.self_attn.q_proj.weight"]
     # Two heads of four rows; llama.cpp stores rows 0, 2, 1, 3 of each.
@@ -138,7 +138,7 @@ def test_whisper_is_read_with_the_names_of_transformers(tmp_path: Path) -> None:
         torch.testing.assert_close(tensors[name], tensor, msg=name)
 
 
-def test_a_file_of_another_model_and_a_truncated_one_are_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_model_or_truncated_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     write_ctranslate2(path, {"a": np.zeros(4, np.float32)}, spec="TransformerSpec")
     with pytest.raises(ValueError, match="TransformerSpec"):

@@ -58,7 +58,7 @@ def test_an_exported_folder_loads_back_to_identical_logits(lyra_model: SmallLyra
         assert torch.equal(logits_of(decoder, IDS, adapter), logits_of(lyra_model.decoder, IDS, adapter))
 
 
-def test_every_other_part_is_unchanged_by_export_and_import(lyra_model: SmallLyra, whole: Path) -> None:
+def test_every_other_part_survives_export_and_import(lyra_model: SmallLyra, whole: Path) -> None:
     checkpoint = open_checkpoint(whole)
     projector, generator = checkpoint.speech_projector, checkpoint.config.generator
     assert projector is not None
@@ -84,7 +84,7 @@ def test_every_other_part_is_unchanged_by_export_and_import(lyra_model: SmallLyr
     assert read_tokenizer(whole).to_str() == lyra_model.tokenizer.to_str()
 
 
-def test_the_vocoder_sounds_the_same_after_export_and_import(lyra_model: SmallLyra, whole: Path) -> None:
+def test_the_vocoder_gives_the_same_audio_after_export_and_import(lyra_model: SmallLyra, whole: Path) -> None:
     file = open_checkpoint(whole).vocoder_file()
     assert file is not None
     vocoder = vocoder_from_published(*read_vocoder(file)).eval()
@@ -94,7 +94,7 @@ def test_the_vocoder_sounds_the_same_after_export_and_import(lyra_model: SmallLy
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-def test_a_single_file_of_either_kind_is_read(lyra_model: SmallLyra, folder: Path, suffix: str) -> None:
+def test_a_single_file_of_either_format_is_read(lyra_model: SmallLyra, folder: Path, suffix: str) -> None:
     as_one_file(folder, suffix)
     assert torch.equal(logits_of(load_language(folder), IDS), logits_of(lyra_model.decoder, IDS))
 
@@ -116,7 +116,7 @@ def test_pickled_shards_are_read(lyra_model: SmallLyra, folder: Path) -> None:
         assert torch.equal(logits_of(decoder, IDS, name), logits_of(lyra_model.decoder, IDS, name))
 
 
-def test_a_tied_output_layer_is_the_embedding_table_whether_a_copy_is_stored_or_not(tmp_path: Path) -> None:
+def test_a_tied_output_layer_is_the_embedding_table_with_or_without_a_stored_copy(tmp_path: Path) -> None:
     model = small.make(tied=True)
     folder = model.export(tmp_path / "tied")
     expected = logits_of(model.decoder, IDS)
@@ -132,7 +132,7 @@ def test_weights_are_cast_as_they_are_read(lyra_model: SmallLyra, whole: Path) -
     assert torch.equal(decoder.norm.weight, lyra_model.decoder.norm.weight.bfloat16())
 
 
-def test_encoders_are_read_from_their_own_folders_if_the_checkpoint_has_none(
+def test_encoders_are_read_from_their_own_folders_if_missing_in_the_checkpoint(
     lyra_model: SmallLyra, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -171,7 +171,7 @@ def old_tokenizer(folder: Path, first_added: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def test_a_tokenizer_in_the_older_files_is_read(tmp_path: Path) -> None:
+def test_a_tokenizer_in_the_older_format_is_read(tmp_path: Path) -> None:
     old_tokenizer(tmp_path, 256)
     tokenizer, text = read_tokenizer(tmp_path), "Was ist das? 12"
     assert tokenizer.encode(f"<|im_start|>{text}<|im_end|>").ids[0::16] == [257, 258]
@@ -184,7 +184,7 @@ def test_a_special_token_with_another_id_is_named(tmp_path: Path) -> None:
         read_tokenizer(tmp_path)
 
 
-def test_an_export_that_fails_leaves_nothing_behind(lyra_model: SmallLyra, tmp_path: Path) -> None:
+def test_a_failed_export_leaves_nothing_behind(lyra_model: SmallLyra, tmp_path: Path) -> None:
     class Broken:
         def save(self, path: str) -> None:
             raise OSError(f"no room for {path}")

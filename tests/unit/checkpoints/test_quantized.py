@@ -40,7 +40,7 @@ def projection_bytes(decoder: Decoder) -> int:
 
 
 @pytest.mark.parametrize(("precision", "share", "error"), [("int8", 0.55, 0.03), ("int4", 0.35, 0.25)])
-def test_quantised_weights_are_close_to_the_originals(
+def test_quantized_weights_are_close_to_the_originals(
     decoder: Decoder, precision: Precision, share: float, error: float
 ) -> None:
     whole, size = logits_of(decoder, IDS).float(), projection_bytes(decoder)
@@ -51,7 +51,7 @@ def test_quantised_weights_are_close_to_the_originals(
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_adapters_are_loaded_onto_quantised_weights(decoder: Decoder, precision: Precision, tmp_path: Path) -> None:
+def test_adapters_are_loaded_onto_quantized_weights(decoder: Decoder, precision: Precision, tmp_path: Path) -> None:
     for name, parameter in decoder.named_parameters():
         if name.endswith("lora_B.weight"):
             torch.nn.init.normal_(parameter, std=0.2)
@@ -63,7 +63,7 @@ def test_adapters_are_loaded_onto_quantised_weights(decoder: Decoder, precision:
     assert not torch.allclose(logits_of(decoder, IDS), with_first)
 
 
-def test_quantised_weights_are_neither_exported_nor_quantised_again(decoder: Decoder, tmp_path: Path) -> None:
+def test_quantized_weights_are_neither_exported_nor_quantized_again(decoder: Decoder, tmp_path: Path) -> None:
     quantize(decoder, "int8")
     with pytest.raises(InvalidInput, match="is already quantised"):
         quantize(decoder, "int4")
@@ -72,7 +72,7 @@ def test_quantised_weights_are_neither_exported_nor_quantised_again(decoder: Dec
     assert not (tmp_path / "made").exists()
 
 
-def test_what_cannot_be_quantised_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_that_cannot_be_quantized_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder.Config(**{**WIDE, "feed_forward": 72}).build()
     with pytest.raises(InvalidInput, match=r"gate_proj has 72 x 128 weights"):
         quantize(decoder, "int4")

@@ -18,7 +18,7 @@ def lyra_weights(*arguments: Any) -> Result:
     return CliRunner().invoke(app, ["weights", *map(str, arguments)], env={"COLUMNS": "200", "LYRA_CHECKPOINT": ""})
 
 
-def test_a_whole_folder_is_shown_part_by_part(whole: Path) -> None:
+def test_a_valid_folder_is_shown_part_by_part(whole: Path) -> None:
     result = lyra_weights("inspect", whole)
     assert result.exit_code == 0, result.output
     for shown in ("Lyra_Qwen2VL_SpeechGenerator", "language", "speech_generator", "vision_tower", "vocoder", "float32"):
@@ -41,7 +41,7 @@ def test_json_has_the_same_figures(whole: Path) -> None:
     assert language["size_bytes"] == 4 * language["parameters"]
 
 
-def test_a_folder_that_would_not_load_is_exit_code_1_with_every_reason(folder: Path) -> None:
+def test_a_folder_that_cannot_be_loaded_exits_with_1_and_every_reason(folder: Path) -> None:
     (folder / "speech_lora" / "adapter_config.json").write_text("{}")
     (folder / "vocoder" / "g_00500000").write_bytes(b"")
     result = lyra_weights("inspect", folder)
@@ -68,6 +68,6 @@ def test_an_exported_preset_gives_identical_logits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("preset", "code"), [("tiny", 1), ("huge", 2)])
-def test_a_preset_without_a_place_in_the_layout_is_not_written(tmp_path: Path, preset: str, code: int) -> None:
+def test_a_preset_that_the_layout_cannot_hold_is_not_exported(tmp_path: Path, preset: str, code: int) -> None:
     assert lyra_weights("export", preset, tmp_path / "made").exit_code == code
     assert not (tmp_path / "made").exists()

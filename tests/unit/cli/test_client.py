@@ -38,7 +38,7 @@ def ask(handler: Handler) -> str:
         return collect(client, [text_part("Hello?")], spoken=True, on_text=lambda text: None).text
 
 
-def test_streamed_answer_is_put_together() -> None:
+def test_a_streamed_answer_is_assembled() -> None:
     pcm = b"\x01\x02" * 240
     shown: list[str] = []
 
@@ -69,56 +69,56 @@ def test_streamed_answer_is_put_together() -> None:
     assert answer.first_audio_seconds is not None
 
 
-def test_error_names_the_field_it_is_about() -> None:
+def test_an_error_names_its_field() -> None:
     error = {"error": {"message": "31.0 min is over the limit of 30 min", "param": "messages[0].content[0]"}}
     with pytest.raises(CommandFailed, match=r"messages\[0\]\.content\[0\]: 31\.0 min is over"):
         ask(lambda request: httpx.Response(400, json=error))
 
 
-def test_wrong_key_tells_how_to_name_another() -> None:
+def test_a_wrong_key_error_says_how_to_pass_another() -> None:
     error = {"error": {"message": "This API key is unknown or revoked."}}
     with pytest.raises(CommandFailed) as failure:
         ask(lambda request: httpx.Response(401, json=error))
     assert "--key" in failure.value.hint
 
 
-def test_service_that_is_down_tells_when_to_try_again() -> None:
+def test_an_unavailable_service_error_says_when_to_retry() -> None:
     error = {"error": {"message": "The language model is not available at the moment."}}
     with pytest.raises(CommandFailed) as failure:
         ask(lambda request: httpx.Response(503, json=error, headers={"Retry-After": "3"}))
     assert failure.value.hint == "try again in 3 s"
 
 
-def test_error_amid_the_answer_is_told() -> None:
+def test_an_error_in_the_middle_of_an_answer_is_raised() -> None:
     body = sse(delta(content="Hel"), {"error": {"message": "The language model went away."}})
     with pytest.raises(CommandFailed, match="went away"):
         ask(lambda request: httpx.Response(200, content=body))
 
 
-def test_answer_without_an_end_is_not_taken_for_whole() -> None:
+def test_an_answer_without_an_end_is_incomplete() -> None:
     with pytest.raises(CommandFailed, match="cut off"):
         ask(lambda request: httpx.Response(200, content=sse(delta(content="Hel"))))
 
 
-def test_answer_that_is_no_json_is_told_by_its_status() -> None:
+def test_a_response_that_is_not_json_is_reported_by_its_status() -> None:
     with pytest.raises(CommandFailed, match="HTTP 502"):
         ask(lambda request: httpx.Response(502, content=b"<html>"))
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("a.WAV", "wav"), ("a.oga", "ogg"), ("a.opus", "opus"), ("a.mp4", "m4a")])
-def test_format_of_a_recording_is_told_by_its_name(tmp_path: Path, name: str, wanted: str) -> None:
+def test_the_format_of_a_recording_follows_from_its_file_name(tmp_path: Path, name: str, wanted: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"sound")
     assert audio_part(path)["input_audio"] == {"data": base64.b64encode(b"sound").decode(), "format": wanted}
 
 
-def test_picture_travels_as_a_data_uri(tmp_path: Path) -> None:
+def test_a_picture_is_sent_as_a_data_uri(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"pixels")
     assert image_part(path)["image_url"]["url"] == f"data:image/jpeg;base64,{base64.b64encode(b'pixels').decode()}"
 
 
-def test_wav_holds_the_samples_that_came(tmp_path: Path) -> None:
+def test_the_wav_file_holds_the_received_samples(tmp_path: Path) -> None:
     import wave
 
     write_wav(tmp_path / "a.wav", b"\x01\x00\x02\x00")

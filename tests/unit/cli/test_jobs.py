@@ -88,7 +88,7 @@ def routes(**replies: Reply) -> Answer:
     return answer
 
 
-def test_a_medium_is_submitted_with_all_that_was_asked_for(lyra: Lyra) -> None:
+def test_submit_sends_every_option(lyra: Lyra) -> None:
     result, asked = run(
         lyra,
         routes(jobs=as_json(job("queued"), 202)),
@@ -114,7 +114,7 @@ def test_a_medium_is_submitted_with_all_that_was_asked_for(lyra: Lyra) -> None:
     }
 
 
-def test_a_submission_whose_answer_is_lost_is_sent_again_under_the_same_key(lyra: Lyra) -> None:
+def test_a_submission_whose_response_is_lost_is_retried_with_the_same_idempotency_key(lyra: Lyra) -> None:
     replies = [refusal(503, "The object store is not available at the moment."), as_json(job("queued"), 202)]
     result, asked = run(lyra, lambda request: replies.pop(0), "submit", MEDIA)
     assert result.exit_code == 0
@@ -134,7 +134,7 @@ def test_a_file_is_uploaded_first(lyra: Lyra, tmp_path: Path) -> None:
     assert asked[1].json["media_id"] == MEDIA
 
 
-def test_waiting_shows_the_words_and_then_summary_and_answers(lyra: Lyra) -> None:
+def test_waiting_shows_the_transcript_and_then_summary_and_answers(lyra: Lyra) -> None:
     watched = events(moving(0, "planning"), words(0, "Hello."), moving(1), words(1, "So long."), moving(4), ended())
     replies = routes(jobs=as_json(job("queued")), events=watched, result=as_json(RESULT))
     result, _ = run(lyra, replies, "submit", MEDIA, "--wait")
@@ -148,20 +148,20 @@ def test_waiting_shows_the_words_and_then_summary_and_answers(lyra: Lyra) -> Non
     assert "0:00:25 of 0:01:40" in result.stderr
 
 
-def test_quiet_leaves_out_the_words_and_nothing_else(lyra: Lyra) -> None:
+def test_quiet_leaves_out_only_the_transcript(lyra: Lyra) -> None:
     replies = routes(events=events(words(0, "Hello."), ended()), result=as_json(RESULT))
     result, _ = run(lyra, replies, "watch", JOB, "--quiet")
     assert result.stdout.startswith("Summary\n")
     assert "Hello" not in result.stdout
 
 
-def test_watching_as_json_prints_the_job_with_its_result_alone(lyra: Lyra) -> None:
+def test_watch_as_json_prints_only_the_job_with_its_result(lyra: Lyra) -> None:
     replies = routes(events=events(words(0, "Hello."), ended()), result=as_json(RESULT))
     result, _ = run(lyra, replies, "watch", JOB, "--json")
     assert json.loads(result.stdout) == job() | {"result": RESULT}
 
 
-def test_watching_goes_on_behind_the_last_event_where_the_connection_breaks(lyra: Lyra) -> None:
+def test_watch_resumes_after_the_last_event_when_the_connection_breaks(lyra: Lyra) -> None:
     streams = [
         events(words(0, "One."), words(1, "Two."), moving(2), breaks=True),
         events(breaks=False),
@@ -178,7 +178,7 @@ def test_watching_goes_on_behind_the_last_event_where_the_connection_breaks(lyra
     assert [each.headers.get("Last-Event-ID") for each in asked[:4]] == [None, "1", "1", "1"]
 
 
-def test_an_event_that_is_cut_off_is_not_taken_for_one(lyra: Lyra) -> None:
+def test_a_truncated_event_is_ignored(lyra: Lyra) -> None:
     whole = events(words(0, "One."), words(1, "Two."))
     streams = [
         Reply(whole.body[:-1], headers=whole.headers, breaks=True),
@@ -191,7 +191,7 @@ def test_an_event_that_is_cut_off_is_not_taken_for_one(lyra: Lyra) -> None:
     assert result.stdout.count("Two.") == 1
 
 
-def test_a_job_that_fails_ends_with_code_1_and_its_reason(lyra: Lyra) -> None:
+def test_a_failed_job_exits_with_1_and_its_reason(lyra: Lyra) -> None:
     replies = routes(events=events(ended("failed", reason="clip 3 could not be heard")))
     result, _ = run(lyra, replies, "watch", JOB)
     assert result.exit_code == 1
@@ -199,13 +199,13 @@ def test_a_job_that_fails_ends_with_code_1_and_its_reason(lyra: Lyra) -> None:
     assert f"lyra jobs result {JOB}" in result.stderr
 
 
-def test_a_cancelled_job_is_no_success(lyra: Lyra) -> None:
+def test_a_cancelled_job_is_not_a_success(lyra: Lyra) -> None:
     result, _ = run(lyra, routes(events=events(ended("cancelled"))), "watch", JOB)
     assert result.exit_code == 1
     assert "cancelled" in result.stderr
 
 
-def test_a_gateway_that_never_answered_is_not_waited_for(lyra: Lyra) -> None:
+def test_watch_fails_at_once_if_the_gateway_is_unreachable(lyra: Lyra) -> None:
     result = lyra("jobs", "watch", JOB, "--url", "http://127.0.0.1:9", "--key", "k")
     assert result.exit_code == 1
     assert "nothing answers at http://127.0.0.1:9" in result.stderr
@@ -223,13 +223,13 @@ def test_status_shows_what_went_wrong(lyra: Lyra) -> None:
     assert "order=17" in page
 
 
-def test_status_as_json_is_what_the_gateway_said(lyra: Lyra) -> None:
+def test_status_as_json_is_the_gateways_response(lyra: Lyra) -> None:
     result, _ = run(lyra, routes(job=as_json(job("running"))), "status", JOB, "--json")
     assert json.loads(result.stdout) == job("running")
 
 
 @pytest.mark.parametrize("format", ["json", "text", "srt", "vtt"])
-def test_result_is_written_as_the_gateway_wrote_it(lyra: Lyra, tmp_path: Path, format: str) -> None:
+def test_a_result_is_written_unchanged(lyra: Lyra, tmp_path: Path, format: str) -> None:
     content = "1\r\n00:00 \u2028 grüß\n\n".encode()
     file = tmp_path / "result"
     result, asked = run(lyra, routes(result=Reply(content)), "result", JOB, "--format", format, "--out", file)
@@ -238,7 +238,7 @@ def test_result_is_written_as_the_gateway_wrote_it(lyra: Lyra, tmp_path: Path, f
     assert file.read_bytes() == content
 
 
-def test_result_without_a_format_is_a_page_for_reading(lyra: Lyra) -> None:
+def test_a_result_without_a_format_is_human_readable(lyra: Lyra) -> None:
     lacking = RESULT | {"truncated": True, "gaps": [{"start_seconds": 30.0, "end_seconds": 60.0, "reason": "broken"}]}
     result, _ = run(lyra, routes(result=as_json(lacking)), "result", JOB)
     assert "The file is truncated" in result.stdout
@@ -247,7 +247,7 @@ def test_result_without_a_format_is_a_page_for_reading(lyra: Lyra) -> None:
     assert "Who speaks?\n  Two people." in result.stdout
 
 
-def test_result_of_a_job_that_runs_says_how_to_watch_it(lyra: Lyra) -> None:
+def test_the_result_of_a_running_job_says_how_to_watch_it(lyra: Lyra) -> None:
     refused = refusal(409, "The job is running; there is a result once it has ended.", "job_not_ended")
     result, _ = run(lyra, routes(result=refused), "result", JOB)
     assert result.exit_code == 1
@@ -255,7 +255,7 @@ def test_result_of_a_job_that_runs_says_how_to_watch_it(lyra: Lyra) -> None:
     assert f"lyra jobs watch {JOB}" in result.stderr
 
 
-def test_asking_waits_for_its_own_answers_alone(lyra: Lyra) -> None:
+def test_ask_waits_only_for_its_own_answers(lyra: Lyra) -> None:
     def question(name: str, state: str) -> dict[str, str]:
         return {"id": name, "text": "Why?", "asked_at": "", "state": state}
 
@@ -275,14 +275,14 @@ def test_asking_waits_for_its_own_answers_alone(lyra: Lyra) -> None:
     assert result.stdout == "Why?\n  Because.\n"
 
 
-def test_asking_a_job_that_did_not_succeed_says_where_to_look(lyra: Lyra) -> None:
+def test_asking_an_unsuccessful_job_suggests_its_status(lyra: Lyra) -> None:
     refused = refusal(409, "The job is running.", "job_not_succeeded")
     result, _ = run(lyra, routes(questions=refused), "ask", JOB, "Why?")
     assert result.exit_code == 1
     assert f"lyra jobs status {JOB}" in result.stderr
 
 
-def test_list_is_filtered_and_goes_on(lyra: Lyra) -> None:
+def test_the_list_is_filtered_and_paginated(lyra: Lyra) -> None:
     page = {"data": [job("failed")], "has_more": True, "next": "123-abc"}
     result, asked = run(lyra, routes(jobs=as_json(page)), "list", "--state", "failed", "--limit", "1", "--after", "9-z")
     assert asked[0].query == {"state": "failed", "limit": "1", "after": "9-z"}
@@ -291,7 +291,7 @@ def test_list_is_filtered_and_goes_on(lyra: Lyra) -> None:
     assert "--after 123-abc" in result.stderr
 
 
-def test_cancel_and_delete_tell_what_they_did(lyra: Lyra) -> None:
+def test_cancel_and_delete_report_what_they_did(lyra: Lyra) -> None:
     result, asked = run(lyra, routes(cancel=as_json(job("cancelled"))), "cancel", JOB)
     assert (asked[0].method, asked[0].path) == ("POST", f"/v1/jobs/{JOB}/cancel")
     assert "cancelled" in result.stderr
@@ -300,13 +300,13 @@ def test_cancel_and_delete_tell_what_they_did(lyra: Lyra) -> None:
     assert "deleted" in result.stderr
 
 
-def test_an_unknown_job_says_where_to_look(lyra: Lyra) -> None:
+def test_an_unknown_job_suggests_the_list_command(lyra: Lyra) -> None:
     result, _ = run(lyra, routes(job=refusal(404, f"There is no job '{JOB}'.", "not_found")), "status", JOB)
     assert result.exit_code == 1
     assert "lyra jobs list" in result.stderr
 
 
-def test_what_is_no_id_never_reaches_the_gateway(lyra: Lyra) -> None:
+def test_an_invalid_id_never_reaches_the_gateway(lyra: Lyra) -> None:
     result, asked = run(lyra, routes(), "delete", "../media/x")
     assert result.exit_code == 1
     assert "lyra jobs list" in result.stderr
@@ -326,18 +326,18 @@ def test_what_is_no_id_never_reaches_the_gateway(lyra: Lyra) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_use_of_submit_ends_with_code_2_and_asks_nothing(lyra: Lyra, arguments: tuple[str, ...]) -> None:
+def test_usage_errors_of_submit_exit_with_2_without_a_request(lyra: Lyra, arguments: tuple[str, ...]) -> None:
     result, asked = run(lyra, routes(), "submit", *arguments)
     assert result.exit_code == 2
     assert asked == []
 
 
-def test_events_may_come_in_any_pieces() -> None:
+def test_events_are_parsed_from_chunks_of_any_size() -> None:
     stream = events(words(0, "Hal\u2028lo \u0085."), ended()).body
     wanted = [words(0, "Hal\u2028lo \u0085."), ended()]
     for size in (1, 2, 3, 7, len(stream)):
         assert list(parse_events(stream[i : i + size] for i in range(0, len(stream), size))) == wanted
 
 
-def test_comments_are_no_events() -> None:
+def test_comments_are_not_events() -> None:
     assert list(parse_events([b": still there\n\nid: 4\r\ndata: {}\r\n\r\ndata: {}"])) == [("4", {})]

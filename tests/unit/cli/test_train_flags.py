@@ -70,7 +70,7 @@ def test_source_with_a_bad_weight_is_refused(text: str, message: str) -> None:
         Source.parse(text)
 
 
-def test_colon_in_the_name_of_a_folder_is_no_weight(tmp_path: Path) -> None:
+def test_a_colon_in_a_folder_name_is_not_a_weight(tmp_path: Path) -> None:
     folder = tmp_path / "a:b"
     folder.mkdir()
     assert Source.parse(str(folder)) == Source(folder)

@@ -114,7 +114,7 @@ def refuse_part(number: int, reply: Reply, times: int = 1) -> Answer:
     return harm
 
 
-def test_parts_make_the_file_again(store: Store, file: Path, home: Path) -> None:
+def test_parts_reassemble_to_the_file(store: Store, file: Path, home: Path) -> None:
     told: list[int] = []
     assert send(store, file, told) == {"id": "media-1"}
     assert store.whole == CONTENT
@@ -122,7 +122,7 @@ def test_parts_make_the_file_again(store: Store, file: Path, home: Path) -> None
     assert kept(home) == []
 
 
-def test_a_part_is_sent_again_where_that_may_help(store: Store, file: Path) -> None:
+def test_a_part_is_retried_after_transient_errors(store: Store, file: Path) -> None:
     store.harm = refuse_part(3, Reply(status=503), times=2)
     told: list[int] = []
     send(store, file, told)
@@ -131,7 +131,7 @@ def test_a_part_is_sent_again_where_that_may_help(store: Store, file: Path) -> N
     assert sum(told) == len(CONTENT)
 
 
-def test_an_upload_that_broke_off_goes_on_with_the_missing_parts(store: Store, file: Path, home: Path) -> None:
+def test_an_interrupted_upload_resumes_with_the_missing_parts(store: Store, file: Path, home: Path) -> None:
     store.harm = lambda asked: refusal(503, "away") if asked.path.endswith("complete") else UNHARMED
     with pytest.raises(TryLater) as failure:
         send(store, file)
@@ -153,7 +153,7 @@ def test_an_upload_that_broke_off_goes_on_with_the_missing_parts(store: Store, f
     assert kept(home) == []
 
 
-def test_another_file_of_the_same_name_does_not_go_on_with_an_old_upload(store: Store, file: Path) -> None:
+def test_another_file_of_the_same_name_does_not_resume_an_old_upload(store: Store, file: Path) -> None:
     store.harm = lambda asked: refusal(503, "away") if asked.path.endswith("complete") else UNHARMED
     with pytest.raises(TryLater):
         send(store, file)
@@ -166,7 +166,7 @@ def test_another_file_of_the_same_name_does_not_go_on_with_an_old_upload(store: 
     assert store.whole == CONTENT[::-1]
 
 
-def test_an_upload_past_its_time_begins_anew(store: Store, file: Path) -> None:
+def test_an_expired_upload_starts_over(store: Store, file: Path) -> None:
     store.harm = lambda asked: refusal(404, "There is no upload.") if asked.path.endswith("complete") else UNHARMED
     with pytest.raises(CommandFailed) as failure:
         send(store, file)
@@ -177,7 +177,7 @@ def test_an_upload_past_its_time_begins_anew(store: Store, file: Path) -> None:
     assert store.whole == CONTENT
 
 
-def test_a_part_that_is_refused_for_good_ends_the_upload(store: Store, file: Path, home: Path) -> None:
+def test_a_permanently_refused_part_ends_the_upload(store: Store, file: Path, home: Path) -> None:
     store.harm = refuse_part(2, Reply(status=403))
     told: list[int] = []
     with pytest.raises(CommandFailed, match=r"refused part 2 \(HTTP 403\)"):
@@ -187,7 +187,7 @@ def test_a_part_that_is_refused_for_good_ends_the_upload(store: Store, file: Pat
     assert kept(home) == []
 
 
-def test_what_is_no_media_is_told_as_the_gateway_tells_it(store: Store, file: Path, home: Path) -> None:
+def test_the_gateways_error_about_a_file_that_is_not_media_is_shown(store: Store, file: Path, home: Path) -> None:
     no_media = refusal(400, "file: is no sound that can be read")
     store.harm = lambda asked: no_media if asked.path.endswith("complete") else UNHARMED
     with pytest.raises(Refused, match="is no sound"):
@@ -195,7 +195,7 @@ def test_what_is_no_media_is_told_as_the_gateway_tells_it(store: Store, file: Pa
     assert kept(home) == []
 
 
-def test_a_file_that_changes_on_the_way_is_not_taken(store: Store, file: Path) -> None:
+def test_a_file_that_changes_during_the_upload_is_an_error(store: Store, file: Path) -> None:
     def change(asked: Asked) -> Reply:
         if asked.path == "/part/7":
             os.utime(file, ns=(0, 0))
@@ -208,7 +208,7 @@ def test_a_file_that_changes_on_the_way_is_not_taken(store: Store, file: Path) -
     assert store.given_up
 
 
-def test_a_store_out_of_reach_sends_the_file_through_the_gateway(store: Store, file: Path, home: Path) -> None:
+def test_with_an_unreachable_store_the_file_is_sent_through_the_gateway(store: Store, file: Path, home: Path) -> None:
     store.parts_url = "http://127.0.0.1:9"
     told: list[int] = []
     detours: list[str] = []
@@ -221,7 +221,7 @@ def test_a_store_out_of_reach_sends_the_file_through_the_gateway(store: Store, f
     assert kept(home) == []
 
 
-def test_a_small_file_goes_through_the_gateway_in_one_request(store: Store, file: Path) -> None:
+def test_a_small_file_is_sent_through_the_gateway_in_one_request(store: Store, file: Path) -> None:
     told: list[int] = []
     with GatewayClient(Connection(store.url, "k")) as gateway:
         upload_file(gateway, file, told.append, lambda text: None)

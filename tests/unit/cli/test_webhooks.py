@@ -21,7 +21,7 @@ def active(home: Path, secret_id: str) -> tuple[str, ...]:
     return SecretStore(home / "webhook_secrets.json").active("shop", secret_id, datetime.now(UTC))
 
 
-def test_a_secret_is_shown_once_and_signs_for_its_tenant(lyra: Lyra, home: Path) -> None:
+def test_a_secret_is_shown_once_and_signs_for_its_own_tenant(lyra: Lyra, home: Path) -> None:
     secret = made(lyra)
     assert active(home, secret["id"]) == (secret["secret"],)
     listed = lyra("webhooks", "secrets", "list").stdout
@@ -29,13 +29,13 @@ def test_a_secret_is_shown_once_and_signs_for_its_tenant(lyra: Lyra, home: Path)
     assert secret["secret"] not in listed
 
 
-def test_a_bare_secret_is_all_that_goes_to_stdout(lyra: Lyra) -> None:
+def test_only_the_secret_is_written_to_stdout(lyra: Lyra) -> None:
     secret = lyra("webhooks", "secrets", "create", "web shop").stdout
     assert secret.startswith("whsec_")
     assert len(secret.split()) == 1
 
 
-def test_rotating_keeps_the_old_secret_for_a_while_and_at_once_does_not(lyra: Lyra, home: Path) -> None:
+def test_rotation_keeps_the_old_secret_for_a_while_unless_immediate(lyra: Lyra, home: Path) -> None:
     first = made(lyra)
     second = json.loads(lyra("webhooks", "secrets", "rotate", first["id"], "--json").stdout)
     assert active(home, first["id"]) == (second["secret"], first["secret"])
@@ -51,18 +51,18 @@ def test_a_revoked_secret_signs_nothing(lyra: Lyra, home: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["rotate", "revoke"])
-def test_an_unknown_id_fails_and_says_where_to_look(lyra: Lyra, verb: str) -> None:
+def test_an_unknown_id_fails_and_suggests_the_list_command(lyra: Lyra, verb: str) -> None:
     result = lyra("webhooks", "secrets", verb, "whk_none")
     assert result.exit_code == 1
     assert "whk_none" in result.stderr
     assert "lyra webhooks secrets list" in result.stderr
 
 
-def test_a_tenant_that_is_no_word_is_wrong_use(lyra: Lyra) -> None:
+def test_an_invalid_tenant_name_is_a_usage_error(lyra: Lyra) -> None:
     assert lyra("webhooks", "secrets", "create", "x", "--tenant", "a/b").exit_code == 2
 
 
-def test_a_damaged_file_fails_without_showing_what_it_holds(lyra: Lyra, home: Path) -> None:
+def test_a_damaged_file_fails_without_showing_its_content(lyra: Lyra, home: Path) -> None:
     (home / "webhook_secrets.json").write_text('{"secrets": ["whsec_x"]}')
     result = lyra("webhooks", "secrets", "list")
     assert result.exit_code == 1

@@ -77,7 +77,7 @@ def test_external_references_are_collected_with_their_keys() -> None:
     }
 
 
-def test_certificate_issued_by_cert_manager_is_not_required() -> None:
+def test_a_certificate_issued_by_cert_manager_is_not_required() -> None:
     ingress: dict[str, Any] = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "Ingress",

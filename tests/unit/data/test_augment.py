@@ -17,7 +17,7 @@ def voice(seconds: float = 0.5) -> np.ndarray:
     return (0.3 * tones * np.sin(2 * np.pi * 3 * time) ** 2).astype(np.float32)
 
 
-def test_the_same_seed_disturbs_alike_and_another_does_not() -> None:
+def test_augmentation_depends_on_the_seed() -> None:
     first, again, other = (augment(voice(), random.Random(seed)) for seed in (5, 5, 6))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -25,7 +25,7 @@ def test_the_same_seed_disturbs_alike_and_another_does_not() -> None:
 
 @given(st.integers(0, 2**32), st.integers(0, 4000), st.booleans(), st.booleans(), st.booleans())
 @settings(max_examples=40)
-def test_any_sound_keeps_its_length_and_stays_in_range(
+def test_augmented_audio_keeps_its_length_and_range(
     seed: int, length: int, noise: bool, room: bool, loudness: bool
 ) -> None:
     heard = augment(voice()[:length], random.Random(seed), noise=noise, room=room, loudness=loudness)
@@ -35,7 +35,7 @@ def test_any_sound_keeps_its_length_and_stays_in_range(
     assert np.abs(heard).max(initial=0) <= 1
 
 
-def test_nothing_but_loudness_leaves_the_sound_as_it_is() -> None:
+def test_with_everything_off_only_loudness_changes() -> None:
     sound = voice()
     louder = augment(sound, random.Random(0), noise=False, room=False)
     np.testing.assert_allclose(louder / np.abs(louder).max(), sound / np.abs(sound).max(), atol=1e-6)
@@ -45,7 +45,7 @@ def test_nothing_but_loudness_leaves_the_sound_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_noise_is_as_far_below_the_voice_as_is_said(seed: int) -> None:
+def test_noise_has_the_requested_signal_to_noise_ratio(seed: int) -> None:
     sound = voice()
     added = with_noise(sound, random.Random(seed)) - sound
     below = 10 * np.log10(np.mean(sound.astype(float) ** 2) / np.mean(added.astype(float) ** 2))
@@ -53,7 +53,7 @@ def test_noise_is_as_far_below_the_voice_as_is_said(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("colour", "low_to_high_db"), [("white", 0), ("pink", 18), ("brown", 36)])
-def test_colours_fall_with_frequency(colour: str, low_to_high_db: float) -> None:
+def test_coloured_noise_falls_with_frequency(colour: str, low_to_high_db: float) -> None:
     made = COLOURS[colour](voice(4), random.Random(0))
     power = np.abs(np.fft.rfft(made)) ** 2
     hertz = np.fft.rfftfreq(len(made), 1 / 16_000)
@@ -61,7 +61,7 @@ def test_colours_fall_with_frequency(colour: str, low_to_high_db: float) -> None
     assert 10 * np.log10(low / high) == pytest.approx(low_to_high_db, abs=3)
 
 
-def test_a_crowd_is_loud_where_the_voice_is() -> None:
+def test_babble_noise_is_in_the_band_of_the_voice() -> None:
     made = COLOURS["crowd"](voice(2), random.Random(0))
     power = np.abs(np.fft.rfft(made)) ** 2
     hertz = np.fft.rfftfreq(len(made), 1 / 16_000)
@@ -69,7 +69,7 @@ def test_a_crowd_is_loud_where_the_voice_is() -> None:
     assert on > 100 * between
 
 
-def test_a_room_answers_after_the_sound_has_ended() -> None:
+def test_a_room_reverberates_after_the_end_of_the_audio() -> None:
     click = np.zeros(8000, np.float32)
     click[0] = 1.0
     heard = in_room(click, random.Random(1))

@@ -24,7 +24,7 @@ SYSTEM = Turn(role=Role.SYSTEM, text="Be brief.")
 
 
 @pytest.mark.parametrize("sample", [spoken(1), seen(1), Conversation(id="text", turns=(SYSTEM, ASK, TELL, ASK, TELL))])
-def test_a_whole_conversation_passes(sample: Conversation) -> None:
+def test_a_valid_conversation_passes(sample: Conversation) -> None:
     check(sample)
 
 
@@ -55,14 +55,14 @@ def test_a_whole_conversation_passes(sample: Conversation) -> None:
         (replace(spoken(1), units=((3, -1),)), Reason.UNITS, "units[0]"),
     ],
 )
-def test_a_fault_is_named_with_its_field_and_reason(sample: Conversation, reason: Reason, field: str) -> None:
+def test_a_fault_is_reported_with_its_field_and_reason(sample: Conversation, reason: Reason, field: str) -> None:
     with pytest.raises(SampleError) as caught:
         check(sample)
     assert (caught.value.reason, caught.value.part) == (reason, field)
     assert caught.value.sample == (sample.id or "without id")
 
 
-def test_a_unit_at_the_size_of_the_vocabulary_is_beyond_it() -> None:
+def test_a_unit_equal_to_the_vocabulary_size_is_out_of_range() -> None:
     sample = replace(spoken(1), units=((0, 999),))
     check_units(sample, 1000)
     with pytest.raises(SampleError, match="999 is outside the vocabulary of 999") as caught:
@@ -70,13 +70,13 @@ def test_a_unit_at_the_size_of_the_vocabulary_is_beyond_it() -> None:
     assert caught.value.reason == Reason.UNITS
 
 
-def test_texts_are_cut_at_placeholders_which_are_kept() -> None:
+def test_texts_are_split_at_placeholders_which_are_kept() -> None:
     assert split_placeholders("<image>\n<speech> What?") == ["<image>", "\n", "<speech>", " What?"]
     assert split_placeholders("Who?") == ["Who?"]
     assert without_placeholders("<image>\nWhat <b>?") == "What <b>?"
 
 
-def test_modalities_are_named_in_one_order() -> None:
+def test_modalities_are_listed_in_a_fixed_order() -> None:
     assert replace(spoken(1), images=(picture(1),)).modality == "image+speech"
     assert Conversation(id="a", turns=(ASK, TELL)).modality == "text"
 
@@ -85,6 +85,6 @@ def test_modalities_are_named_in_one_order() -> None:
     "error",
     [SampleError("a", "b", "c", Reason.UNITS), InvalidInput("field", "message"), CheckpointError("name", "message")],
 )
-def test_errors_come_back_from_another_process_as_they_were(error: Exception) -> None:
+def test_errors_survive_pickling(error: Exception) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))

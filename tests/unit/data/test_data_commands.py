@@ -27,12 +27,12 @@ def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "data", [spoken(1), german], [seen(1), replace(seen(1), id="copy")])
 
 
-def test_a_whole_folder_validates_with_exit_code_0(lyra: Lyra, folder: Path) -> None:
+def test_a_valid_folder_exits_with_0(lyra: Lyra, folder: Path) -> None:
     result = lyra("validate", folder)
     assert (result.exit_code, result.stdout) == (0, "4 samples, no faults\n")
 
 
-def test_faults_are_named_counted_and_end_with_exit_code_1(lyra: Lyra, tmp_path: Path) -> None:
+def test_faults_are_named_and_counted_and_exit_with_1(lyra: Lyra, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(picture(1))
     turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "Noise."}]
     records = [{"id": f"s{n}", "image": f"{n}.png", "conversations": turns[: 2 - n // 2]} for n in (0, 1, 2)]
@@ -48,7 +48,7 @@ def test_faults_are_named_counted_and_end_with_exit_code_1(lyra: Lyra, tmp_path:
     assert json.loads((tmp_path / "report.json").read_text())["reasons"] == {"missing-file": 1, "no-answer": 1}
 
 
-def test_a_folder_that_is_no_data_says_what_to_do(lyra: Lyra, tmp_path: Path) -> None:
+def test_a_folder_without_data_says_what_to_do(lyra: Lyra, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     result = lyra("validate", tmp_path / "none")
     assert result.exit_code == 1
@@ -65,7 +65,7 @@ def test_stats_print_the_table_and_write_the_files(lyra: Lyra, folder: Path, tmp
     assert lyra("stats", folder, "--out", tmp_path / "out", "--kind", "song").exit_code == 1
 
 
-def test_filter_prints_what_was_dropped_for_what(lyra: Lyra, folder: Path, tmp_path: Path) -> None:
+def test_filter_prints_the_dropped_samples_by_reason(lyra: Lyra, folder: Path, tmp_path: Path) -> None:
     result = lyra("filter", folder, "--out", tmp_path / "out", "--language", "en", "--drop-duplicates")
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines() if "dropped" in line or "kept" in line] == [
@@ -83,9 +83,7 @@ def test_filter_takes_blocked_words_from_a_file(lyra: Lyra, folder: Path, tmp_pa
     assert read_manifest(tmp_path / "out").dropped == {"blocked-words": 1}
 
 
-def test_a_threshold_without_meaning_and_a_broken_source_end_with_exit_code_1(
-    lyra: Lyra, folder: Path, tmp_path: Path
-) -> None:
+def test_an_invalid_threshold_or_a_broken_source_exits_with_1(lyra: Lyra, folder: Path, tmp_path: Path) -> None:
     result = lyra("filter", folder, "--out", tmp_path / "out", "--max-silence", 1.5)
     assert (result.exit_code, "max_silence: 1.5 is not between 0 and 1" in result.stderr) == (1, True)
     assert not (tmp_path / "out").exists()

@@ -37,7 +37,7 @@ def ids(samples: list[Conversation]) -> list[str]:
 ALL = [f"seen-{number}" for number in range(sum(SIZES))]
 
 
-def test_every_sample_is_found_by_its_number_in_any_order(folder: Path) -> None:
+def test_every_sample_can_be_read_by_index_in_any_order(folder: Path) -> None:
     dataset = ConversationDataset(folder)
     assert len(dataset) == len(ALL)
     assert [dataset[index].id for index in reversed(range(len(ALL)))] == list(reversed(ALL))
@@ -48,7 +48,7 @@ def test_every_sample_is_found_by_its_number_in_any_order(folder: Path) -> None:
         dataset[-1]
 
 
-def test_light_samples_tell_everything_but_the_media(tmp_path: Path) -> None:
+def test_light_samples_have_everything_but_the_media(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [spoken(1, units=((4, 5, 5),), ended=False), seen(2)])
     heard, shown = ConversationDataset(folder).light()
     whole = spoken(1)
@@ -75,7 +75,7 @@ def test_light_samples_are_read_without_the_media(tmp_path: Path, monkeypatch: p
     assert not any("data" in name or name.startswith(("images", "videos")) for columns in asked for name in columns)
 
 
-def test_rough_lengths_grow_with_sound_and_pictures(tmp_path: Path) -> None:
+def test_estimated_lengths_grow_with_audio_and_pictures(tmp_path: Path) -> None:
     longer = spoken(1, id="long", speech=(speech(1, 3.0, transcript="x"),))
     folder = write_folder(tmp_path, [spoken(1), longer, seen(2)])
     short, long, shown = ConversationDataset(folder).rough_lengths(5)
@@ -103,7 +103,7 @@ def test_a_shuffled_stream_has_every_sample_once_and_epochs_differ(folder: Path)
     seed=st.integers(0, 3),
     epoch=st.integers(0, 2),
 )
-def test_ranks_share_the_samples_equally_and_skipping_goes_on_where_it_stopped(
+def test_ranks_share_the_samples_equally_and_skipping_resumes_a_stream(
     folder: Path, world: int, buffer: int, skip: int, seed: int, epoch: int
 ) -> None:
     def part(rank: int, skip: int = 0) -> list[str]:
@@ -131,12 +131,12 @@ def test_skipped_row_groups_are_not_read(folder: Path, monkeypatch: pytest.Monke
     assert len(read) <= 2
 
 
-def test_a_rank_outside_of_the_world_is_refused(folder: Path) -> None:
+def test_a_rank_outside_the_world_size_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="rank 2 of 2"):
         next(stream(folder, seed=1, shuffle_buffer=0, rank=2, world=2))
 
 
-def test_a_shard_that_is_lost_after_opening_is_named(tmp_path: Path) -> None:
+def test_a_shard_deleted_after_opening_is_named(tmp_path: Path) -> None:
     dataset = ConversationDataset(write_folder(tmp_path, [seen(0)]))
     shard_path(tmp_path, 0).unlink()
     with pytest.raises(DataError, match=r"00000\.parquet: is missing"):

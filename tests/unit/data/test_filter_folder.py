@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_dropped_samples_are_counted_and_named_and_the_rest_is_there(tmp_path: Path, source: Path) -> None:
+def test_dropped_samples_are_counted_and_named_and_the_rest_is_written(tmp_path: Path, source: Path) -> None:
     manifest = filter_folder(source, tmp_path / "out", RULES)
     assert manifest == read_manifest(tmp_path / "out")
     assert manifest.dropped == {"duplicate": 2, "repetition": 2, "too-short": 1}
@@ -77,7 +77,7 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path, source: Path) -> None:
         ("_done", 0),
     ],
 )
-def test_an_interrupted_run_goes_on_and_repeats_nothing_that_was_done(
+def test_an_interrupted_run_resumes_without_repeating_finished_shards(
     tmp_path: Path, source: Path, step: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filter_folder(source, tmp_path / "whole", RULES)
@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on_and_repeats_nothing_that_was_done(
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
 
 
-def test_what_a_killed_run_left_half_written_is_not_taken_for_whole(tmp_path: Path, source: Path) -> None:
+def test_partly_written_files_of_a_killed_run_are_ignored(tmp_path: Path, source: Path) -> None:
     filter_folder(source, tmp_path / "whole", RULES)
     out = tmp_path / "out"
     shutil.copytree(tmp_path / "whole", out)
@@ -125,7 +125,7 @@ def test_other_rules_or_another_source_need_another_folder(tmp_path: Path, sourc
         filter_folder(other, tmp_path / "out", RULES)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, source: Path) -> None:
+def test_a_folder_with_other_content_is_left_alone(tmp_path: Path, source: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(DataError, match="not empty and not a data set"):
@@ -136,7 +136,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, source: Path) 
             filter_folder(source, inside, RULES)
 
 
-def test_a_source_that_was_changed_is_refused(tmp_path: Path, source: Path) -> None:
+def test_a_modified_source_is_refused(tmp_path: Path, source: Path) -> None:
     path = shard_path(source, 1)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -152,7 +152,7 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, source: Path) 
         filter_folder(source, tmp_path / "out", RULES)
 
 
-def test_media_that_do_not_decode_are_dropped_without_any_rule(tmp_path: Path) -> None:
+def test_undecodable_media_are_dropped_without_any_rule(tmp_path: Path) -> None:
     broken = replace(spoken(1), speech=(replace(speech(1), data=b"no sound" * 99),))
     manifest = filter_folder(write_folder(tmp_path / "source", [broken, spoken(2)]), tmp_path / "out", Rules())
     assert (manifest.samples, manifest.dropped) == (1, {"audio-does-not-decode": 1})

@@ -65,13 +65,13 @@ def test_a_planted_fault_is_dropped_for_exactly_its_reason(reason: str) -> None:
     assert Filters(ALL_RULES).reason(PLANTED[reason]) == reason
 
 
-def test_clean_samples_stay() -> None:
+def test_clean_samples_are_kept() -> None:
     filters = Filters(ALL_RULES)
     assert [filters.reason(sample) for sample in CLEAN] == [None] * len(CLEAN)
 
 
 @pytest.mark.parametrize("reason", [each for each in PLANTED if isinstance(each, FilterReason)], ids=str)
-def test_a_filter_that_is_off_drops_nothing(reason: FilterReason) -> None:
+def test_a_disabled_filter_drops_nothing(reason: FilterReason) -> None:
     assert Filters(Rules()).reason(PLANTED[reason]) is None
 
 
@@ -89,7 +89,7 @@ def test_recording_that_does_not_match_its_transcript_is_dropped() -> None:
     ]
 
 
-def test_whisper_of_the_named_preset_transcribes() -> None:
+def test_the_named_presets_whisper_transcribes() -> None:
     """With its random weights, preset tiny's transcript matches nothing."""
     filters = Filters(Rules(max_word_errors=0.5, hearing="tiny"))
     assert filters.reason(spoken(1)) == FilterReason.WORD_ERRORS
@@ -108,13 +108,13 @@ def test_whisper_of_the_named_preset_transcribes() -> None:
         (Rules(languages=("en", "english")), "languages"),
     ],
 )
-def test_a_threshold_without_meaning_is_named(rules: Rules, field: str) -> None:
+def test_an_invalid_threshold_is_named(rules: Rules, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         Filters(rules)
     assert caught.value.field == field
 
 
-def test_shares_of_silence_and_clipping_are_those_that_were_planted() -> None:
+def test_planted_shares_of_silence_and_clipping_are_measured() -> None:
     assert silence_share(mostly_silent()) == pytest.approx(2 / 3, abs=0.02)
     assert silence_share(voice(1)) < 0.05
     assert silence_share(np.zeros(RATE, np.float32)) == 1.0
@@ -133,26 +133,26 @@ def test_silence_does_not_depend_on_loudness(gain: float) -> None:
     assert silence_share(quiet) == pytest.approx(silence_share(mostly_silent()), abs=0.01)
 
 
-def test_repetition_is_the_share_of_sequences_that_come_again() -> None:
+def test_repetition_is_the_share_of_repeated_sequences() -> None:
     assert repetition("one two three four " * 5) == pytest.approx(1 - 4 / 17)
     assert repetition(" ".join(f"word{number}" for number in range(100))) == 0.0
     assert repetition("no no no no no no") == 0.0  # too short to be a loop
 
 
 @pytest.mark.parametrize("text", ["yes", "a cat", "blue", "42", "Ishmael", "Is there a red circle?", *ANSWERS])
-def test_short_and_english_texts_are_taken_for_english(text: str) -> None:
+def test_short_and_english_texts_count_as_english(text: str) -> None:
     assert not is_in_another_language(text, ("en",))
 
 
 @pytest.mark.parametrize(
     "text", ["Wo ist bitte der Bahnhof?", "Bonjour, comment allez-vous aujourd'hui ?", "这是什么颜色的"]
 )
-def test_other_languages_are_told(text: str) -> None:
+def test_other_languages_are_detected(text: str) -> None:
     assert is_in_another_language(text, ("en",))
     assert not is_in_another_language(text, ("en", "de", "fr", "zh"))
 
 
-def test_blocked_words_are_whole_words_in_any_case(tmp_path: Path) -> None:
+def test_blocked_words_match_whole_words_in_any_case(tmp_path: Path) -> None:
     path = tmp_path / "blocked.txt"
     path.write_text("Swordfish  # the fish\n\n# only a remark\nopen  sesame\n")
     phrases = read_blocked_words(path)
@@ -186,7 +186,7 @@ def test_nearly_the_same_words_are_a_near_duplicate() -> None:
     assert verdicts([first, near], similarity=0.99) == [None, None]
 
 
-def test_another_voice_or_another_picture_is_no_duplicate() -> None:
+def test_another_voice_or_picture_is_not_a_duplicate() -> None:
     other_voice = replace(spoken(1), speech=(replace(spoken(1).speech[0], voice="awb"),))
     other_picture = replace(seen(1), images=(picture(77),))
     assert verdicts([spoken(1), other_voice, seen(1), other_picture])[1:] == [FilterReason.DUPLICATE, None, None]
@@ -203,14 +203,14 @@ def test_another_voice_or_another_picture_is_no_duplicate() -> None:
     )
 
 
-def test_short_answers_that_differ_are_no_near_duplicates() -> None:
+def test_different_short_answers_are_not_near_duplicates() -> None:
     pairs = [("Is there a circle?", "yes"), ("Is there a square?", "yes"), ("Is there a circle?", "no"), ("?", "!")]
     samples = [replace(seen(1), turns=dialogue(f"<image>{ask}", tell)) for ask, tell in pairs]
     assert verdicts(samples, similarity=0.9) == [None] * 4
 
 
 @pytest.mark.parametrize("similarity", [0.5, 0.7, 0.8, 0.9, 0.95])
-def test_bands_find_pairs_of_that_similarity(similarity: float) -> None:
+def test_minhash_bands_find_pairs_of_the_given_similarity(similarity: float) -> None:
     rows = rows_of_a_band(similarity)
     assert 128 % rows == 0
     assert 1 - (1 - similarity**rows) ** (128 // rows) >= 0.95

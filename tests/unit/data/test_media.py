@@ -28,7 +28,7 @@ def taller(data: bytes, kind: str, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_picture_that_lies_about_its_size_is_named(kind: str) -> None:
+def test_a_picture_with_a_false_size_in_its_header_is_named(kind: str) -> None:
     whole = picture(1, kind, (64, 48))
     check_image("a", "images[0]", whole, Limits())
     with pytest.raises(SampleError, match="says 64 x 480, but it contains fewer pixels") as caught:
@@ -37,7 +37,7 @@ def test_a_picture_that_lies_about_its_size_is_named(kind: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA", "I;16"])
-def test_pngs_of_all_kinds_hold_their_pixels(mode: str) -> None:
+def test_a_png_of_any_type_has_enough_data_for_its_pixels(mode: str) -> None:
     image = Image.new("I;16", (37, 51)) if mode == "I;16" else Image.new("RGB", (37, 51), (9, 8, 7)).convert(mode)
     file = io.BytesIO()
     image.save(file, "PNG")
@@ -45,7 +45,7 @@ def test_pngs_of_all_kinds_hold_their_pixels(mode: str) -> None:
     assert not holds_all_pixels(taller(file.getvalue(), "PNG", 60), "PNG")
 
 
-def test_an_interlaced_png_holds_its_pixels() -> None:
+def test_an_interlaced_png_has_enough_data_for_its_pixels() -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -62,7 +62,7 @@ def test_an_interlaced_png_holds_its_pixels() -> None:
     assert not holds_all_pixels(png(3, 3, bytes(size - 1)), "PNG")
 
 
-def test_a_decompression_bomb_is_refused_by_its_header_or_before_it_has_grown() -> None:
+def test_a_decompression_bomb_is_refused_from_its_header() -> None:
     with pytest.raises(SampleError) as caught:
         check_image("a", "images[0]", taller(picture(1, size=(60_000, 1)), "PNG", 60_000), Limits())
     assert caught.value.reason == Reason.IMAGE_SIZE
@@ -70,7 +70,7 @@ def test_a_decompression_bomb_is_refused_by_its_header_or_before_it_has_grown() 
         check_image("a", "images[0]", picture(1), Limits(pixels=100))
 
 
-def test_an_ending_of_another_format_is_named_and_a_name_without_one_is_not() -> None:
+def test_a_file_suffix_of_another_format_is_named_and_a_missing_one_is_not() -> None:
     check_image("a", "images[0]", picture(1, "JPEG"), Limits(), name="1.JPEG")
     check_image("a", "images[0]", picture(1, "WEBP"), Limits(), name="1")
     with pytest.raises(SampleError, match=r"1\.png contains WEBP, not PNG") as caught:
@@ -78,7 +78,7 @@ def test_an_ending_of_another_format_is_named_and_a_name_without_one_is_not() ->
     assert caught.value.reason == Reason.IMAGE_FORMAT
 
 
-def test_seconds_are_those_that_sound() -> None:
+def test_duration_is_that_of_the_decoded_audio() -> None:
     assert audio_seconds("a", "speech[0]", encoded(voice(1, 1.25)), Limits()) == 1.25
     sample = spoken(1, speech=(speech(1, 2.0),))
     check_media(sample, Limits())
@@ -88,7 +88,7 @@ def test_seconds_are_those_that_sound() -> None:
     assert caught.value.reason == Reason.SECONDS
 
 
-def test_a_time_limit_ends_what_takes_longer_and_leaves_the_rest_alone() -> None:
+def test_a_time_limit_interrupts_only_what_exceeds_it() -> None:
     with pytest.raises(TooSlow), time_limit(0.02):
         time.sleep(5)
     with time_limit(30):
@@ -109,7 +109,7 @@ def test_in_another_thread_there_is_no_time_limit() -> None:
     assert done.is_set()
 
 
-def test_slow_decoding_is_a_fault_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_decoding_is_a_sample_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_core.data.media.decode_audio", lambda *args, **options: time.sleep(5))
     with pytest.raises(SampleError, match=r"decoding exceeds the limit of 0\.02 s") as caught:
         audio_seconds("a", "speech[0]", b"x", Limits(decoding_seconds=0.02))

@@ -62,7 +62,7 @@ def test_the_published_layout_reads_directly(tmp_path: Path, media: Path) -> Non
     assert (found[5].modality, found[5].source) == ("image", "mine")
 
 
-def test_json_lines_read_too_and_ids_of_one_picture_are_told_apart(tmp_path: Path, media: Path) -> None:
+def test_json_lines_are_read_and_ids_of_one_picture_are_made_distinct(tmp_path: Path, media: Path) -> None:
     record = json.dumps({"id": "a", "image": "2.png", "conversations": turns("<image>What?", "Noise.")})
     path = tmp_path / "data.jsonl"
     path.write_text(f"{record}\n\n{record}\n")
@@ -113,7 +113,7 @@ def bad(media: Path) -> dict[str, tuple[dict[str, Any], Reason]]:
     }
 
 
-def test_each_fault_is_named_and_the_good_samples_are_read(tmp_path: Path, media: Path) -> None:
+def test_each_fault_is_named_and_the_valid_samples_are_read(tmp_path: Path, media: Path) -> None:
     faults = bad(media)
     records = [record | {"id": name} if record else record for name, (record, _) in faults.items()]
     good = {"id": "good", "conversations": turns("Who?", "Me.")}
@@ -126,14 +126,14 @@ def test_each_fault_is_named_and_the_good_samples_are_read(tmp_path: Path, media
     assert {error.sample: error.reason for error in errors} == expected
 
 
-def test_the_first_bad_sample_is_raised_where_nobody_counts(tmp_path: Path, media: Path) -> None:
+def test_without_a_fault_counter_the_first_bad_sample_raises(tmp_path: Path, media: Path) -> None:
     path = written(tmp_path, [{"id": "open", "conversations": turns("Who?")}])
     with pytest.raises(SampleError, match=r"sample open, turns: the last turn has no answer"):
         list(read_published_json(path, media))
 
 
 @pytest.mark.parametrize("text", ['[{"id": 1}, {"id"', "[1, 2", "no json", '{"id": 1}\n{"id"'])
-def test_a_file_that_is_cut_or_no_json_is_named(tmp_path: Path, media: Path, text: str) -> None:
+def test_a_truncated_or_invalid_json_file_is_named(tmp_path: Path, media: Path, text: str) -> None:
     path = tmp_path / "data.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"data\.json: is not a complete JSON list"):

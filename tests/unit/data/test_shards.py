@@ -37,7 +37,7 @@ EVERYTHING = Conversation(
 )
 
 
-def test_a_sample_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_sample_round_trips(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [EVERYTHING, spoken(1)])
     assert list(ConversationDataset(folder)) == [EVERYTHING, spoken(1)]
 
@@ -49,7 +49,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     assert shard_path(tmp_path / "a", 0).read_bytes() == shard_path(tmp_path / "b", 0).read_bytes()
 
 
-def test_an_entry_is_computed_from_the_file_as_it_was_written(tmp_path: Path) -> None:
+def test_a_manifest_entry_is_computed_from_the_written_file(tmp_path: Path) -> None:
     dropped: Counter[str] = Counter()
 
     def kept() -> Iterator[Conversation]:
@@ -67,25 +67,25 @@ def test_an_entry_is_computed_from_the_file_as_it_was_written(tmp_path: Path) ->
     assert read_shard_entry(shard_path(tmp_path, 3)) == entry
 
 
-def test_a_row_group_ends_where_its_media_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_media_end_a_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_core.data.shards.GROUP_BYTES", 3 * len(picture(0)) - 1)
     entry = write_shard(tmp_path, 0, map(seen, range(7)))
     assert entry.groups == (3, 3, 1)
 
 
-def test_a_shard_may_have_lost_all_of_its_samples(tmp_path: Path) -> None:
+def test_a_shard_may_be_empty(tmp_path: Path) -> None:
     entry = write_shard(tmp_path, 0, [], dropped={"silence": 2})
     assert read_shard_entry(shard_path(tmp_path, 0)) == entry
     assert (entry.samples, entry.dropped) == (0, {"silence": 2})
 
 
-def test_a_bad_sample_ends_a_shard_and_leaves_no_file(tmp_path: Path) -> None:
+def test_a_bad_sample_raises_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="spoken-1"):
         write_shard(tmp_path, 0, [spoken(0), replace(spoken(1), speech=())])
     assert list((tmp_path / "shards").iterdir()) == []
 
 
-def test_a_manifest_comes_back_as_it_was_and_adds_up(tmp_path: Path) -> None:
+def test_a_manifest_round_trips_and_its_totals_add_up(tmp_path: Path) -> None:
     entries = tuple(write_shard(tmp_path, n, [spoken(n), seen(n)], dropped={"silence": n}) for n in range(3))
     manifest = Manifest(kind="align", name="n", seed=7, shards=entries, spec={"a": [1]}, versions={"numpy": "2"})
     write_manifest(tmp_path, manifest)
@@ -95,13 +95,13 @@ def test_a_manifest_comes_back_as_it_was_and_adds_up(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "manifest.json").read_text())["totals"]["samples"] == 6
 
 
-def test_a_kind_that_there_is_not_is_no_manifest(tmp_path: Path) -> None:
+def test_a_manifest_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'song' is not one of align"):
         write_manifest(tmp_path, Manifest(kind="song", name="n", seed=0, shards=()))
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_a_folder_without_manifest_says_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a data folder"):
         read_manifest(tmp_path)
     write_shard(tmp_path, 0, [spoken(0)])
@@ -110,13 +110,13 @@ def test_a_folder_without_manifest_says_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', '{"format": 1, "shards": [{"file": "x"}]}'])
-def test_a_manifest_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+def test_an_invalid_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"manifest\.json: is not a manifest of this version"):
         read_manifest(tmp_path)
 
 
-def test_a_missing_a_cut_and_a_foreign_shard_are_named(tmp_path: Path) -> None:
+def test_missing_truncated_and_foreign_shards_are_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [spoken(0)], [spoken(1)])
     path = shard_path(folder, 1)
     whole = path.read_bytes()
@@ -131,7 +131,7 @@ def test_a_missing_a_cut_and_a_foreign_shard_are_named(tmp_path: Path) -> None:
         read_manifest(folder)
 
 
-def test_a_changed_byte_is_found_by_the_hash(tmp_path: Path) -> None:
+def test_a_changed_byte_is_detected_by_the_hash(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [spoken(0)])
     path = shard_path(folder, 0)
     whole = bytearray(path.read_bytes())
@@ -141,7 +141,7 @@ def test_a_changed_byte_is_found_by_the_hash(tmp_path: Path) -> None:
         verify_shard(folder, read_manifest(folder).shards[0])
 
 
-def test_a_parquet_file_of_something_else_is_no_shard(tmp_path: Path) -> None:
+def test_another_parquet_file_is_not_a_shard(tmp_path: Path) -> None:
     import pyarrow as pa
 
     path = tmp_path / "other.parquet"

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "data", [spoken(1), spoken(2, speech=(speech(2, 2.0, "x"),))], [seen(1), both])
 
 
-def test_figures_are_those_of_the_samples(folder: Path) -> None:
+def test_statistics_are_computed_from_the_samples(folder: Path) -> None:
     stats = measure(light_samples(folder), "instruct", count_tokens=lambda text: len(text.split()), tokenizer="words")
     assert (stats.samples, stats.tokenizer) == (4, "words")
     assert stats.mix == {"speech": 2, "image": 1, "image+speech": 1}
@@ -45,14 +45,14 @@ def test_without_a_tokenizer_four_letters_are_a_token(folder: Path) -> None:
     assert stats.values["prompt_tokens"][0] == round(len("<speech>") / 4)
 
 
-def test_a_spread_is_that_of_its_values() -> None:
+def test_a_distribution_describes_its_values() -> None:
     spread = Spread.of([float(value) for value in range(1, 101)])
     assert (spread.count, spread.total, spread.least, spread.most) == (100, 5050, 1, 100)
     assert (spread.median, spread.mean, spread.p95) == (50.5, 50.5, 96)
     assert Spread.of([]) == Spread()
 
 
-def test_everything_is_written_as_json_table_and_pictures(tmp_path: Path, folder: Path) -> None:
+def test_statistics_are_written_as_json_table_and_plots(tmp_path: Path, folder: Path) -> None:
     write_stats(measure(light_samples(folder), "instruct", bad={"no-answer": 3}), tmp_path / "out")
     values = json.loads((tmp_path / "out" / "stats.json").read_text())
     assert values["spread"]["seconds"]["median"] == 2.0
@@ -68,7 +68,7 @@ def test_everything_is_written_as_json_table_and_pictures(tmp_path: Path, folder
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 
-def test_a_published_file_is_counted_and_its_bad_samples_are_passed_over(tmp_path: Path) -> None:
+def test_a_published_file_is_counted_without_its_bad_samples(tmp_path: Path) -> None:
     (tmp_path / "1.wav").write_bytes(encoded(voice(1, 1.5), "WAV"))
     (tmp_path / "1.png").write_bytes(picture(1))
     turns = [{"from": "human", "value": "<image><speech>"}, {"from": "gpt", "value": "Noise."}]
@@ -81,14 +81,14 @@ def test_a_published_file_is_counted_and_its_bad_samples_are_passed_over(tmp_pat
     assert reasons == ["missing-file"]
 
 
-def test_the_published_shape_agrees_with_itself() -> None:
+def test_the_published_statistics_are_consistent() -> None:
     for kind, shape in SHAPES.items():
         mix = dict.fromkeys(shape.modalities, 1000)
         seconds = [sum(shape.seconds) / 2] if shape.seconds else []
         assert all(line.agrees for line in compare(kind, shape.samples, mix, seconds))
 
 
-def test_what_differs_from_the_published_shape_is_told() -> None:
+def test_differences_from_the_published_statistics_are_reported() -> None:
     lines = {line.what: line for line in compare("long-speech", 1200, {"image": 200, "speech": 1000}, [1.0, 600.0])}
     assert {what: line.agrees for what, line in lines.items()} == {
         "samples": False,

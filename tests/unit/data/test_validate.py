@@ -20,7 +20,7 @@ def found(folder: Path, **options: object) -> set[tuple[str, str]]:
     return {(fault.sample, fault.reason) for fault in report.faults}
 
 
-def test_a_whole_folder_has_no_fault(tmp_path: Path) -> None:
+def test_a_valid_folder_has_no_faults(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [spoken(1), seen(1)], [], [spoken(2)])
     shown: list[tuple[int, int]] = []
     report = validate(folder, progress=lambda done, total: shown.append((done, total)))
@@ -48,7 +48,7 @@ def test_media_that_do_not_decode_are_named_by_sample(tmp_path: Path) -> None:
     }
 
 
-def test_an_id_that_stands_in_two_shards_is_named(tmp_path: Path) -> None:
+def test_an_id_in_two_shards_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [spoken(1), seen(1)], [spoken(1)])
     report = validate(folder)
     assert [(fault.sample, fault.reason) for fault in report.faults] == [("spoken-1", Reason.SAME_ID)]
@@ -85,7 +85,7 @@ def test_a_changed_byte_anywhere_is_one_broken_shard(tmp_path: Path, at: float) 
     assert (path.name, BROKEN_SHARD) in {(Path(name).name, reason) for name, reason in found(folder)}
 
 
-def test_rows_that_another_program_wrote_are_checked_like_ours(tmp_path: Path) -> None:
+def test_rows_written_by_another_program_are_checked_like_ours(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [spoken(1), seen(1)])
     path = shard_path(folder, 0)
     table = pq.read_table(path)
@@ -128,7 +128,7 @@ def test_a_report_has_every_fault(tmp_path: Path) -> None:
     assert set(values["list"][0]) == {"sample", "field", "reason", "message"}
 
 
-def test_where_there_is_nothing_to_check_it_says_so(tmp_path: Path) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a data folder"):
         validate(tmp_path)
     with pytest.raises(DataError, match="is not a file"):

@@ -25,7 +25,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files_and_headings(page: str) -> None:
+def test_links_lead_to_existing_files_and_headings(page: str) -> None:
     here = ROOT / page
     text = _CODE.sub("", here.read_text())
     for target, anchor in _LINK.findall(text):
@@ -35,7 +35,7 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
             assert anchor in anchors(file), f"{target}#{anchor}"
 
 
-def test_tests_that_the_security_page_names_exist() -> None:
+def test_tests_named_on_the_security_page_exist() -> None:
     file, count = "", 0
     for path, name in _TEST.findall((ROOT / "docs" / "security.md").read_text()):
         if not (path or name):

@@ -52,7 +52,7 @@ def nothing(name: str, done: int, total: int) -> None:
     """Shows no progress."""
 
 
-def test_card_has_every_target() -> None:
+def test_the_model_card_has_every_target() -> None:
     targets = {figure.what: (figure.minimum, figure.maximum) for part in PARTS for figure in part.figures}
     assert targets["WER, held-out sentences, held-out voice"] == (None, 0.12)
     assert targets["WER, human recordings"] == (None, 0.30)
@@ -78,7 +78,7 @@ def test_parts_are_chosen_by_prefixes_of_their_names() -> None:
         choose_parts(("songs",))
 
 
-def test_parts_of_every_kind_make_one_card(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_every_kind_make_one_model_card(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"prompts": 1, "questions": 1, "voice": ""}
     shorter = tuple(
         Part(name=part.name, run=part.run, options={**part.options, **few}, figures=part.figures, timed=part.timed)
@@ -99,7 +99,7 @@ def test_parts_of_every_kind_make_one_card(data: Path, monkeypatch: pytest.Monke
         assert json.loads((data.parent / "card" / "parts" / part.name / "result.json").read_text())["count"] > 0
 
 
-def test_missing_test_set_is_named_and_finished_parts_stay(data: Path) -> None:
+def test_a_missing_test_set_is_named_and_finished_parts_are_kept(data: Path) -> None:
     (data / "human.jsonl").unlink()
     with pytest.raises(InvalidInput, match=r"human\.jsonl is not a file"):
         evaluate_nano(plan(data, "wer"), nothing)
@@ -125,7 +125,7 @@ def test_missing_test_set_is_named_and_finished_parts_stay(data: Path) -> None:
         (Figure(what="a", at=("x",), minimum_at=("z",)), {"x": 0.6, "z": 0.7}, "60.0 %", "at least 70.0 %", False),
     ],
 )
-def test_figure_is_held_against_its_target(
+def test_a_figure_is_compared_with_its_target(
     figure: Figure, result: dict[str, Any], shown: str, target: str, reached: bool | None
 ) -> None:
     line = nano._line(figure, result)

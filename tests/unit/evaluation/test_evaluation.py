@@ -35,7 +35,7 @@ SPOKEN = {"image": "media/red.png", "audio": "media/short.wav", "answer": "red"}
 
 
 @pytest.mark.parametrize("whisper_decoder", [False, True])
-def test_word_error_rate_is_that_of_the_predictions_written(folder: Path, whisper_decoder: bool) -> None:
+def test_word_error_rate_is_computed_from_the_written_predictions(folder: Path, whisper_decoder: bool) -> None:
     out = folder / "deep" / "out.jsonl"
     steps: list[tuple[int, int]] = []
     lines = manifest(folder, HEARD | {"voice": "tone"}, "", HEARD)
@@ -59,7 +59,7 @@ def test_word_error_rate_is_that_of_the_predictions_written(folder: Path, whispe
     assert "\n" not in result.to_json()
 
 
-def test_recording_of_several_clips_is_heard_clip_by_clip(folder: Path) -> None:
+def test_a_recording_of_several_clips_is_transcribed_clip_by_clip(folder: Path) -> None:
     write_tone(folder / "media" / "long.wav", seconds=61)
     assert evaluate_wer(manifest(folder, HEARD | {"audio": "media/long.wav"}), TINY).count == 1
 
@@ -73,7 +73,7 @@ def test_written_and_spoken_questions_are_answered(folder: Path) -> None:
     assert printed["value"] == sum(p["correct"] for p in predictions) / 2
 
 
-def test_answer_as_expected_counts_as_correct(folder: Path) -> None:
+def test_an_expected_answer_counts_as_correct(folder: Path) -> None:
     out = folder / "out.jsonl"
     evaluate_vqa(manifest(folder, WRITTEN), TINY, out=out)
     said = json.loads(out.read_text())["prediction"]
@@ -124,7 +124,7 @@ def test_missing_empty_wordless_and_binary_manifests_are_refused(folder: Path) -
         assert refused.value.field == "manifest"
 
 
-def test_manifest_is_not_overwritten_by_its_predictions(folder: Path) -> None:
+def test_a_manifest_is_not_overwritten_by_its_predictions(folder: Path) -> None:
     path = manifest(folder, HEARD)
     with pytest.raises(InvalidInput, match="manifest itself"):
         evaluate_wer(path, TINY, out=path)
@@ -136,7 +136,7 @@ def test_unknown_preset_is_refused(folder: Path) -> None:
         evaluate_wer(manifest(folder, HEARD), PresetSubject("huge"))
 
 
-def test_a_preset_is_measured_on_a_gpu(folder: Path, gpu: torch.device) -> None:
+def test_a_preset_is_evaluated_on_a_gpu(folder: Path, gpu: torch.device) -> None:
     subject = PresetSubject("tiny-qwen2-vl", device=gpu)
     assert evaluate_wer(manifest(folder, HEARD, HEARD), subject).count == 2
     assert evaluate_vqa(manifest(folder, WRITTEN, SPOKEN), subject).count == 2

@@ -42,7 +42,7 @@ def tiny() -> PresetSubject:
 # Facts
 
 
-def test_facts_count_what_speech_keeps_of_what_writing_got_right(tmp_path: Path) -> None:
+def test_facts_count_correct_written_answers_that_stay_correct_in_speech(tmp_path: Path) -> None:
     said = {
         "written line 1": "paris",
         "written line 2": "Eight legs!",
@@ -70,13 +70,13 @@ def test_facts_count_what_speech_keeps_of_what_writing_got_right(tmp_path: Path)
         factual_report(samples, subject, None, judge="mild")
 
 
-def test_facts_in_writing_alone_are_asked_of_a_preset(tmp_path: Path, tiny: PresetSubject) -> None:
+def test_factual_runs_with_written_questions_only(tmp_path: Path, tiny: PresetSubject) -> None:
     written, spoken = write_factual(tmp_path)
     assert factual_report(load_factual(written), tiny, None).result.metric == "factual_written_contained"
     assert factual_report(load_factual(written, spoken), tiny, None).result.count == 4
 
 
-def test_factual_manifests_of_other_questions_are_refused(tmp_path: Path) -> None:
+def test_mismatched_factual_manifests_are_refused(tmp_path: Path) -> None:
     written, spoken = write_factual(tmp_path)
     lines = [json.loads(line) for line in spoken.read_text().splitlines()]
     with pytest.raises(InvalidInput, match="has 3 questions"):
@@ -91,7 +91,7 @@ def test_factual_manifests_of_other_questions_are_refused(tmp_path: Path) -> Non
 # Text
 
 
-def test_text_is_left_alone_by_a_preset_and_changed_by_an_adapter_forced_on_it(tiny: PresetSubject) -> None:
+def test_a_preset_keeps_its_text_answers_unless_an_adapter_is_forced(tiny: PresetSubject) -> None:
     with_adapter = PresetSubject("tiny")
     _make_adapter_loud(with_adapter, "speech")
     report = text_quality_report(PROMPT_PAIR, with_adapter, None, adapters=["speech"], max_tokens=16)
@@ -99,14 +99,14 @@ def test_text_is_left_alone_by_a_preset_and_changed_by_an_adapter_forced_on_it(t
     assert report.result.details["with_adapter"]["speech"]["same"] < 1
 
 
-def test_words_changed_are_counted_against_the_base() -> None:
+def test_changed_words_are_counted_against_the_base_model() -> None:
     said = {"base": "a red house here", "": "a red house here", "speech": "a red mouse"}
     subject = ScriptedSubject(say=lambda question: said[question.adapter])
     report = text_quality_report(PROMPT_PAIR, subject, None, adapters=["speech"])
     assert report.result.details["with_adapter"]["speech"] == {"same": 0.0, "words_changed": 0.5}
 
 
-def test_prompts_come_from_lines_or_from_ours(tmp_path: Path) -> None:
+def test_prompts_come_from_a_file_or_are_built_in(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     assert load_prompts(tmp_path / "a.txt") == [("line 1", "one"), ("line 3", "two")]
     assert load_prompts(write_lines(tmp_path / "a.jsonl", {"question": "one"})) == [("line 1", "one")]
@@ -127,7 +127,7 @@ def _make_adapter_loud(subject: PresetSubject, name: str) -> None:
 # Spoken answers
 
 
-def test_spoken_answer_is_scored_by_whispers_transcript_of_it(tmp_path: Path) -> None:
+def test_a_spoken_answer_is_scored_by_its_whisper_transcript(tmp_path: Path) -> None:
     transcripts = iter(["good morning to you", "I am very fine"])
     said = {"prompt 1": "Good morning!", "prompt 2": "I am fine."}
     subject = ScriptedSubject(say=lambda question: said[question.name], recognise=lambda audio: next(transcripts))
@@ -143,7 +143,7 @@ def test_spoken_answer_is_scored_by_whispers_transcript_of_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-def test_spoken_answers_of_a_preset_are_timed(tiny: PresetSubject, hidden: bool) -> None:
+def test_a_presets_spoken_answers_are_timed(tiny: PresetSubject, hidden: bool) -> None:
     names = tiny.voice.voices
     (voice,) = (name for name in names if bool(voice_named(tiny.voice, name).hidden_width) is hidden)
     report = spoken_answer_report(PROMPT_PAIR, tiny, None, voice=voice, max_tokens=8)
@@ -157,7 +157,7 @@ def test_spoken_answers_of_a_preset_are_timed(tiny: PresetSubject, hidden: bool)
 # Throughput
 
 
-def test_throughput_asks_as_many_at_a_time_as_requested() -> None:
+def test_throughput_runs_the_requested_number_of_concurrent_requests() -> None:
     together = threading.Barrier(3, timeout=60)
     first = threading.Event()
 
@@ -174,7 +174,7 @@ def test_throughput_asks_as_many_at_a_time_as_requested() -> None:
     assert level["tokens_a_second"] == pytest.approx(4 * level["requests_a_second"], rel=0.01)
 
 
-def test_throughput_of_a_preset_is_told_for_each_level(tiny: PresetSubject) -> None:
+def test_a_presets_throughput_is_reported_for_each_concurrency(tiny: PresetSubject) -> None:
     batch = [Question(name=name, text=text, max_tokens=4) for name, text in PROMPT_PAIR]
     report = throughput_report(batch, tiny, concurrency=[1, 2], requests=3)
     assert [row[0] for row in report.tables[0].rows] == [1, 2]
@@ -187,7 +187,7 @@ def test_throughput_of_a_preset_is_told_for_each_level(tiny: PresetSubject) -> N
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
-def test_needle_lies_at_its_depth_and_the_recording_has_its_length(depth: float) -> None:
+def test_a_needle_is_at_its_depth_and_the_recording_has_its_length(depth: float) -> None:
     haystack = Haystack(("a" * 40, "b" * 40, "c" * 40), ("tiny",))
     hidden = needle(random.Random(0), held_out=True)
     pin, pause = synthesizer("tiny")(hidden.sentence), int(PAUSE_SECONDS * SAMPLE_RATE)
@@ -222,7 +222,7 @@ def test_needles_are_counted_by_cell_and_setting() -> None:
     assert set(report.plots) == {"needle-keep-1-blocks-2.png", "needle-keep-0.5-blocks-2.png"}
 
 
-def test_needle_is_looked_for_by_a_preset_with_and_without_the_extractor(tmp_path: Path, tiny: PresetSubject) -> None:
+def test_a_preset_searches_the_needle_with_and_without_the_extractor(tmp_path: Path, tiny: PresetSubject) -> None:
     samples = needle_samples(Haystack(("one", "two"), ("tiny",)), minutes=(0.5,), depths=(0.5,), settings=TWO_KEPT)
     needle_report(samples, tiny, tmp_path)
     whole, halved = (
@@ -243,7 +243,7 @@ def test_needle_is_looked_for_by_a_preset_with_and_without_the_extractor(tmp_pat
         ({"settings": ()}, "needle"),
     ],
 )
-def test_grids_out_of_bounds_are_refused(options: dict[str, Any], field: str) -> None:
+def test_out_of_range_grids_are_refused(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         needle_samples(Haystack(("one",), ("tiny",)), **options)
     assert refused.value.field == field
@@ -252,7 +252,7 @@ def test_grids_out_of_bounds_are_refused(options: dict[str, Any], field: str) ->
 # Settings side by side
 
 
-def test_ablation_tells_score_time_and_tokens_of_each_setting(tmp_path: Path) -> None:
+def test_ablation_reports_score_time_and_tokens_of_each_setting(tmp_path: Path) -> None:
     write_picture(tmp_path / "red.png")
     lines = ({"image": "red.png", "question": "What?", "answer": answer} for answer in ("red", "blue"))
     samples = picture_questions(write_lines(tmp_path / "questions.jsonl", *lines))
@@ -266,7 +266,7 @@ def test_ablation_tells_score_time_and_tokens_of_each_setting(tmp_path: Path) ->
 # Recordings
 
 
-def test_made_sound_reaches_a_gateway_as_the_same_samples() -> None:
+def test_generated_audio_reaches_a_gateway_unchanged() -> None:
     samples = np.linspace(-0.5, 0.5, 1600, dtype=np.float32)
     sound: AudioSource = GeneratedAudio("line", lambda: samples)
     data, suffix = sound.encoded()
@@ -275,7 +275,7 @@ def test_made_sound_reaches_a_gateway_as_the_same_samples() -> None:
     assert np.abs(read - samples).max() < 1e-4
 
 
-def test_question_that_a_preset_refuses_is_named(tmp_path: Path, tiny: PresetSubject) -> None:
+def test_a_question_refused_by_the_preset_is_named(tmp_path: Path, tiny: PresetSubject) -> None:
     long = GeneratedAudio("long", lambda: np.zeros(SAMPLE_RATE * 240, np.float32))
     with pytest.raises(InvalidInput, match="the context holds 2048") as refused:
         tiny.answer(Question(name="question 5", audio=(long,)))
@@ -285,7 +285,7 @@ def test_question_that_a_preset_refuses_is_named(tmp_path: Path, tiny: PresetSub
     assert refused.value.field == "question 6, image"
 
 
-def test_recording_asked_about_again_is_not_made_anew_and_answered_alike(tiny: PresetSubject) -> None:
+def test_a_reused_recording_is_not_generated_again_and_gets_the_same_answer(tiny: PresetSubject) -> None:
     made: list[str] = []
 
     def sound(name: str, seconds: float) -> GeneratedAudio:

@@ -73,7 +73,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("file", "name"), VALUES)
-def test_changed_value_is_found(folder: Path, file: str, name: str) -> None:
+def test_a_changed_value_is_detected(folder: Path, file: str, name: str) -> None:
     change(folder, file, name, scaled(1.003))
     result = parity(folder)
     assert result.exit_code == 1
@@ -81,7 +81,7 @@ def test_changed_value_is_found(folder: Path, file: str, name: str) -> None:
     assert result.stdout.count("differs") == 1
 
 
-def test_change_within_the_tolerance_agrees(folder: Path) -> None:
+def test_a_change_within_the_tolerance_agrees(folder: Path) -> None:
     for name in ("case0.score", "case1.score", "case2.score"):
         change(folder, "extractor", name, scaled(1 + TOLERANCE / 2))
     assert parity(folder).exit_code == 0
@@ -95,7 +95,7 @@ INDICES = [
 
 
 @pytest.mark.parametrize(("file", "name"), INDICES)
-def test_one_changed_index_is_found(folder: Path, file: str, name: str) -> None:
+def test_one_changed_index_is_detected(folder: Path, file: str, name: str) -> None:
     change(folder, file, name, next_index)
     result = parity(folder)
     assert result.exit_code == 1
@@ -114,19 +114,21 @@ INPUTS = [
 
 
 @pytest.mark.parametrize(("file", "name", "edit"), INPUTS)
-def test_changed_input_or_weight_is_found(folder: Path, file: str, name: str, edit: Callable[[Tensor], Tensor]) -> None:
+def test_a_changed_input_or_weight_is_detected(
+    folder: Path, file: str, name: str, edit: Callable[[Tensor], Tensor]
+) -> None:
     change(folder, file, name, edit)
     result = parity(folder)
     assert result.exit_code == 1
     assert f"{file}.safetensors" in result.stderr
 
 
-def test_value_that_is_no_number_does_not_agree(folder: Path) -> None:
+def test_a_nan_does_not_agree(folder: Path) -> None:
     change(folder, "projector", "output", scaled(float("nan")))
     assert parity(folder).exit_code == 1
 
 
-def test_output_of_another_length_does_not_agree(folder: Path) -> None:
+def test_an_output_of_another_length_does_not_agree(folder: Path) -> None:
     change(folder, "extractor", "case0.kept_index", lambda kept: kept[1:].clone())
     result = parity(folder)
     assert result.exit_code == 1
@@ -164,7 +166,7 @@ def test_truncated_file_is_named(folder: Path, size: int) -> None:
         ("vocoder", "code", lambda code: code + 1000),
     ],
 )
-def test_tensor_that_does_not_fit_fails_its_file(
+def test_a_tensor_of_the_wrong_shape_fails_its_file(
     folder: Path, file: str, name: str, edit: Callable[[Tensor], Tensor]
 ) -> None:
     change(folder, file, name, edit)
@@ -187,7 +189,7 @@ def test_broken_vocoder_config_fails_the_vocoder(folder: Path, content: str) -> 
     assert failed[0].problem
 
 
-def test_wrong_use_ends_with_two(tmp_path: Path) -> None:
+def test_parity_usage_errors_exit_with_2(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["parity"]).exit_code == 2
     assert parity(tmp_path / "nowhere").exit_code == 2
     assert parity(REFERENCE / "README.md").exit_code == 2

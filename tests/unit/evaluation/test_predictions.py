@@ -34,7 +34,7 @@ def lines(folder: Path) -> list[Row]:
     return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
 
 
-def test_predictions_stand_in_the_order_of_the_samples_with_their_scores(tmp_path: Path) -> None:
+def test_predictions_are_in_sample_order_with_their_scores(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     subject = ScriptedSubject(say=say)
     rows = predict_all(SAMPLES, subject, tmp_path, score, progress=lambda done, total: steps.append((done, total)))
@@ -43,7 +43,7 @@ def test_predictions_stand_in_the_order_of_the_samples_with_their_scores(tmp_pat
     assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
-def test_what_was_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -> None:
+def test_answered_samples_are_not_asked_again_after_an_interruption(tmp_path: Path) -> None:
     def stop_at_c(question: Question) -> str:
         if question.name == "c":
             raise KeyboardInterrupt
@@ -57,7 +57,7 @@ def test_what_was_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -> N
     assert [question.name for question in subject.asked] == ["c"]
 
 
-def test_several_at_once_are_asked_together_and_stand_in_their_order(tmp_path: Path) -> None:
+def test_batched_samples_keep_their_order(tmp_path: Path) -> None:
     steps: list[int] = []
     predict_all(SAMPLES[1:2], ScriptedSubject(say=say), tmp_path, score)
     subject = ScriptedSubject(say=say)
@@ -67,7 +67,7 @@ def test_several_at_once_are_asked_together_and_stand_in_their_order(tmp_path: P
     assert steps == [1, 3]
 
 
-def test_a_preset_answers_several_as_it_answers_each() -> None:
+def test_a_preset_answers_a_batch_like_single_samples() -> None:
     subject = PresetSubject("tiny")
     sound = GeneratedAudio("noise", lambda: np.random.default_rng(0).random(16_000, np.float32))
     batch = [
@@ -85,7 +85,7 @@ def test_a_preset_answers_several_as_it_answers_each() -> None:
         subject.answer_batch([batch[0], replace(batch[1], max_tokens=-1)])
 
 
-def test_line_cut_short_by_a_kill_is_asked_again(tmp_path: Path) -> None:
+def test_a_truncated_line_is_asked_again(tmp_path: Path) -> None:
     predict_all(SAMPLES, ScriptedSubject(say=say), tmp_path, score)
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole[:-20])
@@ -99,7 +99,7 @@ def test_line_cut_short_by_a_kill_is_asked_again(tmp_path: Path) -> None:
     ("change", "subject"),
     [({"max_tokens": 5}, "scripted"), ({"keep_rate": 0.5}, "scripted"), ({"adapter": "base"}, "scripted"), ({}, "new")],
 )
-def test_other_options_and_other_weights_are_asked_anew(tmp_path: Path, change: dict[str, Any], subject: str) -> None:
+def test_other_options_or_weights_are_asked_again(tmp_path: Path, change: dict[str, Any], subject: str) -> None:
     predict_all(SAMPLES[:1], ScriptedSubject(), tmp_path, score)
     changed = Sample(id="a", question=Question(name="a", text="question a", **change), about={"answer": "a"})
     other = ScriptedSubject(weights=subject)
@@ -107,13 +107,13 @@ def test_other_options_and_other_weights_are_asked_anew(tmp_path: Path, change: 
     assert len(other.asked) == 1
 
 
-def test_predictions_are_scored_anew_each_time(tmp_path: Path) -> None:
+def test_predictions_are_scored_again_each_time(tmp_path: Path) -> None:
     predict_all(SAMPLES, ScriptedSubject(say=say), tmp_path, score)
     rows = predict_all(SAMPLES, ScriptedSubject(), tmp_path, lambda row: {"right": "other"})
     assert [row["right"] for row in rows] == ["other"] * 3
 
 
-def test_no_samples_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
+def test_no_samples_or_a_foreign_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="there are none"):
         predict_all([], ScriptedSubject(), tmp_path, score)
     (tmp_path / FILE).write_text('{"no": "prediction"}\n')
@@ -123,7 +123,7 @@ def test_no_samples_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / FILE).read_text() == '{"no": "prediction"}\n'
 
 
-def test_weights_of_nano_are_told_apart_by_their_content(tmp_path: Path) -> None:
+def test_nanos_weights_are_identified_by_their_content(tmp_path: Path) -> None:
     part = tmp_path / "parts" / "adapters" / "speech" / "adapter_model.safetensors"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"one")
@@ -133,7 +133,7 @@ def test_weights_of_nano_are_told_apart_by_their_content(tmp_path: Path) -> None
     assert PresetSubject("nano", tmp_path, parts=tmp_path / "parts").identity != before
 
 
-def test_report_is_one_json_one_table_and_its_plots(tmp_path: Path) -> None:
+def test_a_report_is_one_json_file_one_table_and_its_plots(tmp_path: Path) -> None:
     result = Result(metric="wer", value=0.25, count=4, subject={"preset": "tiny"}, details={"words": 8})
     table = Table(title="By voice", headings=("voice", "WER %"), rows=(("a|b", 12.3456), ("c", 100)))
     grid = np.array([[0.0, 1.0], [0.5, np.nan]])

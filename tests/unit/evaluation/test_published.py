@@ -68,7 +68,7 @@ def test_librispeech_counts_edits_over_all_words_of_all_speakers(tmp_path: Path)
     assert {row[0]: row[1] for row in report.tables[0].rows} == {"121": 0.0, "61": pytest.approx(60.0)}
 
 
-def test_librispeech_is_heard_by_a_preset_and_by_its_whisper(tmp_path: Path, tiny: PresetSubject) -> None:
+def test_librispeech_runs_with_a_preset_and_with_its_whisper(tmp_path: Path, tiny: PresetSubject) -> None:
     samples = load_librispeech(write_librispeech(tmp_path))
     for whisper in (False, True):
         report = word_error_report(samples, tiny, tmp_path / f"out-{whisper}", whisper_decoder=whisper)
@@ -94,7 +94,7 @@ def test_broken_librispeech_is_named(tmp_path: Path, harm: Callable[[Path], Any]
     assert refused.value.field == field
 
 
-def test_a_recording_that_is_none_is_named_by_its_utterance(tmp_path: Path, tiny: PresetSubject) -> None:
+def test_an_invalid_recording_is_named_by_its_utterance(tmp_path: Path, tiny: PresetSubject) -> None:
     (write_librispeech(tmp_path) / "121/121726/121-121726-0000.flac").write_bytes(b"no sound")
     with pytest.raises(InvalidInput, match="does not decode as audio") as refused:
         word_error_report(load_librispeech(tmp_path), tiny, None)
@@ -112,7 +112,7 @@ def test_textvqa_scores_by_vqa_accuracy(tmp_path: Path) -> None:
     assert report.result.value == pytest.approx((1.0 + 0.9) / 2)
 
 
-def test_docvqa_scores_by_anls_and_tells_types_apart(tmp_path: Path) -> None:
+def test_docvqa_scores_by_anls_for_each_question_type(tmp_path: Path) -> None:
     samples = DOCVQA.load(write_docvqa(tmp_path), written(tmp_path))
     report = measure(DOCVQA, samples, {"What is the value?": "0.28mg", "Whose report is it?": "universe"})
     # 0.28mg is one edit from "0.28 mg" (7 letters); "universe" is 3 edits from "university" (10 letters).
@@ -137,7 +137,7 @@ def test_chartqa_scores_by_relaxed_accuracy_and_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("benchmark", "write"), [(TEXTVQA, write_textvqa), (DOCVQA, write_docvqa), (CHARTQA, write_chartqa)]
 )
-def test_picture_questions_are_read_aloud_to_a_preset(
+def test_picture_questions_can_be_spoken_to_a_preset(
     tmp_path: Path, tiny: PresetSubject, benchmark: PictureBenchmark, write: Callable[[Path], Path]
 ) -> None:
     questions = Questions(write(tmp_path), reader="tiny", prompt="Answer in a word.")
@@ -149,7 +149,7 @@ def test_picture_questions_are_read_aloud_to_a_preset(
     assert all(json.loads(line)["context_tokens"][0] > 4 for line in lines)
 
 
-def test_recordings_beside_the_questions_are_asked_instead_of_a_voice(tmp_path: Path) -> None:
+def test_recordings_next_to_the_questions_replace_the_voice(tmp_path: Path) -> None:
     write_docvqa(tmp_path)
     first, second = (write_tone(tmp_path / "speech" / f"{number}.wav") for number in (49153, 49154))
     questions = Questions(tmp_path)
@@ -161,7 +161,7 @@ def test_recordings_beside_the_questions_are_asked_instead_of_a_voice(tmp_path: 
         DOCVQA.load(tmp_path, Questions(tmp_path))
 
 
-def test_lyra_eval_names_recordings_of_textvqa(tmp_path: Path) -> None:
+def test_the_lyra_eval_layout_names_textvqa_recordings(tmp_path: Path) -> None:
     write_textvqa(tmp_path)
     common = {"question_id": "003a8ae2ef43b901", "image": "003a8ae2ef43b901.jpg", "text": "<speech>"}
     prompts = ("what is the brand?\nReference OCR token: ", "how many?\nReference OCR token: ")
@@ -173,7 +173,7 @@ def test_lyra_eval_names_recordings_of_textvqa(tmp_path: Path) -> None:
     assert [sample.id for sample in samples] == ["audio-0", "audio-1"]
 
 
-def test_lyra_eval_lines_stand_for_docvqa(tmp_path: Path) -> None:
+def test_the_lyra_eval_layout_is_read_for_docvqa(tmp_path: Path) -> None:
     write_picture(tmp_path / "documents" / "a.png")
     write_tone(tmp_path / "lyra_audios" / "7.wav")
     line = {"question_id": 7, "image": "documents/a.png", "text": "What?", "answer": ["one", "two"]}
@@ -243,7 +243,7 @@ def test_mm_vet_match_is_the_share_of_elements_in_the_answer(prediction: str, an
     assert match(prediction, answer) == share
 
 
-def test_mm_vet_without_a_judge_is_named_otherwise(tmp_path: Path) -> None:
+def test_mm_vet_without_a_judge_has_another_metric_name(tmp_path: Path) -> None:
     samples = load_mm_vet(write_mm_vet(tmp_path), written(tmp_path))
     subject = by_question(samples, {"What is x?": "-1", "What is d?": "5/4", "Who is it?": "Hitchcock"})
     report = mm_vet_report(samples, subject, None, form="written")
@@ -253,7 +253,7 @@ def test_mm_vet_without_a_judge_is_named_otherwise(tmp_path: Path) -> None:
     assert [row[0] for row in report.tables[1].rows] == ["math + ocr", "rec"]
 
 
-def test_mm_vet_averages_what_the_judge_says_and_asks_it_once(tmp_path: Path) -> None:
+def test_mm_vet_averages_the_judges_scores_and_asks_once(tmp_path: Path) -> None:
     samples = load_mm_vet(write_mm_vet(tmp_path), written(tmp_path))
     prompts: list[str] = []
 
@@ -271,7 +271,7 @@ def test_mm_vet_averages_what_the_judge_says_and_asks_it_once(tmp_path: Path) ->
     assert len(prompts) == 12
 
 
-def test_judge_is_asked_again_and_warmer_where_it_says_no_number() -> None:
+def test_the_judge_is_asked_again_at_a_higher_temperature_if_it_gives_no_number() -> None:
     said = iter(["Well", "7", "", "0.3 or so"])
     temperatures: list[float] = []
 
@@ -284,13 +284,13 @@ def test_judge_is_asked_again_and_warmer_where_it_says_no_number() -> None:
     assert judged(lambda prompt, temperature: "no", "prompt") is None
 
 
-def test_judge_reads_the_papers_table_and_completes_its_last_line() -> None:
+def test_the_judge_gets_the_papers_table_to_complete() -> None:
     prompt = judge_prompt("What is x?", "-1<AND>-5", "x = 3")
     assert "What is x in the equation? | -1 <AND> -5 | x = -1 or x = -5 | 1.0\n" in prompt
     assert prompt.endswith("\nWhat is x? | -1 <AND> -5 | x = 3 | ")
 
 
-def test_mm_vet_is_asked_of_a_preset(tmp_path: Path, tiny: PresetSubject) -> None:
+def test_mm_vet_runs_with_a_preset(tmp_path: Path, tiny: PresetSubject) -> None:
     questions = Questions(write_mm_vet(tmp_path), reader="tiny")
     samples = load_mm_vet(tmp_path, questions)[:1]
     assert mm_vet_report(samples, tiny, None, form=questions.form).result.count == 1
@@ -311,11 +311,11 @@ def test_mm_vet_is_asked_of_a_preset(tmp_path: Path, tiny: PresetSubject) -> Non
         ("", ""),
     ],
 )
-def test_letter_is_found_as_the_official_script_finds_it(prediction: str, letter: str) -> None:
+def test_the_answer_letter_is_extracted_like_in_the_official_script(prediction: str, letter: str) -> None:
     assert chosen_letter(prediction) == letter
 
 
-def test_videomme_is_told_by_duration(tmp_path: Path) -> None:
+def test_videomme_is_reported_by_duration(tmp_path: Path) -> None:
     samples = load_videomme(write_videomme(tmp_path))
     letters = iter(["C", "no idea", "B"])
     report = videomme_report(samples, ScriptedSubject(say=lambda question: next(letters)), None)
@@ -326,7 +326,7 @@ def test_videomme_is_told_by_duration(tmp_path: Path) -> None:
     assert samples[0].question.text.endswith("\nThe best answer is:")
 
 
-def test_videomme_of_one_duration_without_sound_is_seen_by_a_preset(tmp_path: Path, tiny: PresetSubject) -> None:
+def test_videomme_of_one_duration_without_audio_runs_with_a_preset(tmp_path: Path, tiny: PresetSubject) -> None:
     write_videomme(tmp_path)
     seen, heard = (load_videomme(tmp_path, durations=["long"], video_sound=sound) for sound in (False, True))
     assert len(seen) == 1
@@ -335,7 +335,7 @@ def test_videomme_of_one_duration_without_sound_is_seen_by_a_preset(tmp_path: Pa
     assert videomme_report(seen, tiny, tmp_path / "out").result.count == 1
 
 
-def test_evaluation_template_of_videomme_reads_too(tmp_path: Path) -> None:
+def test_the_videomme_evaluation_template_is_read_too(tmp_path: Path) -> None:
     (sample,) = load_videomme(write_videomme_template(tmp_path))
     assert (sample.id, sample.about["duration"], sample.about["answer"]) == ("001-1", "short", "C")
     assert sample.question.videos == (tmp_path / "videos" / "001.mp4",)
@@ -360,7 +360,7 @@ def test_broken_video_question_is_named(tmp_path: Path, key: str, value: Any, pr
     assert refused.value.field == f"videomme.json, question 001-2, {key}"
 
 
-def test_what_is_asked_depends_on_the_content_of_files(tmp_path: Path) -> None:
+def test_a_question_is_identified_by_the_content_of_its_files(tmp_path: Path) -> None:
     one, two = write_tone(tmp_path / "a.wav"), write_tone(tmp_path / "b.wav", 2.0)
     keys = [Question(name="", audio=(AudioFile(path),)).key() for path in (one, one, two)]
     assert keys[0] == keys[1] != keys[2]

@@ -13,7 +13,7 @@ from services.shared.settings import load
     + [("LYRA_RATE_LIMIT_PER_ADDRESS", "many"), ("LYRA_RATE_LIMIT_FAILED_KEYS", "20/minute or so")]
     + [("LYRA_TRUSTED_PROXIES", each) for each in ("10.0.0.0/33", "10.0.0.1/8", "ingress", "*", "0.0.0.0/0", "::/0")],
 )
-def test_a_wrong_value_is_one_line_that_names_the_setting(
+def test_an_invalid_value_is_a_one_line_error_naming_the_setting(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -27,7 +27,7 @@ def test_a_wrong_value_is_one_line_that_names_the_setting(
 
 
 @pytest.mark.parametrize("value", ["", "600/minute", "20/10 seconds", "20 per 10 seconds", "1/day"])
-def test_rates_are_written_as_people_do(value: str) -> None:
+def test_rates_may_be_written_in_several_notations(value: str) -> None:
     assert load(GatewaySettings, "gateway", ["--rate-limit-per-key", value]).rate_limit_per_key == value
 
 

@@ -53,7 +53,7 @@ async def seen(trusted: str, peer: str | None, *forwarded: str) -> str:
         ("10.0.0.0/8", None, ("192.0.2.1",), "-"),
     ],
 )
-async def test_the_address_is_that_of_the_connection_or_from_a_trusted_proxy(
+async def test_the_address_is_that_of_the_connection_or_given_by_a_trusted_proxy(
     trusted: str, peer: str | None, forwarded: tuple[str, ...], address: str
 ) -> None:
     assert await seen(trusted, peer, *forwarded) == address
@@ -69,7 +69,7 @@ async def test_the_address_is_that_of_the_connection_or_from_a_trusted_proxy(
         ("-", "-"),
     ],
 )
-def test_an_ipv6_network_is_counted_as_one(address: str, counted: str) -> None:
+def test_an_ipv6_network_counts_as_one_address(address: str, counted: str) -> None:
     assert rate_limited_address(address) == counted
 
 

@@ -56,7 +56,7 @@ def test_middleware_knows_the_paths_of_every_group() -> None:
     assert {"/v1/models/{model}", "/v1/jobs/{job_id}/events", "/v1/media/uploads/{upload_id}"} <= set(paths(routers))
 
 
-async def test_a_group_is_added_by_its_folder_alone(add_group: AddGroup, tmp_path: Path) -> None:
+async def test_a_group_is_added_by_its_folder_only(add_group: AddGroup, tmp_path: Path) -> None:
     add_group(GROUP)
     app = create_app(GatewaySettings(home=tmp_path))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
@@ -83,7 +83,7 @@ def test_a_marked_route_with_path_parameters_is_a_mistake() -> None:
     assert marked_paths([router], Marker.ACCEPTS_UPLOAD) == frozenset()
 
 
-def test_markers_add_up() -> None:
+def test_markers_can_be_combined() -> None:
     router = APIRouter(prefix="/v1")
 
     @router.post("/both")

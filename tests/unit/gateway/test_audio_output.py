@@ -53,7 +53,7 @@ def test_lossless_formats_keep_every_sample(audio_format: AudioFormat) -> None:
 
 
 @pytest.mark.parametrize("audio_format", FORMATS)
-def test_a_file_without_a_sample_is_no_error(audio_format: AudioFormat) -> None:
+def test_an_empty_audio_stream_is_not_an_error(audio_format: AudioFormat) -> None:
     data = AudioEncoder(audio_format).finish()
     if audio_format in ("wav", "flac", "opus"):
         assert data

@@ -40,7 +40,7 @@ def user(*parts: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": list(parts)}]
 
 
-def test_the_least_request_asks_for_the_likeliest_answer_in_writing() -> None:
+def test_a_minimal_request_is_greedy_and_text_only() -> None:
     assert understood() == AnswerRequest(
         messages=(Message(Role.USER, (TextPart("Hi"),)),),
         tenant="acme",

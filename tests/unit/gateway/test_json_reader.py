@@ -51,14 +51,14 @@ _values = st.recursive(
 
 
 @given(value=_values, size=st.sampled_from([1, 7, 1000, 1024, 10**6]), ascii_only=st.booleans(), slashes=st.booleans())
-def test_pieces_of_any_size_give_the_same_value(value: Any, size: int, ascii_only: bool, slashes: bool) -> None:
+def test_chunks_of_any_size_give_the_same_value(value: Any, size: int, ascii_only: bool, slashes: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)
     if slashes:
         text = text.replace("/", "\\/")  # as PHP writes it
     assert read(text.encode(), size, limit=10**6) == value
 
 
-def test_media_in_base64_do_not_count_as_json_and_texts_do() -> None:
+def test_base64_media_do_not_count_towards_the_json_limit_and_texts_do() -> None:
     media = [{"data": MEDIA}, {"url": f"data:image/png;base64,{MEDIA * 20}"}]
     assert read(json.dumps(media).encode(), limit=1024) == media
     assert refused(json.dumps("with blanks " * 100).encode(), limit=1024).status_code == 413
@@ -130,6 +130,6 @@ def test_values_are_counted_and_commas_in_texts_are_not() -> None:
     assert refused(b"[" + b"0," * MAX_VALUES + b"0]", limit=10**7).status_code == 413
 
 
-def test_some_depth_and_escaped_nuls_are_fine() -> None:
+def test_moderate_depth_and_escaped_nuls_are_accepted() -> None:
     assert read(b"[" * 64 + b"]" * 64)
     assert read(b'["\\\\u0000", "\\ud834\\udd1e"]') == ["\\u0000", "𝄞"]

@@ -17,7 +17,7 @@ def test_created_key_is_found_and_only_its_hash_is_stored(tmp_path: Path) -> Non
     assert secret not in store.path.read_text()
 
 
-def test_only_its_owner_may_read_the_file(tmp_path: Path) -> None:
+def test_the_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     store = KeyStore(tmp_path / "new" / "home")
     store.create("acme")
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
@@ -60,7 +60,7 @@ def test_revoking_twice_keeps_the_first_time_and_an_unknown_id_is_an_error(tmp_p
 
 
 @pytest.mark.parametrize("tenant", ["", "two words", "a/b", "\u00e9", "x" * 65])
-def test_a_tenant_is_a_plain_word(tmp_path: Path, tenant: str) -> None:
+def test_a_tenant_name_is_a_plain_word(tmp_path: Path, tenant: str) -> None:
     with pytest.raises(ValueError, match="tenant"):
         KeyStore(tmp_path).create(tenant)
 
@@ -86,7 +86,7 @@ def test_the_file_is_plain_json(tmp_path: Path) -> None:
     assert json.loads(store.path.read_text())["keys"][0]["id"] == key.id
 
 
-def test_a_key_is_good_until_it_expires_and_is_then_still_known(tmp_path: Path) -> None:
+def test_a_key_is_valid_until_it_expires_and_is_then_still_known(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     ends = datetime(2099, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))
     key, secret = store.create("acme", expires_at=ends)
@@ -103,14 +103,14 @@ def test_a_key_is_good_until_it_expires_and_is_then_still_known(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("ends", [datetime(2099, 1, 1), datetime(2020, 1, 1, tzinfo=UTC)])
-def test_a_key_expires_at_a_time_ahead_in_a_known_time_zone(tmp_path: Path, ends: datetime) -> None:
+def test_an_expiry_is_in_the_future_and_has_a_time_zone(tmp_path: Path, ends: datetime) -> None:
     store = KeyStore(tmp_path)
     with pytest.raises(ValueError, match="expires"):
         store.create("acme", expires_at=ends)
     assert store.list() == ()
 
 
-def test_a_file_of_before_keys_expired_is_read_and_one_without_such_keys_is_written_as_before(tmp_path: Path) -> None:
+def test_files_without_expiry_are_read_and_written_in_the_old_format(tmp_path: Path) -> None:
     fields = ["id", "tenant", "name", "sha256", "created", "revoked"]
     store = KeyStore(tmp_path)
     key, secret = store.create("acme")
@@ -120,9 +120,7 @@ def test_a_file_of_before_keys_expired_is_read_and_one_without_such_keys_is_writ
     assert key.expires_at is None
 
 
-def test_every_key_is_compared_in_constant_time_wherever_the_match_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_key_is_compared_in_constant_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = KeyStore(tmp_path)
     secrets = [store.create("acme")[1] for _ in range(4)]
     revoked, gone = store.create("acme")

@@ -46,7 +46,7 @@ FILES = st.lists(st.sampled_from([b"\r\n", b"\r", b"-", b"--bound", b"\r\n--boun
 
 
 @given(file=FILES.filter(lambda data: b"\r\n--bound" not in b"\r\n" + data), size=st.integers(1, 60))
-async def test_chunks_of_any_size_make_the_same_form(file: bytes, size: int) -> None:
+async def test_chunks_of_any_size_give_the_same_form(file: bytes, size: int) -> None:
     body = form(part('name="a"', "ä".encode()), part('name="file"; filename="t.wav"', file), part('name="b"', b""))
     expected = [FormField("a", "ä"), FileStart("file", "t.wav"), file, FileEnd(), FormField("b", "")]
     assert await joined(body, size) == expected
@@ -65,7 +65,7 @@ async def test_chunks_of_any_size_make_the_same_form(file: bytes, size: int) -> 
         (b"--bound" + CRLF + b"x" * 20_000, "not valid"),
     ],
 )
-async def test_a_form_that_is_broken_or_too_much_is_a_400(body: bytes, word: str) -> None:
+async def test_a_broken_or_excessive_form_is_a_400(body: bytes, word: str) -> None:
     with pytest.raises(ApiError) as caught:
         await joined(body, 1_000)
     assert caught.value.status_code == 400

@@ -20,7 +20,7 @@ class SlowForOne(SlidingWindowCounterRateLimiter):
         return await super().hit(item, *identifiers, cost=cost)
 
 
-async def test_one_request_that_waits_too_long_is_no_outage_while_others_get_answers() -> None:
+async def test_one_slow_request_is_not_an_outage_while_others_succeed() -> None:
     counts = _Counters("redis://127.0.0.1:1/0", 0.1)
     counts._shared = SlowForOne(MemoryStorage())
     with structlog.testing.capture_logs() as log:
@@ -37,12 +37,12 @@ async def test_one_request_that_waits_too_long_is_no_outage_while_others_get_ans
 @pytest.mark.parametrize(
     ("seconds", "told"), [(0.0, "0s"), (11.2, "12s"), (60.0, "1m0s"), (90.0, "1m30s"), (7205.0, "2h0m5s")]
 )
-def test_openai_s_clients_read_when_there_is_more(seconds: float, told: str) -> None:
+def test_openai_clients_can_parse_the_reset_header(seconds: float, told: str) -> None:
     status = LimitStatus(KEY, RATE, True, 5, seconds)
     assert headers([status])["x-ratelimit-reset-requests"] == told
 
 
-def test_every_limit_has_its_item_in_the_fields_of_the_draft() -> None:
+def test_every_limit_is_an_item_in_the_ietf_draft_headers() -> None:
     fields = headers(
         [LimitStatus(ADDRESS, parse("20/10 seconds"), True, 7, 2.5), LimitStatus(KEY, RATE, False, 0, 59.0)]
     )

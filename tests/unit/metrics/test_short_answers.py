@@ -53,11 +53,11 @@ def test_vqa_accuracy_leaves_each_person_out_in_turn(agreeing: int, accuracy: fl
         ("oclock", "o'clock"),
     ],
 )
-def test_vqa_normalisation_is_that_of_the_evaluation_server(text: str, normalized: str) -> None:
+def test_vqa_normalization_is_that_of_the_evaluation_server(text: str, normalized: str) -> None:
     assert vqa_normalize(text) == normalized
 
 
-def test_vqa_accuracy_compares_what_is_normalised() -> None:
+def test_vqa_accuracy_compares_normalized_answers() -> None:
     assert vqa_accuracy("The two.", ["2"] * 10) == 1.0
 
 
@@ -76,7 +76,7 @@ def test_vqa_accuracy_compares_what_is_normalised() -> None:
         ("new  york", ["New York"], 1.0),
     ],
 )
-def test_anls_is_the_similarity_to_the_nearest_answer_over_one_half(
+def test_anls_is_the_similarity_to_the_nearest_answer_if_at_least_one_half(
     prediction: str, answers: list[str], similarity: float
 ) -> None:
     assert anls(prediction, answers) == pytest.approx(similarity)
@@ -101,13 +101,13 @@ def test_anls_is_the_similarity_to_the_nearest_answer_over_one_half(
         (" 14 ", "14", True),
     ],
 )
-def test_relaxed_accuracy_forgives_five_percent_of_a_number_and_nothing_of_a_word(
+def test_relaxed_accuracy_tolerates_five_percent_for_numbers_and_nothing_for_words(
     prediction: str, answer: str, right: bool
 ) -> None:
     assert relaxed_match(prediction, answer) is right
 
 
-def test_right_is_the_whole_answer_and_contained_is_a_part_of_it() -> None:
+def test_exact_match_needs_the_whole_answer_and_contained_a_part_of_it() -> None:
     assert is_right("The Paris.", ["paris"])
     assert not is_right("It is Paris.", ["paris"])
     assert contains_answer("It is Paris.", ["london", "paris"])
@@ -122,5 +122,5 @@ def test_scores_lie_between_zero_and_one(prediction: str, answers: list[str]) ->
 
 
 @given(st.lists(st.text(max_size=20), min_size=4, max_size=10))
-def test_what_four_people_say_is_right(answers: list[str]) -> None:
+def test_an_answer_of_four_annotators_is_correct(answers: list[str]) -> None:
     assert vqa_accuracy(answers[0], [answers[0]] * 4 + answers) == 1

@@ -13,7 +13,7 @@ from model_core.metrics.word_errors import WordErrors, normalize, same_answer, w
         ("", ""),
     ],
 )
-def test_texts_are_compared_without_case_punctuation_and_spelling_of_numbers(text: str, expected: str) -> None:
+def test_texts_are_compared_ignoring_case_punctuation_and_number_spelling(text: str, expected: str) -> None:
     assert normalize(text) == expected
 
 
@@ -29,17 +29,17 @@ def test_texts_are_compared_without_case_punctuation_and_spelling_of_numbers(tex
         ("we sat and ate all of it", "we stood and ate of it now", WordErrors(7, 1, 1, 1)),
     ],
 )
-def test_word_errors_are_those_counted_by_hand(reference: str, prediction: str, expected: WordErrors) -> None:
+def test_word_errors_match_a_count_by_hand(reference: str, prediction: str, expected: WordErrors) -> None:
     assert word_errors(reference, prediction) == expected
 
 
-def test_rate_of_a_corpus_weighs_words_not_utterances() -> None:
+def test_the_corpus_rate_weights_words_not_utterances() -> None:
     total = word_errors("one wrong", "one long") + word_errors("every word of these eight is right here", "")
     assert total == WordErrors(words=10, substitutions=1, deletions=8, insertions=0)
     assert total.rate == pytest.approx(0.9)
 
 
-def test_rate_goes_beyond_one_for_runaway_predictions() -> None:
+def test_the_rate_exceeds_one_for_runaway_predictions() -> None:
     assert word_errors("yes", "no no no").rate == 3
 
 
@@ -55,7 +55,7 @@ def test_rate_goes_beyond_one_for_runaway_predictions() -> None:
         ("yes", "", False),
     ],
 )
-def test_answers_match_exactly_but_for_case_punctuation_and_articles(
+def test_answers_match_exactly_except_for_case_punctuation_and_articles(
     expected: str, prediction: str, same: bool
 ) -> None:
     assert same_answer(expected, prediction) is same

@@ -48,7 +48,7 @@ def test_an_address_that_is_not_public_may_not_be_called(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"])
-def test_an_address_of_the_internet_may_be_called(address: str) -> None:
+def test_a_public_address_may_be_called(address: str) -> None:
     assert is_allowed(ip_address(address))
 
 
@@ -64,12 +64,12 @@ def test_every_special_address_known_to_python_is_refused(address: IPv4Address |
 @given(st.ip_addresses(v=4))
 @example(IPv4Address("127.0.0.1"))
 @example(IPv4Address("8.8.8.8"))
-def test_an_ipv4_address_is_judged_alike_however_it_is_written(address: IPv4Address) -> None:
+def test_an_ipv4_address_is_judged_the_same_in_every_notation(address: IPv4Address) -> None:
     for written in (f"::ffff:{address}", f"64:ff9b::{address}"):
         assert is_allowed(IPv6Address(written)) == is_allowed(address)
 
 
-def test_a_named_network_may_be_called_and_its_neighbour_not() -> None:
+def test_an_allowed_network_may_be_called_and_its_neighbour_may_not() -> None:
     allowed = networks_from("10.20.0.0/16, fd00:1::/64")
     for address in ("10.20.3.4", "::ffff:10.20.3.4", "fd00:1::7"):
         assert is_allowed(ip_address(address), allowed)
@@ -83,7 +83,7 @@ def test_an_invalid_network_is_refused_at_startup(text: str) -> None:
         OutboundSettings(outbound_allowed_networks=text)
 
 
-def test_by_default_https_to_the_internet_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_only_https_to_public_addresses_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LYRA_OUTBOUND_ALLOWED_NETWORKS", raising=False)
     monkeypatch.delenv("LYRA_OUTBOUND_ALLOW_HTTP", raising=False)
     settings = OutboundSettings()

@@ -41,7 +41,7 @@ def fetcher(**settings: Any) -> Fetcher:
         "https://asleep.example/",  # the resolver's bad moment is not the client's mistake
     ],
 )
-async def test_a_url_of_the_internet_is_taken(url: str) -> None:
+async def test_a_public_url_is_accepted(url: str) -> None:
     await fetcher().check(url, "webhook.url")
 
 
@@ -95,11 +95,11 @@ async def test_every_notation_of_an_internal_address_is_refused(host: str) -> No
         await Fetcher(OutboundSettings(outbound_allowed_networks="")).check(f"https://{host}/", "webhook.url")
 
 
-async def test_plain_http_is_taken_where_the_setting_allows_it() -> None:
+async def test_plain_http_is_accepted_if_the_setting_allows_it() -> None:
     await fetcher(outbound_allow_http=True).check("http://hooks.example/", "webhook.url")
 
 
 @given(st.one_of(st.text(), st.text().map("https://{}".format)))
-async def test_no_text_does_more_than_be_refused(url: str) -> None:
+async def test_any_text_is_accepted_or_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
         await Fetcher(OutboundSettings(outbound_allowed_networks=""), lambda host, port: []).check(url, "webhook.url")

@@ -35,7 +35,7 @@ async def answered(services: ModelClients, request: AnswerRequest) -> list[Answe
     return [event async for event in answer(services, request)]
 
 
-async def test_text_comes_in_order_and_the_end_tells_reason_and_usage(services: ModelClients, script: Script) -> None:
+async def test_text_is_in_order_and_the_end_has_reason_and_usage(services: ModelClients, script: Script) -> None:
     sampling = SamplingParams(max_tokens=3, seed=7, stop=("x",))
     events = await answered(services, request_with(sampling=sampling, keep_rate=0.5, blocks=4))
     assert events == [
@@ -48,7 +48,7 @@ async def test_text_comes_in_order_and_the_end_tells_reason_and_usage(services: 
     assert script.tenants == {"acme"}
 
 
-async def test_what_the_caller_leaves_open_is_left_to_the_preset(services: ModelClients, script: Script) -> None:
+async def test_unset_options_are_left_to_the_preset(services: ModelClients, script: Script) -> None:
     await answered(services, request_with())
     header = script.prompt[0].header
     assert not header.HasField("keep_rate")
@@ -56,7 +56,7 @@ async def test_what_the_caller_leaves_open_is_left_to_the_preset(services: Model
     assert not header.hidden_states
 
 
-async def test_parts_reach_the_prompt_in_their_order(services: ModelClients, script: Script) -> None:
+async def test_parts_reach_the_prompt_in_order(services: ModelClients, script: Script) -> None:
     messages = (
         Message(Role.SYSTEM, (TextPart("Be brief."),)),
         Message(Role.USER, (ImagePart(b"picture"), TextPart("What?"), AudioPart(b"sound"))),
@@ -69,19 +69,19 @@ async def test_parts_reach_the_prompt_in_their_order(services: ModelClients, scr
     assert sorted(script.uploads) == [b"picture", b"sound"]
 
 
-async def test_parts_are_encoded_at_the_same_time(services: ModelClients, script: Script) -> None:
+async def test_parts_are_encoded_concurrently(services: ModelClients, script: Script) -> None:
     script.encoding_together = asyncio.Barrier(3)
     events = await answered(services, request_with(AudioPart(b"a"), ImagePart(b"b"), AudioPart(b"c")))
     assert isinstance(events[-1], Finished)
 
 
-async def test_large_uploads_travel_in_pieces(services: ModelClients, script: Script) -> None:
+async def test_large_uploads_are_sent_in_chunks(services: ModelClients, script: Script) -> None:
     data = bytes(range(256)) * 40_000
     await answered(services, request_with(AudioPart(data)))
     assert script.uploads == [data]
 
 
-async def test_speech_comes_while_the_text_is_still_being_written(services: ModelClients, script: Script) -> None:
+async def test_speech_arrives_while_the_text_is_still_being_generated(services: ModelClients, script: Script) -> None:
     script.before_last_word.clear()
     seen: list[AnswerEvent] = []
     async for event in answer(services, request_with(speech=SpeechOptions("joe"))):
@@ -96,12 +96,12 @@ async def test_speech_comes_while_the_text_is_still_being_written(services: Mode
     assert kinds.count(AudioChunk) == len(script.words)
 
 
-async def test_without_speech_nothing_is_spoken(services: ModelClients, script: Script) -> None:
+async def test_without_speech_nothing_is_synthesized(services: ModelClients, script: Script) -> None:
     await answered(services, request_with())
     assert set(script.calls) == {"generate"}
 
 
-async def test_leaving_an_answer_cancels_every_call(services: ModelClients, script: Script) -> None:
+async def test_abandoning_an_answer_cancels_every_call(services: ModelClients, script: Script) -> None:
     script.before_finish.clear()
     async with aclosing(answer(services, request_with(speech=SpeechOptions()))) as events:
         async for event in events:
@@ -120,7 +120,7 @@ async def test_cancelling_while_parts_are_encoded_cancels_the_encoders(services:
     await script.wait_ended("encode_speech", "encode_image", "generate")
 
 
-async def test_bad_audio_is_named_by_the_callers_path(services: ModelClients, script: Script) -> None:
+async def test_bad_audio_is_named_by_its_path_in_the_request(services: ModelClients, script: Script) -> None:
     script.invalid["encode_speech"] = InvalidInput("audio", "cannot be decoded")
     path = "messages[0].content[1].input_audio.data"
     with pytest.raises(InvalidInput) as caught:
@@ -128,7 +128,7 @@ async def test_bad_audio_is_named_by_the_callers_path(services: ModelClients, sc
     assert (caught.value.field, caught.value.message) == (path, "cannot be decoded")
 
 
-async def test_bad_options_are_named_as_the_caller_knows_them(services: ModelClients, script: Script) -> None:
+async def test_bad_options_are_named_as_in_the_request(services: ModelClients, script: Script) -> None:
     script.invalid["generate"] = InvalidInput("max_tokens", "9 is over the limit of 8")
     with pytest.raises(InvalidInput) as caught:
         await answered(services, request_with(paths={"max_tokens": "max_completion_tokens"}))
@@ -142,9 +142,7 @@ async def test_an_unknown_voice_is_refused_before_any_text(services: ModelClient
 
 
 @pytest.mark.parametrize("call", ["encode_speech", "generate", "describe_voices"])
-async def test_a_service_that_comes_back_at_once_is_tried_again(
-    services: ModelClients, script: Script, call: str
-) -> None:
+async def test_a_call_to_a_restarting_service_is_retried(services: ModelClients, script: Script, call: str) -> None:
     script.unavailable[call] = 1
     events = await answered(services, request_with(AudioPart(b"a"), speech=SpeechOptions()))
     assert isinstance(events[-1], Finished)
@@ -152,7 +150,7 @@ async def test_a_service_that_comes_back_at_once_is_tried_again(
 
 
 @pytest.mark.parametrize("call", ["generate", "synthesize"])
-async def test_nothing_is_tried_again_once_text_or_sound_has_come(
+async def test_nothing_is_retried_once_text_or_audio_has_arrived(
     services: ModelClients, script: Script, call: str
 ) -> None:
     script.breaks = call
@@ -161,7 +159,7 @@ async def test_nothing_is_tried_again_once_text_or_sound_has_come(
     assert script.calls[call] == 1
 
 
-async def test_services_that_are_down_are_named(nobody: ModelClients) -> None:
+async def test_unavailable_services_are_named(nobody: ModelClients) -> None:
     with pytest.raises(Unavailable) as caught:
         await answered(nobody, request_with())
     assert caught.value.service == "language_model"
@@ -170,7 +168,7 @@ async def test_services_that_are_down_are_named(nobody: ModelClients) -> None:
     assert caught.value.service == "speech_synthesizer"
 
 
-async def test_a_slow_reader_holds_the_language_model_back(services: ModelClients, script: Script) -> None:
+async def test_a_slow_reader_applies_backpressure_to_the_language_model(services: ModelClients, script: Script) -> None:
     script.words = [str(number) * 50_000 for number in range(400)]
     async with aclosing(answer(services, request_with())) as events:
         await anext(events)

@@ -28,13 +28,13 @@ async def adapters_of(clients: ModelClients) -> list[str]:
     return list((await describe_language_model(clients, "acme")).model.adapters)
 
 
-async def test_a_service_is_asked_once_for_many_uses(services: ModelClients, script: Script) -> None:
+async def test_a_service_is_described_once_for_many_requests(services: ModelClients, script: Script) -> None:
     await asyncio.gather(*(adapters_of(services) for _ in range(3)))
     await adapters_of(services)
     assert script.described == {"language_model": 1}
 
 
-async def test_an_answer_with_speech_and_voice_asks_each_service_once(services: ModelClients, script: Script) -> None:
+async def test_an_answer_with_speech_describes_each_service_once(services: ModelClients, script: Script) -> None:
     script.hidden_width = script.width
     script.projectors = script.adapters = ["speech", "long_speech"]
     recordings = tuple(AudioPart(data, "audio") for data in (b"one", b"two"))
@@ -45,7 +45,7 @@ async def test_an_answer_with_speech_and_voice_asks_each_service_once(services: 
 
 
 @pytest.mark.parametrize("channel", ["one address", "several replicas"])
-async def test_a_service_that_restarts_with_another_model_is_asked_again(channel: str) -> None:
+async def test_a_service_restarted_with_another_model_is_described_again(channel: str) -> None:
     before, after = Script(), Script()
     before.adapters, after.adapters = ["speech"], ["speech", "meetings"]
     async with scripted_services(before) as address:
@@ -61,21 +61,21 @@ async def test_a_service_that_restarts_with_another_model_is_asked_again(channel
     assert before.described == after.described == {"language_model": 1}
 
 
-async def test_an_error_is_raised_to_all_who_wait_and_not_kept(services: ModelClients, script: Script) -> None:
+async def test_an_error_is_raised_to_all_waiters_and_not_cached(services: ModelClients, script: Script) -> None:
     script.unavailable["describe_voices"] = 3  # as often as it is tried
     callers = [describe_speech_synthesizer(services, "acme") for _ in range(2)]
     assert [type(error) for error in await asyncio.gather(*callers, return_exceptions=True)] == [Unavailable] * 2
     assert (await describe_speech_synthesizer(services, "acme")).voices == ["joe"]
 
 
-async def test_a_caller_that_gives_up_does_not_take_the_answer_from_others(services: ModelClients) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_others(services: ModelClients) -> None:
     first, second = (asyncio.ensure_future(describe_speech_encoder(services, "acme")) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     assert await second is not None
 
 
-async def test_adapters_that_change_are_seen_when_the_answer_is_too_old(
+async def test_changed_adapters_are_seen_once_the_cached_answer_expires(
     services: ModelClients, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await adapters_of(services) == []

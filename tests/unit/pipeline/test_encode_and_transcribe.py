@@ -25,7 +25,7 @@ async def test_clip_becomes_speech_tokens_and_a_transcript(services: ModelClient
     assert script.tenants == {"acme"}
 
 
-async def test_adapter_and_language_that_were_chosen_are_reported(services: ModelClients) -> None:
+async def test_the_chosen_adapter_and_language_are_reported(services: ModelClients) -> None:
     clip = await encode_and_transcribe(services, CLIP, "acme")
     assert (clip.adapter, clip.language) == ("speech", "en")
 
@@ -36,7 +36,7 @@ async def test_unavailable_service_is_retried(services: ModelClients, script: Sc
     assert script.calls["hear"] == 3
 
 
-async def test_service_that_stays_away_is_unavailable(nobody: ModelClients) -> None:
+async def test_a_service_that_stays_down_is_unavailable(nobody: ModelClients) -> None:
     with pytest.raises(Unavailable):
         await encode_and_transcribe(nobody, CLIP, "acme")
 
@@ -45,7 +45,7 @@ async def test_service_that_stays_away_is_unavailable(nobody: ModelClients) -> N
     ("theirs", "ours"),
     [("audio", "clip 3"), ("audio.encoding", "clip 3"), ("adapter", "adapter"), ("language", "language")],
 )
-async def test_error_names_the_field_as_the_caller_knows_it(
+async def test_an_error_names_the_field_as_in_the_request(
     services: ModelClients, script: Script, theirs: str, ours: str
 ) -> None:
     script.invalid["hear"] = InvalidInput(theirs, "is no good")
@@ -60,13 +60,13 @@ async def test_recording_longer_than_a_clip_is_refused(services: ModelClients, s
         await encode_and_transcribe(services, CLIP, "acme")
 
 
-async def test_response_without_its_summary_is_incomplete(services: ModelClients, script: Script) -> None:
+async def test_a_response_without_its_summary_is_incomplete(services: ModelClients, script: Script) -> None:
     script.hear_ends = False
     with pytest.raises(Failed, match="the summary are missing"):
         await encode_and_transcribe(services, CLIP, "acme")
 
 
-async def test_malformed_response_is_not_the_callers_fault(services: ModelClients, script: Script) -> None:
+async def test_a_malformed_response_is_not_a_client_error(services: ModelClients, script: Script) -> None:
     rows = Tensor(dtype=ELEMENT_TYPE_FLOAT32, shape=[1, 2], data=b"\0" * 8)
     chunk = TensorChunk(rows=rows, row_offset=3, rows_total=3)
     script.hear_also = [HearResponse(speech_tokens=SpeechTokens(tokens=chunk))]

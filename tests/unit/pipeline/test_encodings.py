@@ -27,24 +27,24 @@ def _clips(script: Script) -> None:
 
 
 @pytest.mark.parametrize(("recording", "adapter"), [(b"short", "speech"), (b"long", "long_speech")])
-async def test_one_recording_is_encoded_once_by_the_adapter_of_its_length(
+async def test_one_recording_is_encoded_once_by_the_adapter_for_its_length(
     services: ModelClients, script: Script, recording: bytes, adapter: str
 ) -> None:
     assert await adapters_of(services, script, recording) == {adapter}
     assert script.encoded == [(recording, adapter)]
 
 
-async def test_short_recordings_together_are_long_speech(services: ModelClients, script: Script) -> None:
+async def test_several_short_recordings_use_long_speech(services: ModelClients, script: Script) -> None:
     assert await adapters_of(services, script, b"short", b"brief") == {"long_speech"}
     assert len(script.encoded) == 2
 
 
-async def test_a_short_recording_beside_a_long_one_is_long_speech(services: ModelClients, script: Script) -> None:
+async def test_a_short_recording_with_a_long_one_uses_long_speech(services: ModelClients, script: Script) -> None:
     assert await adapters_of(services, script, b"short", b"long") == {"long_speech"}
 
 
 @pytest.mark.parametrize("lacking", ["projectors", "adapters"])
-async def test_where_one_service_lacks_long_speech_both_use_speech(
+async def test_if_one_service_lacks_long_speech_both_use_speech(
     services: ModelClients, script: Script, lacking: str
 ) -> None:
     setattr(script, lacking, ["speech"])
@@ -52,7 +52,7 @@ async def test_where_one_service_lacks_long_speech_both_use_speech(
     assert await adapters_of(services, script, b"long") == {"speech"}
 
 
-async def test_a_named_adapter_reads_with_its_own_projector(services: ModelClients, script: Script) -> None:
+async def test_a_named_adapter_uses_its_own_projector(services: ModelClients, script: Script) -> None:
     assert await adapters_of(services, script, b"long", adapter="speech") == {"speech"}
     assert script.prompt[0].header.adapter == "speech"
 

@@ -28,7 +28,9 @@ async def spoken(services: ModelClients, voice: str = "") -> list[AnswerEvent]:
     return [event async for event in answer(services, request)]
 
 
-async def test_hidden_states_go_to_the_voice_and_the_text_to_the_caller(services: ModelClients, script: Script) -> None:
+async def test_hidden_states_go_to_the_voice_and_text_goes_to_the_caller(
+    services: ModelClients, script: Script
+) -> None:
     script.hidden_width = script.width = 3
     script.words = ["One ", "", "three."]
     events = await spoken(services)
@@ -38,13 +40,13 @@ async def test_hidden_states_go_to_the_voice_and_the_text_to_the_caller(services
     assert isinstance(events[-1], Finished)
 
 
-async def test_a_voice_that_reads_text_gets_no_hidden_states(services: ModelClients, script: Script) -> None:
+async def test_a_text_voice_gets_no_hidden_states(services: ModelClients, script: Script) -> None:
     await spoken(services)
     assert script.spoken == script.words
     assert not script.prompt[0].header.hidden_states
 
 
-async def test_an_answer_that_one_voice_refuses_is_spoken_whole_by_the_next(
+async def test_an_answer_refused_by_one_voice_is_spoken_completely_by_the_next(
     services: ModelClients, script: Script
 ) -> None:
     script.unavailable["synthesize"] = 1
@@ -57,7 +59,7 @@ async def test_an_answer_that_one_voice_refuses_is_spoken_whole_by_the_next(
     assert script.spoken == script.words
 
 
-async def test_a_voice_for_another_model_is_told_before_any_text(services: ModelClients, script: Script) -> None:
+async def test_a_voice_for_another_model_is_refused_before_any_text(services: ModelClients, script: Script) -> None:
     script.hidden_width = 5
     with pytest.raises(Failed, match=r"expects hidden states of width 5, .* has width 2"):
         await spoken(services)
@@ -72,7 +74,7 @@ async def test_a_given_text_cannot_be_spoken_from_hidden_states(services: ModelC
     assert "synthesize" not in script.calls
 
 
-async def test_the_voice_that_is_asked_for_decides_what_it_gets(services: ModelClients, script: Script) -> None:
+async def test_the_requested_voice_determines_its_input(services: ModelClients, script: Script) -> None:
     script.more_voices, script.width = {"nano": 3}, 3
     await spoken(services)
     assert script.spoken == script.words
@@ -81,7 +83,7 @@ async def test_the_voice_that_is_asked_for_decides_what_it_gets(services: ModelC
     assert script.spoken == [[[number] * 3] for number in range(len(script.words))]
 
 
-async def test_a_given_text_is_read_by_the_first_voice_for_texts(services: ModelClients, script: Script) -> None:
+async def test_a_given_text_is_read_by_the_first_text_voice(services: ModelClients, script: Script) -> None:
     script.hidden_width = script.width = 3
     script.more_voices = {"reader": 0, "other": 0}
     assert [chunk async for chunk in speak(services, "Hello", SpeechOptions(), "acme")]
@@ -89,7 +91,7 @@ async def test_a_given_text_is_read_by_the_first_voice_for_texts(services: Model
     assert script.voice == "reader"
 
 
-async def test_a_voice_of_answers_asked_to_read_a_text_is_refused_with_those_that_can(
+async def test_a_hidden_state_voice_for_a_text_is_refused_listing_text_voices(
     services: ModelClients, script: Script
 ) -> None:
     script.more_voices = {"nano": 3}

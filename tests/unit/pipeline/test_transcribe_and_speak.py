@@ -10,7 +10,7 @@ from services.shared.service_errors import InvalidInput, Unavailable
 from tests.unit.pipeline.scripted import Script
 
 
-async def test_a_transcript_has_its_segments_and_then_its_end(services: ModelClients, script: Script) -> None:
+async def test_a_transcript_has_its_segments_followed_by_its_end(services: ModelClients, script: Script) -> None:
     events = [event async for event in transcribe(services, AudioPart(b"sound", "file"), "acme")]
     assert [event.text for event in events[:-1] if isinstance(event, Segment)] == script.words
     assert events[-1] == TranscriptEnd(3.0, "en")
@@ -18,7 +18,7 @@ async def test_a_transcript_has_its_segments_and_then_its_end(services: ModelCli
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [("audio", "file"), ("language", "language")])
-async def test_what_is_wrong_with_a_transcript_is_named(
+async def test_an_invalid_transcription_request_is_named_by_field(
     services: ModelClients, script: Script, theirs: str, ours: str
 ) -> None:
     script.invalid["transcribe"] = InvalidInput(theirs, "is no good")
@@ -27,7 +27,7 @@ async def test_what_is_wrong_with_a_transcript_is_named(
     assert caught.value.field == ours
 
 
-async def test_a_text_is_spoken_and_tried_again_before_its_first_sound(services: ModelClients, script: Script) -> None:
+async def test_speaking_a_text_is_retried_before_its_first_audio(services: ModelClients, script: Script) -> None:
     script.unavailable["synthesize"] = 2
     chunks = [chunk async for chunk in speak(services, "Hello", SpeechOptions("joe", 1.5), "acme")]
     assert [chunk.pcm.rstrip(b"\0") for chunk in chunks] == [b"Hello"]
@@ -35,16 +35,16 @@ async def test_a_text_is_spoken_and_tried_again_before_its_first_sound(services:
     assert script.calls["synthesize"] == 3
 
 
-async def test_a_third_failure_is_the_last(services: ModelClients, script: Script) -> None:
+async def test_a_third_failure_is_not_retried(services: ModelClients, script: Script) -> None:
     script.unavailable["synthesize"] = 3
     with pytest.raises(Unavailable):
         [chunk async for chunk in speak(services, "Hello", SpeechOptions(), "acme")]
 
 
-async def test_leaving_a_transcript_ends_quietly(services: ModelClients) -> None:
+async def test_abandoning_a_transcript_ends_quietly(services: ModelClients) -> None:
     async with aclosing(transcribe(services, AudioPart(b"sound"), "acme")) as events:
         await anext(events)
 
 
-async def test_health_of_services_that_are_down_is_unreachable(nobody: ModelClients) -> None:
+async def test_services_that_are_down_are_unreachable(nobody: ModelClients) -> None:
     assert await nobody.health() == dict.fromkeys(NAMES, "UNREACHABLE")

@@ -22,7 +22,7 @@ VIDEO = VideoPart(b"video", "video/mp4", PATH)
 REQUEST = AnswerRequest(messages=(Message(Role.USER, (TextPart("What?"), VIDEO)),), tenant="acme")
 
 
-def test_a_video_is_its_frames_and_its_sound() -> None:
+def test_a_video_becomes_its_frames_and_its_audio() -> None:
     message = Message(Role.USER, (TextPart("?"), VIDEO, TextPart("!")))
     assert message.with_tracks().parts == (
         TextPart("?"),
@@ -32,7 +32,7 @@ def test_a_video_is_its_frames_and_its_sound() -> None:
     )
 
 
-async def test_frames_come_before_the_sound_in_the_prompt(services: ModelClients, script: Script) -> None:
+async def test_frames_come_before_the_audio_in_the_prompt(services: ModelClients, script: Script) -> None:
     events = [event async for event in answer(services, REQUEST)]
     assert isinstance(events[-1], Finished)
     kinds = [request.WhichOneof("part") for request in script.prompt]
@@ -40,13 +40,15 @@ async def test_frames_come_before_the_sound_in_the_prompt(services: ModelClients
     assert script.uploads == [b"video", b"video"]
 
 
-async def test_frames_and_sound_are_encoded_at_the_same_time(services: ModelClients, script: Script) -> None:
+async def test_frames_and_audio_are_encoded_concurrently(services: ModelClients, script: Script) -> None:
     script.encoding_together = asyncio.Barrier(2)
     assert [event async for event in answer(services, REQUEST)]
 
 
 @pytest.mark.parametrize("call", ["encode_image", "encode_speech"])
-async def test_a_bad_video_is_named_by_the_callers_path(services: ModelClients, script: Script, call: str) -> None:
+async def test_a_bad_video_is_named_by_its_path_in_the_request(
+    services: ModelClients, script: Script, call: str
+) -> None:
     script.invalid[call] = InvalidInput("video", "is truncated")
     with pytest.raises(InvalidInput) as caught:
         [event async for event in answer(services, REQUEST)]

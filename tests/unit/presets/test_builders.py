@@ -115,7 +115,7 @@ def test_a_checkpoint_without_adapters_encodes_with_its_own_projector(folder: Pa
     assert build_language_model(TINY, checkpoint=folder).adapters == ()
 
 
-def test_whisper_from_a_folder_next_to_the_checkpoint_encodes_and_transcribes(folder: Path) -> None:
+def test_whisper_from_a_folder_beside_the_checkpoint_encodes_and_transcribes(folder: Path) -> None:
     tokens = random_tokenizer(["en", "de"])
     torch.manual_seed(0)
     whisper = WhisperForConditionalGeneration(
@@ -175,7 +175,7 @@ def test_the_extractor_is_configured_by_the_checkpoint(folder: Path) -> None:
     ("field", "value"),
     [("rope_theta", 10_000.0), ("rms_norm_eps", 1e-5), ("speech_encoder_ds_rate", 4), ("tie_word_embeddings", True)],
 )
-def test_a_checkpoint_of_another_shape_is_refused_by_its_field(folder: Path, field: str, value: object) -> None:
+def test_a_checkpoint_of_another_shape_is_refused_by_field(folder: Path, field: str, value: object) -> None:
     change_config(folder, **{field: value})
     for build in BUILDERS:
         with pytest.raises(CheckpointError, match=rf"{field}.* where preset tiny-qwen2-vl has"):
@@ -196,7 +196,7 @@ def test_without_a_vocoder_there_is_no_voice(folder: Path) -> None:
 
 @pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("preset", OF_A_CHECKPOINT)
-def test_a_preset_that_runs_a_checkpoint_names_the_option_for_it(build: Callable[..., object], preset: str) -> None:
+def test_a_preset_that_needs_a_checkpoint_names_its_option(build: Callable[..., object], preset: str) -> None:
     with pytest.raises(WeightsMissing, match=f"preset {preset} runs a checkpoint.*LYRA_CHECKPOINT"):
         build(preset)
 

@@ -76,7 +76,7 @@ def test_answers_are_the_same_as_on_the_cpu(gpu: torch.device, preset: str) -> N
                 torch.testing.assert_close(own.cpu(), other, atol=1e-4, rtol=1e-4)
 
 
-def test_an_adapter_is_loaded_into_a_model_on_a_gpu(gpu: torch.device, tmp_path: Path) -> None:
+def test_an_adapter_can_be_loaded_into_a_model_on_a_gpu(gpu: torch.device, tmp_path: Path) -> None:
     model = build_language_model("tiny", device=gpu)
     save_adapter(build_language_model("tiny").decoder, "speech", tmp_path / "mine")
     model.load_adapter("mine", read_adapter(model.decoder, tmp_path / "mine"))
@@ -140,11 +140,11 @@ def test_a_checkpoint_is_loaded_onto_the_gpu(gpu: torch.device, folder: Path) ->
 
 @pytest.mark.parametrize("build", BUILDERS[:3])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_missing_is_named(build: Callable[..., object]) -> None:
+def test_a_missing_gpu_is_named(build: Callable[..., object]) -> None:
     with pytest.raises(InvalidInput, match="cuda:1 is not available, this"):
         build("tiny", device="cuda:1")
 
 
-def test_auto_takes_a_gpu_where_there_is_one() -> None:
+def test_auto_selects_a_gpu_if_available() -> None:
     assert chosen_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert chosen_device("cpu") == torch.device("cpu")

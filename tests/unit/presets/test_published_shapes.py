@@ -88,20 +88,20 @@ def qwen2(name: str) -> PreTrainedModel:
 @pytest.mark.parametrize(
     ("name", "parameters"), [("mini", 1_543_714_304), ("base", 7_615_616_512), ("pro", 72_706_203_648)]
 )
-def test_qwen2_language_models_are_those_of_transformers_name_by_name(name: str, parameters: int) -> None:
+def test_qwen2_language_models_have_the_tensors_of_transformers(name: str, parameters: int) -> None:
     ours = on_meta(preset(name).language.build)
     assert shapes(ours) == shapes(qwen2(name), "model.")
     assert count(ours) == parameters
 
 
-def test_llama_3_is_that_of_transformers_name_by_name() -> None:
+def test_llama_3_has_the_tensors_of_transformers() -> None:
     ours = on_meta(preset("llama3").language.build)
     assert shapes(ours) == shapes(on_meta(lambda: LlamaForCausalLM(LlamaConfig(**LLAMA3))), "model.")
     assert count(ours) == 8_030_261_248
 
 
 @pytest.mark.parametrize("name", ["mini", "base", "pro", "llama3"])
-def test_the_speech_encoder_is_that_of_whisper_large(name: str) -> None:
+def test_the_speech_encoder_is_whisper_large(name: str) -> None:
     ours = on_meta(preset(name).speech_encoder.whisper.build)
     oracle = on_meta(lambda: WhisperModel(WhisperConfig(**WHISPER)).encoder)
     assert shapes(ours) == shapes(oracle)
@@ -111,7 +111,7 @@ def test_the_speech_encoder_is_that_of_whisper_large(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"), [("mini", 2_208_985_600), ("base", 8_291_375_616), ("pro", 73_405_560_320)]
 )
-def test_vision_tower_and_language_model_together_are_qwen2_vl(name: str, parameters: int) -> None:
+def test_vision_tower_and_language_model_together_have_the_tensors_of_qwen2_vl(name: str, parameters: int) -> None:
     table = preset(name)
     tower = on_meta(table.vision_encoder.build).vision_tower
     config = Qwen2VLVisionConfig(hidden_size=table.language.width)
@@ -168,7 +168,7 @@ def test_adapters_have_rank_64_and_128_on_all_seven_projections_of_a_layer(name:
 
 
 @pytest.mark.parametrize("name", ["mini", "base", "pro", "llama3"])
-def test_the_speech_generator_is_the_published_one(name: str) -> None:
+def test_the_speech_generator_has_the_published_shape(name: str) -> None:
     table = preset(name)
     config = Qwen2Config(
         hidden_size=4096, intermediate_size=11008, num_attention_heads=32, num_key_value_heads=32, num_hidden_layers=2
@@ -197,7 +197,7 @@ def test_the_vocoder_has_1000_units_of_20_ms_at_16_khz(name: str) -> None:
         ("llama3", 5e5, None, 1e-5),
     ],
 )
-def test_parameters_without_a_tensor_are_the_published_ones(
+def test_hyperparameters_are_the_published_ones(
     name: str, rope_base: float, sections: tuple[int, int, int] | None, epsilon: float
 ) -> None:
     language = preset(name).language

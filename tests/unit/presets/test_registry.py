@@ -24,7 +24,7 @@ from model_core.presets.stages import STAGES
 from model_core.training.preset_models import stage_of
 
 
-def test_each_module_of_the_catalog_is_the_preset_of_its_name() -> None:
+def test_each_catalog_module_defines_the_preset_of_its_name() -> None:
     files = {path.stem for path in Path(next(iter(catalog.__path__))).glob("[!_]*.py")}
     assert {name.replace("-", "_") for name in PRESETS} == files
     assert all(preset.name == name for name, preset in PRESETS.items())
@@ -55,12 +55,12 @@ def test_adapters_have_the_same_shape_in_training_as_when_served(preset: str) ->
         assert architecture().adapters[trained.adapter] == trained.lora
 
 
-def test_memory_is_known_of_every_preset_with_weights() -> None:
+def test_memory_is_known_for_every_preset_with_weights() -> None:
     known = {*preset_memory.computed(), *(name for name, preset in PRESETS.items() if preset.memory)}
     assert known == {name for name, preset in PRESETS.items() if preset.weights is not WeightSource.RANDOM}
 
 
-def test_trained_parts_are_those_shipped_unless_others_are_named(tmp_path: Path) -> None:
+def test_trained_parts_are_the_shipped_ones_unless_overridden(tmp_path: Path) -> None:
     nano = get_preset("nano")
     assert (nano.parts_folder(SHIPPED), nano.parts_folder(tmp_path), nano.parts_folder(None)) == (
         NANO_PARTS,
@@ -89,7 +89,7 @@ def test_commands_list_all_presets_where_an_unknown_one_is_named(command: tuple[
     assert f"'giant' is not a preset; there are {', '.join(PRESETS)}" in result.output
 
 
-def test_a_stack_of_a_preset_that_runs_a_checkpoint_asks_for_it() -> None:
+def test_a_stack_whose_preset_needs_a_checkpoint_asks_for_it() -> None:
     result = CliRunner().invoke(app, ["serve", "--preset", "base"], env={"COLUMNS": "300", "LYRA_CHECKPOINT": ""})
     assert result.exit_code == 2
     assert "preset base needs the folder of a checkpoint" in result.output

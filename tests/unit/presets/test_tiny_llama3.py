@@ -49,7 +49,7 @@ def test_logits_of_text_are_those_of_transformers(model: LanguageModel) -> None:
         torch.testing.assert_close(logits, oracle(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_pictures_and_recordings_make_text_and_sound(model: LanguageModel) -> None:
+def test_pictures_and_recordings_give_text_and_audio(model: LanguageModel) -> None:
     picture = build_vision_encoder(TINY).encode([Image.new("RGB", (90, 60), "red")])[0]
     clip = torch.randn(16_000, generator=torch.Generator().manual_seed(0))
     (tokens,) = build_speech_encoder(TINY).encode([clip])

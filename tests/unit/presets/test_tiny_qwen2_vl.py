@@ -192,13 +192,13 @@ def test_one_recording_uses_the_speech_adapter_and_two_use_long_speech(model: La
     assert answer(model, [*twice, "Repeat."])[2].usage.adapter == "long_speech"
 
 
-def test_adapters_change_the_answer_and_text_alone_runs_on_the_base(model: LanguageModel) -> None:
+def test_adapters_change_the_answer_and_text_only_prompts_use_the_base_model(model: LanguageModel) -> None:
     answers = {adapter: answer(model, ["Hello"], adapter=adapter)[0] for adapter in ("base", "speech", "long_speech")}
     assert len(set(answers.values())) == 3
     assert answer(model, ["Hello"])[0] == answers["base"]
 
 
-def test_pictures_recordings_and_text_make_text_and_sound(model: LanguageModel) -> None:
+def test_pictures_recordings_and_text_give_text_and_audio(model: LanguageModel) -> None:
     picture = build_vision_encoder(TINY).encode([Image.new("RGB", (90, 60), "red")])[0]
     parts: list[Part] = [VisionPart(picture.tokens, picture.grid), *speech(1), "What is it?"]
     text, hidden, finish = answer(model, parts, hidden_states=True, keep_rate=0.5)

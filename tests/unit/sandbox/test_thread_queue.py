@@ -40,7 +40,7 @@ class Waiters:
             assert not thread.is_alive()
 
 
-def test_tenants_take_turns_however_many_files_one_has() -> None:
+def test_tenants_take_turns_regardless_of_their_number_of_files() -> None:
     queue = ThreadFairQueue(running_limit=1, waiting_limit=10)
     waiters = Waiters(queue)
     with queue.slot("first", Cancellation()):
@@ -51,7 +51,7 @@ def test_tenants_take_turns_however_many_files_one_has() -> None:
     assert waiters.order == ["a1", "b1", "a2", "a3"]
 
 
-def test_full_queue_of_one_tenant_makes_room_for_another() -> None:
+def test_a_full_queue_of_one_tenant_makes_room_for_another() -> None:
     queue = ThreadFairQueue(running_limit=1, waiting_limit=3)
     waiters = Waiters(queue)
     with queue.slot("first", Cancellation()):
@@ -70,7 +70,7 @@ def test_full_queue_of_one_tenant_makes_room_for_another() -> None:
     assert "3 files wait to be decoded, the limit is 3" in str(waiters.errors["a3"])
 
 
-def test_cancelled_thread_leaves_the_queue() -> None:
+def test_a_cancelled_thread_leaves_the_queue() -> None:
     queue = ThreadFairQueue(running_limit=1, waiting_limit=3)
     waiters, cancellation = Waiters(queue), Cancellation()
     with queue.slot("first", Cancellation()):
@@ -85,7 +85,7 @@ def test_cancelled_thread_leaves_the_queue() -> None:
     assert queue.running == 0
 
 
-def test_only_as_many_run_as_the_limit_allows() -> None:
+def test_no_more_run_than_the_limit_allows() -> None:
     queue = ThreadFairQueue(running_limit=2, waiting_limit=0)
     with queue.slot("a", Cancellation()), queue.slot("a", Cancellation()):
         assert queue.running == 2

@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "adapters"
 
 
-async def test_folders_with_the_models_files_are_available(folder: Path) -> None:
+async def test_folders_with_files_for_the_model_are_available(folder: Path) -> None:
     listed = await servicer(Model(), folder).ListAdapters(ListAdaptersRequest(), CONTEXT)
     assert list(listed.resident) == ["speech"]
     assert list(listed.available) == ["long_speech", "other"]
@@ -62,7 +62,7 @@ async def test_without_a_folder_nothing_is_available(tmp_path: Path) -> None:
     assert list(listed.available) == []
 
 
-async def test_what_is_loaded_can_be_unloaded_and_loaded_again(folder: Path) -> None:
+async def test_an_adapter_can_be_loaded_unloaded_and_loaded_again(folder: Path) -> None:
     model = Model()
     service = servicer(model, folder)
     for _ in range(2):
@@ -88,9 +88,7 @@ async def test_what_is_loaded_can_be_unloaded_and_loaded_again(folder: Path) -> 
         ("file", "which has: long_speech, other, speech"),
     ],
 )
-async def test_an_adapter_that_cannot_be_loaded_is_refused_and_changes_nothing(
-    folder: Path, name: str, message: str
-) -> None:
+async def test_loading_an_invalid_adapter_is_refused_and_changes_nothing(folder: Path, name: str, message: str) -> None:
     model = Model()
     with pytest.raises(InvalidInput, match=message) as refusal:
         await servicer(model, folder).LoadAdapter(LoadAdapterRequest(name=name), CONTEXT)
@@ -131,7 +129,7 @@ def test_an_optional_adapter_without_files_for_the_model_is_skipped(folder: Path
         servicer(model, folder, optional=True).preload(["nowhere"], lambda error: None)
 
 
-def test_an_adapter_that_does_not_fit_at_start_is_named_and_unknown_errors_pass_through(folder: Path) -> None:
+def test_a_mismatched_adapter_at_start_is_named_and_other_errors_propagate(folder: Path) -> None:
     model = Model()
     model.load = lambda name, folder: [][1]  # type: ignore[method-assign]
     with pytest.raises(InvalidInput, match="'other' cannot be loaded: rank: 3"):
@@ -145,7 +143,7 @@ async def test_an_adapter_that_is_not_resident_cannot_be_unloaded(folder: Path) 
         await servicer(Model(), folder).UnloadAdapter(UnloadAdapterRequest(name="other"), CONTEXT)
 
 
-async def test_a_change_waits_for_all_who_use_the_adapter() -> None:
+async def test_a_change_waits_for_all_requests_that_use_the_adapter() -> None:
     use, order = AdapterUsage(), list[str]()
     started, end = asyncio.Event(), asyncio.Event()
 

@@ -60,7 +60,7 @@ class Bench:
         return task
 
 
-async def test_clips_that_wait_while_the_encoder_is_busy_make_one_batch() -> None:
+async def test_clips_that_wait_for_a_busy_encoder_form_one_batch() -> None:
     bench = Bench()
     first = await bench.occupied()
     others = [asyncio.create_task(bench.encode(length)) for length in (3200, 4800, 6400)]
@@ -71,7 +71,7 @@ async def test_clips_that_wait_while_the_encoder_is_busy_make_one_batch() -> Non
     assert bench.batcher.seconds_waiting == 0
 
 
-async def test_short_question_does_not_wait_for_a_whole_recording() -> None:
+async def test_a_short_question_does_not_wait_for_a_whole_recording() -> None:
     bench = Bench(max_batch_clips=2)
     first = await bench.occupied()
     recording = asyncio.create_task(bench.encode(*[3200] * 8))
@@ -85,7 +85,7 @@ async def test_short_question_does_not_wait_for_a_whole_recording() -> None:
     assert sum(len(batch) for batch in bench.gate.batches) == 10
 
 
-async def test_tokens_come_in_the_order_of_the_clips() -> None:
+async def test_tokens_are_returned_in_clip_order() -> None:
     bench = Bench(max_batch_clips=2)
     bench.gate.opened.set()
     together = await bench.encode(16000, 32000, 48000)
@@ -126,7 +126,7 @@ async def test_audio_over_the_limit_is_refused_but_a_single_recording_is_not() -
     assert len(await long) == 1
 
 
-async def test_caller_that_leaves_takes_its_clips_out_of_the_queue() -> None:
+async def test_clips_of_a_disconnected_caller_leave_the_queue() -> None:
     bench = Bench()
     first = await bench.occupied()
     leaving = asyncio.create_task(bench.encode(3200, 3200))
@@ -141,7 +141,7 @@ async def test_caller_that_leaves_takes_its_clips_out_of_the_queue() -> None:
     assert bench.batcher.seconds_waiting == 0
 
 
-async def test_reader_that_stops_midway_leaves_nothing_waiting() -> None:
+async def test_a_reader_that_stops_midway_leaves_nothing_queued() -> None:
     bench = Bench(max_batch_clips=1)
     bench.gate.opened.set()
     async with aclosing(bench.batcher.process([clip(1600)] * 5, ClipOptions(""), tenant="acme")) as results:
@@ -149,7 +149,7 @@ async def test_reader_that_stops_midway_leaves_nothing_waiting() -> None:
     assert bench.batcher.seconds_waiting == 0
 
 
-async def test_error_of_a_batch_reaches_its_calls_and_the_next_batch_works() -> None:
+async def test_an_error_in_a_batch_reaches_its_calls_and_the_next_batch_works() -> None:
     bench = Bench()
     bench.gate.opened.set()
     with pytest.raises(InvalidInput):

@@ -42,14 +42,14 @@ def _through_the_wire(error: ServiceError) -> ServiceError:
         errors.DeadlineExceeded("over the limit of 600 s"),
     ],
 )
-def test_error_is_the_same_on_the_other_side(error: ServiceError) -> None:
+def test_an_error_survives_the_wire(error: ServiceError) -> None:
     received = _through_the_wire(error)
     assert type(received) is type(error)
     assert vars(received) == vars(error)
 
 
 @given(st.text(), st.text(max_size=1500))
-def test_any_field_and_message_stay_within_what_metadata_holds(field: str, message: str) -> None:
+def test_any_field_and_message_fit_into_the_metadata(field: str, message: str) -> None:
     received = _through_the_wire(errors.InvalidInput(field, message))
     assert isinstance(received, errors.InvalidInput)
     assert len(received.message) <= 1000
@@ -75,7 +75,7 @@ def test_retry_delay_survives_to_the_microsecond(seconds: float) -> None:
         (grpc.StatusCode.UNKNOWN, "", errors.Failed),
     ],
 )
-def test_status_made_by_grpc_itself_is_understood(
+def test_statuses_from_grpc_itself_are_mapped(
     code: grpc.StatusCode, details: str, expected: type[ServiceError]
 ) -> None:
     assert type(from_rpc_error("language_model", Failure(code, details))) is expected

@@ -50,7 +50,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_only_as_many_run_as_the_limit_allows() -> None:
+async def test_no_more_run_than_the_limit_allows() -> None:
     visitors = Visitors(FairQueue(running_limit=2, waiting_limit=5))
     await visitors.arrive("a1", "a2", "a3", "b1")
     assert visitors.served == ["a1", "a2"]
@@ -59,14 +59,14 @@ async def test_only_as_many_run_as_the_limit_allows() -> None:
     assert (visitors.queue.running, visitors.queue.waiting) == (0, 0)
 
 
-async def test_tenants_take_turns_however_many_requests_one_has() -> None:
+async def test_tenants_take_turns_regardless_of_their_number_of_requests() -> None:
     visitors = Visitors(FairQueue(waiting_limit=10))
     await visitors.arrive("a1", "a2", "a3", "a4", "b1", "b2", "c1")
     await visitors.drain()
     assert visitors.served == ["a1", "a2", "b1", "c1", "a3", "b2", "a4"]
 
 
-async def test_request_over_the_limit_is_refused_with_a_retry_time() -> None:
+async def test_a_request_over_the_limit_is_refused_with_a_retry_delay() -> None:
     queue = FairQueue(waiting_limit=1)
     visitors = Visitors(queue)
     await visitors.arrive("a1", "a2")
@@ -77,14 +77,14 @@ async def test_request_over_the_limit_is_refused_with_a_retry_time() -> None:
     await visitors.drain()
 
 
-async def test_waiting_limit_of_zero_refuses_waiters() -> None:
+async def test_a_waiting_limit_of_zero_refuses_waiters() -> None:
     visitors = Visitors(FairQueue(waiting_limit=0))
     await visitors.arrive("a1", "b1")
     assert visitors.refused == ["b1"]
     await visitors.drain()
 
 
-async def test_full_queue_of_one_tenant_makes_room_for_another() -> None:
+async def test_a_full_queue_of_one_tenant_makes_room_for_another() -> None:
     visitors = Visitors(FairQueue(waiting_limit=3))
     await visitors.arrive("a1", "a2", "a3", "a4", "b1")
     assert visitors.refused == ["a4"]
@@ -92,14 +92,14 @@ async def test_full_queue_of_one_tenant_makes_room_for_another() -> None:
     assert visitors.served == ["a1", "a2", "b1", "a3"]
 
 
-async def test_queue_shared_evenly_refuses_the_newcomer() -> None:
+async def test_an_evenly_shared_full_queue_refuses_a_new_request() -> None:
     visitors = Visitors(FairQueue(waiting_limit=2))
     await visitors.arrive("a1", "a2", "b1", "b2", "a3")
     assert visitors.refused == ["b2", "a3"]
     await visitors.drain()
 
 
-async def test_cancelled_request_leaves_the_queue() -> None:
+async def test_a_cancelled_request_leaves_the_queue() -> None:
     visitors = Visitors(FairQueue(waiting_limit=5))
     await visitors.arrive("a1", "a2", "a3")
     visitors.tasks["a2"].cancel()
@@ -109,7 +109,7 @@ async def test_cancelled_request_leaves_the_queue() -> None:
     assert visitors.served == ["a1", "a3"]
 
 
-async def test_slot_granted_to_a_cancelled_request_goes_to_the_next() -> None:
+async def test_a_slot_granted_to_a_cancelled_request_goes_to_the_next() -> None:
     visitors = Visitors(FairQueue(waiting_limit=5))
     await visitors.arrive("a1", "a2", "a3")
     visitors.releases["a1"].set()
@@ -121,7 +121,7 @@ async def test_slot_granted_to_a_cancelled_request_goes_to_the_next() -> None:
     assert visitors.queue.running == 0
 
 
-async def test_slot_is_given_back_when_the_work_fails() -> None:
+async def test_a_slot_is_released_when_the_work_fails() -> None:
     queue = FairQueue(waiting_limit=0)
     for _ in range(2):
         with pytest.raises(RuntimeError):
@@ -130,7 +130,7 @@ async def test_slot_is_given_back_when_the_work_fails() -> None:
     assert queue.running == 0
 
 
-async def test_changes_are_shown() -> None:
+async def test_changes_are_reported_to_the_observer() -> None:
     shown: list[tuple[int, int]] = []
     record: Callable[[int, int], None] = lambda running, waiting: shown.append((running, waiting))  # noqa: E731
     visitors = Visitors(FairQueue(waiting_limit=2, on_change=record))
@@ -141,7 +141,7 @@ async def test_changes_are_shown() -> None:
     assert shown[-1] == (0, 0)
 
 
-async def test_retry_estimate_grows_with_the_duration_of_requests() -> None:
+async def test_the_retry_estimate_grows_with_the_duration_of_requests() -> None:
     times = iter([0.0, 30.0, 30.0])
     queue = FairQueue(waiting_limit=0, clock=lambda: next(times, 30.0))
     async with queue.slot("a"):

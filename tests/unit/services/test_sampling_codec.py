@@ -41,20 +41,20 @@ def test_unset_fields_have_their_defaults() -> None:
     assert from_header(to_header(SamplingParams())) == SamplingParams()
 
 
-def test_client_of_the_previous_version_is_understood() -> None:
+def test_a_client_of_the_previous_version_is_understood() -> None:
     header = GenerateHeader(max_tokens=9, temperature=0.5, top_p=0.25, seed=3, stop=["a"], end_loops=True, blocks=2)
     expected = SamplingParams(max_tokens=9, temperature=0.5, top_p=0.25, seed=3, stop=("a",), end_loops=True)
     assert from_header(header) == expected
 
 
-def test_service_of_the_previous_version_is_understood() -> None:
+def test_a_service_of_the_previous_version_is_understood() -> None:
     header = to_header(SamplingParams(**VALUES))
     assert (header.max_tokens, header.temperature, header.top_p) == (9, 0.5, 0.25)
     assert (header.seed, list(header.stop), header.end_loops) == (2**64 - 1, ["a", "b"], True)
     assert to_header(SamplingParams()).max_tokens == 0
 
 
-def test_value_out_of_bounds_is_refused_by_name() -> None:
+def test_an_out_of_range_value_is_refused_by_name() -> None:
     for header in (GenerateHeader(temperature=3), GenerateHeader(sampling_params=SamplingParamsMessage(temperature=3))):
         with pytest.raises(InvalidInput, match="temperature: 3 is out of range"):
             from_header(header)

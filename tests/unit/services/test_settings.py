@@ -17,7 +17,7 @@ ALL: list[type[settings.ServiceSettings]] = [
 ]
 
 
-def test_flag_wins_over_variable_over_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_take_precedence_over_variables_and_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LYRA_PORT", "1234")
     monkeypatch.setenv("LYRA_MAX_WAITING", "3")
     loaded = settings.load(LanguageModelSettings, "x", ["--port", "0"])
@@ -50,7 +50,7 @@ def test_every_setting_is_described_and_named_in_the_help(
         assert f"LYRA_{name.upper()}" in "".join(told.split())
 
 
-def test_adapters_to_load_at_start_are_named_with_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_to_load_at_start_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.load(LanguageModelSettings, "x", []).adapters_at_start == []
     monkeypatch.setenv("LYRA_ADAPTERS", "meetings, captions")
     assert settings.load(SpeechEncoderSettings, "x", []).adapters_at_start == ["meetings", "captions"]
@@ -79,7 +79,7 @@ def test_an_invalid_address_or_service_name_is_reported(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.1.2.3", "::", "lyra.example.com"])
-def test_service_that_strangers_reach_wants_to_know_its_callers(
+def test_a_service_reachable_from_other_machines_requires_authentication(
     host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LYRA_HOST", host)
@@ -93,12 +93,12 @@ def test_service_that_strangers_reach_wants_to_know_its_callers(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_service_that_this_machine_alone_reaches_needs_no_token(host: str) -> None:
+def test_a_service_on_loopback_needs_no_token(host: str) -> None:
     assert settings.load(LanguageModelSettings, "x", ["--host", host]).host == host
 
 
 @pytest.mark.parametrize("settings_class", [LanguageModelSettings, GatewaySettings])
-def test_certificate_without_key_or_authority_is_refused(
+def test_a_certificate_without_a_key_or_ca_is_refused(
     settings_class: type[settings.ProcessSettings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:

@@ -10,7 +10,7 @@ from services.shared import telemetry
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-def test_trace_of_the_caller_is_taken_up_and_passed_on() -> None:
+def test_the_callers_trace_is_continued_and_propagated() -> None:
     telemetry.configure_tracing("test")
     with telemetry.server_span("/lyra.v1.X/Y", {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}):
         ((key, value),) = telemetry.trace_metadata()

@@ -22,12 +22,12 @@ numbers = st.floats(-tensors.MAX_MAGNITUDE, tensors.MAX_MAGNITUDE, width=32)
 
 
 @given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5), elements=numbers))
-def test_message_gives_back_the_array(array: np.ndarray) -> None:
+def test_an_array_round_trips_through_the_message(array: np.ndarray) -> None:
     np.testing.assert_array_equal(tensors.from_message(tensors.to_message(array)), array)
 
 
 @given(matrices, st.integers(160, 2000))
-def test_chunks_of_any_size_join_to_the_array(matrix: np.ndarray, max_bytes: int) -> None:
+def test_chunks_of_any_size_reassemble_to_the_array(matrix: np.ndarray, max_bytes: int) -> None:
     chunks = list(tensors.to_chunks(matrix, max_bytes))
     assert all(len(chunk.rows.data) <= max_bytes for chunk in chunks)
     assembler = TensorAssembler(width=matrix.shape[1], max_rows=matrix.shape[0])
@@ -37,14 +37,14 @@ def test_chunks_of_any_size_join_to_the_array(matrix: np.ndarray, max_bytes: int
     np.testing.assert_array_equal(assembler.result(), matrix)
 
 
-def test_array_without_rows_is_one_chunk() -> None:
+def test_an_array_without_rows_is_one_chunk() -> None:
     (chunk,) = tensors.to_chunks(np.zeros((0, 4), np.float32))
     assembler = TensorAssembler(width=4, max_rows=10)
     assembler.add(chunk)
     assert assembler.result().shape == (0, 4)
 
 
-def test_non_contiguous_array_is_sent_in_row_order() -> None:
+def test_a_non_contiguous_array_is_sent_in_row_order() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     np.testing.assert_array_equal(tensors.from_message(tensors.to_message(array)), array)
 
@@ -73,7 +73,7 @@ def _tensor(shape: list[int], count: int, dtype: int = common_pb2.ELEMENT_TYPE_F
         (_tensor([1 << 40, 2], 16), "x.shape"),
     ],
 )
-def test_tensor_that_is_not_as_announced_is_refused_by_field(tensor: common_pb2.Tensor, field: str) -> None:
+def test_a_tensor_that_contradicts_its_header_is_refused_by_field(tensor: common_pb2.Tensor, field: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         tensors.from_message(tensor, field="x", width=2)
     assert refusal.value.field == field
@@ -118,7 +118,7 @@ _BAD = [np.nan, np.inf, -np.inf, 65_536.0, -1e38]
 
 @pytest.mark.parametrize("value", _BAD)
 @pytest.mark.parametrize("element", ["float32", "bfloat16"])
-def test_value_that_no_model_can_compute_with_is_refused_by_field(value: float, element: str) -> None:
+def test_a_non_finite_or_extreme_value_is_refused_by_field(value: float, element: str) -> None:
     values = np.zeros((3, 2), np.float32)
     values[2, 1] = value
     message = tensors.to_message(values)
@@ -135,12 +135,12 @@ def test_value_that_no_model_can_compute_with_is_refused_by_field(value: float, 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_half_precision_holds_nothing_infinite_either(value: float) -> None:
+def test_infinities_are_refused_in_half_precision_too(value: float) -> None:
     with pytest.raises(InvalidInput, match="no number within"):
         tensors.from_message(tensors.to_message(np.array([[1.0, value]], np.float16)))
 
 
 @pytest.mark.parametrize("value", [65_504.0, -65_504.0, 1e-45, -0.0])
-def test_largest_and_smallest_numbers_are_taken(value: float) -> None:
+def test_the_largest_and_smallest_numbers_are_accepted(value: float) -> None:
     array = np.array([[value, 1.0]], np.float32)
     np.testing.assert_array_equal(tensors.from_message(tensors.to_message(array)), array)

@@ -17,7 +17,7 @@ def thread() -> Iterator[ModelThread]:
     model_thread.shut_down()
 
 
-async def test_iterator_runs_in_one_other_thread(thread: ModelThread) -> None:
+async def test_an_iterator_runs_in_a_single_other_thread(thread: ModelThread) -> None:
     def work() -> Iterator[int]:
         for _ in range(3):
             yield threading.get_ident()
@@ -28,7 +28,7 @@ async def test_iterator_runs_in_one_other_thread(thread: ModelThread) -> None:
     assert len(set(idents)) == 1
 
 
-async def test_loop_runs_on_while_a_step_takes_its_time(thread: ModelThread) -> None:
+async def test_the_event_loop_keeps_running_during_a_slow_step(thread: ModelThread) -> None:
     go_on = threading.Event()
     task = asyncio.create_task(thread.run(lambda: go_on.wait(10)))
     await asyncio.sleep(0)
@@ -36,7 +36,7 @@ async def test_loop_runs_on_while_a_step_takes_its_time(thread: ModelThread) -> 
     assert await task
 
 
-async def test_reader_that_leaves_closes_the_iterator_before_going_on(thread: ModelThread) -> None:
+async def test_a_reader_that_stops_closes_the_iterator_before_it_returns(thread: ModelThread) -> None:
     closed = False
 
     def work() -> Iterator[int]:
@@ -51,7 +51,7 @@ async def test_reader_that_leaves_closes_the_iterator_before_going_on(thread: Mo
     assert closed
 
 
-async def test_cancellation_lets_the_step_in_progress_end_and_starts_no_other(thread: ModelThread) -> None:
+async def test_cancellation_finishes_the_current_step_and_starts_no_other(thread: ModelThread) -> None:
     in_step, go_on = threading.Event(), threading.Event()
     steps = 0
 
@@ -78,7 +78,7 @@ async def test_cancellation_lets_the_step_in_progress_end_and_starts_no_other(th
     assert steps == 1
 
 
-async def test_work_cancelled_in_line_never_starts(thread: ModelThread) -> None:
+async def test_work_cancelled_in_the_queue_never_starts(thread: ModelThread) -> None:
     go_on = threading.Event()
     first = asyncio.create_task(thread.run(lambda: go_on.wait(10)))
     await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_work_cancelled_in_line_never_starts(thread: ModelThread) -> None:
     assert not started.is_set()
 
 
-async def test_error_of_the_work_reaches_the_reader(thread: ModelThread) -> None:
+async def test_an_error_in_the_work_reaches_the_reader(thread: ModelThread) -> None:
     def work() -> Iterator[int]:
         yield 1
         raise ValueError("broken")

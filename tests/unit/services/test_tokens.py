@@ -10,7 +10,7 @@ from services.shared.rpc import tokens
 from services.shared.rpc.tokens import TokenFile, make_token_file
 
 
-def test_file_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_file_is_created_once_and_only_for_its_owner(tmp_path: Path) -> None:
     path = make_token_file(tmp_path / "run" / "token")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     made = TokenFile(path)
@@ -19,7 +19,7 @@ def test_file_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     assert TokenFile(make_token_file(tmp_path / "other")).first() != made.first()
 
 
-def test_first_line_is_shown_and_every_line_is_taken(tmp_path: Path) -> None:
+def test_the_first_token_is_sent_and_every_token_is_accepted(tmp_path: Path) -> None:
     first, second = "a" * 32, "b" * 32
     (path := tmp_path / "token").write_text(f"\n  {first}  \n\n{second}\n")
     file = TokenFile(path)
@@ -29,7 +29,7 @@ def test_first_line_is_shown_and_every_line_is_taken(tmp_path: Path) -> None:
     assert not any(file.accepts(wrong) for wrong in ("", first[:-1], first + second, "ä" * 32))
 
 
-def test_command_makes_the_files_that_are_not_there(
+def test_the_command_creates_the_missing_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = make_token_file(tmp_path / "there")

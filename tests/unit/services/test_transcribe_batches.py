@@ -85,7 +85,7 @@ class Bench:
         return task
 
 
-async def test_clips_that_wait_are_transcribed_in_one_batch_and_returned_in_order() -> None:
+async def test_queued_clips_are_transcribed_in_one_batch_and_returned_in_order() -> None:
     bench = Bench()
     first = await bench.occupied()
     others = [await bench.waiting(1, 2), await bench.waiting(3)]
@@ -97,7 +97,7 @@ async def test_clips_that_wait_are_transcribed_in_one_batch_and_returned_in_orde
     assert bench.batcher.seconds_waiting == 0
 
 
-async def test_clips_that_come_while_others_are_encoded_share_their_batch() -> None:
+async def test_clips_that_arrive_during_encoding_join_the_batch() -> None:
     bench = Bench()
     bench.gate.opened.set()
     bench.gate.encoding.clear()
@@ -109,7 +109,7 @@ async def test_clips_that_come_while_others_are_encoded_share_their_batch() -> N
     assert bench.gate.batches == [[1, 2, 3]]
 
 
-async def test_tenants_take_turns_however_much_one_of_them_asks() -> None:
+async def test_tenants_take_turns_regardless_of_how_much_one_requests() -> None:
     bench = Bench(max_batch_clips=3)
     first = await bench.occupied()
     calls = [await bench.waiting(*range(1, 7), tenant="greedy"), await bench.waiting(51, tenant="modest")]
@@ -130,7 +130,7 @@ async def test_clips_in_different_languages_do_not_share_a_batch() -> None:
     assert bench.gate.languages == ["en", "en", "de"]
 
 
-async def test_language_is_detected_in_the_first_clip_with_speech_and_holds_for_the_others() -> None:
+async def test_the_language_is_detected_in_the_first_clip_with_speech_and_used_for_the_others() -> None:
     bench = Bench()
     bench.gate.opened.set()
     await bench.transcribe(0, 1, 2, 3, language="")  # in clip 0 nothing is said
@@ -138,7 +138,7 @@ async def test_language_is_detected_in_the_first_clip_with_speech_and_holds_for_
     assert bench.gate.languages == ["", "", "de"]
 
 
-async def test_caller_that_leaves_takes_its_clips_out_of_the_queue() -> None:
+async def test_clips_of_a_disconnected_caller_leave_the_queue() -> None:
     bench = Bench()
     first = await bench.occupied()
     leaving = await bench.waiting(1, 2)
@@ -152,7 +152,7 @@ async def test_caller_that_leaves_takes_its_clips_out_of_the_queue() -> None:
     assert bench.batcher.seconds_waiting == 0
 
 
-async def test_batch_without_callers_is_abandoned() -> None:
+async def test_a_batch_without_callers_is_abandoned() -> None:
     bench = Bench()
     first = await bench.occupied()
     first.cancel()
@@ -163,7 +163,7 @@ async def test_batch_without_callers_is_abandoned() -> None:
     assert bench.gate.closed == 1
 
 
-async def test_reader_that_stops_midway_leaves_nothing_waiting() -> None:
+async def test_a_reader_that_stops_midway_leaves_nothing_queued() -> None:
     bench = Bench(max_batch_clips=1)
     before = telemetry.AUDIO_SECONDS_WAITING._value.get()
     bench.gate.opened.set()
@@ -175,7 +175,7 @@ async def test_reader_that_stops_midway_leaves_nothing_waiting() -> None:
     assert telemetry.AUDIO_SECONDS_WAITING._value.get() == before
 
 
-async def test_error_of_a_batch_reaches_its_calls_and_the_next_batch_works() -> None:
+async def test_an_error_in_a_batch_reaches_its_calls_and_the_next_batch_works() -> None:
     bench = Bench()
     bench.gate.opened.set()
     with pytest.raises(ValueError, match="bad"):
@@ -183,7 +183,7 @@ async def test_error_of_a_batch_reaches_its_calls_and_the_next_batch_works() -> 
     assert len(await bench.transcribe(2)) == 1
 
 
-async def test_audio_over_the_limit_is_refused_with_a_time_to_retry_but_a_single_recording_is_not() -> None:
+async def test_audio_over_the_limit_is_refused_with_a_retry_delay_but_a_single_recording_is_not() -> None:
     bench = Bench(max_seconds_waiting=1)
     bench.gate.opened.set()
     assert len(await bench.transcribe(1, 2)) == 2
@@ -197,7 +197,7 @@ async def test_audio_over_the_limit_is_refused_with_a_time_to_retry_but_a_single
     await first
 
 
-async def test_latest_recording_of_the_tenant_with_most_makes_room_for_one_with_less() -> None:
+async def test_the_latest_recording_of_the_busiest_tenant_makes_room_for_another_tenant() -> None:
     bench = Bench(max_seconds_waiting=6)
     first = await bench.occupied()
     earlier, later = await bench.waiting(1, 2, tenant="greedy"), await bench.waiting(3, 4, 5, tenant="greedy")
@@ -212,7 +212,7 @@ async def test_latest_recording_of_the_tenant_with_most_makes_room_for_one_with_
     assert bench.batcher.seconds_waiting == 0
 
 
-async def test_recording_that_has_been_started_makes_room_for_nobody() -> None:
+async def test_a_started_recording_is_never_evicted() -> None:
     bench = Bench(max_batch_clips=1, max_seconds_waiting=3)
     long = asyncio.create_task(bench.transcribe(1, 2, 3, tenant="greedy"))
     await asyncio.to_thread(bench.gate.entered.wait, 10)

@@ -48,36 +48,36 @@ def one_pass(hidden: Tensor) -> list[int]:
     return units_in_steps([hidden])[0]
 
 
-def test_an_answer_has_units_of_several_kinds() -> None:
+def test_an_answer_has_several_different_units() -> None:
     assert len(set(one_pass(HIDDEN))) > 2
 
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, len(HIDDEN)), max_size=6).map(sorted))
-def test_any_pieces_of_an_answer_make_the_units_of_one_pass(cuts: list[int]) -> None:
+def test_chunks_of_any_size_give_the_units_of_one_pass(cuts: list[int]) -> None:
     pieces = list(HIDDEN.tensor_split(cuts))
     assert units_in_steps(pieces) == [one_pass(HIDDEN)]
 
 
-def test_streams_side_by_side_do_not_touch_each_other() -> None:
+def test_concurrent_streams_are_independent() -> None:
     streams = [list(HIDDEN.split(3)), list(HIDDEN[5:12].split(1)), [HIDDEN[:1]], [HIDDEN[:0]]]
     assert units_in_steps(*streams) == [one_pass(HIDDEN), one_pass(HIDDEN[5:12]), one_pass(HIDDEN[:1]), []]
 
 
-def test_frames_wait_for_one_token_and_the_end_lets_go_of_the_last() -> None:
+def test_frames_are_held_back_by_one_token_until_the_end() -> None:
     state, found = GENERATOR.new_state(), []
     for token in range(4):
         found.append(len(GENERATOR.step([state], [HIDDEN[token : token + 1]], [token == 3])[0]))
     assert found == [0, FRAMES, FRAMES, 2 * FRAMES]
 
 
-def test_a_hidden_state_stands_for_its_likeliest_token() -> None:
+def test_a_hidden_state_is_mapped_to_its_likeliest_token() -> None:
     table = torch.eye(VOCABULARY, WIDTH)
     generator = random_generator().set_output_table(table)
     assert generator.tokens(3.0 * table[:WIDTH] + 0.1).tolist() == list(range(WIDTH))
 
 
-def test_frames_of_a_piece_of_a_word_depend_on_the_next_piece_but_not_on_later_ones() -> None:
+def test_frames_of_a_word_piece_depend_only_on_the_next_piece() -> None:
     tokens = torch.tensor([3, 7, 9])
     first = GENERATOR.logits([tokens])[0]
     other_next = GENERATOR.logits([torch.tensor([3, 8, 9])])[0]
@@ -86,7 +86,7 @@ def test_frames_of_a_piece_of_a_word_depend_on_the_next_piece_but_not_on_later_o
     torch.testing.assert_close(first[:FRAMES], other_last[:FRAMES])
 
 
-def test_letters_lie_evenly_over_the_frames() -> None:
+def test_letters_are_spread_evenly_over_the_frames() -> None:
     assert spread(letters_of("ab"), 4) == [66, 66, 67, 67]
     assert spread(letters_of("abc"), 4) == [66, 66, 67, 68]
     assert spread(letters_of("abcdef"), 4) == [66, 67, 68, 69]
@@ -103,7 +103,7 @@ def test_a_generator_knows_the_spelling_of_a_vocabulary() -> None:
     assert generator.spelling_VT[tokenizer.token_to_id("<|im_end|>")].tolist() == [0, 0]
 
 
-def test_it_learns_what_a_few_answers_sound_like() -> None:
+def test_the_generator_can_overfit_a_few_answers() -> None:
     generator = random_generator().requires_grad_(True).train()
     answers = [torch.tensor([1, 2, 3]), torch.tensor([3, 1])]
     units = [torch.tensor([0, 1, 2, 3]), torch.tensor([3, 3, 0])]
@@ -122,7 +122,7 @@ def test_it_learns_what_a_few_answers_sound_like() -> None:
     "hidden",
     [torch.zeros(2, WIDTH + 1), torch.zeros(WIDTH), torch.zeros(2, WIDTH).long(), torch.full((1, WIDTH), torch.nan)],
 )
-def test_bad_hidden_states_are_refused_and_leave_the_answer_as_it_was(hidden: Tensor) -> None:
+def test_bad_hidden_states_are_refused_and_change_nothing(hidden: Tensor) -> None:
     state = GENERATOR.new_state()
     GENERATOR.step([state], [HIDDEN[:3]], [False])
     with pytest.raises(InvalidInput, match="hidden_states"):
@@ -130,7 +130,7 @@ def test_bad_hidden_states_are_refused_and_leave_the_answer_as_it_was(hidden: Te
     assert state.past.position == 3 * FRAMES
 
 
-def test_an_unknown_unit_and_a_table_of_another_model_are_refused() -> None:
+def test_an_unknown_unit_or_a_table_of_another_model_is_refused() -> None:
     with pytest.raises(InvalidInput, match="units"):
         GENERATOR.loss([torch.tensor([1])], [torch.tensor([UNITS])])
     with pytest.raises(InvalidInput, match="table"):

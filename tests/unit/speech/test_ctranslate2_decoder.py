@@ -61,14 +61,14 @@ def test_hypotheses_are_cut_at_their_timestamps_and_at_the_end_of_the_clip() -> 
     assert [s.mean_log_probability for s in segments] == pytest.approx([-0.2] * 4)
 
 
-def test_a_draft_that_repeats_itself_is_tried_again_by_our_own_decoder() -> None:
+def test_a_repetitive_draft_is_decoded_again_by_our_own_decoder() -> None:
     again = [timestamp(0), *letters("heard"), timestamp(1)]
     drafts = Drafts([timestamp(0), *letters("la " * 40), timestamp(3)])
     (segment,) = transcribed(drafts, [clip(3)], [again])
     assert (segment.text, segment.end_seconds) == ("heard", 1)
 
 
-def test_nobody_speaks_where_a_draft_says_so() -> None:
+def test_a_draft_without_speech_has_no_segments() -> None:
     assert transcribed(Drafts([timestamp(0), *letters("um"), timestamp(1)], -2.0, 0.9), [clip(3)]) == []
 
 
@@ -89,7 +89,7 @@ class Kernels:
 
 
 @pytest.mark.parametrize(("slips", "batches"), [(False, [3]), (True, [1, 1, 1])])
-def test_clips_are_decoded_one_by_one_where_kernels_depend_on_the_batch(
+def test_clips_are_decoded_one_by_one_if_kernels_depend_on_the_batch(
     slips: bool, batches: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kernels = Kernels(slips)
@@ -104,7 +104,7 @@ def test_clips_are_decoded_one_by_one_where_kernels_depend_on_the_batch(
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn"])
-def test_weights_that_cannot_be_read_are_refused(damage: str, tmp_path: Path) -> None:
+def test_unreadable_weights_are_refused(damage: str, tmp_path: Path) -> None:
     if damage == "torn":
         (tmp_path / "model.bin").write_bytes(b"no model")
     with pytest.raises(CheckpointError, match=r"model\.bin"):

@@ -35,16 +35,16 @@ def projector_folder(folder: Path, **changed: Tensor) -> Path:
     return folder
 
 
-def test_one_clip_is_for_speech_and_several_are_for_long_speech() -> None:
+def test_one_clip_uses_speech_and_several_use_long_speech() -> None:
     both = encoder("speech", "long_speech")
     assert [both.choose_adapter(clips) for clips in (1, 2, 240)] == ["speech", "long_speech", "long_speech"]
 
 
-def test_without_a_projector_for_long_speech_every_recording_is_for_speech() -> None:
+def test_without_a_long_speech_projector_every_recording_uses_speech() -> None:
     assert encoder("speech").choose_adapter(240) == "speech"
 
 
-def test_clips_go_through_the_projector_that_was_named_or_fits() -> None:
+def test_clips_use_the_named_projector_or_the_one_for_their_length() -> None:
     both = encoder("speech", "long_speech")
     two = [clip(0.3), clip(0.4)]
     long_speech = both.encode(two, "long_speech")
@@ -54,18 +54,18 @@ def test_clips_go_through_the_projector_that_was_named_or_fits() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "clips"), [(29.99, 1), (30, 1), (30.01, 2), (60, 2), (90, 3)])
-def test_published_models_take_three_hundred_tokens_for_every_started_clip(seconds: float, clips: int) -> None:
+def test_published_models_use_three_hundred_tokens_per_started_clip(seconds: float, clips: int) -> None:
     tokens = encoder("speech").encode([each.samples for each in split_clips(clip(seconds))])
     assert [tuple(each.shape) for each in tokens] == [(300, 12)] * clips
 
 
-def test_two_hours_make_seventy_two_thousand_tokens() -> None:
+def test_two_hours_are_seventy_two_thousand_tokens() -> None:
     clips = split_clips(torch.zeros(1).expand(2 * 60 * 60 * SAMPLE_RATE))
     assert len(clips) * WHISPER.max_frames // PROJECTOR.group == 72_000
 
 
 @torch.inference_mode()
-def test_a_loaded_projector_gives_what_its_weights_give(tmp_path: Path) -> None:
+def test_a_loaded_projector_uses_its_weights(tmp_path: Path) -> None:
     grown = encoder("speech")
     load_projector(grown, "french", projector_folder(tmp_path / "french"))
     assert grown.adapters == ("speech", "french")
@@ -87,7 +87,7 @@ def test_an_unloaded_projector_is_gone_and_the_others_stay(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "../speech", "update", "x" * 65, "über"])
-def test_what_is_no_name_for_an_adapter_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_invalid_adapter_name_is_refused(tmp_path: Path, name: str) -> None:
     grown = encoder("speech")
     with pytest.raises(InvalidInput, match="is not a valid adapter name"):
         load_projector(grown, name, projector_folder(tmp_path))
@@ -115,7 +115,7 @@ def test_a_folder_without_a_projector_is_refused(tmp_path: Path) -> None:
         ({"linear2.bias": torch.full((12,), float("nan"))}, r"linear2\.bias.*NaN"),
     ],
 )
-def test_a_projector_that_does_not_fit_names_its_tensor_and_changes_nothing(
+def test_a_mismatched_projector_names_its_tensor_and_changes_nothing(
     tmp_path: Path, changed: dict[str, Tensor], reason: str
 ) -> None:
     grown = encoder("speech")

@@ -21,15 +21,15 @@ def names(units: list[int]) -> list[str]:
     return [PHONES[unit] for unit in units]
 
 
-def test_units_are_sounds_with_their_stress_and_marks() -> None:
+def test_units_are_phonemes_with_stress_and_punctuation() -> None:
     assert names(phone_units("həlˈoʊ, juː.")) == ["h", "ə", "l", "ˈo", "ʊ", ",", "j", "u", "."]
 
 
-def test_kinds_of_a_sound_that_the_voice_hardly_knows_are_taken_for_common_ones() -> None:
+def test_rare_phonemes_are_mapped_to_common_ones() -> None:
     assert names(phone_units("bˈʌt̩n; lɑːx")) == ["b", "ˈʌ", "t", "n", ",", "l", "ɑ", "k"]
 
 
-def test_pads_stresses_and_blanks_belong_to_the_sound_that_they_are_said_with() -> None:
+def test_pads_stresses_and_blanks_belong_to_their_phoneme() -> None:
     symbols = ["^", "_", "ˈ", "_", "a", "_", "ː", "_", " ", "_", "b", "_", ".", "_", "$"]
     frames = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
     found = units_with_durations(symbols, frames)

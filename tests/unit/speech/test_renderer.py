@@ -52,7 +52,7 @@ UNITS = torch.randint(0, 20, (30,), generator=torch.Generator().manual_seed(2))
 
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, len(UNITS)), max_size=6).map(sorted))
-def test_any_pieces_of_a_stream_sound_like_one_pass(cuts: list[int]) -> None:
+def test_chunks_of_any_size_give_the_audio_of_one_pass(cuts: list[int]) -> None:
     state, pieces = VOCODER.new_state(), list(UNITS.tensor_split(cuts))
     heard = [VOCODER.step([state], [piece], [False])[0] for piece in pieces]
     heard += VOCODER.step([state], [UNITS[:0]], [True])
@@ -61,14 +61,14 @@ def test_any_pieces_of_a_stream_sound_like_one_pass(cuts: list[int]) -> None:
     torch.testing.assert_close(torch.cat(heard), whole, atol=1e-5, rtol=1e-4)
 
 
-def test_a_stream_runs_late_by_what_renderer_and_hifigan_look_ahead() -> None:
+def test_the_delay_is_the_lookahead_of_renderer_and_hifigan() -> None:
     config, state = VOCODER.config, VOCODER.new_state(durations=False)
     assert config.delay == config.hifigan_delay + 5 * config.samples_per_frame
     sound = VOCODER.step([state], [UNITS], [False])[0]
     assert len(sound) == len(UNITS) * config.samples_per_frame - config.delay
 
 
-def test_a_stack_is_its_convolutions_with_as_much_padding_ahead_as_they_look() -> None:
+def test_a_stack_equals_its_convolutions_padded_by_their_lookahead() -> None:
     torch.manual_seed(0)
     stack, x_CL = ConvStack(4, LAYERS).eval(), torch.randn(4, 15)
     expected_LC = x_CL.T
@@ -81,7 +81,7 @@ def test_a_stack_is_its_convolutions_with_as_much_padding_ahead_as_they_look() -
     torch.testing.assert_close(found, expected_LC.T)
 
 
-def test_blocks_of_the_second_kind_are_those_of_hifigan_as_it_is_written_down() -> None:
+def test_type_2_blocks_equal_hifigans_reference_code() -> None:
     torch.manual_seed(0)
     shape = HifiGanShape(**SHAPE)  # type: ignore[arg-type]
     gan, x = HifiGan(5, shape).eval(), torch.randn(1, 5, 9)
@@ -114,7 +114,7 @@ def save_onnx(path: Path, tensors: dict[str, Tensor]) -> None:
     onnx.save(helper.make_model(graph), path)
 
 
-def test_the_decoder_of_a_piper_voice_loads_by_its_names(tmp_path: Path) -> None:
+def test_the_decoder_of_a_piper_voice_is_loaded_by_name(tmp_path: Path) -> None:
     gan = HifiGan(5, HifiGanShape(**SHAPE))  # type: ignore[arg-type]
     stored = {f"dec.{name.replace('convs1', 'convs')}": tensor for name, tensor in gan.state_dict().items()}
     del stored["dec.conv_post.bias"]

@@ -80,7 +80,7 @@ def test_logits_equal_those_of_transformers_token_by_token(
             torch.testing.assert_close(logits, expected[position], atol=1e-4, rtol=1e-4)
 
 
-def test_logits_of_a_batch_of_unequal_clips_equal_those_of_each_alone(
+def test_batched_logits_of_unequal_clips_equal_those_of_each_alone(
     oracle: WhisperForConditionalGeneration, decoder: WhisperDecoder
 ) -> None:
     clips = [torch.randn(length, WIDTH) for length in (5, 40, 17)]
@@ -94,7 +94,7 @@ def test_logits_of_a_batch_of_unequal_clips_equal_those_of_each_alone(
         torch.testing.assert_close(logits[row], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_rows_that_stay_are_not_touched_by_rows_that_leave(decoder: WhisperDecoder) -> None:
+def test_remaining_rows_are_unaffected_by_removed_ones(decoder: WhisperDecoder) -> None:
     clips = [torch.randn(length, WIDTH) for length in (5, 40, 17)]
     with torch.no_grad():
         state = decoder.new_state(clips)
@@ -106,7 +106,7 @@ def test_rows_that_stay_are_not_touched_by_rows_that_leave(decoder: WhisperDecod
 
 
 @torch.no_grad()
-def test_a_text_longer_than_the_room_made_at_first_is_as_in_one_pass() -> None:
+def test_a_text_longer_than_the_initial_cache_equals_one_pass() -> None:
     torch.manual_seed(3)
     shape = WhisperDecoder.Config(vocabulary=50, width=WIDTH, layers=LAYERS, heads=HEADS, feed_forward=FEED_FORWARD)
     built, frames = shape.build().eval(), torch.randn(30, WIDTH)
@@ -118,7 +118,7 @@ def test_a_text_longer_than_the_room_made_at_first_is_as_in_one_pass() -> None:
 
 
 @torch.no_grad()
-def test_a_decoder_that_multiplies_in_bfloat16_gives_nearly_the_same_logits(decoder: WhisperDecoder) -> None:
+def test_a_bfloat16_decoder_gives_nearly_the_same_logits(decoder: WhisperDecoder) -> None:
     clips, tokens = [torch.randn(length, WIDTH) for length in (5, 40)], torch.tensor([[3, 80, 200], [3, 9, 4]])
     exact = decoder(tokens, decoder.new_state(clips))
     rounded = copy.deepcopy(decoder)
@@ -156,25 +156,25 @@ def test_words_follow_a_start() -> None:
     assert not [token for token in following if token >= TOKENS.first_timestamp]
 
 
-def test_another_segment_or_the_end_follows_a_closed_segment() -> None:
+def test_a_closed_segment_is_followed_by_another_or_the_end() -> None:
     following = allowed([timestamp(0), *letters("a"), timestamp(2)], last=3.0, logits=words_win())
     assert following == [TOKENS.end, *range(timestamp(2), timestamp(3) + 1)]
 
 
-def test_segments_are_neither_empty_nor_backwards() -> None:
+def test_segments_are_not_empty_or_reversed() -> None:
     following = allowed([timestamp(0.5), *letters("a")], last=2.0, logits=words_win())
     assert [token for token in following if token >= TOKENS.first_timestamp] == list(
         range(timestamp(0.52), timestamp(2) + 1)
     )
 
 
-def test_words_stand_back_where_timestamps_are_likelier_together() -> None:
+def test_a_timestamp_is_chosen_if_timestamps_are_likelier_in_sum() -> None:
     following = allowed([timestamp(0), *letters("a")])
     assert min(following) > TOKENS.first_timestamp
 
 
 @pytest.mark.parametrize("banned", ["(", "[", "*", "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>"])
-def test_what_nobody_says_is_never_written(banned: str) -> None:
+def test_non_speech_tokens_are_suppressed(banned: str) -> None:
     token = TOKENIZER.token_to_id(banned)
     assert token not in allowed([timestamp(0), *letters("a")], logits=words_win())
 
@@ -245,7 +245,7 @@ def test_segment_never_ends_after_its_clip() -> None:
     assert segments[0].end_seconds == 3
 
 
-def test_rest_of_a_clip_that_was_left_open_is_heard_on_its_own() -> None:
+def test_the_remainder_after_an_open_segment_is_transcribed_separately() -> None:
     scripts = [
         [],
         [timestamp(0), *letters("one"), timestamp(2), timestamp(2)],
@@ -262,7 +262,7 @@ def test_rest_of_a_clip_that_was_left_open_is_heard_on_its_own() -> None:
     ]
 
 
-def test_short_or_silent_rest_of_a_clip_is_left() -> None:
+def test_a_short_or_silent_remainder_is_skipped() -> None:
     left_open = [timestamp(0), *letters("one"), timestamp(2), timestamp(2)]
     samples = torch.cat([torch.full((2 * SAMPLE_RATE,), 1.0), torch.zeros(3 * SAMPLE_RATE)])
     for rest in (samples, samples[: int(2.4 * SAMPLE_RATE)]):
@@ -271,7 +271,7 @@ def test_short_or_silent_rest_of_a_clip_is_left() -> None:
 
 
 @pytest.mark.parametrize("batched", [True, False])
-def test_clips_of_one_batch_end_on_their_own(batched: bool) -> None:
+def test_clips_of_a_batch_end_independently(batched: bool) -> None:
     scripts = [[], [timestamp(0), *letters("a"), timestamp(1)], [timestamp(0), *letters("longer"), timestamp(1)]]
     clips = [clip(2, start=0, level=2), clip(1, start=30, level=1), clip(2, start=60, level=2)]
     segments = transcribe(Scripted(scripts), clips, batched=batched)
@@ -279,7 +279,7 @@ def test_clips_of_one_batch_end_on_their_own(batched: bool) -> None:
 
 
 @pytest.mark.parametrize(("batched", "batches"), [(None, [1, 1, 1]), (True, [3])])
-def test_cpu_decodes_clips_one_by_one_by_default(batched: bool | None, batches: list[int]) -> None:
+def test_the_cpu_decodes_clips_one_by_one_by_default(batched: bool | None, batches: list[int]) -> None:
     class Counting(Scripted):
         def new_state(self, frames: list[Tensor]) -> DecoderState:
             counted.append(len(frames))
@@ -292,29 +292,29 @@ def test_cpu_decodes_clips_one_by_one_by_default(batched: bool | None, batches: 
     assert counted == batches
 
 
-def test_silent_clips_are_not_even_decoded() -> None:
+def test_silent_clips_are_not_decoded() -> None:
     decoder = Scripted([[timestamp(0), *letters("you")]])
     assert transcribe(decoder, [clip(3, level=0.0), clip(3, level=1e-5)]) == []
     assert decoder.steps == 0
 
 
-def test_improbable_words_where_nobody_speaks_are_dropped() -> None:
+def test_improbable_text_without_speech_is_dropped() -> None:
     scripts = [[], [timestamp(0), *letters("you"), timestamp(1)]]
     assert transcribe(Scripted(scripts, no_speech=0.9, confidence=2.0), [clip(3, level=1)]) == []
     assert transcribe(Scripted(scripts, no_speech=0.9), [clip(3, level=1)])[0].text == "you"
 
 
-def test_clip_that_holds_punctuation_only_has_no_segment() -> None:
+def test_a_clip_with_only_punctuation_has_no_segment() -> None:
     assert transcribe(Scripted([[], [timestamp(0), *letters(" ."), timestamp(1)]]), [clip(3, level=1)]) == []
 
 
-def test_text_is_never_longer_than_its_clip_allows() -> None:
+def test_text_length_is_limited_by_the_clip() -> None:
     decoder = Scripted([[], [timestamp(0), *letters("ha" * 500)]])
     segments = transcribe(decoder, [clip(2, level=1)], tokens_per_second=10, temperatures=(0.0,))
     assert len(segments[0].text) == 29  # (2 s + 1 s of silence) * 10, less the first timestamp
 
 
-def test_repetition_is_tried_again_at_another_temperature() -> None:
+def test_repetitive_text_is_decoded_again_at_another_temperature() -> None:
     class Calming(Scripted):
         def new_state(self, frames: list[Tensor]) -> DecoderState:
             self.scripts[1] = self.scripts.pop()
@@ -328,7 +328,7 @@ def test_repetition_is_tried_again_at_another_temperature() -> None:
 
 
 @pytest.mark.parametrize("language", ["", "en"])
-def test_random_transcriber_says_the_same_every_time(language: str) -> None:
+def test_a_random_transcriber_is_reproducible(language: str) -> None:
     clips = [clip(0.5, level=0.3), clip(2.0, start=30.0, level=0.7)]
     first = list(random_transcriber(WIDTH, frames_of).transcribe(clips, language))
     assert first == list(random_transcriber(WIDTH, frames_of).transcribe(clips, language))
@@ -339,7 +339,7 @@ def test_no_clips_give_no_segments() -> None:
     assert list(random_transcriber(WIDTH, frames_of).transcribe([])) == []
 
 
-def test_clips_beyond_the_first_batch_are_decoded_only_when_they_are_asked_for() -> None:
+def test_clips_beyond_the_first_batch_are_decoded_lazily() -> None:
     decoder = Scripted([[], [timestamp(0), *letters("a"), timestamp(1)]])
     segments = Transcriber(decoder, TOKENIZER, frames_of, DecodingOptions(batch=1)).transcribe([clip(2, level=1)] * 5)
     next(segments)
@@ -363,6 +363,6 @@ def test_folder_in_hugging_face_layout_is_loaded(
     assert [s.text for s in heard] == [s.text for s in wanted]
 
 
-def test_a_folder_with_an_encoder_alone_makes_no_transcriber(tmp_path: Path) -> None:
+def test_a_folder_with_only_an_encoder_has_no_transcriber(tmp_path: Path) -> None:
     save_file({"model.encoder.conv1.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     assert load_transcriber(tmp_path, frames_of) is None

@@ -45,13 +45,13 @@ def multilingual(decoder: WhisperDecoder) -> Transcriber:
     return Transcriber(decoder, MULTILINGUAL_TOKENIZER, frames_of, options, multilingual=True)
 
 
-def test_languages_are_those_of_the_tokenizer_or_english_alone() -> None:
+def test_languages_are_those_of_the_tokenizer_or_only_english() -> None:
     assert multilingual(listener("de")).languages == ("en", "de", "yue")
     assert random_transcriber(WIDTH, frames_of).languages == ("en",)
 
 
 @pytest.mark.parametrize("language", ["de", "english", "EN"])
-def test_other_languages_than_english_are_refused_by_the_call(language: str) -> None:
+def test_an_english_only_model_refuses_other_languages(language: str) -> None:
     with pytest.raises(InvalidInput, match="English") as refused:
         random_transcriber(WIDTH, frames_of).transcribe([clip(1)], language)
     assert refused.value.field == "language"
@@ -64,19 +64,19 @@ def test_a_multilingual_transcript_starts_with_its_language_and_task() -> None:
     assert decoder.asked[:2] == [[MULTILINGUAL.start], [MULTILINGUAL.languages["yue"], transcribe]]
 
 
-def test_a_language_that_is_not_named_is_heard_from_the_first_clip() -> None:
+def test_an_unspecified_language_is_detected_in_the_first_clip() -> None:
     decoder = listener("de")
     list(multilingual(decoder).transcribe([clip(1), clip(2)]))
     assert decoder.asked[0] == [MULTILINGUAL.start]
     assert decoder.asked[2][0] == MULTILINGUAL.languages["de"]
 
 
-def test_a_language_that_a_multilingual_model_does_not_know_is_refused() -> None:
+def test_a_language_unknown_to_a_multilingual_model_is_refused() -> None:
     with pytest.raises(InvalidInput, match="'fr' is not supported"):
         multilingual(listener("de")).transcribe([clip(1)], "fr")
 
 
-def test_a_transcript_holds_no_language() -> None:
+def test_a_transcript_contains_no_language_token() -> None:
     logits = torch.zeros(MULTILINGUAL.vocabulary)
     logits[MULTILINGUAL.first_timestamp :] = -20
     first = MULTILINGUAL.first_timestamp

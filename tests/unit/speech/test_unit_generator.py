@@ -53,7 +53,7 @@ def test_the_reference_frames_are_reproduced_exactly() -> None:
     assert generator.predict(tensors["predict.hidden"]).tolist() == tensors["predict.frames"].tolist()
 
 
-def test_the_reference_frames_come_out_of_single_hidden_states_too() -> None:
+def test_single_hidden_states_reproduce_the_reference_frames_too() -> None:
     generator, tensors = reference()
     state = generator.new_state()
     frames = [generator.step([state], [hidden[None]])[0] for hidden in tensors["predict.hidden"]]
@@ -72,7 +72,7 @@ def test_the_reference_loss_is_reproduced() -> None:
         st.tuples(st.integers(0, 30), st.lists(st.integers(0, 12), min_size=1, max_size=5)), min_size=1, max_size=4
     )
 )
-def test_streams_cut_and_batched_in_any_way_give_what_one_pass_gives(streams: list[tuple[int, list[int]]]) -> None:
+def test_streams_in_any_chunks_and_batches_equal_one_pass(streams: list[tuple[int, list[int]]]) -> None:
     """Each stream is a start within HIDDEN and the sizes of its chunks."""
     states = [GENERATOR.new_state() for _ in streams]
     frames: list[list[Tensor]] = [[] for _ in streams]
@@ -88,7 +88,7 @@ def test_streams_cut_and_batched_in_any_way_give_what_one_pass_gives(streams: li
         assert torch.cat(heard).tolist() == whole.tolist()
 
 
-def test_many_hidden_states_in_one_step_give_what_one_pass_gives() -> None:
+def test_many_hidden_states_in_one_step_equal_one_pass() -> None:
     (frames,) = GENERATOR.step([GENERATOR.new_state()], [HIDDEN])
     assert frames.tolist() == GENERATOR.predict(HIDDEN).tolist()
 
@@ -115,7 +115,7 @@ def test_repeats_are_merged_and_blanks_dropped_across_steps(chunks: list[list[in
     ],
     ids=["width", "dimensions", "integers", "nan", "infinity"],
 )
-def test_hidden_states_that_do_not_fit_are_refused_and_no_stream_moves(wrong: Tensor) -> None:
+def test_mismatched_hidden_states_are_refused_and_no_stream_advances(wrong: Tensor) -> None:
     states = [GENERATOR.new_state(), GENERATOR.new_state()]
     GENERATOR.step(states, [HIDDEN[:2], HIDDEN[:3]])
     untouched = deepcopy(states)
@@ -153,7 +153,7 @@ def test_hidden_states_are_stretched_where_a_target_is_longer_than_their_frames(
     assert 0.0 < value.item() < float("inf")
 
 
-def test_a_batch_with_nothing_to_say_costs_nothing_and_can_be_trained_on() -> None:
+def test_a_batch_without_units_has_zero_loss_and_can_be_backpropagated() -> None:
     generator = random_generator().requires_grad_(True)
     nothing = torch.full((1, 3), IGNORED)
     value = generator.loss(HIDDEN[None, :3], nothing, nothing)
@@ -169,7 +169,7 @@ def test_targets_that_are_unknown_or_have_no_answer_are_refused() -> None:
         GENERATOR.loss(HIDDEN[None, :3], torch.full((1, 3), IGNORED), torch.tensor([[2]]))
 
 
-def test_training_brings_the_loss_down() -> None:
+def test_training_reduces_the_loss() -> None:
     generator = random_generator().requires_grad_(True)
     optimizer = torch.optim.Adam(generator.parameters(), 1e-2)
     labels, units = torch.ones(1, 6, dtype=torch.int64), torch.tensor([[1, 2, 3, 4, 5, 6, 7]])

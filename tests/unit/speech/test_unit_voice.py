@@ -48,7 +48,7 @@ def sound_of(*chunks: NDArray[np.float32], voice: UnitVoice = VOICE, speed: floa
     return np.concatenate(heard) if heard else np.zeros(0, np.int16)
 
 
-def test_there_is_sound_to_compare() -> None:
+def test_there_is_audio_to_compare() -> None:
     sound = sound_of(HIDDEN)
     assert sound.dtype == np.int16
     assert len(sound) > 1_000
@@ -57,13 +57,13 @@ def test_there_is_sound_to_compare() -> None:
 
 @settings(max_examples=20)
 @given(st.lists(st.integers(0, len(HIDDEN)), max_size=6).map(sorted))
-def test_a_stream_of_any_chunks_equals_the_whole_answer_at_once(cuts: list[int]) -> None:
+def test_chunks_of_any_size_equal_the_whole_answer_at_once(cuts: list[int]) -> None:
     chunks = [HIDDEN[start:end] for start, end in zip([0, *cuts], [*cuts, len(HIDDEN)], strict=True)]
     whole = sound_of(HIDDEN).astype(int)
     assert np.abs(sound_of(*chunks).astype(int) - whole).max() <= 1
 
 
-def test_streams_in_a_batch_sound_as_alone() -> None:
+def test_batched_streams_equal_single_streams() -> None:
     answers = [HIDDEN[:7], HIDDEN[10:30], HIDDEN[:0], HIDDEN[3:4]]
     states = [VOICE.new_state() for _ in answers]
     heard = [VOICE.step(states, [torch.tensor(answer[:5]) for answer in answers], [False] * 4)]
@@ -74,7 +74,7 @@ def test_streams_in_a_batch_sound_as_alone() -> None:
         assert np.abs(together - alone).max(initial=0) <= 1
 
 
-def test_sound_comes_before_the_answer_ends() -> None:
+def test_audio_starts_before_the_answer_ends() -> None:
     stream = VOICE.new_stream()
     heard = [len(list(stream.push_hidden(state[None]))) for state in HIDDEN]
     assert any(heard[:10])
@@ -87,7 +87,7 @@ def test_chunks_are_16_bit_and_bounded() -> None:
     assert all(chunk.dtype == np.int16 and 0 < len(chunk) <= CHUNK_SECONDS * VOICE.sample_rate for chunk in chunks)
 
 
-def test_twice_the_speed_takes_half_the_time() -> None:
+def test_doubling_the_speed_halves_the_duration() -> None:
     assert len(sound_of(HIDDEN, speed=2.0)) == pytest.approx(len(sound_of(HIDDEN)) / 2, rel=0.05)
 
 
@@ -100,7 +100,7 @@ def test_an_answer_without_tokens_is_silent() -> None:
     [np.zeros((1, WIDTH + 1), np.float32), np.zeros(WIDTH, np.float32), np.full((1, WIDTH), np.nan, np.float32)],
     ids=["width", "dimensions", "nan"],
 )
-def test_hidden_states_that_do_not_fit_are_refused_and_the_stream_goes_on(wrong: NDArray[np.float32]) -> None:
+def test_mismatched_hidden_states_are_refused_and_the_stream_continues(wrong: NDArray[np.float32]) -> None:
     stream = VOICE.new_stream()
     heard = list(stream.push_hidden(HIDDEN[:20]))
     with pytest.raises(InvalidInput, match="hidden_states"):
@@ -109,19 +109,19 @@ def test_hidden_states_that_do_not_fit_are_refused_and_the_stream_goes_on(wrong:
     assert np.abs(np.concatenate(heard).astype(int) - sound_of(HIDDEN).astype(int)).max() <= 1
 
 
-def test_a_read_only_array_is_as_good_as_any() -> None:
+def test_a_read_only_array_is_accepted() -> None:
     read_only = np.frombuffer(HIDDEN.tobytes(), np.float32).reshape(HIDDEN.shape)
     assert np.array_equal(sound_of(read_only), sound_of(HIDDEN))
 
 
-def test_a_stream_that_has_ended_takes_no_more() -> None:
+def test_an_ended_stream_accepts_no_more_input() -> None:
     stream = VOICE.new_stream()
     stream.finish()
     with pytest.raises(InvalidInput, match="has ended"):
         stream.push_hidden(HIDDEN)
 
 
-def test_voices_name_the_kind_of_stream_that_they_speak_from() -> None:
+def test_voices_declare_the_input_that_they_speak_from() -> None:
     voices: list[Voice] = [VOICE, TinyVoice()]
     assert [voice.hidden_width for voice in voices] == [WIDTH, 0]
     with pytest.raises(InvalidInput, match="text"):
@@ -130,7 +130,7 @@ def test_voices_name_the_kind_of_stream_that_they_speak_from() -> None:
         voices[1].new_stream().push_hidden(HIDDEN)
 
 
-def test_a_wrong_voice_or_speed_is_refused() -> None:
+def test_an_invalid_voice_or_speed_is_refused() -> None:
     with pytest.raises(InvalidInput, match="'alloy' is not one of: lyra"):
         VOICE.new_stream("alloy")
     with pytest.raises(InvalidInput, match="speed"):

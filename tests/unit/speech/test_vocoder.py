@@ -111,7 +111,7 @@ def test_the_reference_durations_are_reproduced_exactly() -> None:
     assert vocoder.predicted_durations(tensors["code"]).tolist() == tensors["duration"].tolist()
 
 
-def test_the_reference_waveform_comes_out_of_single_units_too() -> None:
+def test_single_units_reproduce_the_reference_waveform_too() -> None:
     weights, tensors, config = reference()
     vocoder = vocoder_from_published(weights, config)
     (sound,) = spoken_in_steps(vocoder, [[[unit] for unit in tensors["code"].tolist()]])
@@ -120,9 +120,7 @@ def test_the_reference_waveform_comes_out_of_single_units_too() -> None:
 
 @settings(max_examples=30)
 @given(st.lists(UNIT_CHUNKS, min_size=1, max_size=4), st.booleans())
-def test_streams_cut_and_batched_in_any_way_give_what_one_pass_gives(
-    streams: list[list[list[int]]], durations: bool
-) -> None:
+def test_streams_in_any_chunks_and_batches_equal_one_pass(streams: list[list[list[int]]], durations: bool) -> None:
     for chunks, sound in zip(streams, spoken_in_steps(VOCODER, streams, durations=durations), strict=True):
         units = code(*chain.from_iterable(chunks))
         torch.testing.assert_close(sound, VOCODER(units, durations), rtol=0, atol=1e-5)
@@ -134,7 +132,7 @@ def test_streams_cut_and_batched_in_any_way_give_what_one_pass_gives(
     st.lists(st.sampled_from([(1, (1,)), (3, (1, 2)), (5, (3, 1)), (7, (2, 5))]), min_size=1, max_size=3),
     st.lists(st.integers(0, UNITS - 1), min_size=1, max_size=12),
 )
-def test_vocoders_of_any_shape_give_what_padded_convolutions_give(
+def test_vocoders_of_any_shape_equal_padded_convolutions(
     ups: list[tuple[int, int]], blocks: list[tuple[int, tuple[int, ...]]], units: list[int]
 ) -> None:
     vocoder = random_vocoder(
@@ -148,7 +146,7 @@ def test_vocoders_of_any_shape_give_what_padded_convolutions_give(
     torch.testing.assert_close(sound, padded_pass(vocoder, code(*units)), rtol=0, atol=1e-5)
 
 
-def test_a_unit_lasts_as_many_frames_as_the_predictor_says() -> None:
+def test_a_unit_lasts_as_many_frames_as_predicted() -> None:
     units = code(*range(20))
     durations = VOCODER.predicted_durations(units)
     assert durations.min() == 1
@@ -157,14 +155,14 @@ def test_a_unit_lasts_as_many_frames_as_the_predictor_says() -> None:
     torch.testing.assert_close(VOCODER(units), expected, rtol=0, atol=1e-5)
 
 
-def test_a_stream_runs_exactly_as_late_as_the_configuration_says() -> None:
+def test_the_delay_of_a_stream_is_the_configured_one() -> None:
     state, heard = VOCODER.new_state(durations=False), 0
     for read in range(1, 20):
         heard += len(VOCODER.step([state], [code(read)], [False])[0])
         assert heard == max(0, read * VOCODER.config.samples_per_frame - VOCODER.config.delay)
 
 
-def test_the_published_shape_runs_412_milliseconds_late() -> None:
+def test_the_published_shape_has_a_delay_of_412_milliseconds() -> None:
     assert (UnitVocoder.Config().delay, UnitVocoder.Config().lookahead) == (6589, 21)
     assert UnitVocoder.Config().samples_per_frame == 320
 
@@ -188,7 +186,7 @@ def test_a_stream_without_units_is_silent(durations: bool) -> None:
 @pytest.mark.parametrize(
     "wrong", [code(UNITS), code(3, -1), code(1)[None], torch.tensor([1.0]), torch.tensor([True])], ids=str
 )
-def test_an_unknown_unit_is_refused_and_no_stream_moves(wrong: Tensor) -> None:
+def test_an_unknown_unit_is_refused_and_no_stream_advances(wrong: Tensor) -> None:
     states = [VOCODER.new_state(), VOCODER.new_state()]
     VOCODER.step(states, [code(1, 2, 3), code(4)], [False, False])
     untouched = deepcopy(states)
@@ -199,14 +197,14 @@ def test_an_unknown_unit_is_refused_and_no_stream_moves(wrong: Tensor) -> None:
         assert torch.equal(sound, VOCODER.step([before], [code(6)], [True])[0])
 
 
-def test_a_stream_that_has_ended_takes_no_more() -> None:
+def test_an_ended_stream_accepts_no_more_input() -> None:
     state = VOCODER.new_state()
     VOCODER.step([state], [code(1)], [True])
     with pytest.raises(InvalidInput, match="has ended"):
         VOCODER.step([state], [code(1)], [False])
 
 
-def test_durations_are_refused_where_there_is_no_predictor() -> None:
+def test_predicted_durations_are_refused_without_a_predictor() -> None:
     plain = random_vocoder(duration=None)
     with pytest.raises(InvalidInput, match="duration predictor"):
         plain(code(1))
@@ -215,7 +213,7 @@ def test_durations_are_refused_where_there_is_no_predictor() -> None:
     assert len(plain(code(1), False)) == plain.config.samples_per_frame
 
 
-def test_what_is_written_in_the_published_layout_reads_back_the_same() -> None:
+def test_the_published_layout_round_trips() -> None:
     vocoder = random_vocoder()
     state, config = vocoder_to_published(vocoder)
     assert {"conv_pre.weight_g", "ups.0.weight_v", "resblocks.3.convs2.1.bias", "dur_predictor.ln2.weight"} <= set(
@@ -244,7 +242,7 @@ def test_tensors_of_the_published_layout_have_the_reference_s_names_and_shapes()
         ("conv_post.bias", lambda state: state.update({"conv_post.bias": torch.tensor([float("nan")])})),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_named(name: str, change: Any) -> None:
+def test_a_mismatched_tensor_is_named(name: str, change: Any) -> None:
     state, config = vocoder_to_published(VOCODER)
     change(state)
     with pytest.raises(CheckpointError, match=name):
@@ -262,7 +260,7 @@ def test_a_tensor_that_does_not_fit_is_named(name: str, change: Any) -> None:
         ({"upsample_rates": [3, 10**9], "upsample_kernel_sizes": [5, 10**9], "code_hop_size": 3 * 10**9}, "ups.1"),
     ],
 )
-def test_sizes_are_compared_before_any_memory_is_taken_for_them(changes: dict[str, Any], named: str) -> None:
+def test_sizes_are_checked_before_memory_is_allocated(changes: dict[str, Any], named: str) -> None:
     state, config = vocoder_to_published(VOCODER)
     with pytest.raises(CheckpointError, match=named):
         vocoder_from_published(state, config | changes)
@@ -287,7 +285,7 @@ def test_sizes_are_compared_before_any_memory_is_taken_for_them(changes: dict[st
         ("num_embeddings", None),
     ],
 )
-def test_a_field_of_the_configuration_that_does_not_fit_is_named(name: str, value: object) -> None:
+def test_an_invalid_configuration_field_is_named(name: str, value: object) -> None:
     state, config = vocoder_to_published(VOCODER)
     if name == "var_pred_kernel_size":
         del config["dur_predictor_params"][name]

@@ -31,16 +31,16 @@ def sound_of(*deltas: str, speed: float = 1.0) -> Samples:
 
 
 @given(st.lists(st.integers(0, len(TEXT)), max_size=8).map(sorted))
-def test_a_stream_of_any_deltas_equals_the_whole_text_at_once(cuts: list[int]) -> None:
+def test_deltas_of_any_size_equal_the_whole_text_at_once(cuts: list[int]) -> None:
     deltas = [TEXT[start:end] for start, end in zip([0, *cuts], [*cuts, len(TEXT)], strict=True)]
     assert np.array_equal(sound_of(*deltas), sound_of(TEXT))
 
 
-def test_the_same_text_always_gives_the_same_sound() -> None:
+def test_the_same_text_always_gives_the_same_audio() -> None:
     assert np.array_equal(sound_of(TEXT), sound_of(TEXT))
 
 
-def test_sound_comes_before_the_text_ends() -> None:
+def test_audio_starts_before_the_text_ends() -> None:
     stream = VOICE.new_stream()
     assert not list(stream.push("It is a circle."))
     assert list(stream.push(" And"))
@@ -53,7 +53,7 @@ def test_chunks_are_16_bit_and_bounded() -> None:
     assert all(0 < len(chunk) <= CHUNK_SECONDS * VOICE.sample_rate for chunk in chunks)
 
 
-def test_clauses_start_and_end_softly_with_silence_between_them_only() -> None:
+def test_clauses_fade_in_and_out_with_silence_only_between_them() -> None:
     one = VOICE.speak_clause("It is a circle.")
     two = VOICE.speak_clause("It is red.")
     assert abs(int(one[0])) < 50
@@ -73,27 +73,27 @@ def test_a_pause_after_a_comma_is_shorter_than_after_a_sentence() -> None:
     assert 0 < pause(",") < pause(".")
 
 
-def test_twice_the_speed_takes_half_the_time() -> None:
+def test_doubling_the_speed_halves_the_duration() -> None:
     assert len(sound_of(TEXT, speed=2.0)) == pytest.approx(len(sound_of(TEXT)) / 2, rel=0.05)
 
 
-def test_text_without_anything_to_say_gives_no_chunks() -> None:
+def test_text_without_speakable_content_gives_no_chunks() -> None:
     assert len(sound_of(" ", "\n")) == 0
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.24, 4.1, -1.0, float("nan"), float("inf")])
-def test_a_speed_out_of_range_is_refused(speed: float) -> None:
+def test_an_out_of_range_speed_is_refused(speed: float) -> None:
     with pytest.raises(InvalidInput, match="speed"):
         VOICE.new_stream(speed=speed)
 
 
-def test_an_unknown_voice_is_refused_and_the_known_ones_named() -> None:
+def test_an_unknown_voice_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidInput, match="'alloy' is not one of: tiny"):
         VOICE.new_stream("alloy")
     assert isinstance(VOICE.new_stream("tiny"), VoiceStream)
 
 
-def test_a_folder_without_a_voice_says_which_command_gets_one(tmp_path: Path) -> None:
+def test_a_folder_without_a_voice_says_how_to_download_one(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="lyra weights pull"):
         PiperVoice.load(tmp_path)
 
@@ -122,19 +122,19 @@ def test_the_piper_model_gets_padded_phonemes_and_no_noise() -> None:
     assert asked["scales"].tolist() == [0.0, 0.5, 0.0]
 
 
-def test_silence_around_what_the_piper_model_says_is_cut_off() -> None:
+def test_silence_around_the_piper_models_speech_is_trimmed() -> None:
     piper = PiperVoice(RecordingSession(), PIPER_CONFIG, "en_US-joe-medium")
     assert len(piper.speak_clause("Hello.")) == pytest.approx(10_000, abs=2 * 0.021 * 22_050)
 
 
-def test_the_piper_model_is_not_asked_where_nothing_is_to_be_said() -> None:
+def test_the_piper_model_does_not_run_without_speakable_text() -> None:
     session = RecordingSession()
     piper = PiperVoice(session, PIPER_CONFIG, "en_US-joe-medium")
     assert len(piper.speak("... --- \n")) == 0
     assert session.asked == []
 
 
-def test_what_grows_when_it_is_spoken_is_given_to_the_piper_model_in_bounded_parts() -> None:
+def test_text_that_expands_is_given_to_the_piper_model_in_bounded_parts() -> None:
     session = RecordingSession()
     piper = PiperVoice(session, PIPER_CONFIG, "en_US-joe-medium")
     sound = piper.speak_clause("9" * 200, speed=0.5)

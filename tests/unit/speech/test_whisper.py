@@ -71,14 +71,14 @@ def test_published_models_get_every_frame_of_the_padded_window_that_transformers
 
 
 @torch.inference_mode()
-def test_a_clips_frames_do_not_depend_on_its_batch() -> None:
+def test_frames_of_a_clip_do_not_depend_on_its_batch() -> None:
     encoder = build_speech_encoder("tiny")
     clips = [clip(0.5, 1), clip(2.03, 2), clip(0.011, 3), clip(1, 4)]
     for alone, batched in zip((encoder.frames([c])[0] for c in clips), encoder.frames(clips), strict=True):
         torch.testing.assert_close(batched, alone, atol=1e-4, rtol=1e-4)
 
 
-def test_frames_of_the_silence_after_a_clip_leave_its_own_as_they_are() -> None:
+def test_frames_of_trailing_silence_do_not_change_the_clips_own() -> None:
     encoder = build_speech_encoder("tiny")
     clips = [clip(0.5, 1), clip(29.5, 2), clip(30, 3)]
     with_tail = encoder.frames_with_tail(clips)
@@ -87,7 +87,7 @@ def test_frames_of_the_silence_after_a_clip_leave_its_own_as_they_are() -> None:
         torch.testing.assert_close(longer[: len(own)], own)
 
 
-def test_layers_that_multiply_in_bfloat16_give_nearly_the_same_frames() -> None:
+def test_bfloat16_layers_give_nearly_the_same_frames() -> None:
     torch.manual_seed(0)
     encoder = config(80).build().eval()
     clips = [clip(12), clip(7, seed=1)]  # alone and beside a longer one: attention is computed in two ways
@@ -103,7 +103,7 @@ def test_there_are_fifty_frames_a_second_and_never_more_than_a_window_holds() ->
     assert [len(frames) for frames in encoder.frames([clip(1), clip(0.5001), clip(30)])] == [50, 26, 1500]
 
 
-def test_the_shortest_clip_makes_one_token() -> None:
+def test_the_shortest_clip_gives_one_token() -> None:
     tokens = build_speech_encoder("tiny").encode([clip(0.001), clip(1)])
     assert [len(t) for t in tokens] == [1, 12]
 

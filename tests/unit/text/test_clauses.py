@@ -45,7 +45,7 @@ def test_any_split_into_deltas_gives_the_same_clauses(text: str, data: st.DataOb
 
 
 @given(st.text(max_size=800))
-def test_nothing_but_blanks_is_lost_and_no_clause_is_longer_than_the_limit(text: str) -> None:
+def test_only_whitespace_is_lost_and_no_clause_exceeds_the_limit(text: str) -> None:
     clauses = clauses_of(text)
     assert "".join("".join(clauses).split()) == "".join(text.split())
     assert all(0 < len(clause) <= 200 for clause in clauses)
@@ -64,26 +64,26 @@ def test_nothing_but_blanks_is_lost_and_no_clause_is_longer_than_the_limit(text:
         "1. First",
     ],
 )
-def test_points_inside_figures_short_forms_and_addresses_do_not_end_a_clause(text: str) -> None:
+def test_periods_in_numbers_abbreviations_and_addresses_do_not_end_a_clause(text: str) -> None:
     *before, last = clauses_of(f"A first clause that is long enough. {text}")
     assert [*before, last] == ["A first clause that is long enough.", text]
 
 
-def test_a_sentence_closes_as_soon_as_a_blank_follows_its_mark() -> None:
+def test_a_sentence_ends_as_soon_as_whitespace_follows_its_punctuation() -> None:
     splitter = ClauseSplitter()
     assert splitter.push("Yes, it is") == []
     assert splitter.push(".") == []
     assert splitter.push(" A") == ["Yes, it is."]
 
 
-def test_the_first_clause_may_end_at_an_early_comma_and_later_ones_may_not() -> None:
+def test_only_the_first_clause_may_end_at_an_early_comma() -> None:
     assert clauses_of("The picture shows, I think, a circle, red, on white.") == [
         "The picture shows,",
         "I think, a circle, red, on white.",
     ]
 
 
-def test_text_without_marks_is_spoken_before_it_ends_and_sooner_at_first() -> None:
+def test_text_without_punctuation_is_split_and_the_first_clause_is_shorter() -> None:
     splitter = ClauseSplitter()
     clauses = splitter.push("word " * 200)
     assert len(clauses[0]) <= 80 < len(clauses[1]) <= 200

@@ -51,7 +51,7 @@ def said(text: str) -> str:
         ("No. 5 and #7", "number five and number seven"),
     ],
 )
-def test_figures_are_said_in_words(written: str, words: str) -> None:
+def test_numbers_are_spoken_as_words(written: str, words: str) -> None:
     assert said(written) == words
 
 
@@ -78,28 +78,28 @@ def test_figures_are_said_in_words(written: str, words: str) -> None:
         ("well done 👍🏽", "well done"),
     ],
 )
-def test_markup_symbols_and_short_forms_are_said_sensibly(written: str, words: str) -> None:
+def test_markup_symbols_and_abbreviations_are_spoken_sensibly(written: str, words: str) -> None:
     assert said(written) == words
 
 
 @pytest.mark.parametrize("written", ["😀", "你好", "Привет", "\ue000", "∑", "$", "①"])
-def test_signs_that_stand_alone_are_not_passed_over_in_silence(written: str) -> None:
+def test_standalone_symbols_are_spoken(written: str) -> None:
     assert said(written)
 
 
 @pytest.mark.parametrize("written", ["", "  ", "---", "...", "***", "\u200b", "|---|"])
-def test_marks_alone_say_nothing(written: str) -> None:
+def test_punctuation_alone_is_silent(written: str) -> None:
     assert said(written) == ""
     assert ENGLISH.phonemes(written) == ""
 
 
 @given(st.text(max_size=240))
-def test_any_text_becomes_words_and_marks(text: str) -> None:
+def test_any_text_becomes_words_and_punctuation(text: str) -> None:
     assert re.fullmatch(r"[A-Za-z',.;:?! ]*", normalise(text))
 
 
 @given(st.text(alphabet="0123456789.,:-/$%°x# \nkmst'ap", max_size=60))
-def test_no_figure_is_left_in_what_is_said(text: str) -> None:
+def test_no_digit_is_left_in_normalized_text(text: str) -> None:
     assert not re.search(r"\d", numbers_to_words(text))
 
 
@@ -108,15 +108,15 @@ def test_any_text_has_phonemes_without_an_error(text: str) -> None:
     ENGLISH.phonemes(text)
 
 
-def test_known_words_sound_as_espeak_writes_them() -> None:
+def test_known_words_have_espeaks_phonemes() -> None:
     assert ENGLISH.phonemes("Hello there, how are you?") == "həlˈoʊ ðɛɹ, hˌaʊ ɑːɹ juː?"
 
 
-def test_letters_of_an_initialism_are_one_word_with_the_stress_on_the_last() -> None:
+def test_an_initialism_is_one_word_stressed_on_the_last_letter() -> None:
     assert ENGLISH.phonemes("FBI") == "ˌɛfbˌiːˈaɪ"
 
 
-def test_the_last_sound_of_a_word_is_its_own() -> None:
+def test_the_last_phoneme_of_a_word_is_kept() -> None:
     assert ENGLISH.phonemes("a green can it") == "ɐ ɡɹˈiːn kæn ɪt"
 
 
@@ -125,11 +125,11 @@ def test_the_article_changes_before_a_vowel() -> None:
     assert ENGLISH.phonemes("the pear").startswith("ðə ")
 
 
-def test_noun_and_verb_sound_different() -> None:
+def test_nouns_and_verbs_may_be_pronounced_differently() -> None:
     assert "wˈɪnd" in ENGLISH.phonemes("The wind was so strong.")
     assert "wˈaɪnd" in ENGLISH.phonemes("She could not wind the kite string.")
 
 
-def test_unknown_words_are_guessed_and_words_without_vowels_spelled() -> None:
+def test_unknown_words_are_guessed_and_words_without_vowels_are_spelled_out() -> None:
     assert ENGLISH.phonemes("zorbulated")
     assert ENGLISH.phonemes("xj") == "ˌɛksdʒˌeɪ"

@@ -18,7 +18,7 @@ SENTENCE = "The first series. The colour of the house. "
         ("No" + "!" * 60, "No!"),
     ],
 )
-def test_what_is_repeated_is_said_once(text: str, once: str) -> None:
+def test_repeated_text_is_kept_once(text: str, once: str) -> None:
     assert without_loop(text) == once
 
 
@@ -33,13 +33,13 @@ def test_what_is_repeated_is_said_once(text: str, once: str) -> None:
         " five," * 20 + " six.",
     ],
 )
-def test_what_is_no_loop_stays(text: str) -> None:
+def test_text_without_loops_is_unchanged(text: str) -> None:
     assert loop_end(text) is None
     assert without_loop(text) == text
 
 
 @given(st.text("ab ", max_size=20), st.text("cd ", min_size=1, max_size=40), st.integers(50, 60))
-def test_every_loop_is_found_wherever_it_begins(before: str, said: str, times: int) -> None:
+def test_every_loop_is_found_wherever_it_starts(before: str, said: str, times: int) -> None:
     end = loop_end(before + said * times)
     assert end is not None
     assert end <= len(before + said)

@@ -32,7 +32,7 @@ def trained(projections: tuple[str, ...] = tiny.LORA_PROJECTIONS) -> Decoder:
 
 
 @pytest.mark.parametrize("projections", [tiny.LORA_PROJECTIONS, ("q_proj", "down_proj")])
-def test_a_written_adapter_computes_what_the_trained_one_computed(tmp_path: Path, projections: tuple[str, ...]) -> None:
+def test_a_saved_adapter_computes_the_same_as_the_trained_one(tmp_path: Path, projections: tuple[str, ...]) -> None:
     learned, engine = trained(projections), decoder()
     write_adapter(learned, "speech", tmp_path, torch.float32)
     load_adapter(engine, "speech", tmp_path)
@@ -49,7 +49,7 @@ def test_a_new_adapter_changes_nothing_yet() -> None:
     torch.testing.assert_close(adapted(embeds), before)
 
 
-def test_another_adapter_starts_from_a_written_one(tmp_path: Path) -> None:
+def test_an_adapter_can_start_from_a_saved_one(tmp_path: Path) -> None:
     learned, further = trained(), decoder()
     write_adapter(learned, "speech", tmp_path, torch.float32)
     add_adapter(further, "long_speech", LORA, tiny.LORA_PROJECTIONS, tmp_path)

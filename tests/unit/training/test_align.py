@@ -17,7 +17,7 @@ from model_core.training.projectors import Projectors
 
 
 @given(st.lists(st.integers(1, 3), max_size=3), st.integers(0, 4))
-def test_what_can_be_aligned_is_what_some_path_reads_as(tokens: list[int], length: int) -> None:
+def test_alignable_transcripts_are_those_that_some_ctc_path_spells(tokens: list[int], length: int) -> None:
     paths = product(range(4), repeat=length)  # 0 is the blank
     reads = ([token for token, _ in groupby(path) if token] for path in paths)
     assert can_align(tokens, length) == (bool(tokens) and any(found == tokens for found in reads))
@@ -39,7 +39,7 @@ def aligned(vision: nn.Module | None = None, projector: SpeechProjector.Config =
     return Align(Projectors(speech, vision), table, WORDS, pieces=WORDS).eval()
 
 
-def test_a_batch_costs_the_mean_of_its_recordings_and_none_its_padding() -> None:
+def test_the_loss_of_a_batch_is_the_mean_over_recordings_without_padding() -> None:
     module = aligned()
     frames = torch.randn(2, 40, tiny.SPEECH_ENCODER.projector.encoder_width)
     lengths, texts = torch.tensor([40, 24]), torch.tensor([[3, 5, 8], [13, 13, 0]])
@@ -54,7 +54,7 @@ def test_a_batch_costs_the_mean_of_its_recordings_and_none_its_padding() -> None
 
 
 @pytest.mark.parametrize("projector", PROJECTORS)
-def test_ctc_counts_every_path_that_reads_as_the_transcript(projector: SpeechProjector.Config) -> None:
+def test_ctc_sums_over_every_path_that_spells_the_transcript(projector: SpeechProjector.Config) -> None:
     module = aligned(projector=projector)
     frames = torch.randn(1, 16, tiny.SPEECH_ENCODER.projector.encoder_width)  # four speech tokens
     log_probabilities = module.log_probabilities(frames, torch.tensor([16]))[0][0].detach().exp()
@@ -76,7 +76,7 @@ class _Given(nn.Module):
         return seen
 
 
-def test_a_word_of_a_picture_is_said_by_the_token_nearest_to_it() -> None:
+def test_a_picture_word_is_matched_by_its_nearest_token() -> None:
     module = aligned(_Given())
     row = module.head.rows_VE[0]  # of the id 3
     far, near = -row, row
@@ -90,7 +90,7 @@ def test_a_word_of_a_picture_is_said_by_the_token_nearest_to_it() -> None:
 
 
 @pytest.mark.parametrize("projector", PROJECTORS)
-def test_a_frozen_table_teaches_the_projector_to_hear(projector: SpeechProjector.Config) -> None:
+def test_a_frozen_embedding_table_trains_the_projector(projector: SpeechProjector.Config) -> None:
     torch.manual_seed(0)
     module = aligned(projector=projector).train()
     alphabet = torch.randn(4, tiny.SPEECH_ENCODER.projector.encoder_width) * 3

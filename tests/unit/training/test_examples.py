@@ -45,7 +45,7 @@ def learned(models: Models, made: Example) -> list[str]:
     return [models.tokenizer.decode(run, skip_special_tokens=False) for run in runs if run]
 
 
-def test_answers_with_their_end_are_learned_and_nothing_else(models: Models) -> None:
+def test_only_answers_with_their_end_token_are_labels(models: Models) -> None:
     whole, cut = (example(models, conversation) for conversation in to_instruct(2))
     assert learned(models, whole) == ["hello you<|im_end|>", "hello 0<|im_end|>"]
     assert learned(models, cut) == ["yes<|im_end|>", "hello 1"]  # its last answer goes on
@@ -75,7 +75,7 @@ def asked(models: Models, conversation: Conversation) -> list[Message]:
 
 
 @pytest.mark.parametrize("turns", [1, 2])
-def test_the_prompt_is_what_inference_reads(models: Models, turns: int) -> None:
+def test_the_prompt_equals_that_of_inference(models: Models, turns: int) -> None:
     conversation = to_instruct(1)[0]
     if turns == 1:
         conversation = Conversation(
@@ -93,7 +93,7 @@ def test_the_prompt_is_what_inference_reads(models: Models, turns: int) -> None:
     assert len(made.ids) == length + last_answer
 
 
-def test_transcripts_stand_beside_recordings_of_one_clip(models: Models) -> None:
+def test_recordings_of_one_clip_have_their_transcript(models: Models) -> None:
     conversation = Conversation(
         id="x",
         turns=(user("<speech><speech>Repeat."), assistant("ok")),
@@ -114,7 +114,7 @@ def merging() -> Tokenizer:
 
 
 @given(text=st.text(st.sampled_from("wizards andhellot é")), count=st.integers(0, 60))
-def test_fewer_merges_say_the_same_in_pieces_of_the_same_ids(merging: Tokenizer, text: str, count: int) -> None:
+def test_fewer_merges_give_the_same_text_in_known_ids(merging: Tokenizer, text: str, count: int) -> None:
     coarse = with_merges(merging, count)
     ids, pieces = (tokenizer.encode(text).ids for tokenizer in (merging, coarse))
     assert merging.decode(pieces) == merging.decode(ids) == text
@@ -122,7 +122,7 @@ def test_fewer_merges_say_the_same_in_pieces_of_the_same_ids(merging: Tokenizer,
     assert all(piece < 256 + count for piece in pieces)
 
 
-def test_only_what_is_heard_comes_apart(merging: Tokenizer) -> None:
+def test_only_speech_transcripts_are_split(merging: Tokenizer) -> None:
     maker = ExampleMaker(merging, CHATML, 4, merges=0)
     assert len(maker.encode("wizard")) < len(maker.transcript("wizard")) == len("wizard")
 
@@ -134,7 +134,7 @@ def test_a_tokenizer_without_merges_is_refused() -> None:
 
 
 @given(st.permutations(range(4)))
-def test_a_batch_holds_what_its_samples_hold(models: Models, order: list[int]) -> None:
+def test_a_batch_contains_its_samples(models: Models, order: list[int]) -> None:
     text = Conversation(id="t", turns=(user("Say yes."), assistant("yes")))
     picture = Conversation(id="p", turns=(user("<image>What?"), assistant("red")), images=(plain_picture(9),))
     made = [example(models, conversation) for conversation in (*to_instruct(2), text, picture)]

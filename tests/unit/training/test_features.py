@@ -29,7 +29,7 @@ def assert_equal(one: Features, other: Features) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_what_is_read_back_is_what_the_encoders_make(tmp_path: Path, encoders: Encoders) -> None:
+def test_stored_features_equal_those_of_the_encoders(tmp_path: Path, encoders: Encoders) -> None:
     samples = [
         *to_instruct(4),
         Conversation(id="text", turns=(user("Say yes."), assistant("yes"))),
@@ -62,7 +62,7 @@ def test_a_picture_of_several_samples_is_stored_once(tmp_path: Path, encoders: E
     assert of_colours(1, 1, 1, 1) < of_colours(1, 2, 3, 4) / 2
 
 
-def test_only_what_is_missing_or_of_other_data_is_computed(
+def test_only_missing_or_outdated_features_are_computed(
     tmp_path: Path, encoders: Encoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -86,7 +86,7 @@ def test_only_what_is_missing_or_of_other_data_is_computed(
     assert_equal(cache[2], compute(changed[4]))
 
 
-def test_a_file_that_was_not_written_to_its_end_is_no_file(tmp_path: Path, encoders: Encoders) -> None:
+def test_a_partly_written_file_is_ignored(tmp_path: Path, encoders: Encoders) -> None:
     cache = FeatureCache(ConversationDataset(write_data(tmp_path, to_instruct(3))), encoders)
     cache.folder.mkdir(parents=True)
     (cache.folder / ".00000.safetensors.partial-1").write_bytes(b"half")
@@ -103,7 +103,7 @@ def test_each_of_several_processes_computes_its_share(tmp_path: Path, encoders: 
     assert cache.complete
 
 
-def test_a_medium_that_does_not_decode_is_named(tmp_path: Path, encoders: Encoders) -> None:
+def test_undecodable_media_are_named(tmp_path: Path, encoders: Encoders) -> None:
     broken = Conversation(id="bad", turns=(user("<image>What?"), assistant("red")), images=(b"\x89PNG nothing",))
     cache = FeatureCache(ConversationDataset(write_data(tmp_path, [*to_instruct(1), broken])), encoders)
     with pytest.raises(InvalidInput, match=r"sample bad, images\[0\]"):

@@ -55,7 +55,7 @@ def examples() -> list[Example]:
     return laid_out(to_instruct(3))
 
 
-def test_adapter_and_projectors_learn_and_the_base_stays(examples: list[Example]) -> None:
+def test_adapter_and_projectors_are_trained_and_the_base_is_frozen(examples: list[Example]) -> None:
     module = instruct(regularizer=0.5)
     module(**collate(examples))["loss"].backward()
     learning = {name for name, parameter in module.named_parameters() if parameter.grad is not None}
@@ -88,7 +88,7 @@ def test_recordings_without_a_transcript_are_not_regularized(examples: list[Exam
 
 
 @pytest.mark.parametrize("extraction", [None, ExtractionConfig(blocks=2, keep_rate=0.5)])
-def test_pauses_are_as_if_they_had_never_been(
+def test_pauses_leave_no_trace_in_the_loss(
     extraction: ExtractionConfig | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, models = instruct(extraction=extraction, projector=PAUSES).eval(), load_models("tiny", None, None)
@@ -110,7 +110,7 @@ def test_pauses_are_as_if_they_had_never_been(
     assert found.item() == pytest.approx(module(**collate(short))["loss"].item(), rel=1e-4)
 
 
-def test_a_projector_that_tells_pauses_must_have_been_aligned() -> None:
+def test_a_projector_that_detects_pauses_must_have_been_aligned() -> None:
     models, stage = load_models("tiny", None, None), stage_of("tiny", "instruct")
     models.speech.config = replace(models.speech.config, projector=PAUSES)
     with pytest.raises(InvalidInput, match="lyra train align"):
@@ -127,7 +127,7 @@ def shared_out(module: Instruct, examples: list[Example], shares: list[list[int]
     return dict(zip(module.part_weights, means.tolist(), strict=True))
 
 
-def test_counts_put_the_shares_of_a_batch_together(examples: list[Example]) -> None:
+def test_losses_of_batch_shards_are_combined_by_count(examples: list[Example]) -> None:
     module = instruct(regularizer=0.5)
     whole = module(**collate(examples))
     for shares in ([[0], [1, 2]], [[2], [0], [1]]):
@@ -141,7 +141,7 @@ def gradients(module: Instruct, batch: Batch) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
-def test_activations_that_are_computed_again_give_the_same_gradients(examples: list[Example]) -> None:
+def test_recomputed_activations_give_the_same_gradients(examples: list[Example]) -> None:
     module, batch = instruct(regularizer=0.5), collate(examples)
     kept = gradients(module, batch)
     module.activation_checkpointing_enable()
@@ -149,7 +149,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(examples: l
         torch.testing.assert_close(gradient, kept[name])
 
 
-def test_keeping_every_token_costs_what_no_extraction_costs(examples: list[Example]) -> None:
+def test_keeping_every_token_equals_no_extraction(examples: list[Example]) -> None:
     plain = instruct()
     batch = collate(examples)
     kept = instruct(extraction=ExtractionConfig(blocks=2, keep_rate=1.0))
@@ -157,7 +157,7 @@ def test_keeping_every_token_costs_what_no_extraction_costs(examples: list[Examp
     assert torch.equal(plain(**batch)["loss"], kept(**batch)["loss"])
 
 
-def test_extraction_drops_context_alone_and_gradients_stay_numbers() -> None:
+def test_extraction_drops_only_context_and_gradients_stay_finite() -> None:
     dropping, plain = instruct(extraction=ExtractionConfig(blocks=2, keep_rate=0.01)), instruct()
     plain.load_state_dict(dropping.state_dict())
     batch = collate(laid_out(to_instruct(2, seconds=4.0)))

@@ -23,7 +23,7 @@ def sampler(parts: list[tuple[int, float]], batch: int, seed: int = 0, epoch: in
 
 
 @given(shares.filter(lambda parts: any(round(count * weight) for count, weight in parts)), st.integers(1, 9))
-def test_an_epoch_takes_each_source_as_often_as_its_weight_says_and_fills_the_last_batch(
+def test_an_epoch_samples_each_source_by_weight_and_fills_the_last_batch(
     parts: list[tuple[int, float]], batch: int
 ) -> None:
     order = list(sampler(parts, batch))
@@ -44,12 +44,12 @@ def test_a_whole_source_is_seen_once_an_epoch(count: int, batch: int, epoch: int
 
 
 @given(st.integers(2, 40), st.integers(0, 3))
-def test_epochs_of_half_a_source_go_on_where_the_last_one_ended(count: int, seed: int) -> None:
+def test_epochs_of_half_a_source_continue_where_the_last_one_ended(count: int, seed: int) -> None:
     seen = Counter(index for epoch in range(4) for index in sampler([(2 * count, 0.5)], 1, seed, epoch))
     assert set(seen.values()) == {2}
 
 
-def test_batches_are_of_like_length_and_not_sorted_among_themselves() -> None:
+def test_batches_have_similar_lengths_and_are_shuffled() -> None:
     made = sampler([(480, 1.0)], 8)
     spans = [max(lengths) - min(lengths) for lengths in chunked([made.lengths[index] for index in made], 8)]
     assert sum(spans) / len(spans) < 15  # of 100, where chance would give about 80
@@ -58,13 +58,13 @@ def test_batches_are_of_like_length_and_not_sorted_among_themselves() -> None:
     assert any(one < other for one, other in pairwise(means))
 
 
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+def test_the_order_depends_only_on_seed_and_epoch() -> None:
     parts = [(30, 1.0), (20, 0.5)]
     assert list(sampler(parts, 4, 1, 2)) == list(sampler(parts, 4, 1, 2))
     assert list(sampler(parts, 4, 1, 2)) != list(sampler(parts, 4, 1, 3))
     assert list(sampler(parts, 4, 1, 2)) != list(sampler(parts, 4, 2, 2))
 
 
-def test_weights_that_leave_nothing_are_refused() -> None:
+def test_weights_that_select_nothing_are_refused() -> None:
     with pytest.raises(InvalidInput, match="no sample"):
         sampler([(3, 0.1)], 2)

@@ -46,7 +46,7 @@ def test_a_recording_gives_the_same_tokens_in_any_batch(
         torch.testing.assert_close(tokens[row, : counts[row]], own.read(clip))
 
 
-def test_pauses_make_no_token() -> None:
+def test_pauses_give_no_tokens() -> None:
     own = projector(1, pieces=200)
     frames = torch.randn(36, WIDTH)
     tokens, pauses = own.tokens_and_pauses(frames[None])
@@ -60,7 +60,7 @@ def test_pauses_make_no_token() -> None:
     torch.testing.assert_close(own.read(frames), tokens[0, pauses[0].argmin()][None])
 
 
-def test_a_projector_that_is_sure_says_pieces_as_they_are_written_and_each_once() -> None:
+def test_a_confident_projector_gives_the_embedding_of_each_piece_once() -> None:
     own = projector(1, pieces=4)
     assert own.pieces_VE is not None
     assert own.pause is not None
@@ -74,7 +74,7 @@ def test_a_projector_that_is_sure_says_pieces_as_they_are_written_and_each_once(
     torch.testing.assert_close(own.read(frames), own.pieces_VE[expected], rtol=1e-3, atol=1e-3)
 
 
-def test_a_projector_that_is_not_sure_says_the_mean_of_pieces() -> None:
+def test_an_uncertain_projector_gives_the_mean_embedding() -> None:
     own = projector(1, pieces=4)
     assert own.pieces_VE is not None
     said, _ = own.piece_log_probs(torch.randn(1, 30, WIDTH, generator=torch.Generator().manual_seed(1)))
@@ -83,7 +83,7 @@ def test_a_projector_that_is_not_sure_says_the_mean_of_pieces() -> None:
     torch.testing.assert_close(tokens, said.exp() @ own.pieces_VE)
 
 
-def test_a_recording_shorter_than_a_token_still_gives_one() -> None:
+def test_a_recording_shorter_than_a_token_gives_one_token() -> None:
     heard = Projectors(projector(0), None).speech_tokens(torch.randn(1, 1, WIDTH), torch.tensor([1]))
     assert heard.own.tolist() == [[True]]
 
@@ -94,7 +94,7 @@ def test_without_context_layers_the_tensors_are_those_of_the_published_checkpoin
     assert set(names) < set(projector(1).state_dict())
 
 
-def test_spans_are_hidden_in_training_alone() -> None:
+def test_spans_are_masked_only_in_training() -> None:
     frames, lengths = torch.randn(2, 30, WIDTH), torch.tensor([30, 30])
     projectors = Projectors(projector(0), None, mask_frames=10)
     evaluated = projectors.eval().speech_tokens(frames, lengths).tokens

@@ -47,7 +47,7 @@ def path_costs(cost: Tensor, row: int = 0, column: int = 0) -> Iterator[Tensor]:
 
 
 @pytest.mark.parametrize("case", ["dtw0", "dtw1", "dtw2"])
-def test_value_loss_and_gradients_are_those_of_the_reference(case: str) -> None:
+def test_value_loss_and_gradients_match_the_reference(case: str) -> None:
     stored = load_file(DATA / "parity" / "regularizer.safetensors")
     want = {name.removeprefix(f"{case}."): tensor for name, tensor in stored.items() if name.startswith(case)}
     speech, text = want["speech"][None].requires_grad_(), want["text"][None].requires_grad_()
@@ -61,9 +61,7 @@ def test_value_loss_and_gradients_are_those_of_the_reference(case: str) -> None:
 
 @given(seeds, st.integers(1, 5), st.integers(1, 4), st.sampled_from([0.05, 0.1, 1.0]))
 @settings(max_examples=25)
-def test_value_and_gradient_are_those_of_all_paths_counted_one_by_one(
-    seed: int, rows: int, columns: int, gamma: float
-) -> None:
+def test_value_and_gradient_match_an_enumeration_of_all_paths(seed: int, rows: int, columns: int, gamma: float) -> None:
     cost = torch.rand(1, rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     cost.requires_grad_()
     counted = -gamma * torch.stack([-path / gamma for path in path_costs(cost[0])]).logsumexp(0)
@@ -114,7 +112,7 @@ def test_batching_and_padding_never_change_value_or_gradient(
 
 
 @pytest.mark.parametrize("counts", [(4, 0), (0, 3), (0, 0), (4, 1), (1, 1)])
-def test_row_without_speech_or_text_or_with_one_token_adds_nothing_and_gets_no_gradient(
+def test_rows_without_speech_or_text_or_with_one_token_contribute_nothing(
     counts: tuple[int, int],
 ) -> None:
     speech, text = torch.randn(2, 4, 8, requires_grad=True), torch.randn(2, 3, 8, requires_grad=True)
@@ -129,7 +127,7 @@ def test_row_without_speech_or_text_or_with_one_token_adds_nothing_and_gets_no_g
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 3), (2, 4, 0), (2, 0, 0), (0, 4, 3)])
-def test_table_without_cells_has_value_and_gradient_of_zero(shape: tuple[int, int, int]) -> None:
+def test_an_empty_table_has_zero_value_and_gradient(shape: tuple[int, int, int]) -> None:
     cost = torch.zeros(shape, requires_grad=True)
     value = soft_dtw(cost, [shape[1]] * shape[0], [shape[2]] * shape[0])
     value.sum().backward()
@@ -138,7 +136,7 @@ def test_table_without_cells_has_value_and_gradient_of_zero(shape: tuple[int, in
     assert cost.grad.shape == shape
 
 
-def test_single_row_or_column_has_one_path() -> None:
+def test_a_single_row_or_column_has_one_path() -> None:
     cost = torch.arange(12.0).reshape(1, 3, 4).requires_grad_()
     assert soft_dtw(cost, [1], [4]).item() == 0 + 1 + 2 + 3
     assert soft_dtw(cost, [3], [1]).item() == 0 + 4 + 8
@@ -146,7 +144,7 @@ def test_single_row_or_column_has_one_path() -> None:
     assert grad[0].tolist() == [[1, 0, 0, 0]] * 3
 
 
-def test_float32_keeps_its_digits_where_sums_are_large() -> None:
+def test_float32_stays_accurate_for_large_sums() -> None:
     cost = torch.rand(2, 200, 80, generator=torch.Generator().manual_seed(1)) * 1000
     single, double = cost.requires_grad_(), cost.detach().double().requires_grad_()
     values = [soft_dtw(c, [200, 150], [80, 60], 0.01) for c in (single, double)]
@@ -199,7 +197,7 @@ SPEECH, TEXT, COST = torch.zeros(2, 4, 8), torch.zeros(2, 3, 8), torch.zeros(2, 
         (lambda: soft_dtw(COST, [4, 4], [3, 3], gamma=0), "gamma"),
     ],
 )
-def test_what_does_not_fit_is_named(call: Callable[[], Tensor], field: str) -> None:
+def test_mismatched_inputs_are_named(call: Callable[[], Tensor], field: str) -> None:
     with pytest.raises(InvalidInput) as error:
         call()
     assert error.value.field == field

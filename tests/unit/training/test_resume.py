@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("speech-generator", {"steps": 14}),
     ],
 )
-def test_interrupted_run_resumes_with_the_same_losses_and_weights(
+def test_an_interrupted_run_resumes_with_the_same_losses_and_weights(
     stage: str, changed: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
     if "evaluate_every" in changed:
@@ -69,7 +69,7 @@ def test_interrupted_run_resumes_with_the_same_losses_and_weights(
     assert_same_run(tmp_path / "resumed", tmp_path / "whole")
 
 
-def test_finished_run_takes_no_further_step(data: Path, tmp_path: Path) -> None:
+def test_a_finished_run_takes_no_further_step(data: Path, tmp_path: Path) -> None:
     first = run("align", data / "align", tmp_path, steps=7)
     weights = trained_tensors(tmp_path)
     (tmp_path / "projector.safetensors").unlink()

@@ -90,7 +90,7 @@ def spelled(codebook: Codebook) -> CharacterUnitModule:
     return CharacterUnitModule(generator, vocoder, codebook)
 
 
-def test_an_answers_tokens_come_without_the_one_that_ends_it(dataset: UnitDataset, codebook: Codebook) -> None:
+def test_the_end_token_of_an_answer_is_left_out(dataset: UnitDataset, codebook: Codebook) -> None:
     batch = CharacterUnitCollate(codebook, stop_tokens())([dataset[1], dataset[0]])
     assert batch["token_counts"].tolist() == [len(TEXTS[1]), len(TEXTS[0])]
     assert tiny.tokenizer().decode(batch["tokens"][0].tolist()) == TEXTS[1]
@@ -99,7 +99,7 @@ def test_an_answers_tokens_come_without_the_one_that_ends_it(dataset: UnitDatase
     assert batch["latents"].shape == (2, 96, LATENTS)
 
 
-def test_nanos_stage_learns_units_latents_and_durations(dataset: UnitDataset, codebook: Codebook) -> None:
+def test_nanos_stage_trains_units_latents_and_durations(dataset: UnitDataset, codebook: Codebook) -> None:
     module = spelled(codebook).train()
     batch = CharacterUnitCollate(codebook, stop_tokens())([dataset[row] for row in range(len(dataset))])
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 0.03)
@@ -116,14 +116,14 @@ def test_nanos_stage_learns_units_latents_and_durations(dataset: UnitDataset, co
     assert module.counts(batch)["ctc_loss"] == 9
 
 
-def test_the_hifigan_of_the_voice_stays_as_it_is(codebook: Codebook) -> None:
+def test_the_voices_hifigan_is_frozen(codebook: Codebook) -> None:
     learns = {
         name.split(".")[1] for name, p in spelled(codebook).vocoder.named_parameters(prefix="v") if p.requires_grad
     }
     assert learns == {"dict", "dur_predictor", "renderer"}
 
 
-def test_units_start_from_the_codebook_and_parts_are_written_whole(tmp_path: Path, codebook: Codebook) -> None:
+def test_units_start_from_the_codebook_and_complete_parts_are_written(tmp_path: Path, codebook: Codebook) -> None:
     module = spelled(codebook)
     torch.testing.assert_close(module.vocoder.dict.weight.data, codebook.centroids_UC)
     module.write(tmp_path / "parts")
@@ -134,7 +134,7 @@ def test_units_start_from_the_codebook_and_parts_are_written_whole(tmp_path: Pat
     assert written["generator.safetensors"]["out.weight"].dtype == torch.float16
 
 
-def test_the_methods_stage_learns_from_hidden_states_that_made_the_answer(dataset: UnitDataset) -> None:
+def test_the_published_stage_trains_on_the_hidden_states_of_the_answer(dataset: UnitDataset) -> None:
     torch.manual_seed(0)
     decoder = build_language_model("tiny").decoder
     config = UnitGenerator.Config(hidden_width=16, layers=1, width=16, heads=2, feed_forward=16, upsample=6, units=8)

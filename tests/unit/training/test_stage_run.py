@@ -50,7 +50,7 @@ def run_evaluated(instruct: Path, out: Path, **changed: Any) -> list[dict[str, f
     return run("instruct", instruct, out, **fields)
 
 
-def test_rising_loss_stops_the_run_and_its_best_weights_are_written(instruct: Path, tmp_path: Path) -> None:
+def test_a_rising_loss_stops_the_run_and_the_best_weights_are_written(instruct: Path, tmp_path: Path) -> None:
     rows = run_evaluated(instruct, tmp_path, steps=20, hyperparameters={"learning_rate": 3.0, "regularizer": 0.0})
     found = [row["eval_loss"] for row in rows if "eval_loss" in row]
     assert len(found) == 3  # the first one is the best, two are not
@@ -68,7 +68,7 @@ def test_rising_loss_stops_the_run_and_its_best_weights_are_written(instruct: Pa
     )
 
 
-def test_projectors_learn_at_a_rate_of_their_own(instruct: Path, tmp_path: Path) -> None:
+def test_projectors_have_their_own_learning_rate(instruct: Path, tmp_path: Path) -> None:
     asked = options("instruct", instruct, tmp_path, hyperparameters={"learning_rate": 0.5, "projector_rate": 0.1})
     trainer = StageRun(asked).trainer()
     rates: dict[str, set[float]] = {"adapter": set(), "projectors": set()}
@@ -80,7 +80,7 @@ def test_projectors_learn_at_a_rate_of_their_own(instruct: Path, tmp_path: Path)
     assert rates == {"adapter": {0.5}, "projectors": {0.05}}
 
 
-def test_falling_loss_runs_to_the_end(instruct: Path, tmp_path: Path) -> None:
+def test_a_falling_loss_runs_to_the_end(instruct: Path, tmp_path: Path) -> None:
     rows = run_evaluated(instruct, tmp_path, steps=8, hyperparameters={"learning_rate": 5e-3})
     found = [row["eval_loss"] for row in rows if "eval_loss" in row]
     assert len(found) == 8
@@ -106,19 +106,19 @@ def test_model_card_plot_and_logs_describe_the_run(align: Path, tmp_path: Path) 
     assert not (tmp_path / "vision_projector.part").exists()
 
 
-def test_parts_of_a_loss_add_up_to_it(instruct: Path, tmp_path: Path) -> None:
+def test_the_parts_of_a_loss_add_up(instruct: Path, tmp_path: Path) -> None:
     for row in run("instruct", instruct, tmp_path, steps=4, log_every=2, save_every=9):
         assert row["loss"] == pytest.approx(row["answer_loss"] + 0.5 * row["regularizer_loss"], rel=1e-5)
 
 
-def test_a_projector_that_no_sample_needs_is_not_written(tmp_path: Path) -> None:
+def test_an_unused_projector_is_not_written(tmp_path: Path) -> None:
     spoken = [sample for sample in to_align(6) if sample.speech]
     run("align", write_data(tmp_path / "data", spoken, "align"), tmp_path / "out", steps=1)
     assert (tmp_path / "out" / "projector.safetensors").is_file()
     assert not (tmp_path / "out" / "vision_projector.safetensors").exists()
 
 
-def test_stage_starts_from_the_parts_of_another(align: Path, instruct: Path, tmp_path: Path) -> None:
+def test_a_stage_starts_from_the_parts_of_another(align: Path, instruct: Path, tmp_path: Path) -> None:
     run("align", align, tmp_path / "align", steps=2)
     frozen = Start(parts=(tmp_path / "align",), freeze=("vision",))
     run("instruct", instruct, tmp_path / "instruct", steps=1, start=frozen)
@@ -175,7 +175,7 @@ def test_contradictory_options_are_refused(align: Path, tmp_path: Path, changed:
         ("[]", "not a JSON object"),
     ],
 )
-def test_deepspeed_is_refused_with_what_to_do(align: Path, tmp_path: Path, config: str, message: str) -> None:
+def test_deepspeed_is_refused_with_a_hint(align: Path, tmp_path: Path, config: str, message: str) -> None:
     (tmp_path / "zero.json").write_text(config)
     with pytest.raises(InvalidInput, match=message):
         StageRun(options("align", align, tmp_path / "out", deepspeed=tmp_path / "zero.json"))
@@ -256,7 +256,7 @@ def test_images_without_speech_are_trained_on(tmp_path: Path) -> None:
     assert len(rows) == 2
 
 
-def test_a_unit_that_the_generator_does_not_have_is_named_with_its_sample(tmp_path: Path) -> None:
+def test_an_unknown_unit_is_named_with_its_sample(tmp_path: Path) -> None:
     beyond = replace(to_speak(1)[0], id="beyond", units=((3, 20),))
     data = write_data(tmp_path / "data", [*to_speak(3), beyond], "speech-generation")
     with pytest.raises(InvalidInput, match="sample beyond, units: 20 is beyond the generator's 20 units"):

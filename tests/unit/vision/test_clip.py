@@ -19,7 +19,7 @@ def encoder() -> ClipVisionEncoder:
     return TINY.build()
 
 
-def test_tokens_are_the_projected_patches_of_the_second_last_layer(encoder: ClipVisionEncoder) -> None:
+def test_tokens_are_the_projected_patches_of_the_penultimate_layer(encoder: ClipVisionEncoder) -> None:
     image = noise(90, 90)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     pixels = processor(image, return_tensors="pt")["pixel_values"]
@@ -34,7 +34,7 @@ def test_tokens_are_the_projected_patches_of_the_second_last_layer(encoder: Clip
     torch.testing.assert_close(encoded.tokens, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_picture_is_padded_to_a_square_and_not_cropped(encoder: ClipVisionEncoder) -> None:
+def test_a_picture_is_padded_to_a_square_and_not_cropped(encoder: ClipVisionEncoder) -> None:
     wide = noise(80, 40)
     square = Image.new("RGB", (80, 80), (122, 116, 104))
     square.paste(wide, (0, 20))
@@ -42,7 +42,7 @@ def test_picture_is_padded_to_a_square_and_not_cropped(encoder: ClipVisionEncode
     torch.testing.assert_close(first.tokens, second.tokens)
 
 
-def test_picture_alone_equals_picture_among_others(encoder: ClipVisionEncoder) -> None:
+def test_a_picture_is_encoded_the_same_alone_and_in_a_batch(encoder: ClipVisionEncoder) -> None:
     images = [noise(60 + at, 50, at) for at in range(9)]
     for image, together in zip(images, encoder.encode(images), strict=True):
         torch.testing.assert_close(encoder.encode([image])[0].tokens, together.tokens, atol=1e-5, rtol=1e-5)
@@ -56,13 +56,13 @@ def test_each_frame_of_a_video_is_one_grid(encoder: ClipVisionEncoder) -> None:
     torch.testing.assert_close(video.tokens, torch.cat([each.tokens for each in encoder.encode(frames)]))
 
 
-def test_only_the_projector_learns(encoder: ClipVisionEncoder) -> None:
+def test_only_the_projector_is_trainable(encoder: ClipVisionEncoder) -> None:
     encoder.project(encoder.features([noise(56, 56)])).sum().backward()
     assert all(parameter.grad is None for parameter in encoder.vision_tower.parameters())
     assert all(parameter.grad is not None for parameter in encoder.mm_projector.parameters())
 
 
-def test_tower_made_without_memory_works_once_it_has_its_weights(encoder: ClipVisionEncoder) -> None:
+def test_a_tower_built_on_meta_works_once_it_has_its_weights(encoder: ClipVisionEncoder) -> None:
     with torch.device("meta"):
         loaded = TINY.build()
     loaded.load_state_dict(encoder.state_dict(), assign=True)
@@ -70,6 +70,6 @@ def test_tower_made_without_memory_works_once_it_has_its_weights(encoder: ClipVi
     torch.testing.assert_close(loaded.encode(images)[0].tokens, encoder.encode(images)[0].tokens)
 
 
-def test_patches_have_to_fill_the_picture() -> None:
+def test_patches_must_divide_the_picture() -> None:
     with pytest.raises(ValueError, match="not a multiple"):
         ClipVisionEncoder.Config(model="x", token_width=8, image_size=50).build()

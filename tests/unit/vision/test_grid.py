@@ -40,7 +40,7 @@ def test_no_pictures_give_no_tokens(encoder: GridVisionEncoder) -> None:
     assert encoder.encode([]) == []
 
 
-def test_picture_alone_equals_picture_among_others(encoder: GridVisionEncoder) -> None:
+def test_a_picture_is_encoded_the_same_alone_and_in_a_batch(encoder: GridVisionEncoder) -> None:
     images = pictures(3)
     together = encoder.encode(images)
     for image, one in zip(images, together, strict=True):
@@ -61,7 +61,7 @@ def test_encode_is_features_then_projector(encoder: GridVisionEncoder) -> None:
     assert torch.equal(encoder.project(features)[1], encoder.encode(images)[1].tokens)
 
 
-def test_only_the_projector_learns(encoder: GridVisionEncoder) -> None:
+def test_only_the_projector_is_trainable(encoder: GridVisionEncoder) -> None:
     encoder.train()
     running = encoder.backbone.stem.norm.running_mean
     assert running is not None
@@ -85,7 +85,7 @@ def test_disagreeing_widths_are_refused() -> None:
         GridVisionEncoder.Config(model="x", projector=VisionProjector.Config(feature_width=7)).build()
 
 
-def test_strided_padding_puts_the_odd_pixel_at_the_end() -> None:
+def test_strided_padding_adds_the_odd_pixel_at_the_end() -> None:
     stem = EfficientNetLite.Config(stages=(Stage(blocks=1, width=4),), stem_width=4, feature_width=4).build().stem
     assert stem._padding(224) == (0, 1)
     assert stem._padding(7) == (1, 1)

@@ -57,7 +57,7 @@ def test_other_formats_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
-def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
+def test_data_that_is_not_a_picture_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidInput):
         decode_image(data, max_pixels=LIMIT)
 
@@ -68,7 +68,7 @@ def test_too_many_pixels_are_refused_from_the_header_with_the_limit_named(side: 
         decode_image(png_header(side, side), max_pixels=LIMIT)
 
 
-def test_picture_of_exactly_the_limit_is_taken() -> None:
+def test_a_picture_of_exactly_the_limit_is_accepted() -> None:
     assert decode_image(encoded(Image.new("RGB", (40, 25)), "PNG"), max_pixels=1_000).size == (40, 25)
 
 
@@ -85,13 +85,13 @@ def test_truncated_file_is_refused(data: bytes) -> None:
         decode_image(data[: len(data) // 2], max_pixels=LIMIT)
 
 
-def test_png_that_holds_fewer_pixels_than_its_header_says_is_refused() -> None:
+def test_a_png_with_fewer_pixels_than_its_header_says_is_refused() -> None:
     with pytest.raises(InvalidInput, match="truncated or broken"):
         decode_image(png_header(500, 500), max_pixels=LIMIT)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_first_frame_of_an_animation_is_taken(kind: str) -> None:
+def test_the_first_frame_of_an_animation_is_used(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("blue", "red", "lime")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
     assert decode_image(data, max_pixels=LIMIT).getpixel((4, 4)) == (0, 0, 255)
@@ -122,13 +122,13 @@ def transparent_palette() -> Image.Image:
         (lambda: Image.new("1", (4, 4), 1), (255, 255, 255)),
     ],
 )
-def test_unusual_modes_become_the_colours_that_people_see(
+def test_unusual_modes_are_converted_to_their_visible_colours(
     make: Callable[[], Image.Image], expected: tuple[int, int, int]
 ) -> None:
     assert decode_image(encoded(make(), "PNG"), max_pixels=LIMIT).getpixel((1, 1)) == expected
 
 
-def test_cmyk_jpeg_keeps_its_colour() -> None:
+def test_a_cmyk_jpeg_keeps_its_colour() -> None:
     data = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")
     red, green, blue = colour(decode_image(data, max_pixels=LIMIT), 8, 8)
     assert red > 240
@@ -137,28 +137,28 @@ def test_cmyk_jpeg_keeps_its_colour() -> None:
 
 
 @pytest.mark.parametrize("name", ["exif_xres_ascii.jpg", "exif_srational_m1_0.jpg"])
-def test_exif_that_is_wrong_elsewhere_still_turns_the_picture(name: str) -> None:
+def test_partly_invalid_exif_still_turns_the_picture(name: str) -> None:
     data = (DATA / "pictures" / name).read_bytes()
     plain = Image.open(io.BytesIO(data)).convert("RGB").transpose(Image.Transpose.ROTATE_270)
     assert decode_image(data, max_pixels=LIMIT).tobytes() == plain.tobytes()
 
 
 @pytest.mark.parametrize("name", ["img_png_bigicc.png", "img_png_bigitxt.png"])
-def test_metadata_that_inflate_cost_no_good_picture(name: str) -> None:
+def test_oversized_metadata_does_not_invalidate_a_picture(name: str) -> None:
     assert decode_image((DATA / "pictures" / name).read_bytes(), max_pixels=LIMIT).size == (224, 224)
 
 
-def test_see_through_colour_of_sixteen_bits_is_white() -> None:
+def test_transparent_16_bit_colour_becomes_white() -> None:
     image = decode_image((DATA / "pictures" / "img_rgb16_trns.png").read_bytes(), max_pixels=LIMIT)
     assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_see_through_grey_of_sixteen_bits_is_white() -> None:
+def test_transparent_16_bit_grey_becomes_white() -> None:
     image = Image.new("I;16", (4, 4), 0x1234)
     assert decode_image(encoded(image, "PNG", transparency=0x1234), max_pixels=LIMIT).getpixel((1, 1)) == (255,) * 3
     assert decode_image(encoded(image, "PNG", transparency=0x1235), max_pixels=LIMIT).getpixel((1, 1)) == (18,) * 3
 
 
-def test_half_transparent_colours_are_mixed_with_white() -> None:
+def test_semi_transparent_colours_are_blended_with_white() -> None:
     image = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
     assert decode_image(encoded(image, "PNG"), max_pixels=LIMIT).getpixel((1, 1)) == (255, 127, 127)

@@ -35,7 +35,7 @@ def processed(image: Image.Image, **options: Any) -> tuple[Tensor, list[int]]:
 
 
 @pytest.mark.parametrize("size", [(56, 56), (200, 91), (30, 400), (448, 336)])
-def test_tokens_of_a_picture_are_those_of_transformers(encoder: QwenVisionEncoder, size: tuple[int, int]) -> None:
+def test_tokens_of_a_picture_equal_those_of_transformers(encoder: QwenVisionEncoder, size: tuple[int, int]) -> None:
     image = noise(*size)
     patches, (_, height, width) = processed(image)
     (encoded,) = encoder.encode([image])
@@ -44,7 +44,7 @@ def test_tokens_of_a_picture_are_those_of_transformers(encoder: QwenVisionEncode
     torch.testing.assert_close(encoded.tokens, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_picture_alone_equals_picture_among_others(encoder: QwenVisionEncoder) -> None:
+def test_a_picture_is_encoded_the_same_alone_and_in_a_batch(encoder: QwenVisionEncoder) -> None:
     images = [noise(70, 90, 1), noise(120, 60, 2)]
     for image, together in zip(images, encoder.encode(images), strict=True):
         torch.testing.assert_close(encoder.encode([image])[0].tokens, together.tokens, atol=1e-5, rtol=1e-5)
@@ -67,14 +67,14 @@ def test_video_joins_two_frames_in_a_patch_in_the_published_order(encoder: QwenV
     torch.testing.assert_close(encoded.tokens, tower(encoder, patches, (2, 4, 6)), atol=1e-5, rtol=1e-5)
 
 
-def test_last_frame_is_repeated_where_their_number_is_odd(encoder: QwenVisionEncoder) -> None:
+def test_the_last_frame_is_repeated_if_their_number_is_odd(encoder: QwenVisionEncoder) -> None:
     frames = [noise(60, 60, seed) for seed in range(3)]
     odd, even = encoder.encode_video(frames), encoder.encode_video([*frames, frames[-1]])
     assert odd.grid == even.grid == (2, 2, 2)
     torch.testing.assert_close(odd.tokens, even.tokens)
 
 
-def test_still_video_equals_its_picture_in_each_step_of_time(encoder: QwenVisionEncoder) -> None:
+def test_a_still_video_equals_its_picture_in_each_time_step(encoder: QwenVisionEncoder) -> None:
     image = noise(100, 70)
     (still,) = encoder.encode([image])
     moving = encoder.encode_video([image] * 4)
@@ -105,13 +105,13 @@ def test_frames_share_the_pixel_budget_of_the_clip() -> None:
         ((10_000, 3), (2880, 28)),
     ],
 )
-def test_sides_are_brought_within_the_published_bounds(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_sides_are_scaled_into_the_published_bounds(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert fitted(Image.new("RGB", size)).size == expected
 
 
 @settings(max_examples=40)
 @given(st.integers(1, 5000), st.integers(1, 5000))
-def test_every_picture_is_within_what_qwens_processor_takes(width: int, height: int) -> None:
+def test_every_picture_is_within_the_limits_of_qwens_processor(width: int, height: int) -> None:
     image = fitted(Image.new("1", (width, height)))
     assert image.mode == "RGB"
     assert min(image.size) >= 28
@@ -132,9 +132,7 @@ def test_tensors_have_the_names_of_published_checkpoints(encoder: QwenVisionEnco
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tower_made_without_memory_works_once_it_has_its_weights(
-    encoder: QwenVisionEncoder, dtype: torch.dtype
-) -> None:
+def test_a_tower_built_on_meta_works_once_it_has_its_weights(encoder: QwenVisionEncoder, dtype: torch.dtype) -> None:
     with torch.device("meta"):
         loaded = TINY.build()
     loaded.load_state_dict({name: tensor.to(dtype) for name, tensor in encoder.state_dict().items()}, assign=True)

@@ -32,12 +32,12 @@ def test_frames_are_spread_evenly_from_first_to_last(kind: str, codec: str, key_
     assert brightness(frames) == pytest.approx([0, 51, 102, 153, 204, 255], abs=8)
 
 
-def test_two_frames_a_second_are_enough() -> None:
+def test_no_more_than_two_frames_per_second_are_sampled() -> None:
     assert len(sampled(make_video(seconds=3.1))) == 6
     assert len(sampled(make_video(seconds=30, rate=2, size=(16, 16)))) == 16
 
 
-def test_short_videos_give_the_frames_they_have() -> None:
+def test_short_videos_give_all_their_frames() -> None:
     assert len(sampled(make_video(seconds=0.1))) == 1
     assert len(sampled(make_video(seconds=0.2))) == 2
     assert len(sampled(make_video(seconds=0.5))) == 2
@@ -74,13 +74,13 @@ def test_frames_are_upright(rotation: int) -> None:
     ],
 )
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("webm", "libvpx")])
-def test_limits_are_named(kind: str, codec: str, limits: dict[str, Any], message: str) -> None:
+def test_exceeded_limits_are_named(kind: str, codec: str, limits: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message) as refusal:
         sampled(make_video(kind, codec), field="video_url", **limits)
     assert refusal.value.field == "video_url"
 
 
-def test_more_frames_than_a_camera_makes_are_refused() -> None:
+def test_an_implausible_frame_rate_is_refused() -> None:
     with pytest.raises(InvalidInput, match="over 240 frames per second"):
         sampled(make_video("mp4", "mpeg4", seconds=0.5, rate=1000, size=(16, 16)), max_seconds=0.5)
 
@@ -108,12 +108,12 @@ def test_truncated_video_is_refused(kind: str, codec: str, options: dict[str, st
         (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/a.mp4\n", "does not decode as video"),
     ],
 )
-def test_other_bytes_are_refused(data: bytes, message: str) -> None:
+def test_data_that_is_not_a_video_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         sampled(data)
 
 
-def test_codec_that_is_not_taken_is_refused_with_those_that_are() -> None:
+def test_an_unsupported_codec_is_refused_listing_the_supported_ones() -> None:
     with pytest.raises(InvalidInput, match="h264, hevc"):
         sampled(make_video("mov", "rawvideo"))
 
@@ -123,7 +123,7 @@ BROKEN = make_video(seconds=1, key_every=4, loudness=0.1)
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, len(BROKEN) - 1), st.integers(0, 255)), max_size=30))
-def test_broken_bytes_give_frames_or_a_clear_refusal(changes: list[tuple[int, int]]) -> None:
+def test_corrupt_bytes_give_frames_or_a_clear_error(changes: list[tuple[int, int]]) -> None:
     data = bytearray(BROKEN)
     for at, value in changes:
         data[at] = value

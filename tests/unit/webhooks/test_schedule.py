@@ -45,12 +45,12 @@ def test_the_first_try_is_due_at_once() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
-def test_any_2xx_delivers(status: int) -> None:
+def test_any_2xx_is_a_delivery(status: int) -> None:
     assert after(tried(status)) == Ended(outcome=Outcome.DELIVERED)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422, 451])
-def test_a_4xx_stops_and_is_named(status: int) -> None:
+def test_a_4xx_stops_retries_and_is_named(status: int) -> None:
     ended = after(tried(status))
     assert isinstance(ended, Ended)
     assert ended.outcome is Outcome.STOPPED
@@ -72,7 +72,7 @@ def test_success_counts_even_if_a_later_attempt_is_on_record() -> None:
     assert after(tried(204), tried(500, number=2)) == Ended(outcome=Outcome.DELIVERED)
 
 
-def test_delays_grow_over_nearly_a_day_and_end() -> None:
+def test_delays_grow_over_nearly_a_day_and_then_end() -> None:
     tries, ended = all_tries(tried(500))
     starts = [each.started for each in tries]
     gaps = [later - earlier for earlier, later in pairwise(starts)]
@@ -84,7 +84,7 @@ def test_delays_grow_over_nearly_a_day_and_end() -> None:
     assert "500" in ended.reason
 
 
-def test_a_receiver_that_asks_for_time_gets_it() -> None:
+def test_retry_after_delays_the_next_attempt() -> None:
     assert seconds_after(tried(429, retry_after_seconds=90)) == 90
     assert seconds_after(tried(503, retry_after_seconds=0)) >= 4.5
 

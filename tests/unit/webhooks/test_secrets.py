@@ -30,7 +30,7 @@ def test_a_secret_is_valid_for_its_tenant_only(store: SecretStore) -> None:
             store.active(tenant, secret_id, now())
 
 
-def test_only_its_owner_may_read_the_file(store: SecretStore) -> None:
+def test_the_file_is_readable_by_its_owner_only(store: SecretStore) -> None:
     store.create("acme")
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
 
@@ -45,7 +45,7 @@ def test_after_a_rotation_the_old_secret_signs_for_a_day_and_no_longer(store: Se
     assert store.active("acme", made.id, later) == (new,)
 
 
-def test_rotating_again_does_not_lengthen_the_life_of_the_oldest(store: SecretStore) -> None:
+def test_rotating_again_does_not_extend_the_oldest_secret(store: SecretStore) -> None:
     made = store.create("acme")
     first = store.rotate(made.id).signers[1].ends
     again = store.rotate(made.id, timedelta(days=9))
@@ -83,7 +83,7 @@ def test_changes_by_another_process_are_visible_at_once(store: SecretStore) -> N
 
 
 @pytest.mark.parametrize("tenant", ["", "two words", "a/b", "..", "."])
-def test_a_tenant_is_a_plain_word(store: SecretStore, tenant: str) -> None:
+def test_a_tenant_name_is_a_plain_word(store: SecretStore, tenant: str) -> None:
     with pytest.raises(ValueError, match="tenant"):
         store.create(tenant)
 
@@ -91,7 +91,7 @@ def test_a_tenant_is_a_plain_word(store: SecretStore, tenant: str) -> None:
 @pytest.mark.parametrize(
     "secret", ["", "hunter2", "whsec_", "whsec_!!!", "whsec_c2hvcnQ=", "c2VjcmV0LW9mLXRoaXJ0eS10d28tYnl0ZXMtb2stb2s="]
 )
-def test_a_file_with_a_bad_secret_is_unreadable_and_the_error_does_not_show_it(store: SecretStore, secret: str) -> None:
+def test_a_file_with_an_invalid_secret_is_refused_without_showing_it(store: SecretStore, secret: str) -> None:
     store.create("acme")
     content = json.loads(store.path.read_text())
     content["secrets"][0]["signers"][0]["secret"] = secret
@@ -112,12 +112,12 @@ def test_a_damaged_file_signs_nothing(store: SecretStore, content: str) -> None:
         store.active("acme", "whk_1", now())
 
 
-def test_a_secret_is_not_shown_where_its_record_is_logged(store: SecretStore) -> None:
+def test_a_secret_is_not_shown_in_its_records_repr(store: SecretStore) -> None:
     made = store.create("acme")
     assert made.signers[0].secret not in repr(made)
 
 
-def test_each_active_secret_signs_so_that_a_receiver_needs_only_one(store: SecretStore) -> None:
+def test_every_active_secret_signs_so_a_receiver_needs_only_one(store: SecretStore) -> None:
     made = store.create("acme")
     rotated = store.rotate(made.id)
     sent = now()
@@ -130,7 +130,7 @@ def test_each_active_secret_signs_so_that_a_receiver_needs_only_one(store: Secre
         assert Webhook(secret).verify(BODY, headers)["type"] == "job.succeeded"
 
 
-def test_the_signature_is_that_of_the_convention() -> None:
+def test_the_signature_follows_standard_webhooks() -> None:
     """The example of the specification's own documentation, by its reference libraries."""
     delivery = Delivery(
         id="msg_p5jXN8AQM9LWM0D4loKWxJek",

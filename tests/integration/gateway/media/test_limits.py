@@ -9,7 +9,7 @@ from tests.integration.gateway.conftest import Gateway, StartGateway, until, wav
 from tests.integration.gateway.media.conftest import LONG, MIB, error_of, stored_folders, upload
 
 
-async def test_a_file_over_the_limit_is_refused_with_and_without_its_length(
+async def test_a_file_over_the_limit_is_refused_with_and_without_content_length(
     start_gateway: StartGateway, store_settings: StoreSettings, store: ObjectStore
 ) -> None:
     gateway = await start_gateway({}, **store_settings.model_dump(), max_media_bytes=9 * MIB, max_media_seconds=100)

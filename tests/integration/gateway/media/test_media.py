@@ -93,7 +93,7 @@ async def test_concurrent_uploads_of_the_same_file_are_stored_once(gateway: Gate
     assert stored_folders(store) == ["media/acme/content", "media/acme/records"]
 
 
-async def test_another_tenants_media_are_reported_like_unknown_ones(gateway: Gateway) -> None:
+async def test_another_tenants_media_look_like_unknown_ones(gateway: Gateway) -> None:
     media_id = (await upload(gateway, wav(1.0))).json()["id"]
     _, other = gateway.keys.create("other")
     headers = {"Authorization": f"Bearer {other}"}

@@ -28,7 +28,7 @@ async def test_a_large_file_bypasses_the_gateway_in_parts(gateway: Gateway, stor
     assert (await gateway.http.get(f"/v1/media/{media['id']}")).status_code == 200
 
 
-async def test_parts_that_are_missing_wrong_or_short_are_refused(gateway: Gateway, store: ObjectStore) -> None:
+async def test_missing_wrong_or_short_parts_are_refused(gateway: Gateway, store: ObjectStore) -> None:
     data = wav(600.0)
     offer = (await gateway.http.post("/v1/media/uploads", json={"filename": "a.wav", "bytes": len(data)})).json()
     path = f"/v1/media/uploads/{offer['id']}/complete"

@@ -14,7 +14,7 @@ from tests.integration.gateway.media.conftest import LONG, error_of, put_parts, 
 from tests.servers import StartStore
 
 
-async def test_a_store_that_is_down_is_a_503_and_used_again_when_it_is_back(
+async def test_a_store_outage_is_a_503_until_the_store_is_back(
     start_gateway: StartGateway, start_store: StartStore
 ) -> None:
     server = start_store()

@@ -31,14 +31,14 @@ def test_answers_of_a_batch_are_those_given_alone(model: LanguageModel, tmp_path
     assert [answer.text for answer in answers] == [alone(model, question, 12) for question in QUESTIONS]
 
 
-def test_an_answer_cut_at_the_limit_is_a_beginning(model: LanguageModel, tmp_path: Path) -> None:
+def test_an_answer_cut_off_at_the_limit_is_a_prefix(model: LanguageModel, tmp_path: Path) -> None:
     answers = written_answers(model, QUESTIONS, tmp_path, 3)
     assert any(not answer.ended for answer in answers)
     longer = written_answers(model, QUESTIONS, tmp_path, 12)
     assert all(long.text == short.text for long, short in zip(longer, answers, strict=True) if short.ended)
 
 
-def test_answers_are_kept_by_prompts_model_and_length(model: LanguageModel, tmp_path: Path) -> None:
+def test_answers_are_cached_by_prompt_model_and_length(model: LanguageModel, tmp_path: Path) -> None:
     first = written_answers(model, QUESTIONS, tmp_path, 4)
     (file,) = tmp_path.iterdir()
     file.write_text(json.dumps([{"text": f"kept {number}", "ended": True} for number in range(40)]))

@@ -92,7 +92,7 @@ def published(folder: Path) -> Source:
 
 
 @pytest.mark.parametrize("spec", [align, instruct, long_speech])
-def test_every_kind_is_the_same_twice_and_with_two_workers(spec: Callable[[Path], Spec], tmp_path: Path) -> None:
+def test_every_kind_builds_reproducibly_and_with_two_workers(spec: Callable[[Path], Spec], tmp_path: Path) -> None:
     built(spec(tmp_path), tmp_path / "once")
     built(spec(tmp_path), tmp_path / "again", workers=2)
     assert contents(tmp_path / "once") == contents(tmp_path / "again")
@@ -105,7 +105,7 @@ def test_another_seed_gives_other_readings(tmp_path: Path) -> None:
     assert {c.speech[0].data for c in first}.isdisjoint(c.speech[0].data for c in second)
 
 
-def test_aligned_sentences_are_answered_with_what_is_said(tmp_path: Path) -> None:
+def test_the_answer_to_an_aligned_recording_is_its_transcript(tmp_path: Path) -> None:
     conversations = built(align(tmp_path), tmp_path / "a")
     assert sorted(c.answers[0] for c in conversations) == sorted(SENTENCES)
     for conversation in conversations:
@@ -116,14 +116,14 @@ def test_aligned_sentences_are_answered_with_what_is_said(tmp_path: Path) -> Non
         assert soundfile.info(io.BytesIO(speech.data)).samplerate == 16_000
 
 
-def test_more_samples_than_sentences_read_them_again_in_another_way(tmp_path: Path) -> None:
+def test_sentences_are_read_again_differently_if_more_samples_are_requested(tmp_path: Path) -> None:
     source = Source.parse(f"{lines_file(tmp_path, 'one.txt', 'It is late.').path}:2")
     first, second = built(align(tmp_path, sources=(source,)), tmp_path / "a")
     assert first.answers == second.answers
     assert first.speech[0].data != second.speech[0].data
 
 
-def test_clips_of_ones_own_are_kept_as_they_are_and_missing_ones_counted(tmp_path: Path) -> None:
+def test_supplied_clips_are_kept_unchanged_and_missing_ones_counted(tmp_path: Path) -> None:
     data = encoded(voice(0), "WAV")
     (tmp_path / "here.wav").write_bytes(data)
     rows = [json.dumps({"audio": f"{name}.wav", "text": f"The {name} one."}) for name in ("here", "gone")]
@@ -136,7 +136,7 @@ def test_clips_of_ones_own_are_kept_as_they_are_and_missing_ones_counted(tmp_pat
     assert "gone.wav" in (tmp_path / "a" / "dropped" / "00000.jsonl").read_text()
 
 
-def test_published_instructions_become_spoken_ones(tmp_path: Path) -> None:
+def test_published_instructions_are_turned_into_speech(tmp_path: Path) -> None:
     made = {c.id: c for c in built(instruct(tmp_path), tmp_path / "i")}
     two = made["two turns"]
     assert [turn.text for turn in two.turns] == ["<image>\n<speech>", "Red.", "<speech>", "Yes."]
@@ -150,7 +150,7 @@ def test_published_instructions_become_spoken_ones(tmp_path: Path) -> None:
     assert manifest.dropped == {"missing-file": 1, "no-answer": 1}
 
 
-def test_a_share_of_the_users_speaks(tmp_path: Path) -> None:
+def test_a_share_of_the_user_turns_is_spoken(tmp_path: Path) -> None:
     questions = lines_file(tmp_path, "questions.txt", *(f"What is {word}?" for word in "abcdefgh"))
     written = built(instruct(tmp_path, sources=(questions,), spoken_share=0.0), tmp_path / "written")
     mixed = built(instruct(tmp_path, sources=(questions,), spoken_share=0.5), tmp_path / "mixed")
@@ -159,7 +159,7 @@ def test_a_share_of_the_users_speaks(tmp_path: Path) -> None:
     assert {c.answers for c in written} == {c.answers for c in mixed}
 
 
-def test_questions_without_answer_are_answered_by_the_language_model(tmp_path: Path) -> None:
+def test_unanswered_questions_are_answered_by_the_language_model(tmp_path: Path) -> None:
     questions = lines_file(tmp_path, "questions.txt", "What is late?", "Who is it?")
     made = built(instruct(tmp_path, sources=(questions,)), tmp_path / "i")
     assert {c.speech[0].transcript for c in made} == {"What is late?", "Who is it?"}
@@ -167,7 +167,7 @@ def test_questions_without_answer_are_answered_by_the_language_model(tmp_path: P
     assert not all(c.ended for c in made), "five tokens are the beginning of what the model says"
 
 
-def test_joined_recordings_hold_their_sentences_with_pauses(tmp_path: Path) -> None:
+def test_concatenated_recordings_have_pauses_between_sentences(tmp_path: Path) -> None:
     made = built(long_speech(tmp_path, "transcribe"), tmp_path / "l")
     assert len(made) == 4
     for conversation in made:
@@ -178,7 +178,7 @@ def test_joined_recordings_hold_their_sentences_with_pauses(tmp_path: Path) -> N
         assert len(" ".join(said)) == len(speech.transcript), "each sentence once"
 
 
-def test_a_needle_lies_at_the_depth_that_is_recorded(tmp_path: Path) -> None:
+def test_a_needle_is_at_its_recorded_depth(tmp_path: Path) -> None:
     made = built(long_speech(tmp_path, "needle", recordings=6), tmp_path / "l")
     for conversation in made:
         (speech,) = conversation.speech
@@ -189,7 +189,7 @@ def test_a_needle_lies_at_the_depth_that_is_recorded(tmp_path: Path) -> None:
     assert len({conversation.source for conversation in made}) > 1
 
 
-def test_a_needle_is_laid_into_a_pause_of_ones_own_recording(tmp_path: Path) -> None:
+def test_a_needle_is_inserted_into_a_pause_of_a_supplied_recording(tmp_path: Path) -> None:
     silence = np.zeros(16_000, np.float32)
     (tmp_path / "talk.flac").write_bytes(encoded(np.concatenate((voice(1, 3), silence, voice(2, 3)))))
     row = json.dumps({"audio": "talk.flac", "text": "One is said. Two is said. Three is said. Four is said."})
@@ -202,7 +202,7 @@ def test_a_needle_is_laid_into_a_pause_of_ones_own_recording(tmp_path: Path) -> 
     assert any(3.0 <= at <= 4.0 for at in depths)
 
 
-def test_a_language_model_asks_and_sums_up_where_it_is_told_to(tmp_path: Path) -> None:
+def test_a_language_model_writes_questions_and_summaries_if_configured(tmp_path: Path) -> None:
     spec = long_speech(tmp_path, "summary")
     made = built(spec, tmp_path / "l")
     assert made
@@ -211,7 +211,7 @@ def test_a_language_model_asks_and_sums_up_where_it_is_told_to(tmp_path: Path) -
     assert nonsense.dropped.get("no-question", 0) + nonsense.samples == 4
 
 
-def test_a_recording_with_too_little_in_it_is_counted(tmp_path: Path) -> None:
+def test_a_recording_with_too_few_sentences_is_counted(tmp_path: Path) -> None:
     (tmp_path / "talk.flac").write_bytes(encoded(voice(1, 3)))
     source = lines_file(tmp_path, "talks.jsonl", json.dumps({"audio": "talk.flac", "text": "Only this."}))
     manifest = build(long_speech(tmp_path, "after", sources=(source,)), tmp_path / "l", home=lyra_home())

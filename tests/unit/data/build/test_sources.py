@@ -16,7 +16,7 @@ from model_core.errors import InvalidInput
 from tests.unit.data.samples import encoded, voice
 
 
-def test_a_source_is_a_name_or_a_file_with_or_without_a_count(tmp_path: Path) -> None:
+def test_a_source_is_a_name_or_file_with_an_optional_count(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("One.")
     assert Source.parse("chitchat") == Source(name="chitchat")
@@ -27,7 +27,7 @@ def test_a_source_is_a_name_or_a_file_with_or_without_a_count(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "said"), [("no/such.txt", "no file"), ("missing.json", "no file"), ("a:0", "at least 1")]
 )
-def test_a_source_that_cannot_be_is_refused(text: str, said: str) -> None:
+def test_an_invalid_source_is_refused(text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         Source.parse(text)
 
@@ -53,13 +53,13 @@ def names(made: Mixture, numbers: range) -> list[str]:
     return [each.sample for each in made.make(numbers) if isinstance(each, Dropped)]
 
 
-def test_a_mixture_has_each_sample_wanted_once() -> None:
+def test_a_mixture_has_each_requested_sample_once() -> None:
     mixed = mixture(2, None, 5)
     assert mixed.samples == 10
     assert sorted(names(mixed, range(10))) == ["a0", "a1", "b0", "b1", "b2", "c0", "c1", "c2", "c3", "c4"]
 
 
-def test_a_range_of_a_mixture_is_what_it_is_in_the_whole() -> None:
+def test_a_range_of_a_mixture_equals_that_part_of_the_whole() -> None:
     mixed = mixture(200, 200, 200)
     assert names(mixed, range(600))[150:260] == names(mixed, range(150, 260))
 
@@ -79,13 +79,13 @@ def test_voices_have_weights() -> None:
     ("voices", "said"),
     [("", "none"), ("rms", "kept out"), ("slt,slt", "twice"), ("slt=0", "above 0"), ("slt=much", "no weight")],
 )
-def test_voices_that_cannot_be_are_refused(voices: str, said: str) -> None:
+def test_invalid_voices_are_refused(voices: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         Style(voices=Style.parse_voices(voices))
 
 
 @pytest.mark.parametrize(("tasks", "said"), [("sing=1", "no task"), ("needle=-1", "below 0"), ("part=0", "above 0")])
-def test_tasks_that_cannot_be_are_refused(tasks: str, said: str) -> None:
+def test_invalid_tasks_are_refused(tasks: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         Weights.parse(tasks)
 
@@ -96,7 +96,7 @@ def recorded(folder: Path, *audio: str) -> RecordedFiles:
     return RecordedFiles(path)
 
 
-def test_recordings_of_ones_own_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_supplied_recordings_are_used_unchanged(tmp_path: Path) -> None:
     data = encoded(voice(0, 1.5))
     (tmp_path / "a.flac").write_bytes(data)
     speech = recorded(tmp_path, "a.flac").speech(0, "a", 10)
@@ -114,7 +114,7 @@ def test_recordings_of_ones_own_are_taken_as_they_are(tmp_path: Path) -> None:
         ("long.flac", Reason.AUDIO),
     ],
 )
-def test_a_recording_that_cannot_be_used_says_why(tmp_path: Path, audio: str, reason: Reason) -> None:
+def test_an_unusable_recording_is_dropped_with_the_reason(tmp_path: Path, audio: str, reason: Reason) -> None:
     (tmp_path / "a.flac").write_bytes(encoded(voice(0)))
     folder = tmp_path / "inside"
     folder.mkdir()
@@ -128,7 +128,7 @@ def test_a_recording_that_cannot_be_used_says_why(tmp_path: Path, audio: str, re
 @pytest.mark.parametrize(
     "line", ["{", "[]", '{"audio": "a.wav"}', '{"audio": "", "text": "x"}', '{"audio": 1, "text": "x"}']
 )
-def test_a_line_of_another_form_is_named(tmp_path: Path, line: str) -> None:
+def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "talks.jsonl"
     path.write_text('{"audio": "a.wav", "text": "x"}\n' + line + "\n")
     with pytest.raises(DataError, match="line 2"):

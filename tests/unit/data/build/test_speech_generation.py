@@ -47,14 +47,14 @@ def answers() -> AnswerMaker:
     return AnswerMaker(tiny.tokenizer())
 
 
-def test_an_answer_has_the_units_of_its_sounds(answers: AnswerMaker) -> None:
+def test_an_answer_has_the_units_of_its_phonemes(answers: AnswerMaker) -> None:
     made = answers.sample("a-1", "Is it late?", "mine")
     assert isinstance(made, Conversation)
     assert made.answers == ("Is it late?",)
     assert [PHONES[unit] for unit in made.units[0]] == ["ɪ", "z", "ɪ", "t", "l", "ˈe", "ɪ", "t", "?"]
 
 
-def test_an_answer_that_cannot_be_said_is_dropped_by_reason(answers: AnswerMaker) -> None:
+def test_an_unspeakable_answer_is_dropped_with_a_reason(answers: AnswerMaker) -> None:
     silent = answers.sample("a-1", "...", "mine")
     assert isinstance(silent, Dropped)
     assert silent.reason == NOT_SPEAKABLE
@@ -82,19 +82,19 @@ def test_answers_are_of_one_to_three_sentences_and_begin_with_the_one_asked_for(
     assert any("\n" in sample.answers[0] for sample in made)
 
 
-def test_figures_hold_digits_and_every_unit_fits_their_frames(answers: AnswerMaker) -> None:
+def test_figures_contain_digits_and_their_units_fit_the_frames(answers: AnswerMaker) -> None:
     made = list(Figures(0, answers).make(range(60)))
     assert all(isinstance(sample, Conversation) for sample in made)
     assert all(re.search(r"\d", sample.answers[0]) for sample in made if isinstance(sample, Conversation))
     assert figures_text(random.Random(3)) == figures_text(random.Random(3))
 
 
-def test_two_of_the_same_unit_in_a_row_need_a_frame_between_them() -> None:
+def test_repeated_units_need_a_frame_between_them() -> None:
     assert frames_needed([1, 2, 1]) == 3
     assert frames_needed([1, 1, 1]) == 5
 
 
-def test_a_build_writes_the_same_bytes_again_and_a_codebook_of_its_first_answers(
+def test_a_build_is_reproducible_and_has_a_codebook_from_its_first_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = tmp_path / "texts.txt"

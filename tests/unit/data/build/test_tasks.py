@@ -20,21 +20,21 @@ def quoted(question: str) -> list[str]:
 
 
 @given(SENTENCES, SEEDS)
-def test_what_is_said_after_a_sentence_follows_it(sentences: list[str], rng: random.Random) -> None:
+def test_the_answer_to_what_follows_is_the_next_sentence(sentences: list[str], rng: random.Random) -> None:
     asked = tasks.ask(tasks.AFTER, sentences, rng)
     (named,) = quoted(asked.question)
     assert (named, asked.answer) in pairwise(sentences)
 
 
 @given(SENTENCES, SEEDS)
-def test_what_is_said_before_a_sentence_precedes_it(sentences: list[str], rng: random.Random) -> None:
+def test_the_answer_to_what_precedes_is_the_previous_sentence(sentences: list[str], rng: random.Random) -> None:
     asked = tasks.ask(tasks.BEFORE, sentences, rng)
     (named,) = quoted(asked.question)
     assert (asked.answer, named) in pairwise(sentences)
 
 
 @given(SENTENCES, SEEDS)
-def test_of_two_sentences_the_answer_is_the_one_said_first(sentences: list[str], rng: random.Random) -> None:
+def test_the_answer_to_which_came_first_is_the_earlier_sentence(sentences: list[str], rng: random.Random) -> None:
     asked = tasks.ask(tasks.ORDER, sentences, rng)
     places = [sentences.index(named) for named in quoted(asked.question)]
     assert len(places) == 2
@@ -42,14 +42,14 @@ def test_of_two_sentences_the_answer_is_the_one_said_first(sentences: list[str],
 
 
 @given(SENTENCES, SEEDS)
-def test_a_part_is_the_beginning_or_the_end(sentences: list[str], rng: random.Random) -> None:
+def test_a_partial_transcript_is_the_beginning_or_the_end(sentences: list[str], rng: random.Random) -> None:
     asked = tasks.ask(tasks.PART, sentences, rng)
     count = 1 + ("two" in asked.question) + 2 * ("three" in asked.question)
     part = sentences[:count] if "first" in asked.question else sentences[-count:]
     assert asked.answer == " ".join(part)
 
 
-def test_a_transcript_is_everything_in_order() -> None:
+def test_a_full_transcript_has_every_sentence_in_order() -> None:
     assert tasks.ask(tasks.TRANSCRIBE, ["A.", "B.", "C."], random.Random(0)).answer == "A. B. C."
 
 
@@ -71,7 +71,7 @@ def test_a_needle_answers_its_question_with_a_word_of_its_sentence(seed: int) ->
     assert drawn == needle(random.Random(seed))
 
 
-def test_words_of_tests_are_never_trained_on() -> None:
+def test_held_out_words_are_never_trained_on() -> None:
     trained = {needle(random.Random(seed)).answer for seed in range(2000)}
     tested = {needle(random.Random(seed), held_out=True).answer for seed in range(2000)}
     assert len(trained) > 50

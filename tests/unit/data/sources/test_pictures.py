@@ -34,11 +34,11 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_drawings_are_those_with_an_everyday_name_and_a_file(cache: Path) -> None:
+def test_drawings_without_an_everyday_name_or_file_are_skipped(cache: Path) -> None:
     assert [drawing.name for drawing in load_drawings(GOOGLE_DRAWINGS, cache)] == ["cat"]
 
 
-def test_a_placing_depends_on_its_seed_alone_and_shows_the_whole_drawing(cache: Path, tmp_path: Path) -> None:
+def test_a_placement_depends_only_on_its_seed_and_shows_the_whole_drawing(cache: Path, tmp_path: Path) -> None:
     (cat,) = load_drawings(GOOGLE_DRAWINGS, cache)
     pictures = [
         np.asarray(Image.open(place(cat, seed, tmp_path / folder).image))
@@ -53,7 +53,7 @@ def test_a_placing_depends_on_its_seed_alone_and_shows_the_whole_drawing(cache: 
 
 
 @pytest.mark.parametrize(("name", "said"), [("owl", "an owl"), ("umbrella", "an umbrella"), ("unicorn", "a unicorn")])
-def test_names_get_their_article(name: str, said: str) -> None:
+def test_names_get_the_right_article(name: str, said: str) -> None:
     assert with_article(name) == said
 
 
@@ -65,12 +65,12 @@ SHAPES = [
 ]
 
 
-def test_a_shape_is_described_where_both_its_facts_are_known() -> None:
+def test_a_shape_is_described_if_both_its_facts_are_known() -> None:
     assert shape_facts(SHAPES) == {Path("0.png"): {"shape": "circle", "color": "red"}}
     assert [question.answer for question in shape_descriptions(SHAPES)] == ["the picture shows a red circle"]
 
 
-def test_a_quarter_of_the_questions_is_about_named_things_and_presence_is_told_truly() -> None:
+def test_a_quarter_of_the_questions_name_an_object_and_presence_is_answered_correctly() -> None:
     named = [NamedPicture(Path(f"{name}.png"), name) for name in ("owl", "cat", "dog")]
     questions = draw_questions(SHAPES, named, 800, random.Random(0))
     about_things = [question for question in questions if question.image.stem in ("owl", "cat", "dog")]

@@ -21,7 +21,7 @@ def lines(name: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in (HELD_OUT / name).read_text().splitlines()]
 
 
-def test_each_fact_has_questions_and_answers_of_words() -> None:
+def test_each_fact_has_questions_and_worded_answers() -> None:
     for fact in all_facts():
         assert len(fact.asked) >= 3, fact
         assert all(text[0] == text[0].upper() and text[-1] in "?." for text in fact.asked), fact
@@ -29,7 +29,7 @@ def test_each_fact_has_questions_and_answers_of_words() -> None:
         assert all(answer.strip() == answer != "" for answer in fact.answers), fact
 
 
-def test_sums_are_right() -> None:
+def test_sums_are_correct() -> None:
     numbers = {num2words(number): number for number in range(150)}
     results = {"plus": int.__add__, "minus": int.__sub__, "times": int.__mul__}
     for fact in all_facts():
@@ -39,13 +39,13 @@ def test_sums_are_right() -> None:
             assert fact.answers == (num2words(right), str(right)), fact
 
 
-def test_a_fact_is_kept_out_in_every_form() -> None:
+def test_a_held_out_fact_is_excluded_in_every_form() -> None:
     held_out = [fact for fact in all_facts() if fact.is_held_out]
     assert all(asks_held_out_fact(text) for fact in held_out for text in fact.asked)
     assert len(all_facts()) * 0.25 < len(held_out) < len(all_facts()) * 0.42
 
 
-def test_a_fact_and_its_reverse_are_kept_out_together() -> None:
+def test_a_fact_and_its_reverse_are_held_out_together() -> None:
     held_out = {words_of(fact.asked[0])[-1]: fact.is_held_out for fact in all_facts() if fact.family == "opposite"}
     assert held_out["hot"] == held_out["cold"]
     assert held_out["asleep"] == held_out["awake"]
@@ -65,7 +65,7 @@ def test_training_facts_and_held_out_ones_share_no_question(tmp_path: Path) -> N
     assert not any(asks_held_out_fact(question.text) for question in training)
 
 
-def test_committed_questions_ask_for_held_out_facts_written_and_spoken_alike() -> None:
+def test_committed_questions_ask_for_the_same_held_out_facts_written_and_spoken() -> None:
     written, spoken = lines("factual-written.jsonl"), lines("factual-spoken.jsonl")
     assert len(written) == len(spoken) == len({line["question"] for line in written}) == 300
     assert all(asks_held_out_fact(str(line["question"])) for line in written)
@@ -75,7 +75,7 @@ def test_committed_questions_ask_for_held_out_facts_written_and_spoken_alike() -
     assert HELD_OUT_VOICE not in {line["voice"] for number, line in enumerate(spoken) if number % 5 != 4}
 
 
-def test_words_seen_in_use_are_asked_about_and_names_are_not(tmp_path: Path) -> None:
+def test_questions_ask_about_common_words_and_not_names(tmp_path: Path) -> None:
     folder = tmp_path / f"{WORDNET.name}-{WORDNET.version}" / WORDNET.members[0]
     folder.mkdir(parents=True)
     (folder / "data.noun").write_text(
@@ -98,6 +98,6 @@ def test_words_seen_in_use_are_asked_about_and_names_are_not(tmp_path: Path) -> 
     assert any(" run" in text for text in asked)
 
 
-def test_an_unknown_collection_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_collection_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"'riddles'.*facts"):
         load_questions("riddles", tmp_path)

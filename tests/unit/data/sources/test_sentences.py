@@ -22,11 +22,11 @@ def known(word: str) -> bool:
         ("she's at the ladies' door", ["She's at the ladies door."]),
     ],
 )
-def test_prose_is_cut_where_sentences_end(prose: str, sentences: list[str]) -> None:
+def test_prose_is_split_at_sentence_ends(prose: str, sentences: list[str]) -> None:
     assert list(sentences_of(prose)) == sentences
 
 
-def test_a_long_sentence_is_cut_at_its_semicolons_then_at_its_commas() -> None:
+def test_a_long_sentence_is_split_at_semicolons_then_at_commas() -> None:
     start, long = " ".join(["word"] * 15), ", ".join([" ".join(["more"] * 9)] * 4)
     pieces = list(sentences_of(f"{start}; {long}."))
     assert [len(piece.split()) for piece in pieces] == [15, 18, 18]
@@ -34,7 +34,7 @@ def test_a_long_sentence_is_cut_at_its_semicolons_then_at_its_commas() -> None:
 
 
 @given(st.lists(st.sampled_from(["one,", "two;", "three", "Four", "five.", "six--seven", "(eight)"]), max_size=90))
-def test_every_sentence_ends_with_one_mark_and_begins_in_upper_case(words: list[str]) -> None:
+def test_every_sentence_starts_in_upper_case_and_ends_with_one_mark(words: list[str]) -> None:
     for sentence in sentences_of(" ".join(words)):
         if len(sentence) > 1:
             assert sentence[-1] in ".!?"
@@ -55,7 +55,7 @@ def test_every_sentence_ends_with_one_mark_and_begins_in_upper_case(words: list[
         "No no no no no no.",
     ],
 )
-def test_what_a_voice_would_not_read_as_written_is_left_out(text: str) -> None:
+def test_sentences_that_a_voice_would_misread_are_left_out(text: str) -> None:
     assert not is_speakable(text, known)
 
 
@@ -72,7 +72,7 @@ def test_a_plain_sentence_is_speakable() -> None:
         ("u know i like it,", "You know I like it."),
     ],
 )
-def test_chat_is_tidied_as_a_writer_would(said: str, tidied: str) -> None:
+def test_chat_text_is_tidied(said: str, tidied: str) -> None:
     assert tidy(said) == tidied
 
 

@@ -30,11 +30,11 @@ def serialised(lines: list[str | None]) -> bytes:
     return head + b"".join(strings)
 
 
-def test_strings_of_r_are_read_with_missing_ones_as_empty() -> None:
+def test_r_strings_are_read_with_missing_values_as_empty() -> None:
     assert r_strings(serialised(["EMMA", "", None, "é and more"])) == ["EMMA", "", "", "é and more"]
 
 
-def test_novels_are_read_but_for_the_one_that_is_kept_for_testing(tmp_path: Path) -> None:
+def test_novels_are_read_except_for_the_held_out_one(tmp_path: Path) -> None:
     novels = [
         ["EMMA", "", "CHAPTER I", "", "It was a very", "large house.", "", "They were at home all day."],
         ["SENSE AND SENSIBILITY", "", "The family had been there for long."],
@@ -47,7 +47,7 @@ def test_novels_are_read_but_for_the_one_that_is_kept_for_testing(tmp_path: Path
     assert sorted(sentences) == ["It was a very large house.", "They were at home all day."]
 
 
-def test_a_collection_is_the_same_each_time_and_parts_in_training_and_testing(tmp_path: Path) -> None:
+def test_a_collection_is_reproducible_and_split_into_training_and_testing(tmp_path: Path) -> None:
     names = ("cat", "dog", "cow", "horse", "sheep", "bird", "mouse", "fish", "goat", "duck", "fox", "hen")
     text = "\n\n".join(
         f"The {a} {did} the {b} all day." for did in ("saw", "heard", "met") for a in names for b in names if a != b
@@ -60,12 +60,12 @@ def test_a_collection_is_the_same_each_time_and_parts_in_training_and_testing(tm
     assert 0 < len(testing) < 30
 
 
-def test_words_that_translators_added_are_read_without_their_brackets(tmp_path: Path) -> None:
+def test_words_added_by_translators_are_read_without_brackets(tmp_path: Path) -> None:
     folder_of(KING_JAMES_BIBLE, tmp_path).write_text('bible = Bible(\n"""\nAnd the LORD saw that [it was] good.\n""")')
     assert load_sentences("bible", tmp_path) == ["And the Lord saw that it was good."]
 
 
-def test_examples_and_meanings_of_wordnet_are_apart(tmp_path: Path) -> None:
+def test_wordnet_examples_and_meanings_are_separate(tmp_path: Path) -> None:
     folder = folder_of(WORDNET, tmp_path)
     for part in ("noun", "verb", "adj", "adv"):
         (folder / f"data.{part}").write_text("  1 a licence\n")
@@ -75,6 +75,6 @@ def test_examples_and_meanings_of_wordnet_are_apart(tmp_path: Path) -> None:
     assert load_sentences("wordnet-glosses", tmp_path) == ["Draw air into the lungs."]
 
 
-def test_an_unknown_collection_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_collection_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"'novels'.*austen"):
         load_sentences("novels", tmp_path)
