@@ -1,4 +1,4 @@
-"""Processes that must not outlive the one that made them."""
+"""Processes that must not outlive their parent."""
 
 import ctypes
 import os
@@ -8,15 +8,15 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent(parent: int) -> None:
-    """The kernel kills this process as soon as the thread that made it ends; on Linux alone.
+def exit_with_parent(parent: int) -> None:
+    """Makes the kernel kill this process as soon as the thread that created it ends. Linux only.
 
     Args:
-        parent: Process id of the parent, which may have ended already.
+        parent: Process id of the parent, which may have exited already.
 
     Raises:
-        OSError: the kernel does not do it.
-        SystemExit: the parent has ended.
+        OSError: The kernel does not support it.
+        SystemExit: The parent has exited.
     """
     if sys.platform != "linux":
         return
@@ -24,4 +24,4 @@ def end_with_parent(parent: int) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
-        sys.exit("the parent ended before this process began")
+        sys.exit("the parent exited before this process started")

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from model_core.audio.tensors import Clip
 from services.shared import telemetry
-from services.shared.rpc.threads import WorkTime
+from services.shared.rpc.threads import WorkTimer
 from services.speech_encoder.backlog import Backlog
 
 Prepared = TypeVar("Prepared")
@@ -41,11 +41,11 @@ class BatchStrategy(Protocol[Prepared, Result]):
         """How many clips of one recording may be queued or running at a time, at most `max_batch_clips`."""
         ...
 
-    async def prepare(self, clip: Clip, options: ClipOptions, work: WorkTime) -> Prepared:
+    async def prepare(self, clip: Clip, options: ClipOptions, work: WorkTimer) -> Prepared:
         """Work that is done clip by clip while the batch before is still running. Raises for this clip alone."""
         ...
 
-    def run(self, clips: list[Prepared], key: str, work: WorkTime) -> AsyncGenerator[Result | None, None]:
+    def run(self, clips: list[Prepared], key: str, work: WorkTimer) -> AsyncGenerator[Result | None, None]:
         """Runs a batch: one result a clip, in order, and None wherever it may be abandoned. Raises for all of them."""
         ...
 
@@ -79,7 +79,7 @@ class _Batch(Generic[Prepared, Result]):
     key: str
     entries: list[_Entry[Prepared, Result]] = field(default_factory=list)
     prepared: list[Prepared] = field(default_factory=list)
-    work: WorkTime = field(default_factory=WorkTime)
+    work: WorkTimer = field(default_factory=WorkTimer)
     started: float = field(default_factory=time.monotonic)
 
     def drop_abandoned(self) -> None:

@@ -20,7 +20,7 @@ from services.shared.rpc.interceptors import tenant_of
 from services.shared.rpc.lora_registry import FULL_NAME, AdapterHost, AdaptersServicer, AdapterUsage
 from services.shared.rpc.queueing import FairQueue
 from services.shared.rpc.server import ServiceDefinition
-from services.shared.rpc.threads import ModelThread, WorkTime
+from services.shared.rpc.threads import ModelThread, WorkTimer
 from services.shared.rpc.uploads import header_and_parts
 from services.shared.sandbox.decoders import Decoders
 from services.shared.service_errors import InvalidInput
@@ -90,8 +90,8 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         transcriber = self._encoder.transcriber
         recording = await self._receive(header.audio, pieces, tenant_of(context))
         async with self._transcriptions.slot(tenant_of(context)):
-            work = WorkTime()
-            start = work.of_steps(lambda: transcriber.transcribe(recording.clips, header.language))
+            work = WorkTimer()
+            start = work.wrap_iterator(lambda: transcriber.transcribe(recording.clips, header.language))
             transcript = self._transcriber_thread.iterate(start)
             async with aclosing(transcript) as segments:
                 async for segment in segments:

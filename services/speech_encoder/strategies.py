@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model_core.audio.tensors import Clip
 from model_core.speech.encoder import EncodedClip, TranscribedClip
-from services.shared.rpc.threads import ModelThread, WorkTime
+from services.shared.rpc.threads import ModelThread, WorkTimer
 from services.speech_encoder.batching import ClipOptions
 
 
@@ -46,11 +46,11 @@ class Encode:
     def max_in_flight(self, options: ClipOptions, max_batch_clips: int) -> int:
         return max_batch_clips
 
-    async def prepare(self, clip: Clip, options: ClipOptions, work: WorkTime) -> Tensor:
+    async def prepare(self, clip: Clip, options: ClipOptions, work: WorkTimer) -> Tensor:
         return clip.samples
 
-    async def run(self, clips: list[Tensor], key: str, work: WorkTime) -> AsyncGenerator[Tensor | None, None]:
-        for tokens_NE in await self._thread.run(work.of(partial(self._encoder.encode, clips, key))):
+    async def run(self, clips: list[Tensor], key: str, work: WorkTimer) -> AsyncGenerator[Tensor | None, None]:
+        for tokens_NE in await self._thread.run(work.wrap(partial(self._encoder.encode, clips, key))):
             yield tokens_NE
 
     def options_after(self, options: ClipOptions, result: Tensor) -> ClipOptions:
@@ -78,14 +78,14 @@ class EncodeAndTranscribe:
         """One until the language is known: it is detected in the first clip that is not silent."""
         return max_batch_clips if options.language else 1
 
-    async def prepare(self, clip: Clip, options: ClipOptions, work: WorkTime) -> EncodedClip:
-        (encoded,) = await self._thread.run(work.of(partial(self._encoder.encode_clips, [clip], [options.adapter])))
+    async def prepare(self, clip: Clip, options: ClipOptions, work: WorkTimer) -> EncodedClip:
+        (encoded,) = await self._thread.run(work.wrap(partial(self._encoder.encode_clips, [clip], [options.adapter])))
         return encoded
 
     async def run(
-        self, clips: list[EncodedClip], key: str, work: WorkTime
+        self, clips: list[EncodedClip], key: str, work: WorkTimer
     ) -> AsyncGenerator[TranscribedClip | None, None]:
-        steps = self._transcriber_thread.iterate(work.of_steps(partial(self._encoder.transcribe, clips, key)))
+        steps = self._transcriber_thread.iterate(work.wrap_iterator(partial(self._encoder.transcribe, clips, key)))
         async with aclosing(steps) as results:
             async for result in results:
                 yield result

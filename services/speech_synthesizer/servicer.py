@@ -20,7 +20,7 @@ from services.shared.rpc.grpc_types import Context
 from services.shared.rpc.interceptors import tenant_of
 from services.shared.rpc.queueing import FairQueue
 from services.shared.rpc.server import ServiceDefinition
-from services.shared.rpc.threads import ModelThread, WorkTime
+from services.shared.rpc.threads import ModelThread, WorkTimer
 from services.shared.rpc.uploads import header_and_parts
 from services.shared.service_errors import InvalidInput
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
@@ -56,12 +56,12 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
             raise InvalidInput("speed", f"{speed:g} is outside {MIN_SPEED:g} to {MAX_SPEED:g}")
         async with self._queue.slot(tenant_of(context)):
             voice = voice_named(self._voice, header.voice)
-            work, samples = WorkTime(), 0
-            stream = await self._thread.run(work.of(lambda: voice.new_stream(header.voice, speed)))
+            work, samples = WorkTimer(), 0
+            stream = await self._thread.run(work.wrap(lambda: voice.new_stream(header.voice, speed)))
             width, rate = voice.hidden_width, voice.sample_rate
             pushes = self._hidden_states(stream, deltas, width) if width else self._texts(stream, deltas)
             async for push in _and_last(pushes, stream.finish):
-                async with aclosing(self._speak(work.of_steps(push), rate)) as responses:
+                async with aclosing(self._speak(work.wrap_iterator(push), rate)) as responses:
                     async for response in responses:
                         samples += len(response.audio.pcm) // SAMPLE_BYTES
                         yield response

@@ -9,7 +9,7 @@ from celery import signals
 from celery.worker import WorkController
 
 from services.shared import telemetry
-from services.shared.parents import end_with_parent
+from services.shared.parents import exit_with_parent
 from services.shared.reloading_files import SecretFileError
 from services.shared.rpc.credentials import ClientCredentials
 from services.shared.rpc.server import write_port_file
@@ -49,7 +49,7 @@ def main() -> int:
         log.info("working", queues=queues, concurrency=settings.concurrency)
 
     def follow_parent(**_: Any) -> None:
-        end_with_parent(parent)
+        exit_with_parent(parent)
 
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_ready.connect(report_ready, weak=False)

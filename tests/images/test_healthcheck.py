@@ -10,15 +10,15 @@ import pytest
 
 from services.operations.local.stores import free_ports
 from services.shared.rpc import healthcheck
-from services.shared.rpc.healthcheck import Unwell, check
+from services.shared.rpc.healthcheck import Unhealthy, check
 from services.shared.rpc.server import write_port_file
 from services.shared.telemetry import MetricsServer
 
 
 @contextmanager
-def model_service(is_well: bool) -> Iterator[int]:
+def model_service(is_healthy: bool) -> Iterator[int]:
     """Metrics port of a model service."""
-    server = MetricsServer("127.0.0.1", 0, lambda: is_well)
+    server = MetricsServer("127.0.0.1", 0, lambda: is_healthy)
     try:
         yield server.port
     finally:
@@ -32,15 +32,15 @@ def ports(tmp_path: Path) -> Path:
 
 
 def test_serving_model_service_is_healthy(ports: Path) -> None:
-    with model_service(is_well=True) as port:
+    with model_service(is_healthy=True) as port:
         write_port_file(ports, port=1, metrics_port=port)
         assert check(ports) == f"http://127.0.0.1:{port}/healthz answers 200"
 
 
 def test_loading_or_draining_model_service_is_unhealthy(ports: Path) -> None:
-    with model_service(is_well=False) as port:
+    with model_service(is_healthy=False) as port:
         write_port_file(ports, port=1, metrics_port=port)
-        with pytest.raises(Unwell, match="answers 503"):
+        with pytest.raises(Unhealthy, match="returned 503"):
             check(ports)
 
 
@@ -57,12 +57,12 @@ def test_worker_with_metrics_is_healthy(ports: Path) -> None:
 def test_exited_process_is_unhealthy(ports: Path, metrics_port: int | str | None) -> None:
     (port,) = free_ports(1)
     write_port_file(ports, port=port, metrics_port=port if metrics_port == "same" else metrics_port)  # type: ignore[arg-type]
-    with pytest.raises(Unwell, match="does not answer"):
+    with pytest.raises(Unhealthy, match="does not respond"):
         check(ports)
 
 
 def test_process_without_open_ports_is_unhealthy(ports: Path) -> None:
-    with pytest.raises(Unwell, match="is not there"):
+    with pytest.raises(Unhealthy, match="does not exist"):
         check(ports)
 
 
@@ -71,7 +71,7 @@ def test_process_without_open_ports_is_unhealthy(ports: Path) -> None:
 )
 def test_invalid_port_file_is_named(ports: Path, content: str) -> None:
     ports.write_text(content)
-    with pytest.raises(Unwell, match=r"ports\.json cannot be read"):
+    with pytest.raises(Unhealthy, match=r"ports\.json cannot be read"):
         check(ports)
 
 

@@ -8,12 +8,12 @@ import os
 import runpy
 import sys
 
-from services.shared.parents import end_with_parent
+from services.shared.parents import exit_with_parent
 
 
 def main() -> None:
     """Ties this process to its parent, then runs the module or executes the program."""
-    end_with_parent(int(os.environ["LYRA_STACK_PID"]))
+    exit_with_parent(int(os.environ["LYRA_STACK_PID"]))
     os.umask(0o077)
     if sys.argv[1] == "--program":
         os.execv(sys.argv[2], sys.argv[2:])

@@ -1,4 +1,5 @@
-"""gRPC between the processes: the server and its interceptors, channels, tensors on the wire, callers, queues.
+"""gRPC between the processes: the server and its interceptors, channels, credentials, tensors on the wire, queues.
 
-Only `model_service` imports what runs models; nothing else here imports torch, so that gateway and pipeline may use it.
+Only `model_service` and `sampling_codec` import `model_core`, and nothing imports torch, because the gateway and the
+pipeline use this package.
 """

@@ -1,4 +1,4 @@
-"""gRPC's types with their parameters, which its stubs have and its classes lack."""
+"""gRPC's types with type parameters, which exist in its stubs but not at run time."""
 
 from typing import TYPE_CHECKING, Any
 

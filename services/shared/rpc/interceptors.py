@@ -1,4 +1,4 @@
-"""Two interceptors of every service: errors become status codes; calls are counted, timed, logged and traced."""
+"""The interceptors of every service: one turns errors into status codes, one does metrics, logs and traces."""
 
 import asyncio
 import inspect
@@ -31,10 +31,10 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class CallInterceptor(ServerInterceptor):
-    """Puts `around` about every call to a method of `prefix`, whatever its kind; other methods pass untouched.
+    """Passes every call to a method that starts with `prefix` through `intercept`; other methods are left alone.
 
-    Streaming handlers are driven here rather than by gRPC, so that a handler's generator is closed the moment its call
-    is cancelled, and not whenever the garbage collector comes by.
+    Response generators are iterated here rather than by gRPC, so that they are closed as soon as their call is
+    cancelled, not when they are garbage collected.
     """
 
     prefix = "/lyra."
@@ -52,22 +52,22 @@ class CallInterceptor(ServerInterceptor):
         behavior = as_coroutine(getattr(handler, kind))
 
         async def call(request: Any, context: Context) -> Any:
-            return await self.around(method, context, lambda: behavior(request, context))
+            return await self.intercept(method, context, lambda: behavior(request, context))
 
         return cast(Handler, cast(Any, handler)._replace(**{kind: call}))
 
     @abstractmethod
-    async def around(self, method: str, context: Context, proceed: Callable[[], Awaitable[Any]]) -> Any:
+    async def intercept(self, method: str, context: Context, proceed: Callable[[], Awaitable[Any]]) -> Any:
         """Runs the call with `await proceed()`."""
 
 
 class ErrorInterceptor(CallInterceptor):
-    """Turns what a call raises into a status with `google.rpc` details, and holds it to a deadline.
+    """Turns exceptions into a status with `google.rpc` details, and applies a default deadline.
 
     Args:
-        default_deadline_seconds: For calls whose client set none; None for no limit.
-        translate: Turns errors of other layers into ours; None for errors it does not know.
-        prefix: Of the methods that it is for.
+        default_deadline_seconds: Deadline of calls without one; None for no deadline.
+        translate: Maps errors of other layers to service errors; returns None for unknown ones.
+        prefix: Prefix of the methods it applies to.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ErrorInterceptor(CallInterceptor):
         self._default_deadline_seconds = default_deadline_seconds
         self._translate = translate
 
-    async def around(self, method: str, context: Context, proceed: Callable[[], Awaitable[Any]]) -> Any:
+    async def intercept(self, method: str, context: Context, proceed: Callable[[], Awaitable[Any]]) -> Any:
         seconds = self._default_deadline_seconds if context.time_remaining() is None else None
         limit = asyncio.timeout(seconds)
         try:
@@ -96,7 +96,7 @@ class ErrorInterceptor(CallInterceptor):
         except TimeoutError as error:
             if not limit.expired():
                 await self._abort_unknown(method, context, error)
-            await _abort(context, DeadlineExceeded(f"over the limit of {seconds:g} s for calls without a deadline"))
+            await _abort(context, DeadlineExceeded(f"exceeded the default deadline of {seconds:g} s"))
         except Exception as error:
             await self._abort_unknown(method, context, error)
 
@@ -104,12 +104,12 @@ class ErrorInterceptor(CallInterceptor):
         known = self._translate(error)
         if known is None:
             log.exception("call failed", method=method, exc_info=error)
-            known = Failed("internal error; the service's log has the details")
+            known = Failed("internal error; see the service's log")
         await _abort(context, known)
 
 
 class TelemetryInterceptor(CallInterceptor):
-    """Counts, times, logs and traces every call, and knows how many are running."""
+    """Metrics, log line and span of every call, and the number of calls in progress."""
 
     def __init__(self) -> None:
         self._running = 0
@@ -118,14 +118,14 @@ class TelemetryInterceptor(CallInterceptor):
 
     @property
     def running(self) -> int:
-        """Calls that are open."""
+        """Calls in progress."""
         return self._running
 
     async def wait_idle(self) -> None:
-        """Returns when no call is open."""
+        """Returns when no call is in progress."""
         await self._idle.wait()
 
-    async def around(self, method: str, context: Context, proceed: Callable[[], Awaitable[Any]]) -> Any:
+    async def intercept(self, method: str, context: Context, proceed: Callable[[], Awaitable[Any]]) -> Any:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         started = time.monotonic()
         code = grpc.StatusCode.OK
@@ -154,7 +154,7 @@ class TelemetryInterceptor(CallInterceptor):
 
 
 def tenant_of(context: Context) -> str:
-    """Who asks, as the caller's metadata says; empty where it does not."""
+    """The tenant in the call's metadata; empty if there is none."""
     for key, value in context.invocation_metadata() or ():
         if key == telemetry.TENANT_METADATA and isinstance(value, str):
             return value
@@ -162,27 +162,29 @@ def tenant_of(context: Context) -> str:
 
 
 def kind_of(handler: Handler) -> str:
-    """As in "unary_stream": where its behavior is."""
+    """Kind of a method, as in "unary_stream": the attribute with the handler's function."""
     return next(kind for kind in _KINDS if getattr(handler, kind) is not None)
 
 
-def refusal(error: ServiceError, note: Callable[[str, ServiceError], None] = lambda peer, error: None) -> Handler:
-    """Stands in for a method's handler: ends the call with `error`, whatever its kind, before a message is read.
+def rejecting_handler(
+    error: ServiceError, on_rejected: Callable[[str, ServiceError], None] = lambda peer, error: None
+) -> Handler:
+    """A handler for any kind of method that ends the call with `error` before a message is read.
 
     Args:
         error: Sent to the caller.
-        note: Called with the peer and the error.
+        on_rejected: Called with the peer and the error.
     """
 
-    async def refuse(request: Any, context: Context) -> None:
-        note(context.peer(), error)
+    async def reject(request: Any, context: Context) -> None:
+        on_rejected(context.peer(), error)
         await _abort(context, error)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(reject)
 
 
 def as_coroutine(behavior: Callable[[Any, Context], Any]) -> Behavior:
-    """A handler's behavior of one form: generators write their responses themselves, and are closed with the call."""
+    """The handler's function as a coroutine function: a generator's responses are written to the call's context."""
     if not inspect.isasyncgenfunction(behavior):
         return cast(Behavior, behavior)
 
@@ -195,11 +197,11 @@ def as_coroutine(behavior: Callable[[Any, Context], Any]) -> Behavior:
     return write_all
 
 
-def _let_go(error: BaseException) -> None:
-    """Frees what the functions held that an error came through, a whole recording say.
+def _clear_frames(error: BaseException) -> None:
+    """Frees the local variables, such as a whole recording, of the frames in the error's traceback.
 
-    Some of them hold the error as well, and such a circle is freed by the garbage collector alone, which may not come
-    by for hundreds of calls.
+    Some of these frames also refer to the error. Such a reference cycle is only freed by the garbage collector, which
+    may not run for hundreds of calls.
     """
     chain: BaseException | None = error
     while chain is not None:
@@ -208,14 +210,14 @@ def _let_go(error: BaseException) -> None:
 
 
 async def _abort(context: Context, error: ServiceError) -> None:
-    _let_go(error)
+    _clear_frames(error)
     status = to_status(error)
     details = ((DETAILS_METADATA, status.SerializeToString()),)
     await context.abort(error.code, status.message, trailing_metadata=details)
 
 
 def _status_code(context: Context) -> grpc.StatusCode:
-    """The code that `abort` set. gRPC's asyncio server keeps it as a number."""
+    """The code that `abort` set, which gRPC's asyncio server keeps as a number."""
     code = cast(Any, context.code())
     if isinstance(code, grpc.StatusCode):
         return code

@@ -1,4 +1,4 @@
-"""LoRA adapters at run time: the gRPC service by which the language model and the speech encoder load and unload them.
+"""The gRPC service through which the language model and the speech encoder load and unload LoRA adapters at run time.
 
 A client names an adapter, never a path: the name is that of a folder inside the service's own adapters folder.
 """
@@ -107,7 +107,7 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
         """Loads adapters before the service takes calls, on the caller's thread.
 
         Args:
-            names: Of their folders. One without files for this model is skipped if the model's adapters are optional.
+            names: Names of their folders. One without files for this model is skipped if its adapters are optional.
             translate: Maps errors of `model_core` to service errors; returns None for any other.
 
         Raises:

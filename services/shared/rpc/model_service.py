@@ -1,4 +1,4 @@
-"""What model services need around `model_core`: CPU threads, logging, errors. Only this module here imports it."""
+"""What model services need around `model_core`: CPU threads, logging, errors."""
 
 import os
 
@@ -10,10 +10,10 @@ log = telemetry.get_logger(__name__)
 
 
 def prepare_process(settings: ServiceSettings) -> None:
-    """Sets the process's number of CPU threads. Call it before torch is imported, which reads these variables once.
+    """Sets the number of CPU threads of this process. Must be called before torch is imported, which reads it once.
 
-    Several services share a few cores, so idle threads must sleep instead of spinning. Each length of a recording is a
-    new shape to oneDNN, whose cache of a thousand primitives would take half a GB.
+    Several services share a few cores, so idle threads must sleep instead of spinning. Every length of a recording is a
+    new shape for oneDNN, whose default cache of a thousand primitives would take half a GB.
     """
     count = str(settings.thread_count())
     os.environ["OMP_WAIT_POLICY"] = "passive"
@@ -24,7 +24,7 @@ def prepare_process(settings: ServiceSettings) -> None:
 
 
 def log_number_formats(**of_parts: str) -> None:
-    """Logs the number format of each part: it follows from the processor, and decides the last digits of results."""
+    """Logs the number format of each part. It depends on the processor, and the last digits of results depend on it."""
     from model_core.kernels import instructions
 
     log.info("number formats", instructions=instructions(), **of_parts)

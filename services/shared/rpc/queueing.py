@@ -82,7 +82,7 @@ class FairQueue:
     def _release(self) -> None:
         self._slots.release()
         while (turn := self._slots.grant()) is not None:
-            if turn.done():  # cancelled, and not withdrawn yet
+            if turn.done():  # cancelled but not withdrawn yet
                 self._slots.release()
             else:
                 turn.set_result(None)

@@ -1,4 +1,4 @@
-"""A channel that survives a service being scaled to zero and back, and certificates that are replaced."""
+"""A channel that reconnects at once after a service was scaled to zero, or its credentials were replaced."""
 
 import asyncio
 import time
@@ -16,9 +16,8 @@ _RETIRED_SECONDS = 3600.0
 class ReconnectingChannel(grpc.aio.Channel):
     """Makes each call on a channel from `open`, and opens another one if that finds no replica.
 
-    gRPC resolves a name without addresses at growing intervals of up to two minutes, and no option changes that: a
-        service
-    that was scaled to zero, or lost its only pod, would be found that late. A new channel resolves at once.
+    gRPC resolves a name without addresses at increasing intervals of up to two minutes, which no option changes. A
+    service that was scaled to zero or lost its only pod would be found that late; a new channel resolves at once.
 
     Args:
         open: Opens a channel.

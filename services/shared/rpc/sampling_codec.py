@@ -9,9 +9,9 @@ from model_core.engine.sampling_params import SAMPLING_FIELDS, SamplingParams
 
 
 def to_header(params: SamplingParams, **others: Any) -> GenerateHeader:
-    """A header with these parameters, and with `others` of its fields."""
+    """A header with these parameters and the fields `others`."""
     values = asdict(params)
-    # What a service of the previous version reads.
+    # Read by services of the previous version.
     flat = {each.name: values[each.name] for each in GenerateHeader.DESCRIPTOR.fields if each.GetOptions().deprecated}
     return GenerateHeader(sampling_params=SamplingParamsMessage(**values), **flat, **others)
 
@@ -20,9 +20,9 @@ def from_header(header: GenerateHeader) -> SamplingParams:
     """The parameters of a request; unset fields have their defaults.
 
     Raises:
-        model_core.errors.InvalidInput: a value is out of bounds; it is named.
+        model_core.errors.InvalidInput: A value is out of bounds; the field is its name.
     """
-    # A client of the previous version sets the header's own fields of the same names.
+    # Clients of the previous version set the header's own fields of the same names.
     message = header.sampling_params if header.HasField("sampling_params") else header
     values: dict[str, Any] = {
         each.name: tuple(value) if each.is_repeated else value

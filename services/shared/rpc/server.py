@@ -1,4 +1,4 @@
-"""A model service as a process: opens its port, loads its weights, says that it is ready, serves, drains, ends."""
+"""The process of a model service: opens its port, loads its weights, becomes ready, serves, drains and exits."""
 
 import asyncio
 import json
@@ -21,15 +21,15 @@ from services.shared.rpc.channels import message_limits
 from services.shared.rpc.credentials import mutual_tls_from_settings
 from services.shared.rpc.grpc_types import Handler, ServerInterceptor
 from services.shared.rpc.health import Health
-from services.shared.rpc.interceptors import ErrorInterceptor, TelemetryInterceptor, refusal
+from services.shared.rpc.interceptors import ErrorInterceptor, TelemetryInterceptor, rejecting_handler
 from services.shared.rpc.parsing import HandlerTable
 from services.shared.service_errors import Overloaded, ServiceError, Unavailable
 from services.shared.settings import ServiceSettings, is_loopback
 
 log = telemetry.get_logger(__name__)
 
-_HEALTH_SECONDS = 2.0  # within which a process that is well says so
-_STREAMS_BESIDE_CALLS = 100  # health checks of one connection
+_HEALTH_SECONDS = 2.0  # timeout of /healthz for the event loop to respond
+_HEALTH_STREAMS = 100  # HTTP/2 streams of a connection for health checks, in addition to calls
 _SERVER_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second service on the same port is a mistake, not a second worker
     ("grpc.keepalive_time_ms", 60_000),
@@ -40,10 +40,10 @@ _SERVER_OPTIONS = (
 
 
 class Servicer(Protocol):
-    """What a service's servicer has beside its gRPC methods."""
+    """The part of a servicer that is not a gRPC method."""
 
     def shut_down(self) -> None:
-        """Lets its threads end."""
+        """Stops its threads."""
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
@@ -51,14 +51,14 @@ SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 @dataclass(frozen=True, slots=True)
 class ServiceDefinition(Generic[SettingsT]):
-    """What makes one service differ from the others.
+    """Definition of a model service.
 
     Attributes:
-        name: For people, as in "speech encoder".
-        full_names: gRPC services, as in "lyra.v1.SpeechEncoder".
-        build: Loads the weights and makes the servicer; runs in a thread.
-        register: The generated `add_..Servicer_to_server`, of each gRPC service.
-        translate: Turns errors of the model's layer into ours; None for errors it does not know.
+        name: Name for output, as in "speech encoder".
+        full_names: Names of its gRPC services, as in "lyra.v1.SpeechEncoder".
+        build: Loads the weights and creates the servicer; runs in a thread.
+        register: Calls the generated `add_..Servicer_to_server` of each gRPC service.
+        translate: Maps errors of `model_core` to service errors; returns None for unknown ones.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ServiceDefinition(Generic[SettingsT]):
 
 
 class _Gate(HandlerTable):
-    """Where calls arrive: refuses them until the weights are there, while the service drains, and when too many run."""
+    """Rejects calls while the weights are loaded, while the service drains, and over the limit of concurrent calls."""
 
     def __init__(self, definition: ServiceDefinition[Any], running: Callable[[], int], max_calls: int) -> None:
         super().__init__()
@@ -90,16 +90,18 @@ class _Gate(HandlerTable):
         if not method.startswith(tuple(f"/{name}/" for name in self._definition.full_names)):
             return None
         if self._closed is not None:
-            return refusal(Unavailable(self._definition.name, f"the {self._definition.name} {self._closed}"))
+            return rejecting_handler(Unavailable(self._definition.name, f"the {self._definition.name} {self._closed}"))
         if self._running() >= self._max_calls:
-            return refusal(Overloaded(f"{self._max_calls} calls are open, the limit of the {self._definition.name}"))
+            return rejecting_handler(
+                Overloaded(f"the {self._definition.name} is at its limit of {self._max_calls} concurrent calls")
+            )
         return super().service(handler_call_details)
 
 
 class ModelServer(Generic[SettingsT]):
-    """One service on one port.
+    """A model service on a port.
 
-    `start()` opens the port (health says NOT_SERVING), `load()` loads the weights (then SERVING), `drain()` ends it.
+    `start()` opens the port (health status NOT_SERVING), `load()` loads the weights (then SERVING), `drain()` stops it.
     """
 
     def __init__(self, settings: SettingsT, definition: ServiceDefinition[SettingsT]) -> None:
@@ -116,14 +118,14 @@ class ModelServer(Generic[SettingsT]):
 
     @property
     def address(self) -> str:
-        """host:port, for a client."""
+        """host:port for clients."""
         return f"{self.settings.host}:{self.port}"
 
     async def start(self) -> None:
         """Opens the service's port and the metrics port, and writes the port file.
 
         Raises:
-            RuntimeError: A port is taken, or a file of tokens or certificates cannot be used.
+            RuntimeError: A port is in use, or a file of tokens or certificates is invalid.
         """
         settings = self.settings
         mutual_tls = mutual_tls_from_settings(settings)
@@ -134,7 +136,7 @@ class ModelServer(Generic[SettingsT]):
                 *message_limits(settings.max_message_bytes),
                 *_SERVER_OPTIONS,
                 *_connection_age(settings.max_connection_seconds),
-                ("grpc.max_concurrent_streams", settings.max_calls + _STREAMS_BESIDE_CALLS),
+                ("grpc.max_concurrent_streams", settings.max_calls + _HEALTH_STREAMS),
             ],
         )
         address = f"{settings.host}:{settings.port}"
@@ -145,25 +147,25 @@ class ModelServer(Generic[SettingsT]):
         await server.start()
         self._server = server
         loop = asyncio.get_running_loop()
-        self._metrics = telemetry.MetricsServer(settings.host, settings.metrics_port, lambda: self._is_well(loop))
+        self._metrics = telemetry.MetricsServer(settings.host, settings.metrics_port, lambda: self._is_healthy(loop))
         self.metrics_port = self._metrics.port
         if settings.port_file is not None:
             write_port_file(settings.port_file, port=self.port, metrics_port=self.metrics_port)
-        known = settings.service_token_file is not None or mutual_tls is not None
-        if not known and not is_loopback(settings.host):
-            log.warning("whoever reaches this port can use the service", host=settings.host)
+        authenticated = settings.service_token_file is not None or mutual_tls is not None
+        if not authenticated and not is_loopback(settings.host):
+            log.warning("this port accepts calls without authentication", host=settings.host)
         log.info("listening", address=self.address, metrics_port=self.metrics_port, tls=mutual_tls is not None)
 
     def _interceptors(self) -> list[ServerInterceptor]:
-        """From the outside in: strangers are not even counted by method, since they make up names."""
+        """Outermost first. Unauthenticated calls get no metrics by method, because clients can invent method names."""
         errors = ErrorInterceptor(
             default_deadline_seconds=self.settings.default_deadline_seconds, translate=self._definition.translate
         )
         others = ErrorInterceptor(default_deadline_seconds=None, prefix="/grpc.")
-        return [Authentication.of(self.settings), self._telemetry, errors, others]
+        return [Authentication.from_settings(self.settings), self._telemetry, errors, others]
 
     def _open_methods(self) -> HandlerTable:
-        """Methods that do not wait for the weights: health, and reflection where it is wanted."""
+        """Methods that are available before the weights are loaded: health, and reflection if enabled."""
         table = HandlerTable()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, table)
         if self.settings.reflection:
@@ -172,19 +174,19 @@ class ModelServer(Generic[SettingsT]):
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, table)
         return table
 
-    def _is_well(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether the event loop answers, and that the service is ready. Asked from another thread."""
+    def _is_healthy(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the event loop responds and the service is ready. Called from another thread."""
 
         async def serving() -> bool:
             return self._health.serving
 
         try:
             return asyncio.run_coroutine_threadsafe(serving(), loop).result(_HEALTH_SECONDS)
-        except (TimeoutError, RuntimeError):  # it hangs, or is closed
+        except (TimeoutError, RuntimeError):  # the loop is blocked, or closed
             return False
 
     async def load(self) -> None:
-        """Loads the weights off the event loop, then takes calls."""
+        """Loads the weights in a thread, then accepts calls."""
         loop = asyncio.get_running_loop()
         self._servicer = await loop.run_in_executor(None, self._definition.build, self.settings)
         self._gate.open(self._servicer)
@@ -192,14 +194,14 @@ class ModelServer(Generic[SettingsT]):
         log.info("ready", preset=self.settings.preset)
 
     async def drain(self) -> None:
-        """Says NOT_SERVING, refuses what is new, lets what runs finish within the grace period, cancels the rest."""
-        await self._health.end()  # first, so that balancers leave before anybody is refused
+        """Becomes NOT_SERVING, rejects new calls, and cancels calls still in progress after the grace period."""
+        await self._health.enter_graceful_shutdown()  # first, so that clients switch replicas before calls are rejected
         self._gate.close("is shutting down")
         try:
             async with asyncio.timeout(self.settings.grace_seconds):
                 await self._telemetry.wait_idle()
         except TimeoutError:
-            log.warning("grace period is over", cancelled_calls=self._telemetry.running)
+            log.warning("the grace period has ended", cancelled_calls=self._telemetry.running)
         if self._server is not None:
             await self._server.stop(None)
         if self._servicer is not None:
@@ -210,7 +212,7 @@ class ModelServer(Generic[SettingsT]):
 
 
 def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
-    """Server options; gRPC adds a tenth more or less by chance (https://github.com/grpc/proposal, A9)."""
+    """Server options; gRPC adds a jitter of up to 10 % (https://github.com/grpc/proposal, A9)."""
     if not seconds:
         return ()
     age, forever = max(1, round(seconds * 1000)), 2**31 - 1
@@ -218,21 +220,21 @@ def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
 
 
 def write_port_file(path: Path, *, port: int, metrics_port: int | None = None) -> None:
-    """Tells whoever started this process which ports it took; the file appears whole or not at all."""
+    """Writes the ports of this process to a file, atomically, for the process that started it."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps({"port": port, "metrics_port": metrics_port, "pid": os.getpid()}))
     part.replace(path)
 
 
 def run(settings: SettingsT, definition: ServiceDefinition[SettingsT]) -> NoReturn:
-    """Runs a service until SIGTERM or SIGINT. The process ends with code 0 after a drain, 1 if it could not start."""
+    """Runs a service until SIGTERM or SIGINT. Exits with code 0 after a drain, 1 if it could not start."""
     short_name = definition.name.replace(" ", "_")
     telemetry.configure_logging(settings.log_level, settings.log_format, short_name)
     telemetry.configure_tracing(short_name)
     code = asyncio.run(_serve(settings, definition))
     logging.shutdown()
-    # A model's thread cannot be interrupted in the middle of a step, and taking the libraries down takes seconds on a
-    # busy machine: neither is worth the grace period of whoever stops us.
+    # The model's thread cannot be interrupted within a step, and unloading libraries takes seconds on a busy machine.
+    # Neither is worth waiting for.
     os._exit(code)
 
 
@@ -259,6 +261,6 @@ async def _serve(settings: SettingsT, definition: ServiceDefinition[SettingsT]) 
         await stopping
     await server.drain()
     if not loading.done():
-        os._exit(0)  # the thread that loads cannot be interrupted, and asyncio would wait for it
+        os._exit(0)  # loading cannot be interrupted, and asyncio would wait for its thread
     stopping.cancel()
     return 0 if failure is None else 1

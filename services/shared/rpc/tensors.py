@@ -1,9 +1,9 @@
 """Tensors on the wire: numpy arrays to `Tensor` and `TensorChunk` messages and back, checked before any byte is read.
 
-Values have to be numbers that a model can compute with in any of its element types: one that is not would become NaN in
-every layer, and in whatever else is computed together with it.
+Values have to be finite in every element type that a model may use. Any other value would turn into NaN in every layer,
+and in everything else in its batch.
 
-No torch here: gateway and pipeline pass these messages on without decoding them.
+Does not use torch: gateway and pipeline pass these messages on without decoding them.
 """
 
 import math
@@ -16,7 +16,7 @@ from lyra.v1 import common_pb2
 from services.shared.service_errors import InvalidInput
 
 MAX_CHUNK_BYTES = 1024 * 1024
-MAX_MAGNITUDE = 65_504.0  # the largest float16, in which tensors may be sent and models may compute
+MAX_MAGNITUDE = 65_504.0  # the largest float16; tensors may be sent, and models may compute, in float16
 
 Array = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ _MAX_DIMENSIONS = 8
 
 
 def to_message(array: npt.NDArray[np.floating]) -> common_pb2.Tensor:
-    """A float32 or float16 array -> Tensor of the same element type. Other element types are sent as float32."""
+    """A float32 or float16 array -> Tensor of the same element type. Other types are converted to float32."""
     if array.dtype == np.float16:
         dtype, wire = common_pb2.ELEMENT_TYPE_FLOAT16, array.astype("<f2", copy=False)
     else:
@@ -63,27 +63,27 @@ def check(
     Args:
         tensor: Message to check.
         field: Its name in errors.
-        width: Size that the last dimension of a [rows, width] tensor has to have; None where any shape will do.
-        max_bytes: Most bytes of data.
+        width: Required width of a [rows, width] tensor; None to accept any shape.
+        max_bytes: Maximum size of the data.
 
     Raises:
-        InvalidInput: What does not hold, with `field` extended by the part that is wrong.
+        InvalidInput: A check fails; its field is `field` with the invalid part appended.
     """
     element_bytes = _ELEMENT_BYTES.get(tensor.dtype)
     if element_bytes is None:
-        raise InvalidInput(f"{field}.dtype", f"element type {tensor.dtype} is none of float32, float16, bfloat16")
+        raise InvalidInput(f"{field}.dtype", f"element type {tensor.dtype} is not one of float32, float16, bfloat16")
     shape = list(tensor.shape)
     if len(shape) > _MAX_DIMENSIONS:
         raise InvalidInput(f"{field}.shape", f"{len(shape)} dimensions are over the limit of {_MAX_DIMENSIONS}")
     if any(size < 0 for size in shape):
         raise InvalidInput(f"{field}.shape", f"{shape} has a negative size")
     if width is not None and (len(shape) != 2 or shape[1] != width):
-        raise InvalidInput(f"{field}.shape", f"{shape} is not [rows, {width}], the width that the model takes")
+        raise InvalidInput(f"{field}.shape", f"{shape} is not [rows, {width}], as the model requires")
     expected = math.prod(shape) * element_bytes
     if expected > max_bytes:
-        raise InvalidInput(f"{field}.shape", f"{shape} means {expected} bytes, over the limit of {max_bytes} a message")
+        raise InvalidInput(f"{field}.shape", f"{shape} is {expected} bytes, over the limit of {max_bytes} per message")
     if len(tensor.data) != expected:
-        raise InvalidInput(f"{field}.data", f"{len(tensor.data)} bytes where shape {shape} means {expected}")
+        raise InvalidInput(f"{field}.data", f"has {len(tensor.data)} bytes; shape {shape} requires {expected}")
 
 
 def from_message(
@@ -102,11 +102,12 @@ def from_message(
 
 def _decode(tensor: common_pb2.Tensor, field: str) -> Array:
     array = _read(tensor)
-    # Not `isfinite`: least and largest take no array of their own, and NaN is neither over nor under anything.
+    # Not `isfinite`, which allocates an array. Comparisons with NaN are false.
     if array.size and not (array.min() >= -MAX_MAGNITUDE and array.max() <= MAX_MAGNITUDE):
         wrong = array[~(np.abs(array) <= MAX_MAGNITUDE)]
         raise InvalidInput(
-            f"{field}.data", f"holds {wrong[0]:g}, which is no number within -{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}"
+            f"{field}.data",
+            f"contains {wrong[0]:g}, which is not a number from -{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}",
         )
     return array
 
@@ -126,7 +127,7 @@ class TensorAssembler:
 
     Args:
         width: Size of the last dimension.
-        max_rows: Most rows the whole array may have; checked against the first chunk, before any data is kept.
+        max_rows: Maximum rows of the whole array; checked with the first chunk, before memory is allocated.
         field: Name of the array in errors.
     """
 
@@ -143,13 +144,13 @@ class TensorAssembler:
         return self._rows is not None and self._filled == len(self._rows)
 
     def add(self, chunk: common_pb2.TensorChunk) -> None:
-        """Takes the next chunk.
+        """Adds the next chunk.
 
         Raises:
-            InvalidInput: Wrong element type, shape, byte count, order, total or value.
+            InvalidInput: Its element type, shape, byte count, order, total or values are invalid.
         """
         if self.complete:
-            raise InvalidInput(f"{self._field}.row_offset", "a chunk came after the last row")
+            raise InvalidInput(f"{self._field}.row_offset", "a chunk arrived after the last row")
         check(chunk.rows, field=f"{self._field}.rows", width=self._width)
         if chunk.rows_total > self._max_rows:
             raise InvalidInput(
@@ -160,14 +161,14 @@ class TensorAssembler:
                 f"{self._field}.rows_total", f"{chunk.rows_total} differs from the {len(self._rows)} announced before"
             )
         if chunk.row_offset != self._filled:
-            raise InvalidInput(f"{self._field}.row_offset", f"{chunk.row_offset} where row {self._filled} is next")
+            raise InvalidInput(f"{self._field}.row_offset", f"is {chunk.row_offset}; row {self._filled} is next")
         count = chunk.rows.shape[0]
         if self._filled + count > chunk.rows_total:
             raise InvalidInput(
                 f"{self._field}.rows.shape", f"rows up to {self._filled + count} exceed the total of {chunk.rows_total}"
             )
         if count == 0 and chunk.rows_total > 0:
-            raise InvalidInput(f"{self._field}.rows.shape", "a chunk without rows")
+            raise InvalidInput(f"{self._field}.rows.shape", "the chunk has no rows")
         if self._rows is None:
             self._rows = np.empty((chunk.rows_total, self._width), dtype=np.float32)
         self._rows[self._filled : self._filled + count] = _decode(chunk.rows, f"{self._field}.rows")

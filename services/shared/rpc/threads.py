@@ -1,4 +1,4 @@
-"""Model work off the event loop: one thread per model, iterators that run in it and stop when their reader does."""
+"""Runs model code outside the event loop: one thread per model, for functions and for iterators."""
 
 import asyncio
 import time
@@ -10,14 +10,14 @@ T = TypeVar("T")
 _END: Final = object()
 
 
-class WorkTime:
-    """Counts the seconds that pieces of work take in their thread, without those that they wait for it."""
+class WorkTimer:
+    """Measures the seconds that functions take in their thread, without the time they wait for it."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def of(self, work: Callable[[], T]) -> Callable[[], T]:
-        """`work`, counted."""
+    def wrap(self, work: Callable[[], T]) -> Callable[[], T]:
+        """`work`, timed."""
 
         def timed() -> T:
             began = time.perf_counter()
@@ -28,12 +28,12 @@ class WorkTime:
 
         return timed
 
-    def of_steps(self, start: Callable[[], Iterator[T]]) -> Callable[[], Iterator[T]]:
-        """`start`, with each step of its iterator counted."""
+    def wrap_iterator(self, start: Callable[[], Iterator[T]]) -> Callable[[], Iterator[T]]:
+        """`start`, with each step of its iterator timed."""
 
         def timed() -> Iterator[T]:
-            iterator = self.of(start)()
-            step = self.of(lambda: next(iterator, _END))
+            iterator = self.wrap(start)()
+            step = self.wrap(lambda: next(iterator, _END))
             try:
                 while (item := step()) is not _END:
                     yield item  # type: ignore[misc]
@@ -46,7 +46,7 @@ class WorkTime:
 
 
 class ModelThread:
-    """The one thread that a model runs in. Work waits for its turn; the event loop stays free.
+    """The thread in which a model runs. Work is queued, so the event loop is never blocked.
 
     Args:
         name: Shown in thread listings.
@@ -56,7 +56,7 @@ class ModelThread:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Runs `work` in the thread. Cancelled before its start, it never runs; later, this waits for its end."""
+        """Runs `work` in the thread. If cancelled, `work` is dropped if it has not started, and awaited otherwise."""
         job = self._executor.submit(work)
         result = asyncio.wrap_future(job)
         try:
@@ -65,14 +65,14 @@ class ModelThread:
             if not job.cancel():
                 await asyncio.wait([result])
                 if not result.cancelled():
-                    result.exception()  # nobody is left to hear of it
+                    result.exception()  # retrieved, so that it is not logged
             raise
 
     async def iterate(self, start: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
-        """Yields what the iterator made by `start` yields, each step taken in the thread and only when asked for.
+        """Iterates over what `start` returns, each step in the thread and only on demand.
 
-        When the reader stops or is cancelled, the step in progress is the last: the iterator is closed, which frees
-        what it holds, before control returns. Close this with `contextlib.aclosing` to have that happen at once.
+        If iteration is stopped or cancelled, the step in progress finishes and the iterator is closed before control
+        returns. Use `contextlib.aclosing` to stop at once.
         """
         iterator: Iterator[T] | None = None
         try:
@@ -85,5 +85,5 @@ class ModelThread:
                 await self.run(close)
 
     def shut_down(self) -> None:
-        """Lets the step in progress end and takes no more."""
+        """Accepts no more work; the step in progress finishes."""
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Files that arrive in pieces: counted while they arrive, in memory while small, on disk beyond that."""
+"""Files received in pieces, with a size limit; small ones in memory, larger ones in a temporary file."""
 
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -12,12 +12,12 @@ MEMORY_BYTES = 8 * 1024 * 1024
 
 
 class Upload:
-    """Collects the bytes of one file, up to a limit. A context manager: leaving it deletes what lies on disk.
+    """Receives one file up to a size limit. As a context manager, deletes its temporary file on exit.
 
     Args:
-        max_bytes: Limit.
+        max_bytes: Maximum size.
         field: Name of the file in errors.
-        limit: The limit in words, where bytes are not what the sender counts in.
+        limit: The limit as shown in errors, if the sender does not think in bytes, such as "30 s".
     """
 
     def __init__(self, *, max_bytes: int, field: str, limit: str = "") -> None:
@@ -37,7 +37,7 @@ class Upload:
         self.close()
 
     def close(self) -> None:
-        """Drops what was received."""
+        """Discards the file."""
         self._memory.clear()
         if self._disk is not None:
             self._disk.close()
@@ -51,7 +51,7 @@ class Upload:
         """Adds the next bytes.
 
         Raises:
-            InvalidInput: The file is larger than the limit; what came over it is not kept.
+            InvalidInput: The file is over the limit.
         """
         self._size += len(data)
         if self._size > self._max_bytes:
@@ -66,10 +66,10 @@ class Upload:
         self._disk.write(data)
 
     async def receive(self, pieces: AsyncIterator[bytes]) -> None:
-        """Takes all `pieces`.
+        """Receives all `pieces`.
 
         Raises:
-            InvalidInput: As for `write`; or the file has no bytes at all.
+            InvalidInput: As for `write`; or the file is empty.
         """
         async for piece in pieces:
             self.write(piece)
@@ -77,14 +77,14 @@ class Upload:
             raise InvalidInput(self._field, "is empty (0 bytes)")
 
     def source(self) -> bytes | Path:
-        """The whole file, or the path where it lies until the `with` ends."""
+        """The content, or the path of the temporary file, which exists until the `with` block ends."""
         if self._disk is None:
             return bytes(self._memory)
         self._disk.flush()
         return Path(self._disk.name)
 
     def read(self) -> bytes:
-        """The whole file."""
+        """The content."""
         source = self.source()
         return source if isinstance(source, bytes) else source.read_bytes()
 
@@ -92,30 +92,30 @@ class Upload:
 async def header_and_parts(
     requests: AsyncIterator[Any], part: str | Callable[[Any], str]
 ) -> tuple[Any, AsyncIterator[Any]]:
-    """Splits a request stream of one `header` and then many `part`s into the two.
+    """Splits a request stream into its header, which is the first message, and the parts that follow.
 
     Args:
         requests: The stream.
-        part: Name of the parts, or what tells it by the header.
+        part: Name of the parts' field, or a function that returns it for a header.
 
     Raises:
-        InvalidInput: The first message is no header; or, while the parts are read, a later one is no part.
+        InvalidInput: The first message is not a header; or, while the parts are read, a later one is not a part.
     """
     first = await anext(requests, None)
     if first is None or first.WhichOneof("part") != "header":
-        raise InvalidInput("header", "the first message has to carry the header")
+        raise InvalidInput("header", "the first message must contain the header")
 
     wanted = part if isinstance(part, str) else part(first.header)
 
     async def parts() -> AsyncIterator[Any]:
         async for request in requests:
             if (kind := request.WhichOneof("part")) != wanted:
-                raise InvalidInput(kind or "part", f"after the header, every message has to carry {wanted}")
+                raise InvalidInput(kind or "part", f"every message after the header must contain {wanted}")
             yield getattr(request, wanted)
 
     return first.header, parts()
 
 
 def megabytes(count: int) -> str:
-    """A byte count for people: "20 MiB"."""
+    """A number of bytes for output, as in "20 MiB"."""
     return f"{count / 2**20:g} MiB"

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from services.shared.parents import end_with_parent
+from services.shared.parents import exit_with_parent
 
 _OPEN_FILES = 16
 _PAGES = Path("/proc/self/statm")
@@ -17,14 +17,14 @@ _MAX_ADJUSTMENT = "1000"
 _MAPPED_BYTES = 2**30
 
 
-def limit_for_good(*, parent: int, memory_bytes: int) -> None:
+def limit_permanently(*, parent: int, memory_bytes: int) -> None:
     """Limits a new child, before it receives a file.
 
     Args:
         parent: Process id of the zygote; the child dies with it.
         memory_bytes: Memory it may allocate beyond what it starts with.
     """
-    end_with_parent(parent)
+    exit_with_parent(parent)
     with suppress(OSError):  # not on every system
         _ADJUSTMENT.write_text(_MAX_ADJUSTMENT)
     _lower(resource.RLIMIT_CORE, 0)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from services.shared.sandbox.child import serve
 from services.shared.sandbox.filter import NoFilter, forbid_system_calls
-from services.shared.sandbox.limits import limit_for_good
+from services.shared.sandbox.limits import limit_permanently
 from services.shared.sandbox.warm_up import warm_up
 from services.shared.sandbox.wire import CHILD, FORK, GONE, NOTICE, READY, REQUEST
 
@@ -96,7 +96,7 @@ class Zygote:
             os.dup2(nothing, standard)
         os.closerange(3, connection.fileno())
         os.closerange(connection.fileno() + 1, _MAX_DESCRIPTORS)
-        limit_for_good(parent=parent, memory_bytes=self._memory_bytes)
+        limit_permanently(parent=parent, memory_bytes=self._memory_bytes)
         serve(connection, filtered=self._filtered)
 
     def _reap(self) -> None:

@@ -9,7 +9,7 @@ from services.shared.pipeline.encode import encode_image, encode_speech
 from services.shared.pipeline.encode_and_transcribe import encode_and_transcribe
 from services.shared.pipeline.messages import AudioPart, ImagePart
 from services.shared.pipeline.transcribe import transcribe
-from services.shared.rpc.threads import WorkTime
+from services.shared.rpc.threads import WorkTimer
 from tests.conftest import StartService, until
 from tests.paths import EXAMPLES
 
@@ -58,14 +58,14 @@ async def test_a_spoken_answer_reports_its_real_time_factor(start_service: Start
 
 
 def test_work_time_excludes_the_reader_between_steps() -> None:
-    work, moments = WorkTime(), []
+    work, moments = WorkTimer(), []
 
     def steps() -> list[int]:
         moments.append(work.seconds)
         return [1, 2, 3]
 
-    assert list(work.of_steps(lambda: iter(steps()))()) == [1, 2, 3]
+    assert list(work.wrap_iterator(lambda: iter(steps()))()) == [1, 2, 3]
     counted = work.seconds
     assert counted > moments[0] == 0.0
-    assert work.of(lambda: 7)() == 7
+    assert work.wrap(lambda: 7)() == 7
     assert work.seconds > counted
