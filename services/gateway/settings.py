@@ -40,7 +40,7 @@ class GatewaySettings(
 ):
     """HTTP gateway of Lyra: an OpenAI-compatible API in front of the four model services."""
 
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 selects a free one.")
     preset: str = Field(
         default="nano", description='Preset that the services run; its model id in the API is "lyra-<preset>".'
     )

@@ -9,7 +9,7 @@ def main() -> None:
     """Runs the service until SIGTERM or SIGINT."""
     loaded = settings.load(LanguageModelSettings, "python -m services.language_model")
     model_service.prepare_process(loaded)
-    from services.language_model.servicer import DEFINITION  # imports torch, which reads what was just prepared
+    from services.language_model.servicer import DEFINITION  # imports torch, after its environment is set
 
     server.run(loaded, DEFINITION)
 

@@ -10,9 +10,9 @@ from services.shared.settings import AdapterServiceSettings
 class LanguageModelSettings(AdapterServiceSettings):
     """Language model: prompts of text, speech and vision tokens to streamed answers (gRPC, lyra.v1.LanguageModel)."""
 
-    port: int = Field(default=50053, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    port: int = Field(default=50053, ge=0, le=65535, description="gRPC port; 0 selects a free one.")
     metrics_port: int = Field(
-        default=9153, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
+        default=9153, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 selects a free one."
     )
     max_prompt_text_bytes: int = Field(default=2**20, gt=0, description="Maximum text in a prompt, in bytes of UTF-8.")
     quantization: Literal["none", "int8", "int4"] = Field(

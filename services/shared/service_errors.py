@@ -1,6 +1,7 @@
-"""The errors of the platform, and how they cross the wire: gRPC status codes with `google.rpc` details.
+"""Errors of the platform and their wire format: gRPC status codes with `google.rpc` details.
 
-Servicers raise these, the error interceptor sends `to_status(error)`, `from_rpc_error` gives the client the same error.
+Servicers raise these errors, the error interceptor sends them with `to_status`, and clients get them back from
+`from_rpc_error`.
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from google.rpc.status_pb2 import Status
 
 DETAILS_METADATA = "grpc-status-details-bin"
 DEFAULT_RETRY_SECONDS = 1.0
-_MAX_MESSAGE = 1000  # characters; trailing metadata has to stay within the 8 KiB that peers accept
+_MAX_MESSAGE = 1000  # characters; peers accept 8 KiB of trailing metadata
 
 
 class ServiceError(Exception):
-    """Base of what a service tells its caller. `message` is meant for people and safe to show."""
+    """Base class of errors that services return to their callers. `message` is safe to show to users."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
 
@@ -28,7 +29,7 @@ class ServiceError(Exception):
 
 
 class InvalidInput(ServiceError):
-    """A value of the request is not acceptable: `field` names it, `message` says what is wrong and the limit."""
+    """A field of the request is invalid: `field` is its name, `message` describes the problem and the limit."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -41,11 +42,11 @@ class InvalidInput(ServiceError):
 
 
 class Unparsable(InvalidInput):
-    """Bytes that are no message of the method's type."""
+    """A message cannot be parsed."""
 
 
 class Overloaded(ServiceError):
-    """The queue is full. The request may come again after `retry_after_seconds`."""
+    """The queue is full. The request may be retried after `retry_after_seconds`."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -55,7 +56,7 @@ class Overloaded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """`service` is down, still loading, or shutting down; another attempt may succeed."""
+    """`service` is down, still loading, or shutting down; a retry may succeed."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
@@ -66,44 +67,44 @@ class Unavailable(ServiceError):
 
 
 class NotFound(ServiceError):
-    """What the request names does not exist."""
+    """The requested object does not exist."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class DeadlineExceeded(ServiceError):
-    """The work took longer than the caller, or the service's own limit, allows."""
+    """The deadline of the caller or of the service was exceeded."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Failed(ServiceError):
-    """Something broke inside a service; its log says what."""
+    """An internal error of a service; see its log."""
 
 
 class Unauthenticated(Failed):
-    """The caller showed no valid token. A mistake of whoever set the platform up, and none of the user's."""
+    """The calling service sent no valid token. An error in the configuration of the platform, not of the user."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class Forbidden(Failed):
-    """The caller is known, and this is not for it."""
+    """The caller is authenticated but not authorized."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 @dataclass(slots=True)
 class _Details:
-    """What the status of a failed call carries; `ours` where a service sent it, and not gRPC itself."""
+    """Details of a status; `from_service` if a service sent it rather than gRPC itself."""
 
-    ours: bool = False
+    from_service: bool = False
     violation: BadRequest.FieldViolation | None = None
     retry_seconds: float | None = None
 
 
 class RpcFailure(Protocol):
-    """What `from_rpc_error` reads of `grpc.aio.AioRpcError`."""
+    """The part of `grpc.aio.AioRpcError` that `from_rpc_error` uses."""
 
     def code(self) -> grpc.StatusCode: ...
     def details(self) -> str | None: ...
@@ -111,7 +112,7 @@ class RpcFailure(Protocol):
 
 
 def to_status(error: ServiceError) -> Status:
-    """The status to send for `error`, with its details packed (BadRequest, RetryInfo)."""
+    """The status of an error, including its details (BadRequest, RetryInfo)."""
     message = error.message if len(error.message) <= _MAX_MESSAGE else error.message[: _MAX_MESSAGE - 1] + "…"
     status = Status(code=error.code.value[0], message=message)
     if isinstance(error, InvalidInput):
@@ -123,10 +124,9 @@ def to_status(error: ServiceError) -> Status:
 
 
 def from_rpc_error(service: str, error: RpcFailure) -> ServiceError:
-    """The error that `service` meant when a call to it failed with `error`.
+    """The error that a service raised, from the gRPC error that its client received.
 
-    Statuses that gRPC itself made (connection refused, deadline, message over the limit) carry no details and are told
-    by their code alone.
+    Statuses from gRPC itself (connection refused, deadline, message too large) have no details, only a code.
     """
     code, message, details = error.code(), error.details() or "", _read_details(error)
     name = service.replace("_", " ")
@@ -134,21 +134,21 @@ def from_rpc_error(service: str, error: RpcFailure) -> ServiceError:
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
             return InvalidInput(details.violation.field if details.violation else "request", message)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if not details.ours and "larger than max" in message:
-            return InvalidInput("request", f"the {name} does not take a message this large: {message}")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if not details.from_service and "larger than max" in message:
+            return InvalidInput("request", f"the message is too large for the {name}: {message}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(message, retry)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.ABORTED:
-            # A service that is stopped in the middle of a call ends it as cancelled.
-            return Unavailable(service, message if details.ours else f"the {name} cannot be reached", retry)
+            # A service that stops during a call ends it with CANCELLED.
+            return Unavailable(service, message if details.from_service else f"the {name} cannot be reached", retry)
         case grpc.StatusCode.NOT_FOUND:
             return NotFound(message)
         case grpc.StatusCode.UNAUTHENTICATED:
-            return Unauthenticated(f"the {name} refused the call: {message}")
+            return Unauthenticated(f"the {name} rejected the call: {message}")
         case grpc.StatusCode.PERMISSION_DENIED:
-            return Forbidden(f"the {name} refused the call: {message}")
+            return Forbidden(f"the {name} rejected the call: {message}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineExceeded(message if details.ours else f"the {name} did not answer in time")
+            return DeadlineExceeded(message if details.from_service else f"the {name} did not respond in time")
         case _:
             return Failed(f"the {name} failed: {message or code.name}")
 
@@ -162,7 +162,7 @@ def _read_details(error: RpcFailure) -> _Details:
             status = Status.FromString(value)
         except DecodeError:
             continue
-        details.ours = True
+        details.from_service = True
         for detail in status.details:
             bad_request, retry_info = BadRequest(), RetryInfo()
             if detail.Unpack(bad_request) and bad_request.field_violations:

@@ -1,6 +1,6 @@
-"""Settings: one documented class a service, read from its command line and from `LYRA_...` variables.
+"""Settings: one documented class per process, read from its command line and from `LYRA_...` variables.
 
-`load(SpeechEncoderSettings, "python -m services.speech_encoder")` gives `--help`, and errors that name the variable.
+`load(SpeechEncoderSettings, "python -m services.speech_encoder")` adds `--help`, and errors that name the variable.
 """
 
 import ipaddress
@@ -15,19 +15,19 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, Settings
 
 
 def default_home() -> Path:
-    """Where weights, keys and run files lie: $LYRA_HOME, or ~/.cache/lyra."""
+    """Folder of weights, keys and run files: $LYRA_HOME, or ~/.cache/lyra."""
     return Path(os.environ.get("LYRA_HOME") or Path.home() / ".cache" / "lyra")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only processes of this machine reach what listens there."""
+    """Whether an address can only be reached from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-# For settings that others inherit beside their own, too: where bases differ, pydantic takes the last one's.
+# Shared by all settings classes: where base classes differ, pydantic uses the last one's configuration.
 CONFIG = SettingsConfigDict(
     env_prefix="LYRA_",
     cli_kebab_case=True,
@@ -41,21 +41,21 @@ CONFIG = SettingsConfigDict(
 
 
 class ProcessSettings(BaseSettings):
-    """What every process of the platform has."""
+    """Settings of every process."""
 
     model_config = CONFIG
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
-    port: int = Field(default=0, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; only loopback by default.")
+    port: int = Field(default=0, ge=0, le=65535, description="Port to listen on; 0 selects a free one.")
     port_file: Path | None = Field(
         default=None, description='File to write {"port", "metrics_port", "pid"} to (JSON) once the ports are open.'
     )
     home: Path = Field(default_factory=default_home, description="Folder of weights, keys and run files.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level that is logged."
+        default="info", description="Minimum level that is logged."
     )
     log_format: Literal["console", "json"] = Field(
-        default="console", description="Log lines for people or for machines."
+        default="console", description="Log format: console for people, json for machines."
     )
     grace_seconds: float = Field(
         default=30.0, ge=0, description="Seconds that running requests may take to finish after SIGTERM or SIGINT."
@@ -63,28 +63,28 @@ class ProcessSettings(BaseSettings):
 
 
 class ServiceAccessSettings(BaseSettings):
-    """How the model services and their callers know each other: by a token, by certificates, or by both."""
+    """Authentication between the model services and their callers: a token, mutual TLS, or both."""
 
     model_config = CONFIG
 
     service_token_file: Path | None = Field(
         default=None,
-        description="File of the token that callers show and services ask for. One a line: the first is shown, all are "
-        "taken, so that a token can be replaced. Read again when it changes.",
+        description="File of the token that callers send and services require. One token per line: callers send the "
+        "first, services accept all, so that a token can be rotated. Reloaded when it changes.",
     )
     service_tls_cert_file: Path | None = Field(
         default=None,
-        description="Certificate of this process (PEM, with the chain). With key and CA calls between services use "
-        "mutual TLS. Read again when one of the three changes.",
+        description="Certificate of this process (PEM, with the chain). Together with key and CA, enables mutual TLS "
+        "between services. Reloaded when one of the three files changes.",
     )
     service_tls_key_file: Path | None = Field(default=None, description="Private key of that certificate (PEM).")
     service_tls_ca_file: Path | None = Field(
         default=None,
-        description="Certificates of the authority that both sides must be signed by (PEM); one for Lyra alone.",
+        description="CA certificates that both sides' certificates must be signed by (PEM); use a CA for Lyra only.",
     )
     service_tls_name: str = Field(
         default="",
-        description="Name that certificates of services are to have, where it is not the host in their address.",
+        description="Name expected in the certificates of services, if it is not the host in their address.",
     )
 
     @model_validator(mode="after")
@@ -92,12 +92,12 @@ class ServiceAccessSettings(BaseSettings):
         names = ("service_tls_cert_file", "service_tls_key_file", "service_tls_ca_file")
         missing = [f"LYRA_{name.upper()}" for name in names if getattr(self, name) is None]
         if 0 < len(missing) < len(names):
-            raise ValueError(f"mutual TLS takes certificate, key and CA: {' and '.join(missing)} not set")
+            raise ValueError(f"mutual TLS requires a certificate, a key and a CA: {' and '.join(missing)} not set")
         return self
 
 
 class ServiceSettings(ProcessSettings, ServiceAccessSettings):
-    """What every model service has."""
+    """Settings of every model service."""
 
     preset: str = Field(
         default="nano",
@@ -106,40 +106,40 @@ class ServiceSettings(ProcessSettings, ServiceAccessSettings):
     )
     checkpoint: Path | None = Field(
         default=None,
-        description="Folder of a checkpoint in the published layout, for presets that run one.",
+        description="Folder of a checkpoint in the published layout, for presets that require one.",
     )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="Where the model computes: cpu, cuda or cuda:N (an NVIDIA GPU); "
-        "auto is the first GPU, or the CPU where there is none.",
+        description="Device of the model: cpu, cuda or cuda:N (an NVIDIA GPU); "
+        "auto selects the first GPU, or the CPU if there is none.",
     )
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
+        default=0, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 selects a free one."
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads of the model; 0 for every core of this machine.")
+    threads: int = Field(default=0, ge=0, description="CPU threads of the model; 0 for all cores of this machine.")
     max_message_bytes: int = Field(
-        default=4 * 2**20, ge=2 * 2**20, description="Largest gRPC message in bytes, received or sent."
+        default=4 * 2**20, ge=2 * 2**20, description="Maximum size of a gRPC message in bytes, in both directions."
     )
     max_calls: int = Field(
-        default=64, ge=1, description="Calls that may be open at the same time, waiting ones among them."
+        default=64, ge=1, description="Maximum concurrent calls, including waiting ones."
     )
     max_connection_seconds: float = Field(
         default=15.0,
         ge=0,
-        description="Seconds after which a client is asked to connect anew, and so finds replicas that were added; "
-        "its running calls end as they would. 0 for never.",
+        description="Seconds after which clients are asked to reconnect, so that they find new replicas; calls in "
+        "progress are not interrupted. 0 for never.",
     )
     default_deadline_seconds: float = Field(
-        default=600.0, gt=0, description="Seconds that a call may take when its client set no deadline."
+        default=600.0, gt=0, description="Deadline in seconds of calls whose client sets none."
     )
     reflection: bool = Field(
-        default=False, description="Whether gRPC reflection tells the methods, for tools such as grpcurl."
+        default=False, description="Whether to enable gRPC reflection, for tools such as grpcurl."
     )
     allow_insecure: bool = Field(
         default=False,
         validate_default=True,
-        description="Whether to listen beyond loopback without a token and without TLS, for whoever reaches the port.",
+        description="Whether to listen beyond loopback without a token or TLS, open to anyone who can reach the port.",
     )
 
     @field_validator("allow_insecure")
@@ -149,8 +149,8 @@ class ServiceSettings(ProcessSettings, ServiceAccessSettings):
         known = given.get("service_token_file") or given.get("service_tls_cert_file")
         if not allowed and not known and not is_loopback(str(given.get("host", ""))):
             raise ValueError(
-                f"whoever reaches {given.get('host')} could use this service: set LYRA_SERVICE_TOKEN_FILE or the three "
-                "LYRA_SERVICE_TLS_..._FILE; or LYRA_ALLOW_INSECURE=true where the network keeps strangers away"
+                f"anyone who can reach {given.get('host')} could use this service: set LYRA_SERVICE_TOKEN_FILE or the "
+                "three LYRA_SERVICE_TLS_..._FILE; or LYRA_ALLOW_INSECURE=true if the network restricts access"
             )
         return allowed
 
@@ -160,33 +160,33 @@ class ServiceSettings(ProcessSettings, ServiceAccessSettings):
 
 
 class AdapterServiceSettings(ServiceSettings):
-    """What a model service has whose adapters come and go at run time."""
+    """Settings of model services whose adapters can be loaded and unloaded at run time."""
 
     adapters_dir: Path | None = Field(
         default=None,
-        description="Folder with a folder for each adapter that can be loaded at run time; <home>/adapters by default.",
+        description="Folder with a subfolder for each adapter that can be loaded; <home>/adapters by default.",
     )
 
     adapters: str | None = Field(
         default=None,
-        description="Names of adapters in that folder, with commas between, that are loaded at start. "
-        "What is loaded or unloaded later is forgotten when the service starts again.",
+        description="Comma-separated names of adapters in that folder to load at startup. "
+        "Changes made at run time are lost when the service restarts.",
     )
 
     operator_token_file: Path | None = Field(
         default=None,
-        description="File of the token with which adapters are loaded and unloaded while the service runs, one a line; "
-        "without it they cannot be. Read again when it changes.",
+        description="File of the operator's token, one per line, which is required to load and unload adapters at run "
+        "time; without it, they cannot be. Reloaded when it changes.",
     )
 
     @property
     def adapters_folder(self) -> Path:
-        """Where the adapters lie."""
+        """Folder of the adapters."""
         return self.adapters_dir or self.home / "adapters"
 
     @property
     def adapters_at_start(self) -> list[str]:
-        """Names of the adapters to load before the first call comes."""
+        """Names of the adapters to load before the first call."""
         return [name.strip() for name in self.adapters.split(",")] if self.adapters else []
 
 
@@ -194,9 +194,9 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def load(settings: type[SettingsT], program: str, arguments: Sequence[str] | None = None) -> SettingsT:
-    """Reads `settings` from `arguments` (the command line by default), then from the environment.
+    """Reads settings from `arguments` (the command line by default), then from the environment.
 
-    Ends the process with code 2 and one line a mistake when a value is not acceptable, and with 0 after `--help`.
+    Exits with code 2 and one line per error if a value is invalid, and with 0 after `--help`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     config = {**settings.model_config, "cli_prog_name": program}

@@ -1,4 +1,4 @@
-"""What a process tells about itself: structured logs, Prometheus metrics, trace context that travels with each call."""
+"""Telemetry of every process: structured logs, Prometheus metrics, and trace context propagated with each call."""
 
 import logging
 import sys
@@ -18,49 +18,48 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 TENANT_METADATA = "lyra-tenant"
 
-_TRACEBACK_FRAMES = 30  # of an error, the last ones
-_POLL_SECONDS = 0.1  # how soon the metrics server notices that it is to stop
+_TRACEBACK_FRAMES = 30  # maximum; the innermost ones are kept
+_POLL_SECONDS = 0.1  # interval at which the metrics server checks whether to stop
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 _FACTOR_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
-REQUESTS = Counter("lyra_requests_total", "Calls that ended, by status code.", ("method", "code"))
+REQUESTS = Counter("lyra_requests_total", "Finished calls, by status code.", ("method", "code"))
 REQUEST_SECONDS = Histogram(
     "lyra_request_seconds", "Seconds from the start of a call to its end.", ("method",), buckets=_DURATION_BUCKETS
 )
-REQUESTS_RUNNING = Gauge("lyra_requests_running", "Calls that are open, waiting ones among them.", ("method",))
-REQUESTS_WAITING = Gauge("lyra_requests_waiting", "Calls that wait for their turn at the model.", ("service",))
-MODEL_RUNNING = Gauge("lyra_model_running", "Calls that the model works for.", ("service",))
-AUDIO_SECONDS_WAITING = Gauge("lyra_audio_seconds_waiting", "Seconds of audio taken in and not encoded yet.")
+REQUESTS_RUNNING = Gauge("lyra_requests_running", "Calls in progress, including waiting ones.", ("method",))
+REQUESTS_WAITING = Gauge("lyra_requests_waiting", "Calls waiting for the model.", ("service",))
+MODEL_RUNNING = Gauge("lyra_model_running", "Calls that the model is processing.", ("service",))
+AUDIO_SECONDS_WAITING = Gauge("lyra_audio_seconds_waiting", "Seconds of audio accepted and not encoded yet.")
 BATCH_SIZE = Histogram(
     "lyra_batch_size",
-    "Clips, pictures or frames that the model worked on together.",
+    "Clips, pictures or frames in one batch of the model.",
     ("service",),
     buckets=_BATCH_BUCKETS,
 )
 REAL_TIME_FACTOR = Histogram(
     "lyra_real_time_factor",
-    "Seconds of the model's work for each second of audio, taken in or made.",
+    "Seconds of model time per second of input or output audio.",
     ("service",),
     buckets=_FACTOR_BUCKETS,
 )
 UNSERVED = Counter(
-    "lyra_calls_unserved_total", "Calls that found no replica to serve them, tries included.", ("service",)
+    "lyra_calls_unserved_total", "Calls that found no replica, including retries.", ("service",)
 )
 CALLS_REFUSED = Counter(
-    "lyra_calls_refused_total", "Calls refused for want of a valid token, by status code.", ("code",)
+    "lyra_calls_refused_total", "Calls rejected because of a missing or invalid token, by status code.", ("code",)
 )
 DECODINGS = Counter(
     "lyra_decodings_total",
-    "Files of users that were decoded, by what for and how it ended: ok, refused, crash, time, memory, ...",
+    "Decoded user files, by task and outcome: ok, refused, crash, time, memory, ...",
     ("task", "outcome"),
 )
-# The language model's cache has no pages yet: `lyra_cache_pages_free` will stand here when it has.
 
 
 def queue_gauges(service: str) -> Callable[[int, int], None]:
-    """What a FairQueue calls to show (running, waiting) as metrics of `service`."""
+    """An `on_change` callback for FairQueue that exports its numbers as metrics of `service`."""
     running, waiting = MODEL_RUNNING.labels(service), REQUESTS_WAITING.labels(service)
 
     def show(running_now: int, waiting_now: int) -> None:
@@ -72,7 +71,7 @@ def queue_gauges(service: str) -> Callable[[int, int], None]:
 
 
 def observe_work(service: str, seconds: float, audio_seconds: float, batch: int = 0) -> None:
-    """Notes work on audio: its real-time factor, and how many clips it was for (0 where that says nothing)."""
+    """Records the real-time factor of work on audio, and its batch size unless that is 0."""
     if batch:
         BATCH_SIZE.labels(service).observe(batch)
     if audio_seconds > 0:
@@ -80,12 +79,12 @@ def observe_work(service: str, seconds: float, audio_seconds: float, batch: int 
 
 
 def configure_logging(level: str, style: str, service: str) -> None:
-    """Sends the process's log (structlog's and the standard library's) to stderr.
+    """Configures structlog and the standard library to log to stderr.
 
     Args:
-        level: Least level: debug, info, warning or error.
+        level: Minimum level: debug, info, warning or error.
         style: "json", or "console" for people.
-        service: Named in every line.
+        service: Name of the process, added to every line.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -123,26 +122,26 @@ def configure_logging(level: str, style: str, service: str) -> None:
 
 
 def _write_traceback(file: TextIO, error: structlog.typing.ExcInfo) -> None:
-    """Where an error came from, without the values of variables: requests and keys are among them.
+    """Writes a plain traceback without the values of variables, which include requests and keys.
 
-    Bounded and plain: rich ones take seconds for an error as deep as a document that was nested on purpose.
+    The number of frames is limited: rich tracebacks take seconds for a deeply recursive error.
     """
     file.write("\n" + "".join(traceback.format_exception(*error, limit=-_TRACEBACK_FRAMES)).rstrip())
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger that takes an event and fields: `log.info("call ended", code="OK")`."""
+    """A structured logger: `log.info("call ended", code="OK")`."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
 
 def configure_tracing(service: str) -> None:
-    """Makes this process a part of traces. Who wants them exported adds a span processor to the global provider."""
+    """Enables tracing in this process. To export spans, add a span processor to the global provider."""
     trace.set_tracer_provider(TracerProvider(resource=Resource.create({"service.name": f"lyra.{service}"})))
 
 
 def trace_metadata() -> tuple[tuple[str, str], ...]:
-    """Metadata to send with a gRPC call, so that the service's span joins the current trace."""
+    """gRPC metadata that propagates the current trace to the service."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return tuple(carrier.items())
@@ -150,7 +149,7 @@ def trace_metadata() -> tuple[tuple[str, str], ...]:
 
 @contextmanager
 def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[trace.Span]:
-    """A span for a call being served, child of the one that `metadata` names."""
+    """A server span, child of the span in `metadata`."""
     parent = propagate.extract(metadata)
     tracer = trace.get_tracer("lyra")
     with tracer.start_as_current_span(method, context=parent, kind=trace.SpanKind.SERVER) as span:
@@ -158,23 +157,23 @@ def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[trace.Span
 
 
 class MetricsServer:
-    """Serves this process's metrics over HTTP, in a thread, from the time it is made.
+    """Serves the metrics of this process over HTTP in a thread, starting at construction.
 
     Args:
         host: Address to listen on.
-        port: Port; 0 takes a free one.
-        is_well: Answers /healthz, for probes that speak neither TLS nor gRPC: 200, or 503. None for 404.
+        port: Port; 0 selects a free one.
+        is_healthy: Enables /healthz, which returns 200 or 503, for probes that use neither TLS nor gRPC.
     """
 
-    def __init__(self, host: str, port: int, is_well: Callable[[], bool] | None = None) -> None:
-        application = _application(is_well)
+    def __init__(self, host: str, port: int, is_healthy: Callable[[], bool] | None = None) -> None:
+        application = _application(is_healthy)
         self._server = make_server(host, port, application, ThreadingWSGIServer, handler_class=_SilentHandler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,), daemon=True)
         self._thread.start()
 
     @property
     def port(self) -> int:
-        """That it listens on."""
+        """The port it listens on."""
         return int(self._server.server_port)
 
     def close(self) -> None:
@@ -184,14 +183,14 @@ class MetricsServer:
         self._thread.join()
 
 
-def _application(is_well: Callable[[], bool] | None) -> Callable[..., Iterable[bytes]]:
+def _application(is_healthy: Callable[[], bool] | None) -> Callable[..., Iterable[bytes]]:
     metrics = make_wsgi_app()
 
     def application(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if environment["PATH_INFO"] != "/healthz":
             body: Iterable[bytes] = metrics(environment, start)
             return body
-        status = "404 Not Found" if is_well is None else "200 OK" if is_well() else "503 Service Unavailable"
+        status = "404 Not Found" if is_healthy is None else "200 OK" if is_healthy() else "503 Service Unavailable"
         start(status, [("Content-Type", "text/plain"), ("Content-Length", "0")])
         return ()
 
@@ -199,10 +198,10 @@ def _application(is_well: Callable[[], bool] | None) -> Callable[..., Iterable[b
 
 
 class _SilentHandler(WSGIRequestHandler):
-    timeout = 10.0  # seconds that a client may take to send its request; each takes a thread
+    timeout = 10.0  # seconds for a client to send its request; each occupies a thread
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Scrapes are not worth a line each."""
+        """Does not log scrapes."""
 
 
 def _add_trace(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -213,14 +212,14 @@ def _add_trace(logger: Any, method: str, event: structlog.typing.EventDict) -> s
 
 
 def _without_colors(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    event.pop("color_message", None)  # uvicorn says its lines twice
+    event.pop("color_message", None)  # uvicorn adds a second, coloured message
     return event
 
 
 def _escape(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Line ends, control characters and what turns text around become `\\n`, `\\x1b`: a value cannot pose as a line.
+    """Escapes line breaks, control characters and bidirectional marks, so that a value cannot forge a log line.
 
-    JSON escapes them anyway. Tracebacks keep their lines: they come as exc_info, which is formatted later.
+    JSON escapes them anyway. Tracebacks keep their line breaks: they are formatted later, from exc_info.
     """
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():

@@ -1,4 +1,4 @@
-"""Names of tenants: they travel in headers and are folders in the object store."""
+"""Names of tenants, which are used in headers and as folders of the object store."""
 
 import re
 
@@ -6,6 +6,6 @@ _PLAIN = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
 
 
 def check_tenant(tenant: str) -> None:
-    """Returns where `tenant` is a plain word. Raises ValueError."""
+    """Raises ValueError if `tenant` is not a valid name."""
     if not _PLAIN.fullmatch(tenant):
-        raise ValueError("tenant: has to be 1 to 64 letters, digits, dots, dashes or underscores, and not dots alone")
+        raise ValueError("tenant: must be 1 to 64 letters, digits, dots, dashes or underscores, and not only dots")

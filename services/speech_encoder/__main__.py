@@ -6,10 +6,10 @@ from services.speech_encoder.settings import SpeechEncoderSettings
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until SIGTERM or SIGINT."""
     loaded = settings.load(SpeechEncoderSettings, "python -m services.speech_encoder")
     model_service.prepare_process(loaded)
-    from services.speech_encoder.servicer import DEFINITION  # imports torch, which reads what was just prepared
+    from services.speech_encoder.servicer import DEFINITION  # imports torch, after its environment is set
 
     server.run(loaded, DEFINITION)
 

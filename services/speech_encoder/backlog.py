@@ -1,4 +1,4 @@
-"""Accepted audio that waits for a model: how much, its limit, and how long it will take."""
+"""Audio that has been accepted and waits for a model: its amount, its limit, and how long it will take."""
 
 import math
 
@@ -36,7 +36,7 @@ class Backlog:
         telemetry.AUDIO_SECONDS_WAITING.inc(self._seconds - before)
 
     def overloaded(self) -> Overloaded:
-        """The error for a call over the limit, with a time to retry after."""
+        """The error of a call over the limit, with the time after which to retry."""
         return Overloaded(
             f"{self._seconds:.0f} s of audio are waiting, the limit is {self._max_seconds:g} s",
             float(max(1, math.ceil(self._seconds * self._seconds_per_second))),

@@ -1,4 +1,4 @@
-"""Clips of all open calls, gathered into batches; a strategy says what a batch is and how it is run."""
+"""Gathers the clips of all calls into batches; a strategy defines what a batch is and how it runs."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ class ClipOptions:
 
     Attributes:
         adapter: Whose projector makes the speech tokens.
-        language: Code of the spoken language; empty where it is not known yet, or does not matter.
+        language: Code of the spoken language; empty if it is unknown or irrelevant.
     """
 
     adapter: str
@@ -34,23 +34,26 @@ class BatchStrategy(Protocol[Prepared, Result]):
     """What the clips of a batch have in common, and how they become results."""
 
     def batch_key(self, options: ClipOptions) -> str:
-        """Clips share a batch where this is equal."""
+        """Only clips with equal keys share a batch."""
         ...
 
     def max_in_flight(self, options: ClipOptions, max_batch_clips: int) -> int:
-        """How many clips of one recording may be queued or running at a time, at most `max_batch_clips`."""
+        """How many clips of one recording may be queued or running at the same time, at most `max_batch_clips`."""
         ...
 
     async def prepare(self, clip: Clip, options: ClipOptions, work: WorkTimer) -> Prepared:
-        """Work that is done clip by clip while the batch before is still running. Raises for this clip alone."""
+        """Work on a single clip, done while the previous batch is running. An error concerns only this clip."""
         ...
 
     def run(self, clips: list[Prepared], key: str, work: WorkTimer) -> AsyncGenerator[Result | None, None]:
-        """Runs a batch: one result a clip, in order, and None wherever it may be abandoned. Raises for all of them."""
+        """Runs a batch: yields one result per clip, in order, and None wherever it may be abandoned.
+
+        An error concerns all of its clips.
+        """
         ...
 
     def options_after(self, options: ClipOptions, result: Result) -> ClipOptions:
-        """Options for the rest of a recording, once the result of a clip of it is known."""
+        """Options for the rest of a recording, given the result of one of its clips."""
         ...
 
 
@@ -89,17 +92,17 @@ class _Batch(Generic[Prepared, Result]):
 
 
 class ClipBatcher(Generic[Prepared, Result]):
-    """Gathers the clips that wait while a batch is running, and runs them together as soon as it ends.
+    """Batches the clips that arrive while a batch is running, and runs them together as soon as it ends.
 
-    Tenants take turns, clip by clip, and a call has at most `max_batch_clips` clips in flight: a long recording delays
-    nobody by more than a batch or two. Where no more audio may wait, the latest recording of the tenant with most audio
-    waiting is refused in favour of a tenant with less, unless it has been started.
+    Tenants take turns, clip by clip, and a call has at most `max_batch_clips` clips in flight, so a long recording
+    delays others by no more than two batches. If the limit of waiting audio is reached, the latest recording of the
+    tenant with the most audio waiting is evicted for a tenant with less, unless it has started.
 
     Args:
-        strategy: What a batch is.
-        max_batch_clips: Clips in one batch.
-        max_seconds_waiting: Seconds of audio accepted and not processed yet, over all calls; beyond, calls are refused.
-            A single recording is accepted even where it alone is longer.
+        strategy: Defines what a batch is.
+        max_batch_clips: Maximum clips in a batch.
+        max_seconds_waiting: Maximum seconds of audio accepted and not processed yet, of all calls; further calls are
+            rejected. A single recording is accepted even if it is longer than that.
     """
 
     def __init__(
@@ -121,10 +124,10 @@ class ClipBatcher(Generic[Prepared, Result]):
         return self._backlog.seconds
 
     async def process(self, clips: list[Clip], options: ClipOptions, *, tenant: str) -> AsyncGenerator[Result, None]:
-        """Yields the result of each clip of a recording, in order. Leaving the iteration drops the clips still queued.
+        """Yields the result of each clip of a recording, in order. Ending the iteration drops clips still queued.
 
         Raises:
-            Overloaded: More audio is waiting than the limit allows, or other tenants' did while this call waited.
+            Overloaded: Too much audio is waiting, or this call was evicted from the queue.
         """
         call = _Call[Prepared, Result](tenant, options, sum(_seconds(clip) for clip in clips))
         self._admit(call)
@@ -163,7 +166,7 @@ class ClipBatcher(Generic[Prepared, Result]):
         self._leave(latest)
 
     def _leave(self, call: _Call[Prepared, Result]) -> None:
-        """Forgets a call and what is left of it; calling it twice is harmless."""
+        """Removes a call and its clips. Idempotent."""
         self._count(call, -call.seconds)
         if call in self._calls:
             self._calls.remove(call)
@@ -186,22 +189,22 @@ class ClipBatcher(Generic[Prepared, Result]):
 
     async def _gather(self) -> None:
         while self._queues:
-            # The first clip of the tenant whose turn it is decides what the batch is.
+            # The first clip of the tenant whose turn it is determines the batch's key.
             first = next(iter(self._queues.values()))[0]
             batch = _Batch[Prepared, Result](self._strategy.batch_key(first.call.options))
             await self._fill(batch)
             await self._running.acquire()
-            await self._fill(batch)  # with what came while the batch before was running
+            await self._fill(batch)  # with clips that arrived while the previous batch was running
             running = asyncio.create_task(self._run(batch))
             self._tasks.add(running)
             running.add_done_callback(self._tasks.discard)
 
     async def _fill(self, batch: _Batch[Prepared, Result]) -> None:
-        """Prepares clips for a batch until it is full or no clip with its key waits."""
+        """Prepares clips for a batch until it is full or no more clips with its key are waiting."""
         while len(batch.entries) < self._max_batch_clips and (entry := self._take_next(batch.key)) is not None:
             try:
                 prepared = await self._strategy.prepare(entry.clip, entry.call.options, batch.work)
-            except Exception as error:  # whatever it is, it belongs to the caller
+            except Exception as error:  # any error is the caller's
                 if not entry.result.done():
                     entry.result.set_exception(error)
                 continue
@@ -209,7 +212,7 @@ class ClipBatcher(Generic[Prepared, Result]):
             batch.prepared.append(prepared)
 
     async def _run(self, batch: _Batch[Prepared, Result]) -> None:
-        """Runs a batch, then lets the next one run; stops midway where no caller is left."""
+        """Runs a batch, then lets the next one start; stops early if no caller is left."""
         try:
             batch.drop_abandoned()
             if not batch.entries or not await self._hand_out(batch):
@@ -228,7 +231,7 @@ class ClipBatcher(Generic[Prepared, Result]):
         telemetry.observe_work("speech_encoder", batch.work.seconds, audio_seconds, len(batch.entries))
 
     async def _hand_out(self, batch: _Batch[Prepared, Result]) -> bool:
-        """Gives each caller its results as they come; False where the batch was abandoned."""
+        """Delivers results as they arrive; returns False if the batch was abandoned."""
         async with aclosing(self._strategy.run(batch.prepared, batch.key, batch.work)) as results:
             entries = iter(batch.entries)
             async for result in results:
@@ -240,7 +243,7 @@ class ClipBatcher(Generic[Prepared, Result]):
         return True
 
     def _take_next(self, key: str) -> _Entry[Prepared, Result] | None:
-        """The next clip with a key, of the tenant that has waited longest for its turn; None where there is none."""
+        """The next clip with this key, of the tenant that has waited longest; None if there is none."""
         for queue in self._queues.values():
             entry = next((entry for entry in queue if self._strategy.batch_key(entry.call.options) == key), None)
             if entry is not None:
@@ -249,7 +252,7 @@ class ClipBatcher(Generic[Prepared, Result]):
         return None
 
     def _take(self, entry: _Entry[Prepared, Result]) -> None:
-        """Takes a clip from its tenant's queue and moves the queue to the end, so that the others come first."""
+        """Takes a clip from its tenant's queue and moves the queue behind those of other tenants."""
         entry.call.started = True
         queue = self._queues.pop(entry.call.tenant)
         queue.remove(entry)

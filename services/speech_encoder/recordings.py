@@ -79,11 +79,11 @@ class RecordingReader:
         Args:
             decoders: Sandboxed processes that decode files; raw samples need none.
             tenant: Whose recording it is.
-            cancellation: Set once the caller has left.
+            cancellation: Cancelled if the caller disconnects.
 
         Raises:
-            InvalidInput: The bytes are not audio, the recording is too long, or it is silent.
-            Overloaded, Unavailable, Cancelled: as `decoders`.
+            InvalidInput: The file is not audio, or the recording is too long or silent.
+            Overloaded, Unavailable, Cancelled: See `Decoders`.
         """
         options = {"max_seconds": self._max_seconds, "tenant": tenant, "cancellation": cancellation}
         if self._of_video:

@@ -1,4 +1,4 @@
-"""The two kinds of batches of the speech encoder: clips to speech tokens, and clips to speech tokens and words."""
+"""The two batching strategies of the speech encoder: encode, and encode and transcribe."""
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -29,11 +29,11 @@ class TranscribingEncoder(Protocol):
 
 
 class Encode:
-    """Clips of one adapter make a batch, which is encoded in one piece; a clip's result is its tokens [N, E] float32.
+    """Batches clips of the same adapter and encodes them together; the result of a clip is [N, E] float32 tokens.
 
     Args:
         encoder: Turns clips into speech tokens.
-        thread: Where it runs.
+        thread: Thread that encodes.
     """
 
     def __init__(self, encoder: Encoder, thread: ModelThread) -> None:
@@ -58,12 +58,12 @@ class Encode:
 
 
 class EncodeAndTranscribe:
-    """Clips in one language make a batch: encoded one after the other, while the batch before is being transcribed.
+    """Batches clips in the same language: they are encoded one by one while the previous batch is transcribed.
 
     Args:
-        encoder: Turns clips into speech tokens and words.
-        thread: Where it encodes.
-        transcriber_thread: Where it transcribes; other work of this thread comes in between its steps.
+        encoder: Turns clips into speech tokens and transcripts.
+        thread: Thread that encodes.
+        transcriber_thread: Thread that transcribes; other work on it runs between its steps.
     """
 
     def __init__(self, encoder: TranscribingEncoder, thread: ModelThread, transcriber_thread: ModelThread) -> None:

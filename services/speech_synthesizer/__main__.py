@@ -6,10 +6,10 @@ from services.speech_synthesizer.settings import SpeechSynthesizerSettings
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until SIGTERM or SIGINT."""
     loaded = settings.load(SpeechSynthesizerSettings, "python -m services.speech_synthesizer")
     model_service.prepare_process(loaded)
-    from services.speech_synthesizer.servicer import DEFINITION  # loads libraries that read what was just prepared
+    from services.speech_synthesizer.servicer import DEFINITION  # imports libraries that read the environment
 
     server.run(loaded, DEFINITION)
 

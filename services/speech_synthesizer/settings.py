@@ -8,15 +8,15 @@ from services.shared.settings import ServiceSettings
 class SpeechSynthesizerSettings(ServiceSettings):
     """Speech synthesizer: answers, spoken while they are being generated (gRPC, lyra.v1.SpeechSynthesizer)."""
 
-    port: int = Field(default=50054, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    port: int = Field(default=50054, ge=0, le=65535, description="gRPC port; 0 selects a free one.")
     metrics_port: int = Field(
-        default=9154, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
+        default=9154, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 selects a free one."
     )
-    max_text_characters: int = Field(default=50_000, gt=0, description="Longest text of a call, in characters.")
+    max_text_characters: int = Field(default=50_000, gt=0, description="Maximum characters of text in a call.")
     max_answer_tokens: int = Field(
         default=32_768, gt=0, description="Maximum answer tokens of a call whose voice speaks from hidden states."
     )
     max_streams: int = Field(
-        default=8, ge=1, description="Answers that are spoken concurrently, chunk by chunk in turn."
+        default=8, ge=1, description="Maximum answers spoken concurrently, chunk by chunk in turn."
     )
-    max_waiting: int = Field(default=32, ge=0, description="Calls that may wait while max_streams run.")
+    max_waiting: int = Field(default=32, ge=0, description="Maximum calls waiting while max_streams run.")

@@ -6,10 +6,10 @@ from services.vision_encoder.settings import VisionEncoderSettings
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until SIGTERM or SIGINT."""
     loaded = settings.load(VisionEncoderSettings, "python -m services.vision_encoder")
     model_service.prepare_process(loaded)
-    from services.vision_encoder.servicer import DEFINITION  # imports torch, which reads what was just prepared
+    from services.vision_encoder.servicer import DEFINITION  # imports torch, after its environment is set
 
     server.run(loaded, DEFINITION)
 

@@ -9,9 +9,9 @@ from services.shared.settings import ServiceSettings
 class VisionEncoderSettings(ServiceSettings, VisionLimits):
     """Vision encoder: images and videos to vision tokens (gRPC, lyra.v1.VisionEncoder)."""
 
-    port: int = Field(default=50052, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    port: int = Field(default=50052, ge=0, le=65535, description="gRPC port; 0 selects a free one.")
     metrics_port: int = Field(
-        default=9152, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 takes a free one."
+        default=9152, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 selects a free one."
     )
     max_frames: int = Field(default=16, ge=1, le=256, description="Maximum frames sampled from a video.")
     max_decoding_seconds: float = Field(default=60.0, gt=0, description="Seconds that decoding a video may take.")

@@ -51,7 +51,7 @@ def _cut(context: WorkerContext, job: Job) -> Plan | None:
     clips: list[PlannedClip] = []
     writing: list[Future[None]] = []
     with ThreadPoolExecutor(_PARALLEL_WRITES) as pool, context.store.open(job.manifest.recording.content_key) as source:
-        sound = context.decoders.sound(
+        sound = context.decoders.audio(
             source, max_seconds=context.settings.max_job_seconds, field="media_id", tenant=job.manifest.tenant
         )
         planned = plan_audio(sound)

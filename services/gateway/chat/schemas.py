@@ -203,7 +203,7 @@ class ChatRequest(_Request):
     temperature: float | None = _sampling("temperature", "0, the default, takes the most likely token each time.")
     top_p: float | None = _sampling("top_p")
     min_p: float | None = _sampling(
-        "min_p", "As with vLLM: least probability of a token, as a share of the most likely one's. 0, the default: off."
+        "min_p", "As in vLLM: minimum probability of a token relative to the most likely one. 0, the default, is off."
     )
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], _STOPS] | None = None

@@ -1,4 +1,4 @@
-"""Long-audio jobs: submitted, watched, body, cancelled, deleted."""
+"""Long-audio jobs: submit, watch, read results, ask, cancel, delete."""
 
 from typing import Annotated, Any, Literal
 

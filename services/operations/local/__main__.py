@@ -22,13 +22,13 @@ def _known_preset(name: str) -> str:
 class LocalSettings(ProcessSettings):
     """The local stack: model services, workers, stores and gateway, each in its own process."""
 
-    port: int = Field(default=8000, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port of the gateway; 0 selects a free one.")
     preset: Annotated[str, AfterValidator(_known_preset)] = Field(default="nano", description="Weights to run.")
     checkpoint: Path | None = Field(
         default=None, description="Folder of a checkpoint in the published layout, for presets that run one."
     )
     threads: int = Field(
-        default=0, ge=0, description="CPU threads of each service's model; 0 for every core of this machine."
+        default=0, ge=0, description="CPU threads of each service's model; 0 for all cores of this machine."
     )
 
 

@@ -1,4 +1,4 @@
-"""Sandboxed decoders: `inspect`, `sound`, `picture` and `frames`. They block; use `run` from asyncio.
+"""Sandboxed decoders: `inspect`, `audio`, `picture` and `frames`. They block; use `run` from asyncio.
 
 Shapes: S samples.
 """
@@ -107,7 +107,7 @@ class Decoders:
         except StopIteration as end:
             return _inspected(end.value, field)
 
-    def sound(
+    def audio(
         self,
         source: Source,
         *,
@@ -118,9 +118,10 @@ class Decoders:
         min_seconds: float = MIN_AUDIO_SECONDS,
         of_video: bool = False,
         check_first: bool = False,
-    ) -> "DecodedSound":
-        """A recording in blocks: to be used and read as `model_core.audio.decoding.open_audio` is, whose arguments
-        these are, but that all errors come while it is read. For the others see `tasks.run_sound`.
+    ) -> "DecodedAudio":
+        """A recording in blocks, with the arguments of `model_core.audio.decoding.open_audio` and `tasks.run_audio`.
+
+        Unlike with `open_audio`, errors are raised while it is read.
         """
         arguments = {
             "max_seconds": max_seconds,
@@ -135,12 +136,12 @@ class Decoders:
             seconds=self._settings.decoder_seconds + _SECONDS_PER_SECOND * max_seconds,
             max_bytes=int((max_seconds + _SLACK_SECONDS) * SAMPLE_RATE) * np.dtype(np.float32).itemsize,
         )
-        return DecodedSound(self._stream(job, source, tenant, cancellation), field)
+        return DecodedAudio(self._stream(job, source, tenant, cancellation), field)
 
     def samples(self, source: Source, **options: Any) -> Mono:
-        """A whole recording as [S] float32 at 16 kHz; arguments as for `sound`. Hours too many are refused at once."""
-        with self.sound(source, check_first=True, **options) as sound:
-            return np.concatenate([*sound, np.zeros(0, np.float32)])
+        """A whole recording as [S] float32 at 16 kHz; arguments as for `audio`. Rejects one that is too long at once."""
+        with self.audio(source, check_first=True, **options) as audio:
+            return np.concatenate([*audio, np.zeros(0, np.float32)])
 
     def picture(
         self,
@@ -151,7 +152,7 @@ class Decoders:
         tenant: str = "",
         cancellation: Cancellation | None = None,
     ) -> Picture:
-        """The pixels of a picture, as `model_core.vision.image.decode_image` makes them."""
+        """The pixels of a picture, as decoded by `model_core.vision.image.decode_image`."""
         job = Job(
             task="picture",
             arguments={"max_pixels": max_pixels},
@@ -174,7 +175,7 @@ class Decoders:
         tenant: str = "",
         cancellation: Cancellation | None = None,
     ) -> list[Picture]:
-        """Frames of a video, as `model_core.vision.video.sample_frames` finds them, whose arguments these are."""
+        """Frames of a video; arguments and result as for `model_core.vision.video.sample_frames`."""
         arguments = {
             "max_frames": max_frames,
             "max_seconds": max_seconds,
@@ -231,7 +232,7 @@ class Decoders:
             telemetry.DECODINGS.labels(job.task, outcome_of(error)).inc()
 
 
-class DecodedSound:
+class DecodedAudio:
     """A recording in blocks of [S] float32 at 16 kHz, -1 to 1; a context manager, to be read once.
 
     Attributes:

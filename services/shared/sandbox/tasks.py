@@ -24,7 +24,7 @@ def run_inspection(source: BinaryIO, **limits: Any) -> Task:
     return inspect(source, field=FIELD, **limits)
 
 
-def run_sound(source: BinaryIO, *, max_seconds: float, min_seconds: float, of_video: bool, check_first: bool) -> Task:
+def run_audio(source: BinaryIO, *, max_seconds: float, min_seconds: float, of_video: bool, check_first: bool) -> Task:
     """Audio as blocks of [S] float32 at 16 kHz; returns whether the file is truncated.
 
     Args:
@@ -57,7 +57,7 @@ def run_frames(source: BinaryIO, **limits: Any) -> Task:
 
 TASKS: Mapping[str, Callable[..., Task]] = {
     "inspect": run_inspection,
-    "sound": run_sound,
+    "sound": run_audio,
     "picture": run_picture,
     "frames": run_frames,
 }

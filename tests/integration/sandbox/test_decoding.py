@@ -148,7 +148,7 @@ def test_clips_are_planned_as_in_process(decoders: Decoders) -> None:
     speech = np.concatenate([soundfile.read(path, dtype="int16")[0] for path in sorted(data)[:8]])
     file = io.BytesIO()
     soundfile.write(file, speech, 16_000, format="FLAC")
-    there = plan_audio(decoders.sound(Remote(file.getvalue()), max_seconds=600, field="media_id"))  # type: ignore[arg-type]
+    there = plan_audio(decoders.audio(Remote(file.getvalue()), max_seconds=600, field="media_id"))  # type: ignore[arg-type]
     here = plan_clips(file.getvalue(), max_seconds=600)
     assert [(cut, samples.tobytes()) for cut, samples in there] == [(cut, samples.tobytes()) for cut, samples in here]
     assert there.summary == here.summary
