@@ -121,9 +121,7 @@ class ServiceSettings(ProcessSettings, ServiceAccessSettings):
     max_message_bytes: int = Field(
         default=4 * 2**20, ge=2 * 2**20, description="Maximum size of a gRPC message in bytes, in both directions."
     )
-    max_calls: int = Field(
-        default=64, ge=1, description="Maximum concurrent calls, including waiting ones."
-    )
+    max_calls: int = Field(default=64, ge=1, description="Maximum concurrent calls, including waiting ones.")
     max_connection_seconds: float = Field(
         default=15.0,
         ge=0,
@@ -133,9 +131,7 @@ class ServiceSettings(ProcessSettings, ServiceAccessSettings):
     default_deadline_seconds: float = Field(
         default=600.0, gt=0, description="Deadline in seconds of calls whose client sets none."
     )
-    reflection: bool = Field(
-        default=False, description="Whether to enable gRPC reflection, for tools such as grpcurl."
-    )
+    reflection: bool = Field(default=False, description="Whether to enable gRPC reflection, for tools such as grpcurl.")
     allow_insecure: bool = Field(
         default=False,
         validate_default=True,

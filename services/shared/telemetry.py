@@ -45,9 +45,7 @@ REAL_TIME_FACTOR = Histogram(
     ("service",),
     buckets=_FACTOR_BUCKETS,
 )
-UNSERVED = Counter(
-    "lyra_calls_unserved_total", "Calls that found no replica, including retries.", ("service",)
-)
+UNSERVED = Counter("lyra_calls_unserved_total", "Calls that found no replica, including retries.", ("service",))
 CALLS_REFUSED = Counter(
     "lyra_calls_refused_total", "Calls rejected because of a missing or invalid token, by status code.", ("code",)
 )

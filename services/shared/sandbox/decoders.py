@@ -139,7 +139,7 @@ class Decoders:
         return DecodedAudio(self._stream(job, source, tenant, cancellation), field)
 
     def samples(self, source: Source, **options: Any) -> Mono:
-        """A whole recording as [S] float32 at 16 kHz; arguments as for `audio`. Rejects one that is too long at once."""
+        """A whole recording as [S] float32 at 16 kHz; arguments as for `audio`. Rejects long ones at once."""
         with self.audio(source, check_first=True, **options) as audio:
             return np.concatenate([*audio, np.zeros(0, np.float32)])
 

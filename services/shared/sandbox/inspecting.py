@@ -45,19 +45,19 @@ def inspect(
         decode_image(source.read(), max_pixels=max_image_pixels, field=field)
         return {"kind": "image", "container": image}
     try:
-        sound = probe(source, field)
+        found = probe(source, field)
     except InvalidInput:
         video = _silent_video(source, field, max_video_pixels)
         if video is None:
             raise
         return video
     return {
-        "kind": "video" if sound.video else "audio",
-        "container": sound.container,
-        "codec": sound.codec,
-        "seconds": sound.seconds,
-        "channels": sound.channels,
-        "sample_rate": sound.sample_rate,
+        "kind": "video" if found.video else "audio",
+        "container": found.container,
+        "codec": found.codec,
+        "seconds": found.seconds,
+        "channels": found.channels,
+        "sample_rate": found.sample_rate,
     }
 
 

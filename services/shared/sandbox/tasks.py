@@ -35,10 +35,10 @@ def run_audio(source: BinaryIO, *, max_seconds: float, min_seconds: float, of_vi
         return {"truncated": False}
     if check_first:
         check_duration(source, max_seconds, FIELD)
-    with open_audio(source, max_seconds=max_seconds, field=FIELD, min_seconds=min_seconds) as sound:
-        for block_S in sound:
+    with open_audio(source, max_seconds=max_seconds, field=FIELD, min_seconds=min_seconds) as audio:
+        for block_S in audio:
             yield {}, block_S.tobytes()
-        return {"truncated": sound.truncated}
+        return {"truncated": audio.truncated}
 
 
 def run_picture(source: BinaryIO, *, max_pixels: int) -> Task:
