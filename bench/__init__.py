@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks: each writes its numbers as JSON and a plot of them to `bench/results/`."""
+"""Side-by-side benchmarks; each writes its results as JSON and as a plot to `bench/results/`."""

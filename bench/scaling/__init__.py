@@ -1,1 +1,1 @@
-"""Autoscalers of Kubernetes, traffic of a day, and what comes of the two; see bench/autoscaling.py."""
+"""Simulation of Kubernetes autoscalers under a day of traffic; see bench/autoscaling.py."""

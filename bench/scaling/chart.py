@@ -1,4 +1,4 @@
-"""The autoscalers of the chart, read from the objects that it renders."""
+"""The autoscalers of the chart, read from its rendered objects."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,14 +8,14 @@ from typing import Any
 from bench.scaling.rules import DEFAULT_DOWN, DEFAULT_UP, Behavior, Policy, Settings, Trigger
 
 MODEL_SERVICES = ("speech-encoder", "vision-encoder", "language-model", "speech-synthesizer")
-# A call of each; metrics of calls that are open are told apart by it.
+# Method of each service, a label of its metrics.
 METHODS = {
     "speech_encoder": "/lyra.v1.SpeechEncoder/Encode",
     "vision_encoder": "/lyra.v1.VisionEncoder/Encode",
     "language_model": "/lyra.v1.LanguageModel/Generate",
     "speech_synthesizer": "/lyra.v1.SpeechSynthesizer/Synthesize",
 }
-# What the metrics of a service's pods are labelled with, where that is not `service`.
+# Labels of the metrics of a service's pods, if not `service`.
 _LABELS = {"lyra_audio_seconds_waiting": "", "lyra_requests_running": 'method="{method}"'}
 _MIG = re.compile(r"nvidia\.com/mig-(\d+)g\..*")
 _MIG_SLICES = 7  # compute slices of a GPU (NVIDIA Multi-Instance GPU user guide)
@@ -23,12 +23,12 @@ _SUFFIXES = {"m": 1e-3, "": 1.0, "k": 1e3}
 
 
 class UnknownObject(ValueError):
-    """A rendered object asks for something that the simulation does not know."""
+    """A rendered object requires something that the simulation does not support."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledService:
-    """A model service as the chart deploys it. `gpus` of a pod: a MIG slice is a part of one."""
+    """A model service as deployed by the chart. `gpus` are those of a pod; a MIG slice is a fraction."""
 
     name: str
     replicas: int
@@ -39,7 +39,7 @@ class ScaledService:
 def read_services(objects: Iterable[Mapping[str, Any]]) -> list[ScaledService]:
     """The model services among the chart's rendered objects.
 
-    Raises UnknownObject for a metric or trigger that the simulation does not know.
+    Raises UnknownObject for a metric or trigger that is not supported.
     """
     deployments: dict[str, Mapping[str, Any]] = {}
     scalers: dict[str, Settings] = {}
@@ -56,7 +56,7 @@ def read_services(objects: Iterable[Mapping[str, Any]]) -> list[ScaledService]:
                 scalers[target] = _from_scaled_object(target, each["spec"])
     found = {name: each for each in MODEL_SERVICES for name in deployments if name.endswith(each)}
     if len(found) != len(MODEL_SERVICES):
-        raise UnknownObject(f"of {', '.join(MODEL_SERVICES)} the chart renders {', '.join(found) or 'none'}")
+        raise UnknownObject(f"of {', '.join(MODEL_SERVICES)}, the chart renders only {', '.join(found) or 'none'}")
     return [
         ScaledService(
             name=next(service for service in MODEL_SERVICES if name.endswith(service)),
@@ -110,7 +110,7 @@ def _from_hpa(name: str, spec: Mapping[str, Any]) -> Settings:
 
 
 def _behavior(given: Mapping[str, Any] | None, default: Behavior) -> Behavior:
-    """What is not given is Kubernetes' default."""
+    """Missing fields have Kubernetes' defaults."""
     if not given:
         return default
     policies = tuple(
@@ -127,7 +127,7 @@ def _behavior(given: Mapping[str, Any] | None, default: Behavior) -> Behavior:
 def _quantity(text: Any) -> float:
     found = re.fullmatch(r"([\d.]+)([mk]?)", str(text))
     if found is None:
-        raise UnknownObject(f"{text!r} is not a quantity that the simulation knows")
+        raise UnknownObject(f"{text!r} is not a supported quantity")
     return float(found[1]) * _SUFFIXES[found[2]]
 
 

@@ -1,4 +1,4 @@
-"""The day as pictures: traffic, replicas, waiting, GPU hours."""
+"""Plots of the day: traffic, replicas, waiting time, GPU hours."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = {"autoscaled": "tab:blue", "fixed": "tab:gray", "joint": "tab:orange"}
-_NAMES = {"autoscaled": "each service by itself (the chart)", "fixed": "fixed replicas", "joint": "one scaler for all"}
+_NAMES = {
+    "autoscaled": "autoscaler per service (the chart)",
+    "fixed": "fixed replicas",
+    "joint": "one autoscaler",
+}
 _WINDOW_SECONDS = 600.0
 
 Floats = npt.NDArray[np.float64]
@@ -40,13 +44,13 @@ def plot(traffic: Traffic, outcomes: Mapping[str, Outcome]) -> "Figure":
 
 def _traffic(axis: "Axes", traffic: Traffic) -> None:
     minutes = np.bincount([int(each.at // 60) for each in traffic.questions], minlength=int(traffic.seconds // 60))
-    axis.fill_between(np.arange(len(minutes)) / 60, minutes, color="tab:blue", alpha=0.4, label="questions a minute")
+    axis.fill_between(np.arange(len(minutes)) / 60, minutes, color="tab:blue", alpha=0.4, label="questions per minute")
     axis.set_ylabel("questions/min")
     beside = axis.twinx()
     heights = [each.audio_seconds / 60 for each in traffic.recordings]
     beside.vlines([each.at / 3600 for each in traffic.recordings], 0, heights, color="tab:red", lw=1.5)
     beside.set_ylabel("recordings, min", color="tab:red")
-    axis.set_title("A day: what is asked, and what each way of scaling makes of it")
+    axis.set_title("A day of traffic, by way of scaling")
 
 
 def _replicas(axis: "Axes", service: str, outcomes: Mapping[str, Outcome]) -> None:

@@ -1,6 +1,6 @@
-"""The few forms of PromQL that the chart's triggers have, worked out on simulated samples.
+"""Evaluates the subset of PromQL used by the chart's triggers on simulated samples.
 
-Format: https://prometheus.io/docs/prometheus/latest/querying/basics/. A query of another form is an error, not a guess.
+Syntax: https://prometheus.io/docs/prometheus/latest/querying/basics/. Unsupported queries raise UnknownQuery.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 SCRAPE_SECONDS = 15.0
-# Labels that tell releases apart; the simulation has one.
+# Labels that distinguish releases; the simulation has one.
 _ANY = frozenset({"namespace", "job", "container", "pod"})
 _TERM = re.compile(
     r"(?:sum|max)\s*\(\s*(?:(?P<function>increase|rate|avg_over_time|max_over_time)\s*\(\s*)?(?P<metric>lyra_\w+)\s*(?:\{(?P<labels>[^{}]*)\})?"
@@ -18,22 +18,22 @@ _TERM = re.compile(
 _LABEL = re.compile(r'\s*(?P<name>\w+)\s*(?P<operator>=~|=)\s*"(?P<value>[^"]*)"\s*')
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
-# Metric and its `service` or `queue`, or "" for one that has neither -> value; for counters the whole past by time.
+# Value by metric and its label `service` or `queue`, "" for a metric with neither.
 Samples = Mapping[tuple[str, str], float]
-# `past(seconds)` gives the samples of the scrape so many seconds before the latest.
+# `past(seconds)` returns the samples of the scrape that many seconds before the latest one.
 Past = Callable[[float], Samples]
 
 
 class UnknownQuery(ValueError):
-    """The simulation cannot work a query out."""
+    """The query is not supported."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Term:
     metric: str
     label: re.Pattern[str]
-    function: str  # "" for a gauge as it is
-    seconds: float  # of the function's range
+    function: str  # "" for the value of a gauge
+    seconds: float  # range of the function
 
     def value(self, past: Past) -> float:
         now = self._sum(past(0.0))
@@ -66,12 +66,12 @@ class Query:
             rest = rest.replace("(T)", "T")
         if not re.fullmatch(r"\(*T(\+T)*\)*", rest) or rest.count("(") != rest.count(")"):
             raise UnknownQuery(
-                f"{text!r} is no sum of sum(...), max(...), sum(increase(...[2m])) and the like of metrics lyra_..."
+                f"{text!r} is not a sum of sum(...), max(...), sum(increase(...[2m])) and the like of metrics lyra_..."
             )
         return cls(terms)
 
     def value(self, past: Past) -> float:
-        """What Prometheus would answer."""
+        """The value that Prometheus would return."""
         return sum(term.value(past) for term in self.terms)
 
 
@@ -85,8 +85,8 @@ def _term(found: re.Match[str], text: str) -> _Term:
         elif each["name"] not in _ANY:
             raise UnknownQuery(f"{text!r}: the simulation has no label {each['name']!r}")
     if parsed + labels.count(",") < len(labels):
-        raise UnknownQuery(f"{text!r}: the labels {labels!r} are not understood")
+        raise UnknownQuery(f"{text!r}: the labels {labels!r} are not supported")
     if bool(found["function"]) != bool(found["range"]):
-        raise UnknownQuery(f"{text!r}: functions over time go with a range such as [2m], and only they do")
+        raise UnknownQuery(f"{text!r}: only functions over time have a range such as [2m], and they require one")
     seconds = float(found["range"]) * _SECONDS[found["unit"]] if found["range"] else 0.0
     return _Term(found["metric"], re.compile(label), found["function"] or "", seconds)

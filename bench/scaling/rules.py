@@ -1,8 +1,8 @@
-"""How many replicas Kubernetes and KEDA want, as their documentation says, second by second of simulated time.
+"""Desired replicas according to Kubernetes and KEDA, implemented after their documentation.
 
 HorizontalPodAutoscaler: https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/ (algorithm details,
 configurable scaling behavior). KEDA: https://keda.sh/docs/latest/reference/scaledobject-spec/ and
-https://keda.sh/docs/latest/concepts/scaling-deployments/ (it wakes and puts to sleep, an HPA of its own does the rest).
+https://keda.sh/docs/latest/concepts/scaling-deployments/ (KEDA scales from and to zero, its HPA does the rest).
 """
 
 import math
@@ -16,7 +16,7 @@ SYNC_SECONDS = 15.0  # --horizontal-pod-autoscaler-sync-period
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """At most so many pods, or percent of them, come or go in a period."""
+    """Maximum change in a period, in pods or in percent."""
 
     kind: Literal["Pods", "Percent"]
     value: int
@@ -33,14 +33,14 @@ class Behavior:
     tolerance: float = 0.1
 
 
-# What Kubernetes takes where `spec.behavior` says nothing.
+# Kubernetes' defaults of `spec.behavior`.
 DEFAULT_UP = Behavior(0.0, (Policy("Percent", 100, 15.0), Policy("Pods", 4, 15.0)))
 DEFAULT_DOWN = Behavior(300.0, (Policy("Percent", 100, 15.0),))
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A number to look at, and how much of it a replica is to have."""
+    """A metric query, and its target value per replica."""
 
     query: str
     target: float
@@ -49,7 +49,7 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of one autoscaler. Polling and cooldown are KEDA's; an HPA alone never goes below one replica."""
+    """Settings of an autoscaler. Polling and cooldown are KEDA's; an HPA alone never scales below one replica."""
 
     min_replicas: int
     max_replicas: int
@@ -63,30 +63,30 @@ class Settings:
 
 @dataclass(slots=True)
 class Autoscaler:
-    """Follows one service. Call `sync` every SYNC_SECONDS and `poll` every `polling_seconds`."""
+    """Autoscaler of a service. Call `sync` every SYNC_SECONDS and `poll` every `polling_seconds`."""
 
     settings: Settings
-    _wishes: deque[tuple[float, int]] = field(default_factory=deque)
+    _recommendations: deque[tuple[float, int]] = field(default_factory=deque)
     _added: deque[tuple[float, int]] = field(default_factory=deque)
     _removed: deque[tuple[float, int]] = field(default_factory=deque)
     _active_at: float = -math.inf
 
     def sync(self, now: float, current: int, values: Sequence[float]) -> int:
-        """Replicas that the HPA wants, given those there are and the value of each trigger."""
+        """Replicas desired by the HPA, given the current ones and the value of each trigger."""
         settings = self.settings
-        least = max(1, settings.min_replicas) if settings.keda else settings.min_replicas
+        minimum = max(1, settings.min_replicas) if settings.keda else settings.min_replicas
         if current == 0:
-            return 0  # an HPA rests where somebody set zero
-        if not least <= current <= settings.max_replicas:
-            wanted = min(max(current, least), settings.max_replicas)
+            return 0  # an HPA is disabled while its target is scaled to zero
+        if not minimum <= current <= settings.max_replicas:
+            wanted = min(max(current, minimum), settings.max_replicas)
         else:
             wanted = self._stabilized(now, current, self._from_metrics(current, values))
-            wanted = min(max(self._limited(now, current, wanted), least), settings.max_replicas)
+            wanted = min(max(self._limited(now, current, wanted), minimum), settings.max_replicas)
         self._note(now, current, wanted)
         return wanted
 
     def poll(self, now: float, current: int, values: Sequence[float]) -> int:
-        """Replicas that KEDA wants: it wakes a service that is at zero, and puts to sleep what was idle for long."""
+        """Replicas desired by KEDA, which scales from zero when a trigger is active, and to zero after the cooldown."""
         settings = self.settings
         if not settings.keda:
             return current
@@ -95,32 +95,32 @@ class Autoscaler:
             if current == 0:
                 return max(1, settings.min_replicas)
         elif settings.min_replicas == 0 and current > 0 and now - self._active_at > settings.cooldown_seconds:
-            self._wishes.clear()
+            self._recommendations.clear()
             return 0
         return current
 
     def _from_metrics(self, current: int, values: Sequence[float]) -> int:
-        """The largest wish of all triggers; each is AverageValue, so what matters is the sum over the replicas."""
-        wishes = []
+        """The maximum over all triggers. Targets are AverageValues, so queries are compared per replica."""
+        recommendations = []
         for value, trigger in zip(values, self.settings.triggers, strict=True):
             ratio = value / (trigger.target * current)
             side = self.settings.up if ratio > 1 else self.settings.down
             within = abs(ratio - 1) <= side.tolerance
-            wishes.append(current if within else math.ceil(round(value / trigger.target, 9)))
-        return max(wishes)
+            recommendations.append(current if within else math.ceil(round(value / trigger.target, 9)))
+        return max(recommendations)
 
     def _stabilized(self, now: float, current: int, wanted: int) -> int:
-        """Up by the least, down by the most that was wished within each direction's window."""
+        """Stabilized: up to the minimum, down to the maximum of the recommendations within the window."""
         up, down = self.settings.up.stabilization_seconds, self.settings.down.stabilization_seconds
-        while self._wishes and self._wishes[0][0] < now - max(up, down):
-            self._wishes.popleft()
-        least = min((wish for at, wish in self._wishes if at >= now - up), default=wanted)
-        most = max((wish for at, wish in self._wishes if at >= now - down), default=wanted)
-        self._wishes.append((now, wanted))
-        return min(max(current, min(least, wanted)), max(most, wanted))
+        while self._recommendations and self._recommendations[0][0] < now - max(up, down):
+            self._recommendations.popleft()
+        minimum = min((count for at, count in self._recommendations if at >= now - up), default=wanted)
+        highest = max((count for at, count in self._recommendations if at >= now - down), default=wanted)
+        self._recommendations.append((now, wanted))
+        return min(max(current, min(minimum, wanted)), max(highest, wanted))
 
     def _limited(self, now: float, current: int, wanted: int) -> int:
-        """`wanted`, as far as the policies let it."""
+        """`wanted`, limited by the policies."""
         if wanted > current:
             return min(wanted, max(current, self._limit(now, current, self.settings.up, up=True)))
         if wanted < current:
@@ -140,7 +140,7 @@ class Autoscaler:
                 limits.append(math.ceil(at_start * (1 + policy.value / 100)))
             else:
                 limits.append(math.floor(at_start * (1 - policy.value / 100)))
-        # Max is the most change: the highest limit on the way up, the lowest on the way down.
+        # Max selects the largest change: the highest limit when scaling up, the lowest when scaling down.
         return max(limits) if up == (side.select == "Max") else min(limits)
 
     def _note(self, now: float, current: int, wanted: int) -> None:

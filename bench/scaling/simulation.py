@@ -1,4 +1,4 @@
-"""Replays traffic against the services, under autoscalers or with fixed replicas."""
+"""Replays traffic against simulated services with autoscalers or fixed replicas."""
 
 import heapq
 import itertools
@@ -14,13 +14,13 @@ from bench.scaling.queries import SCRAPE_SECONDS, Query, Samples
 from bench.scaling.rules import SYNC_SECONDS, Autoscaler, Settings
 from bench.scaling.traffic import Question, Speeds, Traffic
 
-# A question that finds no replica at all comes again after so long.
-_AGAIN_SECONDS = 2.0
+# Delay before a call that found no replica is retried.
+_RETRY_SECONDS = 2.0
 _BACKGROUND_SECONDS = 1.0
-# A step of hearing clips, which a question's encoding waits for at most.
+# Duration of a step of background transcription, for which a question's encoding may have to wait.
 _STEP_SECONDS = 0.3
 _FIRST_TOKEN_SECONDS = 0.2
-# A recording's summary: as long as so many answers.
+# Duration of a recording's summary, in answers.
 _SUMMARY_ANSWERS = 3
 
 SPEECH, VISION, LANGUAGE, VOICE = "speech-encoder", "vision-encoder", "language-model", "speech-synthesizer"
@@ -28,54 +28,54 @@ SPEECH, VISION, LANGUAGE, VOICE = "speech-encoder", "vision-encoder", "language-
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a run. Waits are seconds, by service, and of each question over all services."""
+    """Results of a run. Waiting times are in seconds, by service, and for each question the sum over services."""
 
     gpu_hours: dict[str, float]
     waits: dict[str, list[float]]
-    questions: list[tuple[float, float]]  # when it came, what it waited
-    recordings: list[tuple[float, float]]  # seconds of audio, seconds until it was heard
+    questions: list[tuple[float, float]]  # arrival, waiting time
+    recordings: list[tuple[float, float]]  # seconds of audio, seconds until it was transcribed
     replicas: list[tuple[float, dict[str, int]]]
 
     def p95(self, service: str = "") -> float:
-        """Of waiting: of a service, or of whole questions."""
+        """95th percentile of the waiting time at a service, or of questions."""
         waits = self.waits[service] if service else [wait for _, wait in self.questions]
         return float(np.percentile(waits, 95)) if waits else 0.0
 
     @property
-    def heard_p95(self) -> float:
-        """Seconds until a recording is heard."""
+    def transcribed_p95(self) -> float:
+        """95th percentile of the seconds until a recording is transcribed."""
         return float(np.percentile([seconds for _, seconds in self.recordings], 95)) if self.recordings else 0.0
 
     @property
     def hours(self) -> float:
-        """Of GPUs, all services together."""
+        """GPU hours of all services together."""
         return sum(self.gpu_hours.values())
 
 
 @dataclass(slots=True)
-class _Asked:
+class _Request:
     question: Question
     waited: float = 0.0
     encodings: int = 0
 
 
 @dataclass(slots=True)
-class _Heard:
-    came: float
+class _Job:
+    arrived: float
     audio_seconds: float
     left: float
 
 
 class Simulation:
-    """One run; `run()` once.
+    """One run; call `run()` once.
 
     Args:
-        services: As the chart deploys them.
-        traffic: What is asked.
-        speeds: Of a pod.
-        start_seconds: Of a pod, by service.
-        fixed: Replicas by service, for fleets that are not scaled.
-        joint: Settings of the one scaler that gives all services the same number of replicas; None for each its own.
+        services: As deployed by the chart.
+        traffic: Questions and recordings.
+        speeds: Speeds of a pod.
+        start_seconds: Start time of a pod, by service.
+        fixed: Replicas by service, for services that are not autoscaled.
+        joint: Settings of one autoscaler for all services; None for one per service.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
         self._scraped: list[tuple[float, Samples]] = []
-        self._jobs: list[_Heard] = []
+        self._jobs: list[_Job] = []
         self._draw = np.random.default_rng(0)
         self.fleets = {
             each.name: Fleet(
@@ -106,12 +106,12 @@ class Simulation:
         self._begin(services, fixed or {}, joint)
 
     def run(self) -> Outcome:
-        """Returns when everything that was asked has been answered."""
+        """Returns when all questions have been answered."""
         for question in self.traffic.questions:
-            self._at(question.at, self._ask, _Asked(question))
+            self._at(question.at, self._submit, _Request(question))
         for recording in self.traffic.recordings:
-            heard = _Heard(recording.at, recording.audio_seconds, recording.audio_seconds)
-            self._at(recording.at, self._jobs.append, heard)
+            job = _Job(recording.at, recording.audio_seconds, recording.audio_seconds)
+            self._at(recording.at, self._jobs.append, job)
         while self._events:
             self._now, _, act, arguments = heapq.heappop(self._events)
             act(*arguments)
@@ -123,10 +123,10 @@ class Simulation:
     def _begin(self, services: Sequence[ScaledService], fixed: Mapping[str, int], joint: Settings | None) -> None:
         for each in services:
             settings = joint or each.autoscaler
-            least = max(1, settings.min_replicas) if settings else each.replicas
-            self.fleets[each.name].scale(0.0, fixed.get(each.name, least), at_once=True)
+            minimum = max(1, settings.min_replicas) if settings else each.replicas
+            self.fleets[each.name].scale(0.0, fixed.get(each.name, minimum), at_once=True)
         self._every(SCRAPE_SECONDS, self._scrape)
-        self._every(_BACKGROUND_SECONDS, self._hear)
+        self._every(_BACKGROUND_SECONDS, self._transcribe)
         scaled = [each for each in services if each.name not in fixed]
         if joint is not None:
             self._follow(joint, [each.name for each in scaled])
@@ -136,7 +136,7 @@ class Simulation:
                 self._follow(each.autoscaler, [each.name])
 
     def _follow(self, settings: Settings, names: Sequence[str]) -> None:
-        """Has one autoscaler set the replicas of the fleets."""
+        """Runs one autoscaler for these fleets."""
         scaler = Autoscaler(settings)
         queries = [Query.parse(trigger.query) for trigger in settings.triggers]
 
@@ -148,7 +148,7 @@ class Simulation:
             for name in names:
                 self.fleets[name].scale(self._now, wanted)
 
-        # The HPA looks some seconds after the scrape, whose moment it does not know.
+        # The HPA is not synchronized with scrapes: it evaluates them some seconds later.
         self._every(SYNC_SECONDS, lambda: act(scaler.sync), first=7.0)
         if settings.keda:
             self._every(settings.polling_seconds, lambda: act(scaler.poll), first=3.0)
@@ -164,70 +164,70 @@ class Simulation:
 
         self._at(first, again)
 
-    def _ask(self, asked: _Asked) -> None:
-        question = asked.question
+    def _submit(self, request: _Request) -> None:
+        question = request.question
         encodings = [(SPEECH, question.audio_seconds * self._speeds.encode_factor)] if question.audio_seconds else []
         encodings += [(VISION, self._speeds.picture_seconds)] * question.pictures
-        asked.encodings = len(encodings)
+        request.encodings = len(encodings)
         if not encodings:
-            self._answer(asked)
+            self._answer(request)
         for service, seconds in encodings:
-            self._encode(asked, service, seconds, self._now)
+            self._encode(request, service, seconds, self._now)
 
-    def _encode(self, asked: _Asked, service: str, seconds: float, came: float) -> None:
+    def _encode(self, request: _Request, service: str, seconds: float, arrived: float) -> None:
         busy = service == SPEECH and bool(self._jobs)
         step = float(self._draw.uniform(0, _STEP_SECONDS)) if busy else 0.0
-        audio_seconds = asked.question.audio_seconds if service == SPEECH else 0.0
-        begins = self.fleets[service].call(self._now, seconds, audio_seconds=audio_seconds, behind=step)
+        audio_seconds = request.question.audio_seconds if service == SPEECH else 0.0
+        begins = self.fleets[service].call(self._now, seconds, audio_seconds=audio_seconds, delay=step)
         if begins is None:
-            self._at(self._now + _AGAIN_SECONDS, self._encode, asked, service, seconds, came)
+            self._at(self._now + _RETRY_SECONDS, self._encode, request, service, seconds, arrived)
             return
-        # Side by side: what counts is the one that waits longest.
-        asked.waited = max(asked.waited, begins - came)
-        self._at(begins + seconds, self._encoded, asked)
+        # Encodings run concurrently, so the longest wait counts.
+        request.waited = max(request.waited, begins - arrived)
+        self._at(begins + seconds, self._encoded, request)
 
-    def _encoded(self, asked: _Asked) -> None:
-        asked.encodings -= 1
-        if asked.encodings == 0:
-            self._answer(asked)
+    def _encoded(self, request: _Request) -> None:
+        request.encodings -= 1
+        if request.encodings == 0:
+            self._answer(request)
 
-    def _answer(self, asked: _Asked) -> None:
-        seconds = asked.question.answer_seconds
+    def _answer(self, request: _Request) -> None:
+        seconds = request.question.answer_seconds
         begins = self.fleets[LANGUAGE].call(self._now, seconds)
         if begins is None:
-            asked.waited += _AGAIN_SECONDS
-            self._at(self._now + _AGAIN_SECONDS, self._answer, asked)
+            request.waited += _RETRY_SECONDS
+            self._at(self._now + _RETRY_SECONDS, self._answer, request)
             return
-        asked.waited += begins - self._now
-        if asked.question.spoken:
-            self._at(begins + _FIRST_TOKEN_SECONDS, self._speak, asked)
+        request.waited += begins - self._now
+        if request.question.spoken:
+            self._at(begins + _FIRST_TOKEN_SECONDS, self._speak, request)
         else:
-            self._outcome.questions.append((asked.question.at, asked.waited))
+            self._outcome.questions.append((request.question.at, request.waited))
 
-    def _speak(self, asked: _Asked) -> None:
-        begins = self.fleets[VOICE].call(self._now, asked.question.answer_seconds)
+    def _speak(self, request: _Request) -> None:
+        begins = self.fleets[VOICE].call(self._now, request.question.answer_seconds)
         if begins is None:
-            asked.waited += _AGAIN_SECONDS
-            self._at(self._now + _AGAIN_SECONDS, self._speak, asked)
+            request.waited += _RETRY_SECONDS
+            self._at(self._now + _RETRY_SECONDS, self._speak, request)
             return
-        self._outcome.questions.append((asked.question.at, asked.waited + begins - self._now))
+        self._outcome.questions.append((request.question.at, request.waited + begins - self._now))
 
-    def _hear(self) -> None:
-        """Long recordings get the time that questions leave to the speech encoders, shared among them alike."""
+    def _transcribe(self) -> None:
+        """Long recordings share the time that questions leave to the speech encoders equally."""
         idle = self.fleets[SPEECH].idle_seconds(self._now, self._now + _BACKGROUND_SECONDS)
-        room = idle / self._speeds.hear_factor
+        room = idle / self._speeds.transcribe_factor
         for job in sorted(self._jobs, key=lambda job: job.left):
             share = min(job.left, room / (len(self._jobs) or 1))
             job.left -= share
         for job in [job for job in self._jobs if job.left <= 1e-6]:
             self._jobs.remove(job)
-            self._outcome.recordings.append((job.audio_seconds, self._now - job.came))
+            self._outcome.recordings.append((job.audio_seconds, self._now - job.arrived))
             self._summarize()
 
     def _summarize(self) -> None:
         seconds = _SUMMARY_ANSWERS * self._speeds.answer_seconds
-        if self.fleets[LANGUAGE].call(self._now, seconds, counts=False) is None:
-            self._at(self._now + _AGAIN_SECONDS, self._summarize)
+        if self.fleets[LANGUAGE].call(self._now, seconds, interactive=False) is None:
+            self._at(self._now + _RETRY_SECONDS, self._summarize)
 
     def _scrape(self) -> None:
         samples: dict[tuple[str, str], float] = {}

@@ -1,4 +1,4 @@
-"""A day of traffic: questions as an office asks them over a day, and long recordings that come in bursts."""
+"""A day of traffic: questions over an office day, and long recordings that arrive in bursts."""
 
 import math
 from dataclasses import dataclass
@@ -6,31 +6,31 @@ from dataclasses import dataclass
 import numpy as np
 
 DAY_SECONDS = 86_400.0
-# Share of the busiest minute's rate, by hour of the day; straight lines between.
+# Share of the busiest minute's rate, by hour of the day, interpolated linearly.
 _HOURS = (0.03, 0.02, 0.02, 0.02, 0.02, 0.03, 0.07, 0.20, 0.60, 0.90, 1.00, 0.95,
           0.60, 0.75, 0.95, 0.95, 0.80, 0.50, 0.25, 0.15, 0.12, 0.10, 0.06, 0.04)  # fmt: skip
-# Sudden peaks, as when a meeting of many ends: hour, minutes, times the usual rate.
+# Sudden peaks, such as at the end of a large meeting: hour, minutes, factor on the usual rate.
 _PEAKS = ((9.0, 15.0, 2.0), (11.5, 10.0, 1.5), (14.0, 15.0, 2.0), (20.5, 15.0, 2.0))
-# Bursts of recordings: hour and how many; beside them some come one by one.
+# Bursts of recordings: hour and number; others arrive one by one.
 _BURSTS = ((10.1, 6), (12.2, 8), (15.1, 6), (17.2, 10))
 _SINGLE_RECORDINGS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """What one pod takes, in seconds; measured on the preset and machine that the report names.
+    """Processing times of one pod in seconds, measured with the preset and on the machine named in the report.
 
     Attributes:
-        encode_factor: Seconds of work for a second of a spoken question.
-        hear_factor: Seconds of work for a second of a long recording, tokens and words.
-        picture_seconds: One picture.
-        answer_seconds: The mean answer; they are spread as a log-normal of `answer_spread`.
-        answer_spread: Standard deviation of its logarithm.
-        voice_streams: Answers that a synthesizer speaks at a time without falling behind those who write them.
+        encode_factor: Time to encode a second of a spoken question.
+        transcribe_factor: Time to encode and transcribe a second of a long recording.
+        picture_seconds: Time to encode a picture.
+        answer_seconds: Mean time of an answer; times are log-normally distributed.
+        answer_spread: Standard deviation of the logarithm of that time.
+        voice_streams: Answers that a synthesizer can speak at the same time, as fast as they are generated.
     """
 
     encode_factor: float = 0.05
-    hear_factor: float = 0.06
+    transcribe_factor: float = 0.06
     picture_seconds: float = 0.06
     answer_seconds: float = 3.5
     answer_spread: float = 0.6
@@ -39,7 +39,7 @@ class Speeds:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request; what it does not have is 0."""
+    """One request; absent parts are 0."""
 
     at: float
     audio_seconds: float
@@ -58,7 +58,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Both in order of time; `seconds` is how long it lasts."""
+    """Questions and recordings in order of time; `seconds` is the duration."""
 
     seconds: float
     questions: tuple[Question, ...]
@@ -66,7 +66,7 @@ class Traffic:
 
 
 def rate_at(seconds: float) -> float:
-    """Share of the busiest usual minute, peaks included."""
+    """Share of the busiest usual minute's rate, including peaks."""
     hour = seconds / 3600 % 24
     usual = float(np.interp(hour, np.arange(25), (*_HOURS, _HOURS[0])))
     return usual * max((times for at, minutes, times in _PEAKS if at <= hour < at + minutes / 60), default=1.0)
@@ -75,10 +75,10 @@ def rate_at(seconds: float) -> float:
 def day(
     *, peak_per_second: float, speeds: Speeds, seed: int = 0, begin: float = 0.0, end: float = DAY_SECONDS
 ) -> Traffic:
-    """The hours from `begin` to `end` (seconds of the day), moved to begin at 0.
+    """The traffic from `begin` to `end`, in seconds of the day, with times relative to `begin`.
 
     Args:
-        peak_per_second: Questions a second in the busiest usual minute.
+        peak_per_second: Questions per second in the busiest usual minute.
         speeds: For the length of answers.
         seed: The same seed gives the same day.
         begin: First second.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.autoscaling import OBJECTS, compare, joint_settings, peak_of, sized, start_seconds, verdict
+from bench.autoscaling import OBJECTS, compare, joint_settings, peak_of, size_replicas, start_seconds, verdict
 from bench.report import RESULTS
 from bench.scaling.chart import MODEL_SERVICES, UnknownObject, read_services
 from bench.scaling.queries import Query, UnknownQuery
@@ -197,16 +197,16 @@ def test_all_questions_are_answered_and_recordings_transcribed() -> None:
     traffic = replace(traffic, recordings=(Recording(60.0, 600.0),))
     outcome = Simulation(read_services(objects()), traffic, speeds, dict.fromkeys(MODEL_SERVICES, 20.0)).run()
     assert len(outcome.questions) == len(traffic.questions)
-    ((seconds, heard),) = outcome.recordings
+    ((seconds, seconds_taken),) = outcome.recordings
     assert seconds == 600.0
-    assert heard == pytest.approx(600.0 * speeds.hear_factor, abs=30.0)
+    assert seconds_taken == pytest.approx(600.0 * speeds.transcribe_factor, abs=30.0)
 
 
 def test_the_charts_settings_meet_their_goals_on_a_short_day() -> None:
     """A whole day is `make bench-autoscaling`; here its first peak and the quiet hours before."""
     services, speeds = read_services(objects()), Speeds()
     traffic = day(peak_per_second=peak_of(services, speeds, 0.3), speeds=speeds, begin=3 * 3600, end=9.25 * 3600)
-    outcomes = compare(services, traffic, speeds, start_seconds(20.0), goal=1.0, heard_goal=600.0)
+    outcomes = compare(services, traffic, speeds, start_seconds(20.0), goal=1.0, transcribed_goal=600.0)
     found = verdict(outcomes["autoscaled"], outcomes["fixed"])
     assert found["gpu_hours_over_fixed"] < 0.6
     assert outcomes["autoscaled"].p95() < 3.0
@@ -224,7 +224,7 @@ def test_traffic_beyond_the_largest_fleet_is_an_error() -> None:
     services, speeds = read_services(objects()), Speeds()
     traffic = day(peak_per_second=40.0, speeds=speeds, begin=36_000, end=36_060)
     with pytest.raises(ValueError, match="language-model: 32 replicas are not enough"):
-        sized(services, traffic, speeds, goal=0.01, heard_goal=600.0)
+        size_replicas(services, traffic, speeds, goal=0.01, transcribed_goal=600.0)
 
 
 def test_the_joint_scaler_uses_every_trigger() -> None:
