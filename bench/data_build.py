@@ -1,11 +1,10 @@
-"""How long the data pipeline takes: published text-image instructions spoken, filtered and validated, step by step.
+"""Duration of the data pipeline: text-image instructions are synthesized, filtered and validated, step by step.
 
-The conversations are made for this, in the published layout: a sentence or two of people's chats about a picture, and
-another for an answer. Each step is the `lyra data` command that a user would type, on all cores. `hours` is what
-1.5 million samples, as many as the published set has, would take on 16 such cores at the same rate. Whisper listens to
-the first samples only: it costs the most, and the same for each.
+The conversations are synthetic, in the published layout: one or two sentences from chats about a picture, and another
+one as the answer. Each step is a `lyra data` command on all cores. `hours` extrapolates to 1.5 million samples, the
+size of the published data set, on 16 such cores. Only the first samples are filtered with Whisper, the slowest step.
 
-    python -m bench.data_build --samples 10000 --heard 500
+    python -m bench.data_build --samples 10000 --whisper-samples 500
 """
 
 import io
@@ -36,7 +35,7 @@ RULES = (
 
 
 def make(folder: Path, samples: int) -> Path:
-    """Writes conversations and pictures; returns the JSON file."""
+    """Writes conversations and pictures. Returns the JSON file."""
     rng, sentences = random.Random(0), load_sentences("chitchat", lyra_home() / "training" / "packages")
     for number in range(PICTURES):
         picture = Image.frombytes("RGB", (28, 28), rng.randbytes(28 * 28 * 3)).resize(
@@ -68,18 +67,29 @@ def timed(*arguments: object) -> float:
     return time.perf_counter() - start
 
 
-def measure(folder: Path, samples: int, heard: int, cores: int) -> dict[str, dict[str, float]]:
-    """Every step of the pipeline: its samples, and what it took."""
-    source, raw, few = make(folder, samples), folder / "raw", folder / "few"
+def measure(folder: Path, samples: int, whisper_samples: int, cores: int) -> dict[str, dict[str, float]]:
+    """Number of samples and time of each step of the pipeline."""
+    source, raw, subset = make(folder, samples), folder / "raw", folder / "subset"
     workers = ("--workers", cores)
     build = ("data", "build", "instruct", "--media-root", folder, *workers)
-    # A shard is one worker's: all shall have some.
-    timed(*build, "--source", f"{source}:{heard}", "--shard", max(1, heard // (4 * cores)), "--out", few)
+    # Enough shards for all workers, as a shard belongs to one.
+    timed(
+        *build,
+        "--source",
+        f"{source}:{whisper_samples}",
+        "--shard",
+        max(1, whisper_samples // (4 * cores)),
+        "--out",
+        subset,
+    )
     steps: dict[str, tuple[int, tuple[object, ...]]] = {
         "build": (samples, (*build, "--source", source, "--out", raw)),
         "filter by rules": (samples, ("data", "filter", raw, "--out", folder / "clean", *RULES.split(), *workers)),
         "validate": (samples, ("data", "validate", raw, *workers)),
-        "filter by Whisper": (heard, ("data", "filter", few, "--out", folder / "heard", "--max-wer", 0.5, *workers)),
+        "filter by Whisper": (
+            whisper_samples,
+            ("data", "filter", subset, "--out", folder / "transcribed", "--max-wer", 0.5, *workers),
+        ),
     }
     found = {}
     for name, (count, command) in steps.items():
@@ -103,19 +113,21 @@ def plot(report: dict[str, Any]) -> Figure:
     axes.barh(names, hours)
     for place, value in enumerate(hours):
         axes.annotate(f" {value:.1f} h", (value, place), va="center", fontsize=8)
-    axes.set(xlabel=f"hours for {PUBLISHED_SAMPLES:,} samples on {CORES} such cores: {report['hours']:.1f} together")
+    axes.set(xlabel=f"hours for {PUBLISHED_SAMPLES:,} samples on {CORES} such cores: {report['hours']:.1f} in total")
     axes.set_title(f"measured on {report['machine']['cores']} cores, {report['machine']['processor']}", fontsize=9)
     return figure
 
 
 def main() -> None:
     parser = command_line("data_build", __doc__ or "")
-    parser.add_argument("--samples", type=int, default=10_000, help="conversations that are built (default 10000)")
-    parser.add_argument("--heard", type=int, default=500, help="of them, how many Whisper listens to (default 500)")
+    parser.add_argument("--samples", type=int, default=10_000, help="number of conversations (default 10000)")
+    parser.add_argument(
+        "--whisper-samples", type=int, default=500, help="number of them filtered with Whisper (default 500)"
+    )
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as scratch:
-        steps = measure(Path(scratch), options.samples, options.heard, cores)
+        steps = measure(Path(scratch), options.samples, options.whisper_samples, cores)
     hours = round(sum(step["hours"] for step in steps.values()), 2)
     report = {
         "published_samples": PUBLISHED_SAMPLES,

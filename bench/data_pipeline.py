@@ -1,11 +1,11 @@
-"""How fast training data are read: samples and megabytes a second, as a stream, shuffled, at random, without media.
+"""Speed of reading training data: as a stream, shuffled, at random, and without media.
 
-The data are made for this: spoken questions, some with a picture, of the sizes that `lyra data build` gives. Every way
-reads the same folder, in turn, in the same run, one thread; before a `cold` reading the system is told to forget the
-files. Reading means: from the file to a `Conversation` with the encoded bytes of its media.
+The data are synthetic: spoken questions, some with a picture, in the sizes that `lyra data build` produces. All ways
+read the same folder in turn, in the same run, with one thread; the page cache is dropped before each `cold`
+measurement. A sample counts as read when it is a `Conversation` with the encoded bytes of its media.
 
-The report says how many times faster the stream is than training takes samples: `--consumed` a second, or what
-`bench.trainer` measured last.
+The report compares the stream with the rate at which training consumes samples: `--consumed` per second, or the last
+measurement of `bench.trainer`.
 
     python -m bench.data_pipeline --samples 10000
 """
@@ -34,19 +34,19 @@ from model_core.language.messages import Role
 
 SHARD_SAMPLES = 500
 BUFFER = 1000
-AT_RANDOM = 200
-LOOK_EVERY = 50  # samples between two looks at the memory
+RANDOM_SAMPLES = 200
+MEMORY_EVERY = 50  # samples between two measurements of memory
 SECONDS = (1.5, 8.0)
-BYTES_A_SECOND = 16_000  # of FLAC of speech at 16 kHz
+BYTES_PER_SECOND = 16_000  # FLAC of speech at 16 kHz
 PICTURE_BYTES = 30_000
 SENTENCE = "the captain wrote a letter about seven boats that lay in the harbour of the northern island"
 
 Read = Callable[[], Iterator[int]]
-"""Yields the bytes of the media of each sample that is read."""
+"""Yields the size of each sample's media in bytes."""
 
 
 def make(folder: Path, samples: int) -> int:
-    """Writes the data; returns the bytes of all shards. Media are random bytes: reading does not decode them."""
+    """Writes the data. Returns the size of all shards. Media are random bytes, since reading does not decode them."""
     rng = random.Random(0)
     entries = []
     for number, first in enumerate(range(0, samples, SHARD_SAMPLES)):
@@ -57,7 +57,7 @@ def make(folder: Path, samples: int) -> int:
 
 
 def sample(rng: random.Random, number: int) -> Conversation:
-    """A spoken question, every third with a picture."""
+    """A spoken question; every third one has a picture."""
     seconds = rng.uniform(*SECONDS)
     shown = number % 3 == 0
     return Conversation(
@@ -69,7 +69,7 @@ def sample(rng: random.Random, number: int) -> Conversation:
         images=(rng.randbytes(PICTURE_BYTES),) if shown else (),
         speech=(
             Speech(
-                data=rng.randbytes(int(seconds * BYTES_A_SECOND)),
+                data=rng.randbytes(int(seconds * BYTES_PER_SECOND)),
                 seconds=seconds,
                 transcript=" ".join(rng.choices(SENTENCE.split(), k=12)),
                 voice="slt",
@@ -80,7 +80,7 @@ def sample(rng: random.Random, number: int) -> Conversation:
 
 
 def ways(folder: Path) -> dict[str, Read]:
-    """Every way of reading, by name."""
+    """All ways of reading, by name."""
 
     def whole(samples: Iterator[Conversation]) -> Iterator[int]:
         for each in samples:
@@ -88,43 +88,43 @@ def ways(folder: Path) -> dict[str, Read]:
 
     def at_random() -> Iterator[Conversation]:
         dataset = ConversationDataset(folder)
-        chosen = random.Random(1).sample(range(len(dataset)), min(AT_RANDOM, len(dataset)))
+        chosen = random.Random(1).sample(range(len(dataset)), min(RANDOM_SAMPLES, len(dataset)))
         return (dataset[index] for index in chosen)
 
-    def light() -> Iterator[int]:
+    def without_media() -> Iterator[int]:
         return (0 for _ in ConversationDataset(folder).light())
 
     return {
         "stream": lambda: whole(stream(folder, seed=1, shuffle_buffer=0)),
         f"stream, shuffled in {BUFFER:,}": lambda: whole(stream(folder, seed=1, shuffle_buffer=BUFFER)),
         "at random": lambda: whole(at_random()),
-        "without media": light,
+        "without media": without_media,
     }
 
 
 def measure(read: Read) -> dict[str, float]:
-    """One reading: samples and megabytes a second, samples a second of processor time (which other work on the machine
-    disturbs little), and by how much the memory grew at most."""
+    """One measurement: samples and megabytes per second, samples per second of CPU time (which other work on the
+    machine hardly affects), and the peak growth of memory."""
     process = psutil.Process()
-    before = most = process.memory_info().rss
+    before = peak = process.memory_info().rss
     start, worked = time.perf_counter(), time.process_time()
     samples = size = 0
     for media in read():
         samples += 1
         size += media
-        if samples % LOOK_EVERY == 0:
-            most = max(most, process.memory_info().rss)
+        if samples % MEMORY_EVERY == 0:
+            peak = max(peak, process.memory_info().rss)
     seconds, worked = time.perf_counter() - start, time.process_time() - worked
     return {
         "samples_a_second": round(samples / seconds, 1),
         "samples_a_processor_second": round(samples / worked, 1),
         "megabytes_a_second": round(size / 1e6 / seconds, 1),
-        "memory_growth_mib": round((most - before) / 2**20, 1),
+        "memory_growth_mib": round((peak - before) / 2**20, 1),
     }
 
 
-def forget(folder: Path, shards: int) -> None:
-    """Asks the system to drop the shards from its cache of files."""
+def drop_page_cache(folder: Path, shards: int) -> None:
+    """Drops the shards from the page cache."""
     for number in range(shards):
         with shard_path(folder, number).open("rb") as file:
             os.fsync(file.fileno())
@@ -132,11 +132,11 @@ def forget(folder: Path, shards: int) -> None:
 
 
 def compare(folder: Path, shards: int, repeats: int) -> dict[str, Any]:
-    """Every way, cold and warm, `repeats` times in turn; medians and all measurements."""
+    """Measures all ways, cold and warm, `repeats` times in turn. Returns medians and all measurements."""
     found: dict[str, dict[str, list[dict[str, float]]]] = {name: {"cold": [], "warm": []} for name in ways(folder)}
     for repeat in range(repeats):
         for name, read in ways(folder).items():
-            forget(folder, shards)
+            drop_page_cache(folder, shards)
             found[name]["cold"].append(measure(read))
             found[name]["warm"].append(measure(read))
         print(f"{repeat + 1} of {repeats}", file=sys.stderr)
@@ -144,7 +144,7 @@ def compare(folder: Path, shards: int, repeats: int) -> dict[str, Any]:
 
 
 def plot(report: dict[str, Any]) -> Figure:
-    """Samples a second of every way as bars, every single measurement as a dot; the training step as a line."""
+    """Samples per second: medians as bars, measurements as dots, consumption by training as a line."""
     figure = Figure(figsize=(8, 3.8), layout="constrained")
     axes = figure.add_subplot()
     names = list(report["ways"])
@@ -156,9 +156,9 @@ def plot(report: dict[str, Any]) -> Figure:
             axes.plot([x] * len(rates["all"]), rates["all"], ".", color="black", markersize=3)
             axes.annotate(f"{rates['median']:,.0f}", (x, rates["median"]), ha="center", va="bottom", fontsize=8)
     if consumed := report["training"]["consumed_samples_a_second"]:
-        axes.axhline(consumed, color="C3", label="a training step takes")
+        axes.axhline(consumed, color="C3", label="consumed by training")
     axes.set_xticks(np.arange(len(names)) + 0.2, names)
-    axes.set(ylabel="samples a second", yscale="log")
+    axes.set(ylabel="samples per second", yscale="log")
     axes.legend()
     machine = report["machine"]
     axes.set_title(
@@ -169,11 +169,14 @@ def plot(report: dict[str, Any]) -> Figure:
 
 def main() -> None:
     parser = command_line("data_pipeline", __doc__ or "")
-    parser.add_argument("--samples", type=int, default=4000, help="samples of the data (default 4000)")
+    parser.add_argument("--samples", type=int, default=4000, help="number of samples (default 4000)")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind (default 5)")
-    parser.add_argument("--folder", type=Path, default=None, help="where the data are put (default: a temporary one)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for the data (default: a temporary one)")
     parser.add_argument(
-        "--consumed", type=float, default=None, help="samples a second that training takes (default: of bench.trainer)"
+        "--consumed",
+        type=float,
+        default=None,
+        help="samples per second in training (default: from bench.trainer)",
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
@@ -202,13 +205,13 @@ def main() -> None:
 
 
 def trained() -> float | None:
-    """Samples a second of `lyra train`, as `bench.trainer` left them."""
+    """Samples per second of `lyra train`, from the results of `bench.trainer`."""
     path = RESULTS / "trainer.json"
     return float(json.loads(path.read_text())["samples_per_second"]) if path.is_file() else None
 
 
 def against_training(read: float, consumed: float | None) -> dict[str, float | None]:
-    """How many times faster the shuffled stream is than what a training step takes."""
+    """The rate of the shuffled stream relative to the consumption by training."""
     return {
         "stream_samples_a_second": read,
         "consumed_samples_a_second": consumed,

@@ -1,9 +1,9 @@
-"""Time and memory of long prompts with and without the extractor, beside what its formula leaves of the work.
+"""Time and memory of long prompts with and without the extractor, compared with its cost formula.
 
 python -m bench.extractor --lengths 8192 32768
 
-Each measurement runs in a process of its own. The shape is Qwen2-VL 2B's with fewer layers; all layers cost the same,
-so that shares do not depend on how many there are.
+Each measurement runs in its own process. The shape is that of Qwen2-VL 2B with fewer layers; all layers cost the same,
+so ratios do not depend on their number.
 """
 
 import argparse
@@ -34,9 +34,9 @@ TEXT_BEFORE, INSTRUCTION = 16, 64
 OFF, PAPER = ExtractionConfig(), ExtractionConfig(blocks=4, keep_rate=0.7)
 SWEEP = tuple(ExtractionConfig(blocks, rate) for blocks in (2, 4) for rate in (0.9, 0.7, 0.5))
 DECODED = 12
-# From this length on, tensors are so large that the allocator gives each pages of its own anyway.
+# From this length on, tensors are so large that the allocator maps each one separately anyway.
 EXACT_FROM = 16_384
-# Lyra, the table on the extractor: 4 blocks, keep rate 0.7, on 2^15 tokens, 28 layers on a GPU.
+# From the Lyra paper's table on the extractor: 4 blocks, keep rate 0.7, 2^15 tokens, 28 layers, on a GPU.
 PUBLISHED = {
     "length": 32768,
     "prefill_seconds": [2.99, 1.23],
@@ -47,7 +47,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One prompt: `length` positions, answered with an extraction."""
+    """A prompt of `length` positions and an extractor configuration."""
 
     length: int
     extraction: ExtractionConfig
@@ -57,7 +57,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a case took. The peak is that of the prefill, activations and cache, beside the weights."""
+    """Results of a case. The peak is the memory of the prefill's activations and cache, without the weights."""
 
     prefill_seconds: float
     token_seconds: float
@@ -66,7 +66,7 @@ class Measured:
 
 
 def shape(layers: int) -> Decoder.Config:
-    """Qwen2-VL 2B with `layers` of its 28 layers and hardly a vocabulary."""
+    """Qwen2-VL 2B with `layers` of its 28 layers and a tiny vocabulary."""
     return Decoder.Config(
         vocabulary=1000, width=1536, layers=layers, heads=12, key_value_heads=2, feed_forward=8960, context=1 << 16,
         rope_base=1e6, norm_epsilon=1e-6, qkv_bias=True, rope_sections=(16, 24, 24),
@@ -74,7 +74,7 @@ def shape(layers: int) -> Decoder.Config:
 
 
 def work(case: Case) -> float:
-    """Multiply-adds of the prefill by the formula: linear layers by positions, causal attention by their square."""
+    """Multiply-adds of the prefill by the formula: linear layers in the positions, attention in their square."""
     config = shape(case.layers)
     heads = config.width + 2 * config.key_value_heads * config.head_width
     linear = config.width * (heads + config.width + 3 * config.feed_forward)
@@ -82,7 +82,7 @@ def work(case: Case) -> float:
 
 
 def positions(case: Case) -> Iterator[int]:
-    """Positions that each layer sees."""
+    """Number of positions in each layer."""
     context = case.length - TEXT_BEFORE - INSTRUCTION
     ends = case.extraction.block_ends(case.layers) if case.extraction.drops else []
     for layer in range(case.layers):
@@ -91,7 +91,7 @@ def positions(case: Case) -> Iterator[int]:
 
 
 def measure(case: Case) -> Measured:
-    """Runs in a fresh process, whose peak memory is then that of this case."""
+    """Runs in a new process, whose peak memory is that of this case."""
     dtype = fast_dtype() if case.device == "cpu" else torch.bfloat16
     with torch.device(case.device), torch.inference_mode():
         decoder = shape(case.layers).build().eval().to(dtype)
@@ -99,7 +99,7 @@ def measure(case: Case) -> Measured:
         where = torch.arange(case.length)
         context = (where >= TEXT_BEFORE) & (where < case.length - INSTRUCTION)
         step = torch.randn(1, 1, decoder.config.width, dtype=dtype)
-        decoder(prompt[:, :64], decoder.new_cache())  # the first call of a process pays for more than its work
+        decoder(prompt[:, :64], decoder.new_cache())  # warm-up
         before = peak_bytes(case.device, current=True)
         cache = decoder.new_cache(DECODED)
         extraction = Extraction(case.extraction, [context], [where >= case.length - INSTRUCTION])
@@ -124,7 +124,7 @@ def now(device: str) -> float:
 
 
 def peak_bytes(device: str, current: bool = False) -> int:
-    """Peak memory of this process so far, or what it holds now."""
+    """Peak memory of this process so far, or its current memory."""
     if device != "cpu":
         return torch.cuda.memory_allocated() if current else torch.cuda.max_memory_allocated()
     if current:
@@ -133,18 +133,18 @@ def peak_bytes(device: str, current: bool = False) -> int:
 
 
 def compare(length: int, sweep: tuple[ExtractionConfig, ...], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each setting beside the same prompt without extraction, and an empty cache for what decoding costs anyway."""
+    """Each configuration, the same prompt without extractor, and decoding with an empty cache as a baseline."""
     cases = [
         Case(TEXT_BEFORE + INSTRUCTION + 1, OFF, options.layers, options.device),
         *(Case(length, extraction, options.layers, options.device) for extraction in (OFF, *sweep)),
     ]
     runs: dict[Case, list[Measured]] = {case: [] for case in cases}
-    # In turn, so that whatever else the machine does falls on all alike.
+    # In turn, so that other load on the machine affects all of them.
     for case in cases * options.repeats:
         runs[case].append(in_process_of_its_own(case))
     medians = {case: middle(measured) for case, measured in runs.items()}
     if length < EXACT_FROM:
-        # Every larger tensor then gets pages of its own and gives them back: slower, but memory is what tensors take.
+        # Larger tensors are then mapped separately and returned at once: slower, but exact memory.
         os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)
         medians = {case: replace(one, peak_mib=in_process_of_its_own(case).peak_mib) for case, one in medians.items()}
         del os.environ["MALLOC_MMAP_THRESHOLD_"]
@@ -190,7 +190,7 @@ def middle(measured: list[Measured]) -> Measured:
 
 
 def plot(report: dict[str, Any]) -> "Figure":
-    """Shares of time and memory over what the formula leaves: on the diagonal the extractor costs nothing itself."""
+    """Measured ratios over those of the formula; on the diagonal, the extractor itself costs nothing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5), layout="constrained")
@@ -203,7 +203,7 @@ def plot(report: dict[str, Any]) -> "Figure":
             for row, place in zip(rows, shares, strict=True):
                 axis.annotate(f"{row['blocks']} blocks, {row['keep_rate']}", place, fontsize=7, rotation=-30)
         axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-        axis.set_xlabel("share that the formula leaves")
+        axis.set_xlabel("share by the formula")
         axis.set_ylabel(f"measured share, {'prefill time' if kind == 'prefill' else 'key-value memory'}")
         axis.legend()
     machine = report["machine"]
@@ -215,20 +215,20 @@ def plot(report: dict[str, Any]) -> "Figure":
 
 def main() -> None:
     parser = command_line("extractor", __doc__)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768], help="prompts, in tokens")
-    parser.add_argument("--layers", type=int, default=4, help="layers of the 28 (default 4)")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768], help="prompt lengths in tokens")
+    parser.add_argument("--layers", type=int, default=4, help="layers, of 28 (default 4)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each case (default 3)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     report: dict[str, Any] = {"layers": options.layers, "repeats": options.repeats, "machine": describe()}
     report |= {"published": PUBLISHED, "cases": []}
     for length in options.lengths:
-        # The whole sweep where it is quick, the published setting where it is long.
+        # The whole sweep for short prompts, only the published configuration for long ones.
         rows = compare(length, SWEEP if length == min(options.lengths) else (PAPER,), options)
         report["cases"] += rows
         for row in rows:
             print(f"{length} tokens, {row['blocks']} blocks, keep {row['keep_rate']}: {row['shares']}", flush=True)
-        # After each length: the next may take long.
+        # After each length, as the next one may take long.
         write(report, options.out, plot)
 
 

@@ -1,8 +1,9 @@
-"""How soon an answer begins, and how soon it is heard: Lyra beside the plain pipeline of text API, then speech API.
+"""Latency of first token and first audio: streamed speech, and the plain sequence of text API and speech API.
 
-Both get the same questions from the same stack, in turn, in the same run:
-- `lyra`: one streamed request for text and audio; speech is made while the text is still being written.
-- `sequential`: a streamed request for text; when the text is whole, it is sent to /v1/audio/speech.
+Both send the same questions to the same stack, alternately, in the same run:
+
+- `lyra`: one streamed request for text and audio; speech is synthesized while the text is generated.
+- `sequential`: a streamed request for text; the complete text is then sent to /v1/audio/speech.
 
     python -m bench.first_audio --repeats 10
 """
@@ -57,7 +58,7 @@ def ask_lyra(client: GatewayClient, case: Case) -> Answer:
 
 
 def ask_in_sequence(client: GatewayClient, case: Case) -> Answer:
-    """The whole text first, then speech of it."""
+    """The complete text first, then its speech."""
     start = time.perf_counter()
     answer = collect(client, case.parts, spoken=False, on_text=lambda text: None, max_tokens=MAX_TOKENS)
     pcm = bytearray()
@@ -74,14 +75,14 @@ TIMES = ("first_token_seconds", "first_audio_seconds", "total_seconds")
 
 
 def measure(client: GatewayClient, case: Case, repeats: int) -> dict[str, Any]:
-    """Times of both ways for one question, taken in turn so that both meet the same machine."""
+    """Times of both ways for one question, measured alternately."""
     answers: dict[str, list[Answer]] = {way: [] for way in WAYS}
     for repeat in range(-WARM_UP, repeats):
         ways = list(WAYS.items())
         for way, ask in ways if repeat % 2 else reversed(ways):
             answer = ask(client, case)
             if not answer.text or answer.first_audio_seconds is None:
-                raise SystemExit(f"{case.name}, {way}: the answer is empty; there is nothing to measure")
+                raise SystemExit(f"{case.name}, {way}: the answer is empty")
             if repeat >= 0:
                 answers[way].append(answer)
         print(f"{case.name}: {max(repeat + 1, 0)} of {repeats}", file=sys.stderr)
@@ -96,7 +97,7 @@ def measure(client: GatewayClient, case: Case, repeats: int) -> dict[str, Any]:
 
 
 def plot(report: dict[str, Any]) -> Figure:
-    """Medians as bars, every single measurement as a dot."""
+    """Medians as bars, measurements as dots."""
     cases = report["cases"]
     figure = Figure(figsize=(5 * len(cases), 4), layout="constrained")
     axes = figure.subplots(1, len(cases))
@@ -108,7 +109,7 @@ def plot(report: dict[str, Any]) -> Figure:
                 axis.plot([x] * len(times["all"]), times["all"], ".", color="black", markersize=3)
                 axis.annotate(f"{times['median']:.2f}", (x, times["median"]), ha="center", va="bottom", fontsize=8)
         axis.set_xticks([0.2, 1.2, 2.2], ["first token", "first audio", "whole answer"])
-        axis.set_ylabel("seconds from the request")
+        axis.set_ylabel("seconds after the request")
         asked = f"{case['question_seconds']:.1f} s asked, " if case["question_seconds"] else ""
         axis.set_title(f"{name}\n{asked}{case['answer_audio_seconds']:.1f} s answered", fontsize=10)
         axis.legend()

@@ -1,10 +1,10 @@
-"""Long recordings as jobs: how fast, in how much memory, how well, from a minute to two hours.
+"""Jobs on recordings of a minute to two hours: speed, memory and quality.
 
     python -m bench.long_audio [--seconds 60 600 1800 7200] [--peer] [--upload-mib 1024] [--jobs 200]
 
-Each recording is submitted to a stack of its own on this machine, nothing being warm but the models: transcript,
-summary and three questions; then one more question is asked. With `--peer`, faster-whisper tiny.en (int8, batched, with
-its own voice activity detection) writes the same file down in the same run, beside the speech stage alone.
+Each recording is submitted to a new stack on this machine, with transcript, summary and three questions; then one more
+question is asked. With `--peer`, faster-whisper tiny.en (int8, batched, with its own voice activity detection)
+transcribes the same file in the same run, for comparison with the speech stage.
 """
 
 import json
@@ -24,7 +24,7 @@ import httpx
 import psutil
 from matplotlib.figure import Figure
 
-from bench.long_recording import Said, make, score
+from bench.long_recording import Utterance, make, score
 from bench.machine import describe
 from bench.report import command_line, write
 from model_core.presets import lyra_home
@@ -32,17 +32,26 @@ from services.gateway.http.keys import KeyStore
 from services.operations.local.stack import GATEWAY, Stack
 
 QUESTIONS = ("What is said first?", "Which numbers are named?", "What is asked about animals?")
-LATER = "What is said last?"
+LATER_QUESTION = "What is said last?"
 TARGETS = {"rtf": 0.15, "more_question_share": 0.10, "process_mib": 1536, "plan_seconds": 60, "plan_mib": 300}
-_LOOK_SECONDS = 1.0  # between two looks at processes and jobs, which cost the machine that does the work
+_POLL_SECONDS = 1.0  # interval of polling processes and jobs, which costs time on the same machine
 
 
 def main() -> None:
     parser = command_line("long_audio", __doc__)
-    parser.add_argument("--seconds", type=int, nargs="*", default=[60, 600, 1800, 7200], help="lengths of recordings")
-    parser.add_argument("--peer", action="store_true", help="have faster-whisper write the recordings down, too")
-    parser.add_argument("--upload-mib", type=int, default=0, help="also measure the gateway's memory for such a file")
-    parser.add_argument("--jobs", type=int, default=0, help="also submit so many jobs of 30 s from ten tenants at once")
+    parser.add_argument(
+        "--seconds", type=int, nargs="*", default=[60, 600, 1800, 7200], help="lengths of the recordings"
+    )
+    parser.add_argument("--peer", action="store_true", help="also transcribe with faster-whisper")
+    parser.add_argument(
+        "--upload-mib",
+        type=int,
+        default=0,
+        help="also measure the gateway's memory while uploading a file of this size",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=0, help="also submit this many jobs of 30 s from ten tenants at once"
+    )
     parser.add_argument("--preset", default="nano")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,13 +59,13 @@ def main() -> None:
         report: dict[str, Any] = {"machine": describe(), "preset": options.preset, "targets": TARGETS, "recordings": []}
         for seconds in options.seconds:
             recording = folder / f"{seconds}.mp3"
-            said = make(recording, seconds)
+            utterances = make(recording, seconds)
             with _stack(folder, options.preset) as stack:
                 found = one_recording(stack, recording)
             segments = found.pop("segments")
-            found |= {"score": asdict(score(said, segments))}
+            found |= {"score": asdict(score(utterances, segments))}
             if options.peer:
-                found["peer"] = peer(recording, said)
+                found["peer"] = peer(recording, utterances)
                 found["speed_over_peer"] = round(found["peer"]["seconds"] / found["speech_seconds"], 3)
             report["recordings"].append(found)
             print(json.dumps(found, indent=1))
@@ -72,7 +81,7 @@ def main() -> None:
 
 
 def one_recording(stack: Stack, recording: Path) -> dict[str, Any]:
-    """Times of one job's stages, of one more question, and the most memory that each process took."""
+    """Times of a job's stages and of one more question, and the peak memory of each process."""
     with _client(stack, stack.key) as http, Memory(stack) as memory:
         started = time.perf_counter()
         asked = {"tasks": ["transcript", "summary", "questions"], "questions": QUESTIONS}
@@ -84,12 +93,12 @@ def one_recording(stack: Stack, recording: Path) -> dict[str, Any]:
         total = time.perf_counter() - started
         result = http.get(f"/v1/jobs/{job}/result").raise_for_status().json()
         if result["state"] != "succeeded":
-            raise SystemExit(f"the job has {result['state']}: {http.get(f'/v1/jobs/{job}').json()['reason']}")
+            raise SystemExit(f"the job {result['state']}: {http.get(f'/v1/jobs/{job}').json()['reason']}")
         peaks = memory.peaks()
         began = time.perf_counter()
-        http.post(f"/v1/jobs/{job}/questions", json={"questions": [LATER]}).raise_for_status()
+        http.post(f"/v1/jobs/{job}/questions", json={"questions": [LATER_QUESTION]}).raise_for_status()
         while any(q["state"] == "open" for q in http.get(f"/v1/jobs/{job}").json()["questions"]):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         more = time.perf_counter() - began
     seconds = result["duration_seconds"]
     return {
@@ -103,8 +112,8 @@ def one_recording(stack: Stack, recording: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def peer(recording: Path, said: Sequence[Said]) -> dict[str, Any]:
-    """faster-whisper on the same file, with as many threads as there are cores."""
+def peer(recording: Path, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """faster-whisper on the same file, with one thread per core."""
     from bench.speech_stage import peer_model
 
     cores = psutil.cpu_count() or 1
@@ -115,12 +124,12 @@ def peer(recording: Path, said: Sequence[Said]) -> dict[str, Any]:
     return {
         "seconds": round(time.perf_counter() - started, 2),
         "threads": cores,
-        "score": asdict(score(said, segments)),
+        "score": asdict(score(utterances, segments)),
     }
 
 
 def upload(stack: Stack, folder: Path, mib: int) -> dict[str, Any]:
-    """How much memory the gateway takes while a file of silence passes through it."""
+    """Memory of the gateway while a file of silence is uploaded."""
     path = folder / "large.wav"
     size = mib * 2**20
     with path.open("wb") as file:
@@ -139,7 +148,7 @@ def upload(stack: Stack, folder: Path, mib: int) -> dict[str, Any]:
 
 
 def many_jobs(stack: Stack, folder: Path, count: int) -> dict[str, Any]:
-    """Jobs of 30 s from ten tenants, all at once: how long each waited until it had ended."""
+    """Jobs of 30 s from ten tenants, submitted at once, and the time until each one ended."""
     recordings = []
     for number in range(10):
         recordings.append(folder / f"short-{number}.mp3")
@@ -177,7 +186,7 @@ def _submit(http: httpx.Client, recording: Path) -> httpx.Response:
 
 
 class Memory:
-    """The most memory (RSS, MiB) that any process of each part of a stack takes while the body runs."""
+    """Peak memory (RSS, MiB) of the processes of each part of a stack during the `with` body."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -197,12 +206,12 @@ class Memory:
         return {name: round(mib, 1) for name, mib in self._peaks.items()}
 
     def now(self, name: str) -> float:
-        """Of the largest process of this part; a worker has several."""
+        """Memory of the largest process of this part; a worker has several."""
         root = psutil.Process(self._stack.processes[name].pid)
         return max(each.memory_info().rss for each in (root, *root.children())) / 2**20
 
     def _watch(self) -> None:
-        while not self._over.wait(_LOOK_SECONDS):
+        while not self._over.wait(_POLL_SECONDS):
             for name in self._stack.processes:
                 self._peaks[name] = max(self._peaks.get(name, 0.0), self.now(name))
 
@@ -215,16 +224,16 @@ def plot(report: dict[str, Any]) -> Figure:
     left, right = figure.subplots(1, 2)
     bottom = [0.0] * len(found)
     places = range(len(found))
-    for stage in ("speech", "upload", "plan", "answer"):  # words at the bottom, where the peer's mark is
+    for stage in ("speech", "upload", "plan", "answer"):  # the speech stage at the bottom, next to the peer's mark
         shares = [each[f"{stage}_seconds"] / each["seconds"] for each in found]
         left.bar(places, shares, bottom=bottom, label=stage)
         bottom = [below + share for below, share in zip(bottom, shares, strict=True)]
     if all("peer" in each for each in found):
         shares = [each["peer"]["seconds"] / each["seconds"] for each in found]
-        left.plot(places, shares, "k_", ms=32, label="faster-whisper, words")
+        left.plot(places, shares, "k_", ms=32, label="faster-whisper, transcript")
     left.axhline(TARGETS["rtf"], color="grey", linestyle=":", label="target")
     left.set_xticks(places, [f"{each:.0f} min" for each in minutes])
-    left.set_ylabel("seconds of work a second of sound")
+    left.set_ylabel("seconds per second of audio")
     left.legend()
     for name in sorted({name for each in found for name in each["peak_mib"]}):
         right.plot(minutes, [each["peak_mib"][name] for each in found], "o-", label=name)
@@ -241,7 +250,7 @@ def plot(report: dict[str, Any]) -> Figure:
 
 @contextmanager
 def _stack(folder: Path, preset: str) -> Iterator[Stack]:
-    """A stack with empty stores, and the weights that are here."""
+    """A stack with empty stores and the installed weights."""
     with tempfile.TemporaryDirectory(dir=folder) as home:
         Path(home, "weights").symlink_to(lyra_home() / "weights")
         with Stack(preset=preset, home=Path(home), announce=False) as stack:
@@ -254,7 +263,7 @@ def _client(stack: Stack, key: str) -> httpx.Client:
 
 
 def _states(http: httpx.Client, job: str) -> dict[str, float]:
-    """When each state was first seen; one that was passed over counts with the next."""
+    """Time at which each state was first observed; a state that was missed has the time of the next one."""
     order = ("queued", "planning", "running", "answering", "succeeded")
     seen: dict[str, float] = {}
     while True:
@@ -264,11 +273,11 @@ def _states(http: httpx.Client, job: str) -> dict[str, float]:
             seen.setdefault(passed, time.perf_counter())
         if state not in order[:-1]:
             return seen
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _wav_header(size: int) -> bytes:
-    """Of so many bytes of 16-bit stereo at 48 kHz."""
+    """Header of a WAV file with `size` bytes of 16-bit stereo at 48 kHz."""
     form = struct.pack("<IHHIIHH", 16, 1, 2, 48_000, 4 * 48_000, 4, 16)
     return b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + form + b"data" + struct.pack("<I", size)
 

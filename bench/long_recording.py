@@ -1,6 +1,6 @@
-"""A long recording whose words and their times are known, and how well a transcript of it fits.
+"""Synthesizes a long recording with a known, timed transcript, and scores transcripts of it.
 
-Held-out sentences and questions by nine voices, with pauses from a breath to a long silence, in rooms and noise.
+It consists of held-out sentences and questions by nine voices, with pauses of various lengths, reverberation and noise.
 
     python -m bench.long_recording make long.mp3 --seconds 7200
     lyra jobs submit long.mp3 --question "What is said first?" --wait
@@ -28,16 +28,16 @@ from model_core.metrics.word_errors import normalize, word_errors
 
 RATE = 16_000
 HELD_OUT = Path(__file__).parent.parent / "tests" / "data" / "held_out"
-_BREATHS = (0.15, 0.9)  # seconds between two sentences
-_PAUSE, _PAUSES = 0.12, (1.0, 6.0)  # how often it is longer, and how long then
+_BREATHS = (0.15, 0.9)  # seconds between sentences
+_PAUSE, _PAUSES = 0.12, (1.0, 6.0)  # probability and range of longer pauses
 _MP3_BITS = 64_000
 
 Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A sentence, and where it is in the recording."""
+class Utterance:
+    """A sentence and its position in the recording."""
 
     start_seconds: float
     end_seconds: float
@@ -46,7 +46,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How well a transcript fits: word error rate; and how far off words are that were heard, in seconds."""
+    """Quality of a transcript: word error rate, and errors of the times of correct words in seconds."""
 
     wer: float
     words: int
@@ -54,9 +54,9 @@ class Score:
     timestamp_error_p95: float
 
 
-def make(path: Path, seconds: float, seed: int = 0) -> list[Said]:
-    """Writes an mp3 of at least so many seconds, and beside it (.jsonl) what is said in it. Memory is bounded."""
-    said: list[Said] = []
+def make(path: Path, seconds: float, seed: int = 0) -> list[Utterance]:
+    """Writes an mp3 file of at least this many seconds, and its utterances beside it (.jsonl). Memory is bounded."""
+    utterances: list[Utterance] = []
     part = path.with_suffix(".part")
     with av.open(str(part), "w", format="mp3") as container:
         stream = container.add_stream("libmp3lame", rate=RATE, layout="mono")
@@ -64,40 +64,40 @@ def make(path: Path, seconds: float, seed: int = 0) -> list[Said]:
         at = 0
         for samples, text in _pieces(random.Random(seed), seconds):
             if text:
-                said.append(Said(round(at / RATE, 3), round((at + len(samples)) / RATE, 3), text))
+                utterances.append(Utterance(round(at / RATE, 3), round((at + len(samples)) / RATE, 3), text))
             frame = av.AudioFrame.from_ndarray(_int16(samples)[None], format="s16", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = RATE, at, Fraction(1, RATE)
             at += len(samples)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    path.with_suffix(".jsonl").write_text("".join(json.dumps(asdict(each)) + "\n" for each in said))
+    path.with_suffix(".jsonl").write_text("".join(json.dumps(asdict(each)) + "\n" for each in utterances))
     part.replace(path)
-    return said
+    return utterances
 
 
-def read_truth(path: Path) -> list[Said]:
-    """What `make` wrote beside the recording."""
-    return [Said(**json.loads(line)) for line in path.read_text().splitlines()]
+def read_truth(path: Path) -> list[Utterance]:
+    """The utterances that `make` wrote."""
+    return [Utterance(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
-def score(said: Sequence[Said], segments: Sequence[dict[str, Any]]) -> Score:
-    """How well a transcript's segments (start_seconds, end_seconds, text) fit."""
-    truth = list(_timed((s.start_seconds, s.end_seconds, s.text) for s in said))
-    heard = list(_timed((s["start_seconds"], s["end_seconds"], s["text"]) for s in segments))
-    found = jiwer.process_words(" ".join(word for _, word in truth), " ".join(word for _, word in heard) or "-")
+def score(utterances: Sequence[Utterance], segments: Sequence[dict[str, Any]]) -> Score:
+    """Scores the segments (start_seconds, end_seconds, text) of a transcript."""
+    truth = list(_timed((s.start_seconds, s.end_seconds, s.text) for s in utterances))
+    transcribed = list(_timed((s["start_seconds"], s["end_seconds"], s["text"]) for s in segments))
+    found = jiwer.process_words(" ".join(word for _, word in truth), " ".join(word for _, word in transcribed) or "-")
     errors = [
-        abs(truth[chunk.ref_start_idx + step][0] - heard[chunk.hyp_start_idx + step][0])
+        abs(truth[chunk.ref_start_idx + step][0] - transcribed[chunk.hyp_start_idx + step][0])
         for chunk in found.alignments[0]
         if chunk.type == "equal"
         for step in range(chunk.ref_end_idx - chunk.ref_start_idx)
     ]
-    errors_in_text = word_errors(" ".join(s.text for s in said), " ".join(s["text"] for s in segments))
+    errors_in_text = word_errors(" ".join(s.text for s in utterances), " ".join(s["text"] for s in segments))
     median, p95 = (float(np.percentile(errors, q)) for q in (50, 95)) if errors else (float("nan"),) * 2
     return Score(round(errors_in_text.rate, 4), errors_in_text.words, round(median, 3), round(p95, 3))
 
 
 def _pieces(rng: random.Random, seconds: float) -> Iterator[tuple[Samples, str]]:
-    """Sentences and, without a text, the pauses between them."""
+    """Sentences with their texts, and pauses with an empty text."""
     sentences, made = list(_sentences()), 0.0
     while made < seconds:
         for audio, text in rng.sample(sentences, len(sentences)):
@@ -112,7 +112,7 @@ def _pieces(rng: random.Random, seconds: float) -> Iterator[tuple[Samples, str]]
 
 
 def _sentences() -> Iterator[tuple[str, str]]:
-    """Audio file and words."""
+    """Audio file and text of each sentence."""
     for name in ("sentences-known-voices", "sentences-held-out-voice"):
         yield from ((line["audio"], line["text"]) for line in _lines(name))
     for spoken, written in zip(_lines("factual-spoken"), _lines("factual-written"), strict=True):
@@ -132,7 +132,7 @@ def _int16(samples: Samples) -> NDArray[np.int16]:
 
 
 def _timed(segments: Iterator[tuple[float, float, str]]) -> Iterator[tuple[float, str]]:
-    """Normalised words, each with the time of its middle: words of a segment are taken to be said evenly."""
+    """Normalised words with the time of their middle, assuming that they are spread evenly over their segment."""
     for start, end, text in segments:
         words = normalize(text).split()
         for place, word in enumerate(words):
@@ -142,8 +142,8 @@ def _timed(segments: Iterator[tuple[float, float, str]]) -> Iterator[tuple[float
 def main() -> None:
     match sys.argv[1:]:
         case ["make", path, "--seconds", seconds]:
-            said = make(Path(path), float(seconds))
-            print(f"{path}: {len(said)} sentences, {said[-1].end_seconds:.0f} s")
+            utterances = make(Path(path), float(seconds))
+            print(f"{path}: {len(utterances)} sentences, {utterances[-1].end_seconds:.0f} s")
         case ["score", truth, result]:
             print(json.dumps(asdict(score(read_truth(Path(truth)), json.loads(Path(result).read_text())["segments"]))))
         case _:

@@ -1,4 +1,4 @@
-"""Draws the losses of nano's training stages from the logs that are kept beside the trained parts.
+"""Plots the losses of nano's training stages from the logs beside the trained parts.
 
 python -m bench.nano_losses
 """

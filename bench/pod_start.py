@@ -1,4 +1,4 @@
-"""How long each process takes from its start until it takes requests: what a new pod costs once its image is there.
+"""Start-up time of each model service, from process start to readiness: that of a new pod without its image pull.
 
 python -m bench.pod_start --repeats 3
 """
@@ -14,11 +14,11 @@ from services.operations.local.process import LocalProcess, ProcessSpec, grpc_is
 from services.operations.local.stack import SERVICES
 from services.shared.settings import default_home
 
-_LIMIT_SECONDS = 300.0
+_TIMEOUT_SECONDS = 300.0
 
 
 def start_seconds(name: str, preset: str, home: Path) -> float:
-    """Seconds until the health of a model service is SERVING. Raises StackError where it ends before."""
+    """Seconds until a model service is SERVING. Raises StackError if it exits before that."""
     arguments = ["--preset", preset, "--home", str(home), "--metrics-port", "0"]
     spec = ProcessSpec(name, f"services.{name}", arguments, grpc_is_serving)
     with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +26,7 @@ def start_seconds(name: str, preset: str, home: Path) -> float:
         began = time.monotonic()
         try:
             process.start()
-            process.wait_ready(_LIMIT_SECONDS)
+            process.wait_ready(_TIMEOUT_SECONDS)
             return time.monotonic() - began
         finally:
             process.stop(0.0)
@@ -34,7 +34,7 @@ def start_seconds(name: str, preset: str, home: Path) -> float:
 
 def main() -> None:
     parser = command_line("pod_start", __doc__)
-    parser.add_argument("--repeats", type=int, default=3, help="starts of each service (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of starts of each service (default 3)")
     parser.add_argument("--preset", default="nano", help="weights to load (default nano)")
     options = parser.parse_args()
     services = {}

@@ -1,9 +1,10 @@
-"""What soft-DTW costs, forward and backward: by anti-diagonals in PyTorch beside plain loops over cells in NumPy.
+"""Time of soft-DTW, forward and backward: anti-diagonals in PyTorch, compared with plain loops over cells in NumPy.
 
-All get the same costs in the same run, and their values and gradients are compared before times are believed:
-- `lyra`: model_core.training.regularizer.soft_dtw and its backward.
-- `numpy, batch at once`: a double loop over cells; each step is on all matrices of the batch.
-- `numpy, one by one`: the same double loop for each matrix.
+All compute the same costs in the same run, and their values and gradients must agree:
+
+- `lyra`: model_core.training.regularizer.soft_dtw and its backward pass.
+- `numpy, batch at once`: a double loop over cells, each step for the whole batch.
+- `numpy, one by one`: a double loop over cells for each matrix.
 
     python -m bench.regularizer --repeats 20
 """
@@ -48,13 +49,13 @@ def lyra(cost: torch.Tensor) -> Outcome:
 
 
 def batch_at_once(cost: torch.Tensor) -> Outcome:
-    """The recursions of soft-DTW cell by cell; a cell holds the whole batch."""
+    """The recursions of soft-DTW cell by cell, for the whole batch."""
     values, gradient = _double_loop(np.ascontiguousarray(cost.double().permute(1, 2, 0).numpy()))
     return values, gradient.transpose(2, 0, 1)
 
 
 def one_by_one(cost: torch.Tensor) -> Outcome:
-    """The same, one matrix after the other; a cell holds a number."""
+    """The recursions of soft-DTW cell by cell, one matrix after the other."""
     pairs = [_double_loop(matrix) for matrix in cost.double().numpy()]
     return np.stack([value for value, _ in pairs]), np.stack([gradient for _, gradient in pairs])
 
@@ -67,12 +68,12 @@ WAYS: dict[str, Callable[[torch.Tensor], Outcome]] = {
 
 
 def measure(rows: int, columns: int, repeats: int) -> dict[str, Any]:
-    """Seconds of each way for one size, taken in turn so that all meet the same machine."""
+    """Seconds of each way for one size, measured in turn."""
     cost = costs(rows, columns)
     wanted = batch_at_once(cost)
     errors = {way: _largest_error(run(cost), wanted) for way, run in WAYS.items()}
     if not max(errors.values()) <= 1e-4:
-        raise SystemExit(f"{rows} x {columns}: the ways do not agree: {errors}")
+        raise SystemExit(f"{rows} x {columns}: the results differ: {errors}")
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for repeat in range(repeats):
         for way, run in WAYS.items():
@@ -92,7 +93,7 @@ def measure(rows: int, columns: int, repeats: int) -> dict[str, Any]:
 
 
 def plot(report: dict[str, Any]) -> Figure:
-    """Medians over the number of cells, every single measurement as a dot."""
+    """Medians over the number of cells as lines, measurements as dots."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
     cells = [size["rows"] * size["columns"] for size in report["sizes"]]
@@ -117,7 +118,9 @@ def plot(report: dict[str, Any]) -> Figure:
 
 def main() -> None:
     parser = command_line("regularizer", __doc__)
-    parser.add_argument("--repeats", type=int, default=20, help=f"runs of lyra (default 20; {LOOP_REPEATS} of a loop)")
+    parser.add_argument(
+        "--repeats", type=int, default=20, help=f"runs of lyra (default 20); the loops run {LOOP_REPEATS} times"
+    )
     options = parser.parse_args()
     machine = describe()
     machine["libraries"]["numpy"] = version("numpy")
@@ -138,7 +141,7 @@ def main() -> None:
 
 
 def _double_loop(cost: Array) -> Outcome:
-    """[L, S] or [L, S, B] -> values [] or [B], their gradient in the shape of the cost."""
+    """[L, S] or [L, S, B] -> values [] or [B], and their gradient in the shape of the cost."""
     rows, columns = cost.shape[:2]
     gain = np.pad(cost / -GAMMA, [(1, 1), (1, 1), *[(0, 0)] * (cost.ndim - 2)])
     total = np.full_like(gain, -np.inf)
@@ -159,7 +162,7 @@ def _double_loop(cost: Array) -> Outcome:
 
 
 def _largest_error(found: Outcome, wanted: Outcome) -> float:
-    """Relative, or absolute where the value is under 1."""
+    """Largest relative error, or absolute error for values under 1."""
     pairs = zip(found, wanted, strict=True)
     return max(float((np.abs(a - b) / np.maximum(np.abs(b), 1)).max()) for a, b in pairs)
 

@@ -1,4 +1,4 @@
-"""Clients that hang up midway: after many of them nothing may run any more, and memory must be where it was.
+"""Soak test with clients that disconnect midway: it must leave no running work, and memory must not grow.
 
 python -m bench.soak --requests 300
 """
@@ -22,13 +22,13 @@ from cli.serve import running_stack
 from services.operations.local.stack import GATEWAY, Stack
 
 WARM_UP = 30
-GROWTH_MIB = 64  # what allocators may keep between requests; a leak of 1 MiB a request is several times this
+GROWTH_MIB = 64  # tolerance for allocators; a leak of 1 MiB per request would be several times this
 SETTLE_SECONDS = 20.0
 RUNNING = ("lyra_requests_running", "lyra_requests_waiting", "lyra_model_running")
 
 
 def running_work(stack: Stack) -> float:
-    """Calls that are open, waiting or worked for, over all processes; the metrics' own requests left out."""
+    """Calls in progress, waiting or being processed in all processes, without requests for metrics."""
     total = 0.0
     for name, process in stack.processes.items():
         port = process.port if name == GATEWAY else process.metrics_port
@@ -41,7 +41,7 @@ def running_work(stack: Stack) -> float:
 
 
 def hang_up(connection: Connection, case: int, pieces: int) -> None:
-    """Asks, takes some pieces of the answer, and closes the connection."""
+    """Asks a question, reads some pieces of the answer, and closes the connection."""
     spoken: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"format": "pcm16"}}
     with GatewayClient(connection) as client:
         stream = client.chat(CASES[case % len(CASES)].parts, max_tokens=200, **spoken)
@@ -51,7 +51,7 @@ def hang_up(connection: Connection, case: int, pieces: int) -> None:
 
 
 def wait_until_idle(stack: Stack) -> float:
-    """Seconds until nothing runs any more, at most SETTLE_SECONDS."""
+    """Seconds until no work is left running, at most SETTLE_SECONDS."""
     began = time.monotonic()
     while running_work(stack) and time.monotonic() - began < SETTLE_SECONDS:
         time.sleep(0.1)
@@ -60,7 +60,7 @@ def wait_until_idle(stack: Stack) -> float:
 
 def main() -> None:
     parser = command_line("soak", __doc__)
-    parser.add_argument("--requests", type=int, default=300, help="requests that hang up (default 300)")
+    parser.add_argument("--requests", type=int, default=300, help="number of requests (default 300)")
     parser.add_argument("--preset", default="nano", help="weights to run (default nano)")
     options = parser.parse_args()
     draw = random.Random(0)
@@ -87,7 +87,7 @@ def main() -> None:
         "seconds_until_idle": round(settled, 2),
     }
     write(report, options.out)
-    print(f"{options.requests} clients hung up: memory grew by {growth} MiB, {left:g} calls are left running")
+    print(f"{options.requests} clients disconnected: memory grew by {growth} MiB, {left:g} calls are still running")
     if left or growth > GROWTH_MIB:
         raise SystemExit(1)
 

@@ -1,13 +1,14 @@
-"""How soon an answer is heard: speech generator and vocoder over a stream, beside one pass over the whole answer.
+"""Latency of the first audio of speech generator and vocoder: streaming, and one pass over the whole answer.
 
-Nano's shapes with random weights, one processor thread. Random weights say nothing, least of all at the pace of speech:
-the generator's frames are replaced by ones that change as often as those of an answer (a SmolLM2 token lasts about
-0.25 s, 12 unit frames); what is computed is the same. Both ways get the same answers, in turn, in the same run:
-- `streamed`: each hidden state is spoken as it comes.
+Shapes of preset nano with random weights, one thread. Random weights do not change units at the pace of speech, so the
+generator's frames are replaced by frames that do (a SmolLM2 token lasts about 0.25 s, 12 unit frames); the computation
+is the same. Both get the same answers, alternately, in the same run:
+
+- `streamed`: each hidden state is spoken as it arrives.
 - `one pass`: the same modules, once, after the last hidden state.
 
-Times are of the modules alone, the language model's not among them: processor time of the thread, which other work on
-the machine disturbs little, and time by the clock.
+Times do not include the language model: CPU time of the thread, which other work on the machine hardly affects, and
+wall time.
 
     python -m bench.speech_generator --repeats 10
 """
@@ -31,19 +32,19 @@ from model_core.speech.vocoder import UnitVocoder
 
 WARM_UP = 2
 TOKENS = 40
-PACES = (6, 9, 12, 18)  # unit frames a token
+PACES = (6, 9, 12, 18)  # unit frames per token
 BATCHES = (1, 4, 8)
-MAX_TOKENS, MAX_SECONDS = 4, 0.1  # until the first sound
+MAX_TOKENS, MAX_SECONDS = 4, 0.1  # targets for the first audio
 
 GENERATOR = UnitGenerator.Config(hidden_width=576, layers=2, width=576, heads=9, feed_forward=1536)
-VOCODER = UnitVocoder.Config(channels=160)  # 1.65 M weights, as many as nano's present HiFi-GAN has
+VOCODER = UnitVocoder.Config(channels=160)  # 1.65 M weights, like nano's HiFi-GAN
 
 
 class PacedGenerator(UnitGenerator):
-    """Computes what it always does, and then gives frames that change `pace` times a token.
+    """Computes as usual, but returns frames that change `pace` times per token.
 
-    Those of the first hidden state are all alike, as they are with any weights: attention over copies of one vector
-    cannot tell them apart.
+    Frames of the first hidden state are all equal, as with any weights: attention cannot distinguish copies of one
+    vector.
     """
 
     def __init__(self, config: UnitGenerator.Config, pace: int) -> None:
@@ -68,7 +69,7 @@ def voice_at(pace: int) -> UnitVoice:
 
 
 class Clock:
-    """Adds up the time that calls take, by the clock and of the processor."""
+    """Adds up the wall time and CPU time of calls."""
 
     def __init__(self) -> None:
         self.seconds = self.processor_seconds = 0.0
@@ -99,7 +100,7 @@ def stream(voice: UnitVoice, hidden_NE: Tensor) -> tuple[dict[str, float], np.nd
 
 
 def one_pass(voice: UnitVoice, hidden_NE: Tensor) -> tuple[dict[str, float], np.ndarray]:
-    """The whole answer at once: nothing is heard before all is computed."""
+    """The whole answer at once, so that audio starts when everything has been computed."""
     clock = Clock()
     sound = clock(lambda: voice.step([voice.new_state()], [hidden_NE], [True]))
     times = {"seconds": clock.seconds, "processor_seconds": clock.processor_seconds}
@@ -112,7 +113,7 @@ WAYS = {"streamed": stream, "one pass": one_pass}
 
 
 def measure(pace: int, repeats: int) -> dict[str, Any]:
-    """Times of both ways at one pace, taken in turn so that both meet the same machine."""
+    """Times of both ways at one pace, measured alternately."""
     voice = voice_at(pace)
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for repeat in range(-WARM_UP, repeats):
@@ -126,7 +127,7 @@ def measure(pace: int, repeats: int) -> dict[str, Any]:
                 found[way].append(times)
         whole = sounds["one pass"].astype(int)
         if len(sounds["streamed"]) != len(whole) or np.abs(sounds["streamed"] - whole).max() > 4:  # 1e-4 of full scale
-            raise SystemExit("the streamed sound is not that of one pass; there is nothing to compare")
+            raise SystemExit("streaming and one pass produced different audio")
         print(f"{pace} unit frames a token: {max(repeat + 1, 0)} of {repeats}", file=sys.stderr)
     result: dict[str, Any] = {way: _summary(times) for way, times in found.items()}
     result["sound_seconds"] = round(len(whole) / voice.sample_rate, 2)
@@ -137,7 +138,7 @@ def measure(pace: int, repeats: int) -> dict[str, Any]:
 
 
 def measure_batch(streams: int) -> dict[str, float]:
-    """Processor time for each second of sound where several answers are spoken as one batch, token by token."""
+    """CPU time per second of audio when several answers are spoken as a batch, token by token."""
     voice = voice_at(12)
     hidden_BNE = torch.randn(streams, TOKENS, GENERATOR.hidden_width, generator=torch.Generator().manual_seed(0))
     states, clock, samples = [voice.new_state() for _ in range(streams)], Clock(), 0
@@ -149,7 +150,7 @@ def measure_batch(streams: int) -> dict[str, float]:
 
 
 def plot(report: dict[str, Any]) -> Figure:
-    """Medians as bars, every single measurement as a dot."""
+    """Medians as bars, measurements as dots."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     first, batch = figure.subplots(1, 2, width_ratios=(2, 1))
     for place, result in enumerate(report["paces"].values()):
@@ -159,16 +160,16 @@ def plot(report: dict[str, Any]) -> Figure:
             first.plot([x] * len(times["all"]), times["all"], ".", color="black", markersize=3)
             tokens = result[way]["first_audio_tokens"]["worst"]
             first.annotate(f"{tokens:.0f} tokens", (x, times["median"]), ha="center", va="bottom", fontsize=8)
-    first.axhline(MAX_SECONDS, color="grey", linestyle=":", label=f"bound: {MAX_SECONDS} s, {MAX_TOKENS} tokens")
+    first.axhline(MAX_SECONDS, color="grey", linestyle=":", label=f"target: {MAX_SECONDS} s, {MAX_TOKENS} tokens")
     first.set_xticks([place + 0.2 for place in range(len(PACES))], [f"{pace} unit frames\na token" for pace in PACES])
     first.set_yscale("log")
-    first.set_ylabel("own computing until the first sound, s")
+    first.set_ylabel("computation before the first audio, s")
     first.set_title(f"answers of {TOKENS} tokens", fontsize=10)
     first.legend(fontsize=8)
     factors = [result["rtf"] for result in report["batches"].values()]
     batch.bar(list(map(str, report["batches"])), factors, 0.6)
     batch.set_xlabel("answers in a batch")
-    batch.set_ylabel("computing for a second of sound, s")
+    batch.set_ylabel("computation per second of audio, s")
     batch.set_title("streamed, 12 unit frames a token", fontsize=10)
     machine = report["machine"]
     figure.suptitle(f"speech generator and vocoder, nano's shapes, one core of {machine['processor']}", fontsize=9)
@@ -220,15 +221,13 @@ def _lines(report: dict[str, Any]) -> str:
             times = result[way]
             lines.append(
                 f"{pace} unit frames a token, {way}: "
-                f"first sound after {times['first_audio_tokens']['worst']:.0f} tokens and "
-                f"{1000 * times['first_audio_processor_seconds']['median']:.0f} ms of computing "
-                f"(by the clock {1000 * times['first_audio_seconds']['median']:.0f} ms); "
-                f"{result['real_time_factor'][way]} s for a second of sound"
+                f"first audio after {times['first_audio_tokens']['worst']:.0f} tokens and "
+                f"{1000 * times['first_audio_processor_seconds']['median']:.0f} ms of CPU time "
+                f"(wall time {1000 * times['first_audio_seconds']['median']:.0f} ms); "
+                f"{result['real_time_factor'][way]} s per second of audio"
             )
     batches = (f"{streams}: {result['rtf']}" for streams, result in report["batches"].items())
-    return "\n".join(
-        [*lines, f"seconds of computing for a second of sound by answers in a batch: {', '.join(batches)}"]
-    )
+    return "\n".join([*lines, f"CPU seconds per second of audio by batch size: {', '.join(batches)}"])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`lyra train` against a hand-written minimal PyTorch loop: steps a second on the same module, batches and optimiser.
+"""`lyra train` compared with a minimal PyTorch loop: steps per second with the same module, batches and optimizer.
 
 python -m bench.trainer [--preset nano] [--steps 8] [--repeats 5]
 
-Both take the same conversations of noise in the same order, with their encoder features read from the same cache; they
-take turns, and what is reported are medians over the repeats. The first steps of each are not counted.
+Both train on the same conversations of noise in the same order, with encoder features from the same cache. They run
+alternately; results are medians over the repeats, without the first steps.
 """
 
 import io
@@ -36,16 +36,16 @@ from model_core.training.preset_models import stage_of
 from model_core.training.stage_run import StageRun
 
 TARGET = 0.95
-WARM_UP = 2  # steps of each run that are not counted
+WARM_UP = 2  # steps of each run
 TEXT = "the quick brown fox jumps over the lazy dog and runs away"
 
 
 def main() -> None:
     parser = command_line("trainer", __doc__)
-    parser.add_argument("--preset", default="nano", help="whose models: nano (its weights must be there), or tiny")
+    parser.add_argument("--preset", default="nano", help="nano (requires its weights) or tiny")
     parser.add_argument("--stage", default="instruct", help="align, instruct or long-speech")
-    parser.add_argument("--batch", type=int, default=4, help="samples a step")
-    parser.add_argument("--steps", type=int, default=8, help="steps that are counted, of each run")
+    parser.add_argument("--batch", type=int, default=4, help="samples per step")
+    parser.add_argument("--steps", type=int, default=8, help="measured steps of each run")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each kind")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(folder: Path, preset: str, stage: str, batch: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Steps a second of both, in turns."""
+    """Steps per second of both, measured alternately."""
     write_noise(folder / "data", stage, 4 * batch)
     shipped = get_preset(preset).shipped_parts
     hyperparameters = replace(stage_of(preset, stage), steps=WARM_UP + steps, batch=batch)
@@ -86,7 +86,7 @@ def measure(folder: Path, preset: str, stage: str, batch: int, steps: int, repea
 
 
 def by_trainer(run: StageRun) -> list[float]:
-    """The moments at which the steps of `lyra train` ended."""
+    """Times at which the steps of `lyra train` ended."""
     clock = Clock()
     trainer = run.trainer()
     trainer.add_callback(clock)
@@ -95,7 +95,7 @@ def by_trainer(run: StageRun) -> list[float]:
 
 
 class Clock(TrainerCallback):
-    """Notes when steps end."""
+    """Records the times at which steps end."""
 
     def __init__(self) -> None:
         self.ended: list[float] = []
@@ -105,7 +105,7 @@ class Clock(TrainerCallback):
 
 
 def by_loop(run: StageRun) -> list[float]:
-    """The moments at which the steps of a loop ended that does the same and nothing else."""
+    """Times at which the steps of a minimal loop ended."""
     module, device = run.assembly.module.to(run.arguments.device).train(), run.arguments.device
     stage, data = run.options.hyperparameters, run.train_data
     learns = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -156,7 +156,7 @@ def write_noise(folder: Path, kind: str, count: int) -> None:
 
 
 def plot(report: dict[str, Any]) -> Figure:
-    """The rate of every run, and the medians."""
+    """Rate of each run, and the medians."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axis = figure.subplots()
     for place, name in enumerate(("loop", "trainer")):
