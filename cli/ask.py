@@ -126,7 +126,7 @@ def ask(
         int | None, typer.Option(min=1, help="Blocks that the model's layers are divided into; 1 keeps all tokens.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum tokens of the answer.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest token each time.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 selects the most likely token each time.")] = 0.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the streaming text.")
     ] = False,

@@ -43,7 +43,7 @@ def lyra_home() -> Path:
 
 
 def private_home() -> Path:
-    """`lyra_home()`, created if missing and closed to other users of this machine, unless it belongs to one."""
+    """`lyra_home()`, created if missing and made private, unless it belongs to another user."""
     with suppress(FolderNotPrivate):
         make_private(lyra_home())
     return lyra_home()

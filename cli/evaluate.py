@@ -33,7 +33,7 @@ def wer(
 
     \b
     Examples:
-      lyra eval wer --manifest sentences.jsonl --out heard.jsonl
+      lyra eval wer --manifest sentences.jsonl --out transcripts.jsonl
       lyra eval wer --manifest sentences.jsonl --whisper-decoder
     """
     with model_failures(), step_progress() as show:

@@ -34,7 +34,7 @@ def nano(
     \b
     Examples:
       lyra eval nano
-      lyra eval nano --only wer,whisper --out results/hearing
+      lyra eval nano --only wer,whisper --out results/speech
     """
     wanted = tuple(each.strip() for each in only.split(",") if each.strip())
     command = ("lyra", *sys.argv[1:])

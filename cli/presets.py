@@ -7,7 +7,7 @@ import typer
 
 
 def known_preset(name: str) -> str:
-    """`name`, where there is such a preset. Raises BadParameter, which lists them all."""
+    """Validates the name of a preset and returns it. Raises BadParameter, listing all presets."""
     from model_core.errors import UnknownPreset
     from model_core.presets import get_preset
 
@@ -40,6 +40,6 @@ CheckpointOption = Annotated[
         envvar="LYRA_CHECKPOINT",
         exists=True,
         file_okay=False,
-        help="Folder of a checkpoint in the published layout, for presets that run one.",
+        help="Folder of a checkpoint in the published layout, for presets that require one.",
     ),
 ]

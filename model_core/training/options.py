@@ -192,7 +192,7 @@ class StageOptions:
         }
     )
     out: Path = field(
-        metadata={"file_okay": False, "help": "Folder of the run; the same command goes on where it stopped."}
+        metadata={"file_okay": False, "help": "Folder of the run; the same command resumes an interrupted run."}
     )
     preset: str = field(
         default="nano", metadata={"help": "Whose models: nano; mini, base, pro or llama3 (of a checkpoint); tiny."}

@@ -48,7 +48,7 @@ def test_a_folder_that_cannot_be_loaded_exits_with_1_and_every_reason(folder: Pa
     assert result.exit_code == 1
     assert "speech_lora: adapter_config.json: peft_type" in result.stdout
     assert "vocoder: g_00500000" in result.stdout
-    assert "would not load: 2 problems" in result.stderr
+    assert "cannot be loaded: 2 problems" in result.stderr
     as_json = lyra_weights("inspect", folder, "--json")
     assert as_json.exit_code == 1
     assert len(json.loads(as_json.stdout)["problems"]) == 2

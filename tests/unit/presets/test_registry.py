@@ -92,4 +92,4 @@ def test_commands_list_all_presets_where_an_unknown_one_is_named(command: tuple[
 def test_a_stack_whose_preset_needs_a_checkpoint_asks_for_it() -> None:
     result = CliRunner().invoke(app, ["serve", "--preset", "base"], env={"COLUMNS": "300", "LYRA_CHECKPOINT": ""})
     assert result.exit_code == 2
-    assert "preset base needs the folder of a checkpoint" in result.output
+    assert "preset base requires the folder of a checkpoint" in result.output
