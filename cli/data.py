@@ -112,7 +112,8 @@ def stats(
     with model_failures():
         from model_core.data.data_errors import SampleError
         from model_core.data.shards import read_manifest
-        from model_core.data.stats import light_samples, markdown, measure, write_stats
+        from model_core.data.stats import light_samples, measure
+        from model_core.data.stats_report import markdown, write_stats
 
         kind = kind or (read_manifest(data).kind if data.is_dir() else "instruct")
         bad: Counter[str] = Counter()

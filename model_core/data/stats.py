@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from model_core.data.data_errors import DataError, disk_failures
-from model_core.data.files import written_aside
+from model_core.data.data_errors import DataError
 from model_core.data.published_json import OnError, read_published_json
 from model_core.data.published_shape import SHAPES, Comparison, compare
 from model_core.data.rows import LightSample, to_light_sample, to_row
@@ -17,8 +16,15 @@ from model_core.data.shards import open_shard, read_light_group, read_manifest
 
 CountTokens = Callable[[str], int]
 
+# Figures and their titles.
+VALUES = {
+    "seconds": "seconds of a recording",
+    "prompt_tokens": "text tokens before the answers",
+    "answer_tokens": "tokens of the answers",
+    "turns": "turns of a sample",
+    "units": "unit frames of an answer",
+}
 _CHARACTERS_PER_TOKEN = 4.0
-_MAX_NAMES = 20  # sources and voices in the table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +148,11 @@ def measure(
     sources: Counter[str] = Counter()
     voices: Counter[str] = Counter()
     transcribed = 0
-    values: dict[str, list[float]] = {name: [] for name in _VALUES}
+    values: dict[str, list[float]] = {name: [] for name in VALUES}
     for sample in samples:
         mix[sample.modality] += 1
-        sources[sample.source or "not told"] += 1
-        voices.update(voice or "not told" for voice in sample.voices)
+        sources[sample.source or "unknown"] += 1
+        voices.update(voice or "unknown" for voice in sample.voices)
         transcribed += sum(bool(transcript) for transcript in sample.transcripts)
         answers = sum(count(text) for text in sample.answers)
         values["seconds"] += sample.seconds
@@ -164,72 +170,7 @@ def measure(
         sources=dict(sources.most_common()),
         voices=dict(voices.most_common()),
         transcribed=round(transcribed / max(len(values["seconds"]), 1), 4),
-        tokenizer=tokenizer if count_tokens else "a token for four letters",
+        tokenizer=tokenizer if count_tokens else "one token per four characters",
         values=values,
         published=compare(kind, mix.total(), dict(mix), values["seconds"]),
     )
-
-
-_VALUES = {
-    "seconds": "seconds of a recording",
-    "prompt_tokens": "text tokens before the answers",
-    "answer_tokens": "tokens of the answers",
-    "turns": "turns of a sample",
-    "units": "unit frames of an answer",
-}
-
-
-def markdown(stats: Stats) -> str:
-    """The statistics as Markdown tables."""
-    spread = [
-        (title, *(f"{value:,.6g}" for value in asdict(Spread.of(stats.values[name])).values()))
-        for name, title in _VALUES.items()
-        if stats.values[name]
-    ]
-    agree = [(line.what, line.published, line.here, "yes" if line.agrees else "no") for line in stats.published]
-    parts = [
-        f"# {stats.kind}: {stats.samples:,} samples",
-        _table(("modality", "samples", "share"), _shares(stats.mix)),
-        _table(("figure", "count", "sum", "least", "median", "mean", "95 %", "most"), spread),
-        f"Tokens are counted by {stats.tokenizer}. {stats.transcribed:.1%} of the recordings have a transcript.",
-        f"## Beside {SHAPES[stats.kind].name}",
-        _table(("what", "published", "here", "agrees"), agree),
-        _table(("source", "samples", "share"), _shares(stats.sources)),
-    ]
-    if stats.voices:
-        parts.append(_table(("voice", "recordings", "share"), _shares(stats.voices)))
-    if stats.bad:
-        parts.append(_table(("bad samples passed over", "count", "share"), _shares(stats.bad)))
-    return "\n\n".join(parts) + "\n"
-
-
-def write_stats(stats: Stats, out: Path) -> None:
-    """Writes `stats.json`, `stats.md` and the histograms `durations.png`, `tokens.png`, `modalities.png`.
-
-    Raises:
-        DataError: the disk is full.
-    """
-    with disk_failures(out):
-        out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("stats.json", stats.to_json()), ("stats.md", markdown(stats))):
-        with written_aside(out / name) as partial:
-            partial.write_text(text, encoding="utf-8")
-    from model_core.data import stats_plots  # matplotlib takes a second to import
-
-    stats_plots.draw(stats, out)
-
-
-def _shares(counts: dict[str, int]) -> list[tuple[str, ...]]:
-    total = sum(counts.values())
-    rows: list[tuple[str, ...]] = [
-        (name, f"{count:,}", f"{count / total:.1%}") for name, count in list(counts.items())[:_MAX_NAMES]
-    ]
-    if len(counts) > _MAX_NAMES:
-        rest = total - sum(list(counts.values())[:_MAX_NAMES])
-        rows.append((f"{len(counts) - _MAX_NAMES} more", f"{rest:,}", f"{rest / total:.1%}"))
-    return rows
-
-
-def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [headings, ("---",) * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

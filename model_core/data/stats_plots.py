@@ -1,7 +1,6 @@
 """Histograms of a data set's statistics."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib.ticker
 import numpy as np
@@ -9,14 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from model_core.data.files import written_aside
-
-if TYPE_CHECKING:
-    from model_core.data.stats import Stats
+from model_core.data.stats import Stats
 
 _BINS = 40
 
 
-def draw(stats: "Stats", out: Path) -> None:
+def draw(stats: Stats, out: Path) -> None:
     """Writes `durations.png`, `tokens.png` and `modalities.png`. Raises DataError if the disk is full."""
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     _histogram(figure.add_subplot(), stats.values["seconds"], "seconds of a recording")

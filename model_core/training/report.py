@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCardData
@@ -17,11 +17,8 @@ from model_core.presets import get_preset
 from model_core.presets.stages import ALIGN, INSTRUCT, LONG_SPEECH, SPEECH_GENERATOR
 from model_core.training.dataset import StageDataset
 from model_core.training.log import LOSSES_FILE, SESSIONS_FILE, Row, read_losses, read_sessions
-from model_core.training.options import Source
+from model_core.training.options import Source, StageOptions
 from model_core.training.run_record import data_hash
-
-if TYPE_CHECKING:
-    from model_core.training.stage_run import StageRun
 
 PLOT_FILE = "losses.png"
 CARD_FILE = "README.md"
@@ -35,7 +32,32 @@ _WHAT = {
 _LEADING = ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "epoch")
 
 
-def write_report(run: "StageRun") -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRun:
+    """What the report says about a run.
+
+    Attributes:
+        options: Options of the run.
+        train_data: Data that it was trained on.
+        eval_data: Data that it was evaluated on, if any.
+        steps: Planned number of steps.
+        parameters: Number of trained parameters.
+        encoders: Name of the encoders.
+        processes: Number of processes.
+        bfloat16: Whether it was trained in bfloat16.
+    """
+
+    options: StageOptions
+    train_data: StageDataset
+    eval_data: StageDataset | None
+    steps: int
+    parameters: int
+    encoders: str
+    processes: int
+    bfloat16: bool
+
+
+def write_report(run: FinishedRun) -> None:
     """Writes `losses.png` and `README.md` to the folder of a run."""
     out = run.options.out
     rows = read_losses(out / LOSSES_FILE)
@@ -72,7 +94,7 @@ def loss_plot(rows: Sequence[Row], title: str) -> Figure:
     return figure
 
 
-def model_card(run: "StageRun", rows: Sequence[Row]) -> str:
+def model_card(run: FinishedRun, rows: Sequence[Row]) -> str:
     """A model card in Hugging Face's format: YAML metadata, then Markdown."""
     options, stage = run.options, run.options.hyperparameters
     head = ModelCardData(
@@ -81,43 +103,42 @@ def model_card(run: "StageRun", rows: Sequence[Row]) -> str:
         tags=["lyra", "speech", "multimodal", options.name, options.preset],
         language=["en"],
     )
-    trained = sum(parameter.numel() for parameter in run.assembly.module.parameters() if parameter.requires_grad)
     sections = [
         f"---\n{head.to_yaml()}\n---\n\n# Lyra {options.preset}: {options.name}",
-        f"{_WHAT[options.name]}. {trained:,} parameters were trained. Encoders: {run.models.encoders.name}.",
+        f"{_WHAT[options.name]}. {run.parameters:,} parameters were trained. Encoders: {run.encoders}.",
         f"![Losses](./{PLOT_FILE})",
-        "## Course\n\n" + _course(run, rows),
+        "## Training\n\n" + _training_table(run, rows),
         "## Data\n\n" + _data_table(options.data, run.train_data),
     ]
     if run.eval_data:
-        sections.append("## Data of the measurements\n\n" + _data_table(options.evaluate, run.eval_data))
-    hyperparameters = _flat(asdict(stage)) | {"seed": options.seed, "bfloat16": run.arguments.bf16}
+        sections.append("## Evaluation data\n\n" + _data_table(options.evaluate, run.eval_data))
+    hyperparameters = _flat(asdict(stage)) | {"seed": options.seed, "bfloat16": run.bfloat16}
     if stage.steps is not None:
         del hyperparameters["epochs"]
     sections += [
         "## Hyperparameters\n\n" + _table(("name", "value"), hyperparameters.items()),
-        "## Machine\n\n" + _table(("what", "value"), _machine().items()),
-        "## Limits\n\n" + _limits(run),
+        "## Machine\n\n" + _table(("name", "value"), _machine().items()),
+        "## Limitations\n\n" + _limitations(run),
     ]
     if options.command:
-        sections.append(f"## Made with\n\n```\n{options.command}\n```")
+        sections.append(f"## Command\n\n```\n{options.command}\n```")
     return "\n\n".join(sections) + "\n"
 
 
-def _course(run: "StageRun", rows: Sequence[Row]) -> str:
+def _training_table(run: FinishedRun, rows: Sequence[Row]) -> str:
     steps, losses = _series(rows, "loss")
     measured_at, measured = _series(rows, "eval_loss")
     sessions = read_sessions(run.options.out / SESSIONS_FILE)
     lines: list[tuple[str, object]] = [
         ("steps", f"{int(rows[-1]['step']) if rows else 0:,} of {run.steps:,}"),
         ("epochs", f"{rows[-1].get('epoch', 0):.2f}" if rows else "0"),
-        ("time", f"{sum(session['seconds'] for session in sessions) / 3600:.2f} h, started {len(sessions)} times"),
-        ("processes", run.arguments.world_size),
+        ("time", f"{sum(session['seconds'] for session in sessions) / 3600:.2f} h, in {len(sessions)} sessions"),
+        ("processes", run.processes),
     ]
     if seconds := sum(session["seconds"] for session in sessions):
         done = sum(session["to"] - session["from"] for session in sessions)
         lines.append(
-            ("samples a second", f"{done * run.options.hyperparameters.batch / seconds:.3g}, with measurements")
+            ("samples per second", f"{done * run.options.hyperparameters.batch / seconds:.3g}, including evaluation")
         )
     if losses:
         lowest = min(range(len(losses)), key=losses.__getitem__)
@@ -128,8 +149,8 @@ def _course(run: "StageRun", rows: Sequence[Row]) -> str:
         lines.append(("evaluation loss, first and last", f"{measured[0]:.4f}, {measured[-1]:.4f}"))
         lines.append(("evaluation loss, lowest", f"{measured[best]:.4f} at step {measured_at[best]:,}"))
         if run.options.patience:
-            lines.append(("weights", f"those of step {measured_at[best]:,}"))
-    return _table(("what", "value"), lines)
+            lines.append(("weights", f"from step {measured_at[best]:,}"))
+    return _table(("name", "value"), lines)
 
 
 def _data_table(sources: Sequence[Source], data: StageDataset) -> str:
@@ -139,17 +160,17 @@ def _data_table(sources: Sequence[Source], data: StageDataset) -> str:
         mix = ", ".join(f"{name} {count:,}" for name, count in manifest.mix.items())
         hours, digest = f"{manifest.seconds / 3600:.2f}", f"`{data_hash(source.folder)[:16]}`"
         rows.append((manifest.name, manifest.kind, source.weight, f"{manifest.samples:,}", mix, hours, digest))
-    table = _table(("data set", "kind", "weight", "samples", "of them", "hours", "SHA-256 of shards"), rows)
+    table = _table(("data set", "kind", "weight", "samples", "modalities", "hours", "SHA-256 of shards"), rows)
     versions = {name: made for source in sources for name, made in read_manifest(source.folder).versions.items()}
     if versions:
-        table += "\n\nMade with " + ", ".join(f"{name} {made}" for name, made in sorted(versions.items())) + "."
+        table += "\n\nBuilt with " + ", ".join(f"{name} {made}" for name, made in sorted(versions.items())) + "."
     if data.left_out:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(data.left_out.items()))
-        table += f"\n\nLeft out: {reasons}."
+        table += f"\n\nExcluded: {reasons}."
     return table
 
 
-def _limits(run: "StageRun") -> str:
+def _limitations(run: FinishedRun) -> str:
     stage = run.options.hyperparameters
     limits = [
         "These parts work only with the models named above, whose licences apply to their output.",

@@ -24,7 +24,7 @@ from model_core.training.dataset import StageDataset
 from model_core.training.log import LOSSES_FILE, SESSIONS_FILE, Losses, Row, Sessions, read_losses
 from model_core.training.options import Source, StageOptions, Start
 from model_core.training.preset_models import load_models
-from model_core.training.report import write_report
+from model_core.training.report import FinishedRun, write_report
 from model_core.training.run_record import check_same_run, write_record
 from model_core.training.speech_assembly import speech_assembly
 from model_core.training.speech_generator import UnitDataset
@@ -83,9 +83,22 @@ class StageRun:
         if self.is_main:
             with disk_failures(options.out):
                 self.assembly.write(options.out)
-                write_report(self)
+                write_report(self._finished())
         self._wait()
         return read_losses(options.out / LOSSES_FILE)
+
+    def _finished(self) -> FinishedRun:
+        trained = (each for each in self.assembly.module.parameters() if each.requires_grad)
+        return FinishedRun(
+            options=self.options,
+            train_data=self.train_data,
+            eval_data=self.eval_data,
+            steps=self.steps,
+            parameters=sum(each.numel() for each in trained),
+            encoders=self.models.encoders.name,
+            processes=self.arguments.world_size,
+            bfloat16=self.arguments.bf16,
+        )
 
     def trainer(self, checkpoint: Path | None = None) -> StageTrainer:
         """The Trainer, before its first step or before it resumes from a checkpoint."""

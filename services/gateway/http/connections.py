@@ -5,18 +5,11 @@ connected forever. So every connection is checked a few times per second, and cl
 """
 
 import asyncio
-import ssl
-from asyncio import sslproto
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import prometheus_client
-from uvicorn.config import Config
-from uvicorn.server import ServerState
-
-from services.gateway.http.protocol import HttpProtocol
 
 OPEN = prometheus_client.Gauge("lyra_connections_open", "Open client connections of the gateway.")
 REFUSED = prometheus_client.Counter(
@@ -27,7 +20,6 @@ CUT = prometheus_client.Counter(
 )
 
 _MAX_LINGERING = 64  # refused connections that are still sending their response
-_TLS_SHUTDOWN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,35 +39,28 @@ class ConnectionLimits:
         return min(0.5, self.header_seconds / 4, self.idle_seconds / 4, self.write_seconds / 4)
 
 
+class Connection(Protocol):
+    """A connection, as its deadlines are checked."""
+
+    def missed_deadline(self, now: float) -> str:
+        """Value of the label `reason` of lyra_connections_cut_total; empty if no deadline has been missed."""
+
+    def close(self, reason: str) -> None:
+        """Closes the connection and cancels its request."""
+
+
 class Connections:
-    """All connections of one server; uvicorn creates its protocols with `protocol`.
+    """All connections of one server."""
 
-    Args:
-        context: Returns the TLS context of the next connection; None for plain HTTP.
-    """
-
-    def __init__(self, limits: ConnectionLimits, context: Callable[[], ssl.SSLContext | None] = lambda: None) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
-        self._context = context
-        self._open: dict[HttpProtocol, str] = {}
-        self._idle: dict[HttpProtocol, None] = {}  # without a request, the longest idle first
+        self._open: dict[Connection, str] = {}
+        self._idle: dict[Connection, None] = {}  # without a request, the longest idle first
         self._by_address: Counter[str] = Counter()
         self._lingering = 0
         self._next_check: asyncio.TimerHandle | None = None
 
-    def protocol(
-        self,
-        *,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> asyncio.Protocol:
-        http = HttpProtocol(self, config, server_state, app_state, _loop)
-        context = self._context()
-        return http if context is None else _TlsAdmission(self, http, context)
-
-    def admit(self, connection: HttpProtocol, address: str) -> int:
+    def admit(self, connection: Connection, address: str) -> int:
         """Registers a new connection, closing an idle one if necessary. Returns 0, or the status to refuse it with."""
         limits = self.limits
         if 0 < limits.max_connections_per_address <= self._by_address[address]:
@@ -94,17 +79,17 @@ class Connections:
             self._schedule_check()
         return 0
 
-    def mark_busy(self, connection: HttpProtocol) -> None:
+    def mark_busy(self, connection: Connection) -> None:
         """A request has started."""
         self._idle.pop(connection, None)
 
-    def mark_idle(self, connection: HttpProtocol) -> None:
+    def mark_idle(self, connection: Connection) -> None:
         """The last request has ended."""
         if connection in self._open:
             self._idle.pop(connection, None)
             self._idle[connection] = None
 
-    def release(self, connection: HttpProtocol) -> None:
+    def release(self, connection: Connection) -> None:
         """Unregisters a connection. Idempotent."""
         address = self._open.pop(connection, None)
         if address is None:
@@ -137,50 +122,10 @@ class Connections:
         if self._open:
             self._schedule_check()
 
-    def _close(self, connection: HttpProtocol, reason: str) -> None:
+    def _close(self, connection: Connection, reason: str) -> None:
         CUT.labels(reason).inc()
         self.release(connection)
         connection.close(reason)
-
-
-class _TlsAdmission(asyncio.Protocol):
-    """Admits a connection before its TLS handshake, which takes resources and may never complete."""
-
-    def __init__(self, connections: Connections, http: HttpProtocol, context: ssl.SSLContext) -> None:
-        self._connections = connections
-        self._http = http
-        self._context = context
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        # Before the handshake there is no way to send a response.
-        if self._connections.admit(self._http, address_of(transport)):
-            return transport.abort()
-        self._http.tls_started(transport)
-        tls = _TlsProtocol(self._connections, self._http, self._context)
-        transport.set_protocol(tls)
-        tls.connection_made(transport)
-
-
-class _TlsProtocol(sslproto.SSLProtocol):
-    """asyncio's TLS protocol, which also releases connections that end during the handshake."""
-
-    def __init__(self, connections: Connections, http: HttpProtocol, context: ssl.SSLContext) -> None:
-        super().__init__(
-            asyncio.get_running_loop(),
-            http,
-            context,
-            None,  # type: ignore[arg-type]  # nothing awaits the handshake
-            server_side=True,
-            ssl_handshake_timeout=connections.limits.header_seconds,  # type: ignore[arg-type]  # floats are fine
-            ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS,
-        )
-        self._connections = connections
-        self._http = http
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        self._connections.release(self._http)
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:

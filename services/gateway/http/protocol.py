@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import h11
 from uvicorn.config import Config
@@ -10,9 +10,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from services.gateway.http.api_errors import ApiError
-
-if TYPE_CHECKING:
-    from services.gateway.http.connections import Connections
+from services.gateway.http.connections import Connections, address_of
 
 MAX_HEADER_BYTES = 16 * 2**10
 _READ_BYTES = 64 * 2**10
@@ -30,7 +28,7 @@ class HttpProtocol(H11Protocol):
 
     def __init__(
         self,
-        connections: "Connections",
+        connections: Connections,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -55,11 +53,9 @@ class HttpProtocol(H11Protocol):
         self._raw = transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        if self._raw is None:
-            peer = transport.get_extra_info("peername")
-            if status := self._connections.admit(self, str(peer[0]) if peer else ""):
-                self.transport = transport
-                return self._refuse(status)
+        if self._raw is None and (status := self._connections.admit(self, address_of(transport))):
+            self.transport = transport
+            return self._refuse(status)
         super().connection_made(transport)
         # asyncio reads four times as much at once: with fifty senders, 16 MiB before any other gets its turn.
         if hasattr(transport, "max_size"):

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from services.gateway.http.certificates import ServerCertificate
 from services.gateway.http.connections import ConnectionLimits, Connections
+from services.gateway.http.protocol_factory import ProtocolFactory
 from services.gateway.settings import GatewaySettings
 from services.shared import telemetry
 from services.shared.rpc.server import write_port_file
@@ -44,7 +45,7 @@ def make_config(
         app,
         host=settings.host,
         port=settings.port,
-        http=cast(Any, Connections(limits, context).protocol),  # uvicorn calls it like the class
+        http=cast(Any, ProtocolFactory(Connections(limits), context)),  # uvicorn calls it like the class
         ws="none",
         log_config=None,
         access_log=False,

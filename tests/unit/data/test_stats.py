@@ -9,7 +9,8 @@ from PIL import Image
 
 from model_core.data.data_errors import DataError
 from model_core.data.published_shape import SHAPES, compare
-from model_core.data.stats import Spread, light_samples, markdown, measure, write_stats
+from model_core.data.stats import Spread, light_samples, measure
+from model_core.data.stats_report import markdown, write_stats
 from tests.unit.data.samples import dialogue, encoded, picture, seen, speech, spoken, voice, write_folder
 
 
@@ -41,7 +42,7 @@ def test_statistics_are_computed_from_the_samples(folder: Path) -> None:
 
 def test_without_a_tokenizer_four_letters_are_a_token(folder: Path) -> None:
     stats = measure(light_samples(folder), "instruct")
-    assert stats.tokenizer == "a token for four letters"
+    assert stats.tokenizer == "one token per four characters"
     assert stats.values["prompt_tokens"][0] == round(len("<speech>") / 4)
 
 
