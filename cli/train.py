@@ -80,7 +80,7 @@ class _Stages(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Stages, no_args_is_help=True, help="Train: the four stages of the method, and nano by a recipe of them."
+    cls=_Stages, no_args_is_help=True, help="Train: the four stages of the method, or the recipe for nano."
 )
 
 
