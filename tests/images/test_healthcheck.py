@@ -34,7 +34,7 @@ def ports(tmp_path: Path) -> Path:
 def test_serving_model_service_is_healthy(ports: Path) -> None:
     with model_service(is_healthy=True) as port:
         write_port_file(ports, port=1, metrics_port=port)
-        assert check(ports) == f"http://127.0.0.1:{port}/healthz answers 200"
+        assert check(ports) == f"http://127.0.0.1:{port}/healthz returned 200"
 
 
 def test_loading_or_draining_model_service_is_unhealthy(ports: Path) -> None:
@@ -48,7 +48,7 @@ def test_worker_with_metrics_is_healthy(ports: Path) -> None:
     server = MetricsServer("127.0.0.1", 0)
     try:
         write_port_file(ports, port=server.port, metrics_port=server.port)
-        assert check(ports) == f"http://127.0.0.1:{server.port}/metrics answers 200"
+        assert check(ports) == f"http://127.0.0.1:{server.port}/metrics returned 200"
     finally:
         server.close()
 

@@ -107,7 +107,7 @@ def _decode(tensor: common_pb2.Tensor, field: str) -> Array:
         wrong = array[~(np.abs(array) <= MAX_MAGNITUDE)]
         raise InvalidInput(
             f"{field}.data",
-            f"contains {wrong[0]:g}, not a number between ±{MAX_MAGNITUDE:g}",
+            f"contains {wrong[0]:g}, which is not within ±{MAX_MAGNITUDE:g}",
         )
     return array
 
