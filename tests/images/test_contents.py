@@ -65,7 +65,7 @@ def test_services_image_runs_with_its_own_packages(
         assert process.wait(READY_SECONDS) == 0
         gone = services_image.run(*CHECK, environment=environment)
     assert gone.returncode == 1
-    assert "does not answer" in gone.stdout
+    assert "does not respond" in gone.stdout
 
 
 def test_models_image_runs_with_its_own_packages(models_image: ImageTree) -> None:
