@@ -1,6 +1,6 @@
-"""How much memory each service needs with each preset, from the presets' own shapes: `make docs`.
+"""Computes the memory that each service needs with each preset, from the shapes of the presets: `make docs`.
 
-Writes helm/lyra/files/presets.yaml, by which the chart refuses what cannot fit, and the table of
+Writes helm/lyra/files/presets.yaml, which the chart uses to reject presets that do not fit, and the table in
 docs/deploy/gpu-sizing.md.
 """
 
@@ -22,41 +22,48 @@ CHART_TABLE = ROOT / "helm/lyra/files/presets.yaml"
 PAGE = ROOT / "docs/deploy/gpu-sizing.md"
 BEGIN, END = "<!-- rendered by docs/preset_memory.py -->", "<!-- end -->"
 
-PROCESS_MIB = 700  # Python, torch and what a request holds: nano's processes, less their weights
-LOADING = 1.1  # of the weights, while they are loaded
-CACHE_POSITIONS = 32_768  # of the prompt and answer that the language model's cache has room for
+PROCESS_MIB = 700  # Python, torch and a request: measured with nano's processes, without their weights
+LOADING = 1.1  # peak memory while loading, relative to the weights
+CACHE_POSITIONS = 32_768  # of prompt and answer, in the language model's key-value cache
 PREFIX_CACHE_MIB = 256  # default of LYRA_PREFIX_CACHE_MIB
-HALF, WHOLE = 2, 4  # bytes of a number: bfloat16, float32
+BF16_BYTES, FP32_BYTES = 2, 4
 
 _HEAD = """\
-# MiB that a service needs with a preset, and that its weights take on disk (disk). Rendered by `make docs`
-# (docs/preset_memory.py) from the shapes of the presets; docs/deploy/gpu-sizing.md shows the arithmetic.
+# Memory of each service with a preset, and disk space of its weights (disk), in MiB. Rendered by `make docs`
+# (docs/preset_memory.py) from the shapes of the presets; docs/deploy/gpu-sizing.md shows the calculation.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """What one service needs with one preset. `bytes_each`: of a number; `cache`: MiB of the language model's cache."""
+class MemoryNeed:
+    """Memory of one service with one preset.
+
+    Attributes:
+        component: The service, as in the chart's labels.
+        parameters: Number of parameters.
+        parameter_bytes: Bytes per parameter.
+        cache: Key-value cache and prefix cache of the language model, in MiB.
+    """
 
     component: str
     parameters: int
-    bytes_each: int
+    parameter_bytes: int
     cache: int = 0
 
     @property
     def weights(self) -> int:
-        """MiB."""
-        return math.ceil(self.parameters * self.bytes_each / 2**20)
+        """Weights in MiB."""
+        return math.ceil(self.parameters * self.parameter_bytes / 2**20)
 
     @property
     def total(self) -> int:
-        """MiB, rounded up to a hundred."""
+        """Total in MiB, rounded up to a multiple of 100."""
         return math.ceil((self.weights * LOADING + PROCESS_MIB + self.cache) / 100) * 100
 
 
 @cache
-def needs(name: str) -> list[Need]:
-    """Of the four services with a preset that runs a checkpoint."""
+def needs(name: str) -> list[MemoryNeed]:
+    """Memory of the four services with a preset that requires a checkpoint."""
     preset = _architecture(name)
     with torch.device("meta"):
         decoder = preset.language.build()
@@ -64,26 +71,26 @@ def needs(name: str) -> list[Need]:
         speech = _count(preset.speech_encoder.build()) + preset.transcriber_parameters
         vision, voice = _count(preset.vision_encoder.build()), _count(preset.unit_generator.build())
     return [
-        Need("speech-encoder", speech, WHOLE),
-        Need("vision-encoder", vision, WHOLE),
-        Need("language-model", language, HALF, _cache(preset)),
-        Need("speech-synthesizer", voice, WHOLE),
+        MemoryNeed("speech-encoder", speech, FP32_BYTES),
+        MemoryNeed("vision-encoder", vision, FP32_BYTES),
+        MemoryNeed("language-model", language, BF16_BYTES, _cache(preset)),
+        MemoryNeed("speech-synthesizer", voice, FP32_BYTES),
     ]
 
 
 def computed() -> list[str]:
-    """The presets that run a checkpoint, by what they need."""
+    """The presets that require a checkpoint, smallest first."""
     names = [preset.name for preset in PRESETS.values() if preset.weights is WeightSource.CHECKPOINT]
     return sorted(names, key=lambda name: sum(need.total for need in needs(name)))
 
 
 def disk(name: str) -> int:
-    """MiB of a whole checkpoint with its encoders, in half precision as they are published."""
-    return math.ceil(sum(need.parameters for need in needs(name)) * HALF * 1.05 / 2**20 / 100) * 100
+    """Size in MiB of a checkpoint with its encoders, which are published in half precision."""
+    return math.ceil(sum(need.parameters for need in needs(name)) * BF16_BYTES * 1.05 / 2**20 / 100) * 100
 
 
 def chart_table() -> str:
-    """Of helm/lyra/files/presets.yaml."""
+    """Content of helm/lyra/files/presets.yaml."""
     measured = {preset.name: preset.memory for preset in PRESETS.values() if preset.memory}
     lines = [_row(name, memory.components, memory.disk) for name, memory in measured.items()]
     lines += [_row(name, {need.component: need.total for need in needs(name)}, disk(name)) for name in computed()]
@@ -91,24 +98,24 @@ def chart_table() -> str:
 
 
 def page_table() -> str:
-    """Of docs/deploy/gpu-sizing.md, between the markers."""
+    """The table of docs/deploy/gpu-sizing.md, with its markers."""
     return "\n".join([BEGIN, "", *_page_rows(), "", END])
 
 
 def _page_rows() -> Iterator[str]:
-    yield "| preset | service | parameters | bytes each | weights (GiB) | cache (GiB) | needed (GiB) |"
+    yield "| preset | service | parameters | bytes per parameter | weights (GiB) | cache (GiB) | needed (GiB) |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name in computed():
         for need in needs(name):
             cache = f"{need.cache / 1024:.1f}" if need.cache else ""
             yield (
-                f"| {name} | {need.component} | {need.parameters / 1e6:,.0f} M | {need.bytes_each} "
+                f"| {name} | {need.component} | {need.parameters / 1e6:,.0f} M | {need.parameter_bytes} "
                 f"| {need.weights / 1024:.1f} | {cache} | **{need.total / 1024:.1f}** |"
             )
 
 
 def render_page(text: str) -> str:
-    """The page with its table made anew."""
+    """The page with its table replaced."""
     before, rest = text.split(BEGIN)
     return before + page_table() + rest.split(END)[1]
 
@@ -119,7 +126,7 @@ def _row(name: str, mib: Mapping[str, int], on_disk: int) -> str:
 
 def _architecture(name: str) -> PublishedArchitecture:
     architecture = get_preset(name).architecture
-    assert architecture is not None  # every preset that runs a checkpoint has one
+    assert architecture is not None  # every preset with a checkpoint has one
     return architecture()
 
 
@@ -128,7 +135,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _adapter(decoder: nn.Module, config: LoraConfig, preset: PublishedArchitecture) -> int:
-    """Parameters of a low-rank update: of a layer from I to O, rank times I and O together."""
+    """Parameters of a LoRA adapter: rank x (inputs + outputs) for each layer."""
     layers = (
         module
         for name, module in decoder.named_modules()
@@ -138,9 +145,9 @@ def _adapter(decoder: nn.Module, config: LoraConfig, preset: PublishedArchitectu
 
 
 def _cache(preset: PublishedArchitecture) -> int:
-    """MiB of keys and values, when the extractor drops nothing, and of beginnings that are kept."""
+    """Key-value cache without extraction, and the prefix cache, in MiB."""
     language = preset.language
-    each = 2 * language.layers * language.key_value_heads * language.head_width * HALF
+    each = 2 * language.layers * language.key_value_heads * language.head_width * BF16_BYTES
     return math.ceil(each * CACHE_POSITIONS / 2**20) + PREFIX_CACHE_MIB
 
 

@@ -28,23 +28,23 @@ _INTRODUCTION = """\
 
 Rendered by `make docs` from the settings classes; edit those, not this file.
 
-Every process reads its command line first (`--max-waiting 8`), then its environment (`LYRA_MAX_WAITING=8`), then takes
-the default. A value that is not acceptable ends the process with code 2 and names the setting. `python -m services.NAME
+Settings are read from the command line (`--max-waiting 8`), then from the environment (`LYRA_MAX_WAITING=8`); otherwise
+the default applies. With an invalid value, a process exits with code 2 and names the setting. `python -m services.NAME
 --help` shows the same tables.
 
-The commands of `lyra` read three variables of their own: `LYRA_HOME` (folder of weights, keys and run files),
-`LYRA_URL` and `LYRA_API_KEY` (the gateway to speak to, where it is not the local stack).
+The commands of `lyra` read three variables: `LYRA_HOME` (folder of weights, keys and run files), `LYRA_URL` and
+`LYRA_API_KEY` (the gateway to use instead of the local stack).
 """
 
 _LONG_AUDIO = (StoreSettings, JobSettings, WebhookSettings, OutboundSettings)
-_BOTH = "Read by the gateway and the workers, which must agree on them."
+_BOTH = "Read by the gateway and the workers; set the same values for both."
 
-# Title, who reads it, the class, and the classes whose settings stand elsewhere on the page.
+# Title, readers, class, and classes whose settings are in other sections.
 _SECTIONS: tuple[tuple[str, str, type[BaseSettings], tuple[type[BaseSettings], ...]], ...] = (
     ("Every process", "", ProcessSettings, ()),
     (
         "Between services",
-        "Read by the model services, the gateway and the workers; `lyra adapters` reads them, too, and "
+        "Read by the model services, the gateway and the workers; also by `lyra adapters`, together with "
         "`LYRA_OPERATOR_TOKEN_FILE`.",
         ServiceAccessSettings,
         (),
@@ -67,7 +67,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseSettings], tuple[type[BaseSettings], .
     ),
     (
         "Workers of long-audio jobs",
-        "`python -m services.worker`, and `python -m services.worker.clock`, which calls for housekeeping.",
+        "`python -m services.worker`, and `python -m services.worker.clock`, which schedules periodic tasks.",
         WorkerSettings,
         (ProcessSettings, ServiceAccessSettings, MediaSettings, *_LONG_AUDIO),
     ),
@@ -75,19 +75,19 @@ _SECTIONS: tuple[tuple[str, str, type[BaseSettings], tuple[type[BaseSettings], .
     ("Media", _BOTH, MediaSettings, (StoreSettings, VisionLimits)),
     (
         "Decoding users' media",
-        "Read by the gateway, the workers, the speech encoder and the vision encoder, each for itself.",
+        "Read by the gateway, the workers, the speech encoder and the vision encoder, independently of each other.",
         DecoderSettings,
         (),
     ),
     (
         "Pictures and videos",
-        "Read by the gateway and the vision encoder, which must agree on them: what is uploaded can be used.",
+        "Read by the gateway and the vision encoder; set the same values for both, so that uploads can be used.",
         VisionLimits,
         (DecoderSettings,),
     ),
     ("Jobs", _BOTH, JobSettings, (StoreSettings,)),
-    ("Callbacks", f"{_BOTH} `lyra webhooks` reads the first.", WebhookSettings, ()),
-    ("Addresses that are called", _BOTH, OutboundSettings, ()),
+    ("Callbacks", f"{_BOTH} `lyra webhooks` reads the first one, too.", WebhookSettings, ()),
+    ("Outbound requests", _BOTH, OutboundSettings, ()),
 )
 
 

@@ -1,8 +1,8 @@
-"""Audits the locked dependencies against a pinned snapshot of advisories, without a network: `make audit`.
+"""Audits the locked dependencies against a pinned snapshot of advisories, offline: `make audit`.
 
-`advisories.json` beside this file holds records in the OSV schema (https://ossf.github.io/osv-schema/) for the packages
-of the locks. pip-audit, which does the matching of names and the report, asks an OSV server; here that is a server on
-loopback that answers from the snapshot. `make advisories` renews the snapshot from the real one.
+`advisories.json` contains records in the OSV schema (https://ossf.github.io/osv-schema/) for the locked packages.
+pip-audit queries an OSV server, which here is a local server that responds from the snapshot. `make advisories` updates
+the snapshot from the real server.
 """
 
 import argparse
@@ -28,10 +28,10 @@ SNAPSHOT = FOLDER / "advisories.json"
 LOCKS = (FOLDER / "lock.txt", FOLDER / "torch.txt")
 OSV_QUERY = "https://api.osv.dev/v1/query"
 
-# Advisories that touch a locked version and nothing that we do; each names what would have to change for it to matter.
+# Advisories that affect a locked version but not our use of it, with the reason.
 ACCEPTED = {
-    "CVE-2026-136426": "torch: packages of torch.export (PT2) are read nowhere; checkpoints are read as tensors alone",
-    "CVE-2026-75104": "transformers: checkpoints are read by model_core/checkpoints, which keeps to their folder",
+    "CVE-2026-136426": "torch: torch.export packages (PT2) are never read; checkpoints are only read as tensors",
+    "CVE-2026-75104": "transformers: checkpoints are read by model_core/checkpoints, which never leaves their folder",
 }
 
 _PINNED = re.compile(r"^([A-Za-z0-9][\w.\-]*)==([^\s;\\]+)", re.MULTILINE)
@@ -40,7 +40,7 @@ _KEPT = ("schema_version", "id", "aliases", "modified", "published", "withdrawn"
 
 
 def pinned(locks: Sequence[Path] = LOCKS) -> dict[str, set[str]]:
-    """Versions by canonical name of package, as the locks pin them; markers for other platforms make several."""
+    """Pinned versions by canonical package name; several if they differ between platforms."""
     versions: dict[str, set[str]] = {}
     for lock in locks:
         for name, version in _PINNED.findall(lock.read_text()):
@@ -52,22 +52,22 @@ def read_snapshot(path: Path = SNAPSHOT) -> list[dict[str, Any]]:
     """The records of a snapshot.
 
     Raises:
-        ValueError: It is not JSON, or its records are not OSV's; an audit by it would find nothing.
+        ValueError: It is not JSON, or its records are not in the OSV schema, so that an audit would find nothing.
     """
     records = json.loads(path.read_text())["advisories"]
     for record in records:
         for affected in record["affected"]:
             if affected["package"]["ecosystem"] != "PyPI":
-                raise ValueError(f"{record['id']} is not about a package of PyPI")
-            # Reads every version, so that a record that cannot be matched is found here and not passed over.
+                raise ValueError(f"{record['id']} does not affect a PyPI package")
+            # Parses all versions, so that an invalid record raises here instead of being skipped.
             affects(affected, Version("1"))
     if not records:
-        raise ValueError(f"{path.name} holds no advisory")
+        raise ValueError(f"{path.name} contains no advisories")
     return list(records)
 
 
 def affects(affected: dict[str, Any], version: Version) -> bool:
-    """Whether a version is affected, by OSV's evaluation algorithm: listed, or within a range of ecosystem versions."""
+    """Whether a version is affected according to OSV's evaluation algorithm: listed, or in an ECOSYSTEM range."""
     if any(Version(listed) == version for listed in affected.get("versions", ())):
         return True
     return any(_within(span["events"], version) for span in affected.get("ranges", ()) if span["type"] == "ECOSYSTEM")
@@ -91,9 +91,9 @@ def _event_version(event: dict[str, str]) -> Version:
 
 @contextmanager
 def osv_server(advisories: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Serves OSV's `POST /v1/query` from these records on loopback; yields its URL.
+    """Serves OSV's `POST /v1/query` with these records on loopback; yields its URL.
 
-    Without a version in the query all records of the package are answered, as OSV does.
+    Like OSV, returns all records of the package if the query has no version.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -108,7 +108,7 @@ def osv_server(advisories: Sequence[dict[str, Any]]) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """Says nothing: the report is what counts."""
+            """Does not log requests."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -121,7 +121,7 @@ def osv_server(advisories: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def matching(advisories: Sequence[dict[str, Any]], name: str, version: str | None) -> list[dict[str, Any]]:
-    """Records about a package, or about one version of it."""
+    """Records that affect a package, or one version of it."""
     return [
         record
         for record in advisories
@@ -136,13 +136,13 @@ def matching(advisories: Sequence[dict[str, Any]], name: str, version: str | Non
 def audit(
     snapshot: Path = SNAPSHOT, locks: Sequence[Path] = LOCKS, accepted: Mapping[str, str] = MappingProxyType(ACCEPTED)
 ) -> int:
-    """Runs pip-audit over the locks; its exit code: 0 where no locked version is affected, 1 where one is."""
+    """Runs pip-audit on the locks. Returns its exit code: 0 if no locked version is affected, else 1."""
     advisories = read_snapshot(snapshot)
     taken = json.loads(snapshot.read_text())["taken"]
     packages = pinned(locks)
     print(f"{len(packages)} locked packages against {len(advisories)} advisories taken on {taken}", flush=True)
     for identifier, reason in accepted.items():
-        print(f"{identifier} is accepted; {reason}", flush=True)
+        print(f"{identifier} is accepted: {reason}", flush=True)
     with osv_server(advisories) as url:
         command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps", "--progress-spinner", "off"]
         command += ["--vulnerability-service", "osv", "--osv-url", url, "--aliases", "on"]
@@ -151,7 +151,7 @@ def audit(
 
 
 def renew(url: str = OSV_QUERY, snapshot: Path = SNAPSHOT, locks: Sequence[Path] = LOCKS) -> int:
-    """Asks an OSV server for all about the locked packages and writes the snapshot. How many records it holds."""
+    """Fetches the records of the locked packages from an OSV server and writes the snapshot. Returns their number."""
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(pinned(locks)):
         for record in _ask(url, name):
@@ -167,7 +167,7 @@ def renew(url: str = OSV_QUERY, snapshot: Path = SNAPSHOT, locks: Sequence[Path]
 
 
 def _ask(url: str, name: str) -> Iterator[dict[str, Any]]:
-    """All records of a package, page after page."""
+    """All records of a package, page by page."""
     query: dict[str, Any] = {"package": {"name": name, "ecosystem": "PyPI"}}
     while True:
         request = urllib.request.Request(url, json.dumps(query).encode(), {"Content-Type": "application/json"})
@@ -180,7 +180,7 @@ def _ask(url: str, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
-    """What matching and the report need of a record: long texts and other ecosystems stay behind."""
+    """The parts of a record used for matching and the report, without long texts and other ecosystems."""
     kept = {name: record[name] for name in _KEPT if name in record}
     kept["affected"] = [
         {name: affected[name] for name in ("package", "ranges", "versions") if name in affected}
@@ -190,21 +190,21 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
     for affected in kept["affected"]:
         affected["ranges"] = [span for span in affected.get("ranges", ()) if span["type"] == "ECOSYSTEM"]
         if affected["ranges"]:
-            affected.pop("versions", None)  # the same, told at length
+            affected.pop("versions", None)  # redundant with the ranges
     return kept
 
 
 def main() -> int:
-    """0, or 1 where a locked version is affected."""
+    """Returns the exit code: 1 if a locked version is affected, else 0."""
     parser = argparse.ArgumentParser(prog="python requirements/audit.py", description=__doc__)
-    parser.add_argument("--renew", action="store_true", help="fetch the snapshot anew instead; needs a network")
+    parser.add_argument("--renew", action="store_true", help="update the snapshot instead; requires a network")
     parser.add_argument("--osv-url", default=OSV_QUERY, help="OSV server to fetch from (default: %(default)s)")
     options = parser.parse_args()
     if options.renew:
         try:
             print(f"{renew(options.osv_url)} advisories written to {SNAPSHOT.name}")
         except OSError as error:
-            print(f"{options.osv_url} cannot be asked ({error}); {SNAPSHOT.name} stays as it is", file=sys.stderr)
+            print(f"{options.osv_url} cannot be reached ({error}); {SNAPSHOT.name} is unchanged", file=sys.stderr)
             return 1
         return 0
     return audit()
