@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set and how many times an epoch goes through it; 0.5 takes another half of it each epoch.
+    """A data set and how many times an epoch passes over it; with 0.5, each epoch uses another half.
 
     Raises:
         InvalidInput: the weight is not greater than 0.
@@ -58,18 +58,18 @@ class Start:
             "flag": "--start",
             "exists": True,
             "file_okay": False,
-            "help": "Another run's folder to go on from. May be repeated; later ones win.",
+            "help": "Folder of trained parts to start from. May be repeated; later ones take precedence.",
         },
     )
     adapter: str = field(
         default="",
         metadata={
             "flag": "--start-adapter",
-            "help": "Adapter of --start that the new one takes its weights from; by default its namesake.",
+            "help": "Adapter in --start whose weights the new one starts from; by default that of the same name.",
         },
     )
     freeze: tuple[str, ...] = field(
-        default=(), metadata={"help": "Projector that stays as it is: speech or vision. May be repeated."}
+        default=(), metadata={"help": "Projector to freeze: speech or vision. May be repeated."}
     )
 
     def find(self, *names: str) -> Path | None:
@@ -87,17 +87,17 @@ class HyperparameterOverrides:
     that have these names.
     """
 
-    adapter: str = field(default="", metadata={"help": "Name of the adapter that learns; by default the stage's."})
-    steps: int | None = field(default=None, metadata={"min": 1, "help": "Optimiser steps, in place of epochs."})
-    epochs: float | None = field(default=None, metadata={"min": 0.001, "help": "Passes over the data."})
-    batch: int | None = field(default=None, metadata={"min": 1, "help": "Samples a step, of all processes together."})
-    learning_rate: float | None = field(default=None, metadata={"min": 0.0, "help": "The highest one."})
+    adapter: str = field(default="", metadata={"help": "Name of the trained adapter; by default that of the stage."})
+    steps: int | None = field(default=None, metadata={"min": 1, "help": "Optimizer steps, instead of epochs."})
+    epochs: float | None = field(default=None, metadata={"min": 0.001, "help": "Number of passes over the data."})
+    batch: int | None = field(default=None, metadata={"min": 1, "help": "Global batch size of an optimizer step."})
+    learning_rate: float | None = field(default=None, metadata={"min": 0.0, "help": "Peak learning rate."})
     projector_rate: float | None = field(
         default=None,
-        metadata={"min": 0.0, "help": "Of it, the projectors' share: 0.1 lets them learn ten times slower."},
+        metadata={"min": 0.0, "help": "Learning rate of the projectors relative to --learning-rate."},
     )
     rank: int | None = field(
-        default=None, metadata={"part": "lora", "flag": "--lora-rank", "min": 1, "help": "Of the adapter."}
+        default=None, metadata={"part": "lora", "flag": "--lora-rank", "min": 1, "help": "LoRA rank of the adapter."}
     )
     alpha: float | None = field(
         default=None,
@@ -105,15 +105,15 @@ class HyperparameterOverrides:
             "part": "lora",
             "flag": "--lora-alpha",
             "min": 0.0,
-            "help": "Of the adapter; alpha / rank scales it.",
+            "help": "LoRA alpha; the adapter is scaled by alpha / rank.",
         },
     )
     regularizer: float | None = field(
-        default=None, metadata={"min": 0.0, "help": "Weight of the regularizer; 0 is none."}
+        default=None, metadata={"min": 0.0, "help": "Weight of the regularizer; 0 turns it off."}
     )
     blocks: int | None = field(
         default=None,
-        metadata={"part": "extraction", "min": 1, "help": "Blocks of layers between which context is dropped."},
+        metadata={"part": "extraction", "min": 1, "help": "Blocks of layers; context tokens are dropped between them."},
     )
     keep_rate: float | None = field(
         default=None,
@@ -129,7 +129,7 @@ class HyperparameterOverrides:
         metadata={
             "flag": "--context-length",
             "min": 16,
-            "help": "Most tokens of a sample; longer ones are left out.",
+            "help": "Maximum tokens of a sample; longer ones are excluded.",
         },
     )
 
@@ -160,25 +160,25 @@ class StageOptions:
 
     Attributes:
         name: Name of the stage.
-        preset: Whose models are trained.
-        hyperparameters: The preset's, or changed.
+        preset: Preset whose models are trained.
+        hyperparameters: The preset's, with overrides.
         data: Folders written by `lyra data build` or `filter`, with weights.
         out: Folder of the run.
         home: Folder of weights; None for the default.
-        checkpoint: Folder that presets of the published method load.
+        checkpoint: Folder of a checkpoint, for presets that require one.
         start: Weights that training starts from.
-        evaluate: Data whose loss is measured every `evaluate_every` steps.
-        patience: Evaluations without an improvement after which the run stops and writes its best weights; 0 never
-            stops. A checkpoint is then written at each evaluation.
-        device_batch: Samples that a process takes at a time; the rest of a batch is accumulated. None for all of it.
-        bfloat16: Compute in bfloat16; None where the processor is fast at it.
+        evaluate: Data for evaluation every `evaluate_every` steps.
+        patience: Evaluations without improvement after which the run stops and writes its best weights; 0 never stops.
+            Otherwise, a checkpoint is written at each evaluation.
+        device_batch: Batch size per process and forward pass; gradients of the rest are accumulated.
+        bfloat16: Whether to compute in bfloat16; None if the processor computes it fast.
         checkpointing: Recompute activations in the backward pass instead of storing them.
-        cached: Keep encoder features beside the data.
-        workers: Processes that prepare batches beside each training process.
+        cached: Cache encoder features beside the data.
+        workers: Data loading processes per training process.
         seed: Seed of everything random.
         save_every, log_every: Intervals in steps.
         deepspeed: DeepSpeed's JSON configuration.
-        fsdp: Words among `full_shard`, `shard_grad_op`, `offload`, `auto_wrap`, or a JSON file with what the Trainer
+        fsdp: Any of `full_shard`, `shard_grad_op`, `offload`, `auto_wrap`, or a JSON file with what the Trainer
             accepts as `fsdp_config`; empty for none.
         command: The command line of the run, for the model card.
     """
@@ -188,61 +188,62 @@ class StageOptions:
     data: tuple[Source, ...] = field(
         metadata={
             "parse": Source.parse,
-            "help": "Folder of a data set; FOLDER:0.5 takes half of it an epoch. May be repeated.",
+            "help": "Folder of a data set; FOLDER:0.5 uses half of it per epoch. May be repeated.",
         }
     )
     out: Path = field(
         metadata={"file_okay": False, "help": "Folder of the run; the same command resumes an interrupted run."}
     )
     preset: str = field(
-        default="nano", metadata={"help": "Whose models: nano; mini, base, pro or llama3 (of a checkpoint); tiny."}
+        default="nano", metadata={"help": "Preset: nano; mini, base, pro or llama3 (require a checkpoint); tiny."}
     )
     home: Path | None = None
     checkpoint: Path | None = None
     start: Start = field(default_factory=Start)
     device_batch: int | None = field(
         default=None,
-        metadata={"min": 1, "help": "Samples that a process takes at a time; the rest is accumulated."},
+        metadata={"min": 1, "help": "Batch size per process and forward pass; gradients of the rest are accumulated."},
     )
     evaluate: tuple[Source, ...] = field(
         default=(),
         metadata={
             "parse": Source.parse,
-            "help": "Data set whose loss is measured now and then. May be repeated.",
+            "help": "Data set for evaluation during training. May be repeated.",
         },
     )
-    evaluate_every: int = field(default=200, metadata={"min": 1, "help": "Steps between measurements."})
+    evaluate_every: int = field(default=200, metadata={"min": 1, "help": "Steps between evaluations."})
     patience: int = field(
         default=0,
-        metadata={"min": 0, "help": "Stop after so many measurements without a better one; 0: never."},
+        metadata={"min": 0, "help": "Stop after this many evaluations without improvement; 0 never stops."},
     )
     bfloat16: bool | None = field(
         default=None,
-        metadata={"flag": "--bf16/--fp32", "help": "Number format of the work; by default what is fast here."},
+        metadata={
+            "flag": "--bf16/--fp32",
+            "help": "Number format; by default bfloat16 where it is fast.",
+        },
     )
     checkpointing: bool = field(
         default=False,
         metadata={
             "flag": "--recompute",
-            "help": "Forget activations and compute them again: less memory, more work.",
+            "help": "Recompute activations in the backward pass: less memory, more computation.",
         },
     )
     cached: bool = field(
         default=True,
-        metadata={"flag": "--cache/--no-cache", "help": "Keep the encoders' features beside the data."},
+        metadata={"flag": "--cache/--no-cache", "help": "Cache the encoders' features beside the data."},
     )
-    workers: int = field(
-        default=0, metadata={"min": 0, "help": "Processes that prepare batches beside each training process."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of order, dropout and fresh weights."})
+    workers: int = field(default=0, metadata={"min": 0, "help": "Data loading processes per training process."})
+    seed: int = field(default=0, metadata={"help": "Seed of sample order, dropout and new weights."})
     save_every: int = field(default=100, metadata={"min": 1, "help": "Steps between checkpoints."})
-    log_every: int = field(default=20, metadata={"min": 1, "help": "Steps between lines of the log."})
+    log_every: int = field(default=20, metadata={"min": 1, "help": "Steps between log lines."})
     deepspeed: Path | None = field(
         default=None,
         metadata={"exists": True, "dir_okay": False, "help": "DeepSpeed's JSON configuration."},
     )
     fsdp: str = field(
-        default="", metadata={"help": "As Hugging Face's Trainer takes it, for example 'full_shard auto_wrap'."}
+        default="", metadata={"help": "As for Hugging Face's Trainer, for example 'full_shard auto_wrap'."}
     )
     command: str = ""
 
@@ -250,4 +251,4 @@ class StageOptions:
         if not self.data:
             raise InvalidInput("data", "no training data is given")
         if self.patience and not self.evaluate:
-            raise InvalidInput("patience", "there is nothing to measure: name data with --evaluate")
+            raise InvalidInput("patience", "requires evaluation data: --evaluate")

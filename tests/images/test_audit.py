@@ -79,7 +79,7 @@ def test_audit_passes_if_the_version_is_fixed_or_the_advisory_accepted(snapshot:
 def test_empty_or_unmatchable_snapshot_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "advisories.json"
     path.write_text(json.dumps({"taken": "2026-01-01", "advisories": []}))
-    with pytest.raises(ValueError, match="no advisory"):
+    with pytest.raises(ValueError, match="no advisories"):
         audit.read_snapshot(path)
 
     path.write_text(json.dumps({"taken": "", "advisories": [advisory("PYSEC-3", "a", {"introduced": "one"})]}))
