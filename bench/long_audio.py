@@ -84,9 +84,9 @@ def one_recording(stack: Stack, recording: Path) -> dict[str, Any]:
     """Times of a job's stages and of one more question, and the peak memory of each process."""
     with _client(stack, stack.key) as http, Memory(stack) as memory:
         started = time.perf_counter()
-        asked = {"tasks": ["transcript", "summary", "questions"], "questions": QUESTIONS}
+        job_request = {"tasks": ["transcript", "summary", "questions"], "questions": QUESTIONS}
         with recording.open("rb") as file:
-            response = http.post("/v1/jobs", files={"file": file}, data={"request": json.dumps(asked)})
+            response = http.post("/v1/jobs", files={"file": file}, data={"request": json.dumps(job_request)})
         job = response.raise_for_status().json()["id"]
         uploaded = time.perf_counter()
         at = {state: moment - uploaded for state, moment in _states(http, job).items()}

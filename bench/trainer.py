@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = measure(Path(folder), options.preset, options.stage, options.batch, options.steps, options.repeats)
     write(report, options.out, plot)
-    print(f"{report['trainer']:.3f} against {report['loop']:.3f} steps/s: {report['ratio']:.3f} (at least {TARGET})")
+    print(f"{report['trainer']:.3f} against {report['loop']:.3f} steps/s: {report['ratio']:.3f} (target: {TARGET})")
 
 
 def measure(folder: Path, preset: str, stage: str, batch: int, steps: int, repeats: int) -> dict[str, Any]:
@@ -61,12 +61,12 @@ def measure(folder: Path, preset: str, stage: str, batch: int, steps: int, repea
     hyperparameters = replace(stage_of(preset, stage), steps=WARM_UP + steps, batch=batch)
 
     def prepared(number: int) -> StageRun:
-        asked = StageOptions(
+        options = StageOptions(
             name=stage, preset=preset, hyperparameters=hyperparameters, data=(Source(folder / "data"),),
             out=folder / f"run-{number}", save_every=10**6, log_every=10**6,
             start=Start(parts=(shipped,) if shipped and stage != "align" else ()),
         )  # fmt: skip
-        run = StageRun(asked)
+        run = StageRun(options)
         run.train_data.prepare()
         return run
 

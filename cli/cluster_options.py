@@ -72,7 +72,7 @@ def connected_release(
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Asks for confirmation unless `yes`. Raises CommandFailed if it is denied or nobody can be asked."""
+    """Asks for confirmation unless `yes`. Raises CommandFailed if it is denied or there is no terminal."""
     if yes:
         return
     try:

@@ -14,7 +14,7 @@ class FairSlots(Generic[WaiterT]):
     """Counts slots and queues waiters; tenants take turns, and one tenant's waiters are served in order of arrival.
 
     When the queue is full, the latest waiter of the tenant with the most waiters is evicted for a tenant that has
-    fewer, so that nobody can shut others out by asking a lot.
+    fewer, so that no tenant can shut out others by sending many requests.
 
     This is bookkeeping without synchronization: `rpc.queueing.FairQueue` adds it for an event loop,
     `sandbox.queueing.ThreadFairQueue` for threads.

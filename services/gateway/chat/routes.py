@@ -29,9 +29,9 @@ async def create_chat_completion(
     completion = Completion(body, request.state.started)
     stored = await load_referenced(body, key.tenant, media, settings, request.state.body_memory)
     size = request.state.body_memory.size
-    asked = await run_off_loop(lambda: to_answer_request(body, key.tenant, settings, stored), size)
+    answer_request = await run_off_loop(lambda: to_answer_request(body, key.tenant, settings, stored), size)
     body.messages = []  # frees the base64 data while the answer is generated
-    events = answer(clients, asked)
+    events = answer(clients, answer_request)
     if body.stream:
         chunks = with_errors_in_band(completion.stream(events))
         return await StreamedBody.begin(request, chunks, "text/event-stream")

@@ -24,7 +24,7 @@ _REFUSALS = {
     "missing": (None, "No API key was sent. Send it in the header 'Authorization: Bearer KEY'."),
     "unknown": ("invalid_api_key", "This API key is unknown or revoked."),
     KeyState.REVOKED: ("invalid_api_key", "This API key is unknown or revoked."),
-    # Not a secret from whoever holds the right key.
+    # Only a client with the right key learns this.
     KeyState.EXPIRED: ("expired_api_key", "This API key has expired. Ask the operator of this server for a new one."),
 }
 for _reason in _REFUSALS:
@@ -42,8 +42,8 @@ class InvalidKey(Exception):
 class ApiKeyMiddleware:
     """ASGI middleware: looks up the API key and applies rate limits before anything of the body is read.
 
-    Requests without a valid key have a limit of their own, which never refuses valid keys: otherwise a stranger could
-    lock out everybody behind the same address. It reduces noise; guessing is hopeless, as a key is 256 random bits.
+    Requests without a valid key have a limit of their own, which never affects valid keys: otherwise an attacker could
+    lock out everybody behind the same address. It only reduces noise; a key of 256 random bits cannot be guessed.
 
     Args:
         public_paths: Paths that need no key.

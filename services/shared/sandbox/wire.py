@@ -1,6 +1,6 @@
 """Protocol between parent and child: frames of a kind, a length and that many bytes over a socket.
 
-Nothing is pickled, and lengths are checked before memory is allocated, because a child may be under a stranger's
+Nothing is pickled, and lengths are checked before memory is allocated, because a child may be under an attacker's
 control.
 """
 

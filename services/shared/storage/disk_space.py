@@ -30,7 +30,7 @@ class DiskSpace:
             raise StoreFull
 
     def note_failure(self) -> None:
-        """Marks that the store failed to write despite free space, for whoever supervises it."""
+        """Marks that the store failed to write despite free space, for its supervisor."""
         if self._folder is not None:
             with suppress(OSError):  # the disk itself is failing
                 failure_marker(self._folder).touch(mode=0o600)
