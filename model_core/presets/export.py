@@ -18,7 +18,7 @@ def export_preset(preset: str, folder: Path, checkpoint: Path | None = None, sha
     Args:
         preset: Its name.
         folder: The folder to write.
-        checkpoint: Weights of the preset, for presets that run a checkpoint.
+        checkpoint: Weights of the preset, for presets that require a checkpoint.
         shard_size: Maximum size of a file, as in `5GB`.
 
     Raises:

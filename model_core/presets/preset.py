@@ -108,10 +108,10 @@ class Preset:
     licence: str = "apache-2.0"
 
     def check_checkpoint(self, checkpoint: Path | None) -> None:
-        """Raises InvalidInput for a checkpoint that the preset cannot take, WeightsMissing for one that it needs."""
+        """Raises WeightsMissing if a required checkpoint is missing, InvalidInput if the preset takes none."""
         if checkpoint is None and self.weights is WeightSource.CHECKPOINT:
             raise WeightsMissing(
-                f"preset {self.name} runs a checkpoint: name its folder with LYRA_CHECKPOINT or --checkpoint"
+                f"preset {self.name} requires a checkpoint: set LYRA_CHECKPOINT or --checkpoint to its folder"
             )
         if checkpoint is not None and self.architecture is None:
             raise InvalidInput("checkpoint", f"preset {self.name} has its own weights and takes no checkpoint")

@@ -197,7 +197,7 @@ def test_without_a_vocoder_there_is_no_voice(folder: Path) -> None:
 @pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("preset", OF_A_CHECKPOINT)
 def test_a_preset_that_needs_a_checkpoint_names_its_option(build: Callable[..., object], preset: str) -> None:
-    with pytest.raises(WeightsMissing, match=f"preset {preset} runs a checkpoint.*LYRA_CHECKPOINT"):
+    with pytest.raises(WeightsMissing, match=f"preset {preset} requires a checkpoint.*LYRA_CHECKPOINT"):
         build(preset)
 
 
