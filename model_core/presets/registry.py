@@ -13,7 +13,7 @@ from model_core.presets.preset import Preset, WeightSource
 
 
 def _discover() -> dict[str, Preset]:
-    """Presets with packaged weights first, then those that require a checkpoint, then random ones; by name among them."""
+    """Presets with packaged weights, then those that require a checkpoint, then random ones, each sorted by name."""
     modules = (import_module(f"{catalog.__name__}.{module.name}") for module in iter_modules(catalog.__path__))
     sources = list(WeightSource)
     found: list[Preset] = sorted(
