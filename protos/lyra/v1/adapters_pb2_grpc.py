@@ -55,21 +55,21 @@ class AdaptersServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ListAdapters(self, request, context):
-        """Tells which adapters requests may name, and which could be loaded.
+        """Lists the adapters that requests can name, and those that can be loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadAdapter(self, request, context):
-        """Makes an adapter resident that lies in the service's folder for adapters, under the name of its folder there.
+        """Loads an adapter from the service's adapters folder; its name is that of its subfolder.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadAdapter(self, request, context):
-        """Takes an adapter out of memory, after the requests that run with it.
+        """Unloads an adapter once no request uses it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

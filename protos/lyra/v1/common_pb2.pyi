@@ -41,7 +41,7 @@ Global___ElementType: _TypeAlias = ElementType  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
-    """A dense array: contiguous, row-major, little-endian. At most 1 MiB of data; larger arrays travel as TensorChunks."""
+    """A dense array: contiguous, row-major, little-endian. At most 1 MiB of data; larger arrays are sent as TensorChunks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -71,7 +71,7 @@ Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
 
 @_typing.final
 class TensorChunk(_message.Message):
-    """Some rows of a larger array, in order. A receiver joins chunks until rows_total rows have arrived."""
+    """Consecutive rows of a larger array, sent in order until rows_total rows have arrived."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,7 +81,7 @@ class TensorChunk(_message.Message):
     row_offset: _builtins.int
     """Index of the first row of this chunk in the whole array."""
     rows_total: _builtins.int
-    """Rows of the whole array."""
+    """Number of rows of the whole array."""
     @_builtins.property
     def rows(self) -> Global___Tensor: ...
     def __init__(
@@ -101,7 +101,7 @@ Global___TensorChunk: _TypeAlias = TensorChunk  # noqa: Y015
 
 @_typing.final
 class SpeechTokens(_message.Message):
-    """What a projector made of one clip (at most 30 s) of audio, or of part of it."""
+    """Speech tokens of a clip (at most 30 s) of audio, or of part of it, made by a projector."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -111,9 +111,9 @@ class SpeechTokens(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     clip_index: _builtins.int
-    """Position of the clip in its recording, from 0."""
+    """Index of the clip in its recording, from 0."""
     start_seconds: _builtins.float
-    """Where the clip starts and ends in its recording, in seconds."""
+    """Start and end of the clip in its recording, in seconds."""
     end_seconds: _builtins.float
     adapter: _builtins.str
     """Adapter whose projector made the tokens."""
@@ -140,7 +140,7 @@ Global___SpeechTokens: _TypeAlias = SpeechTokens  # noqa: Y015
 
 @_typing.final
 class VisionTokens(_message.Message):
-    """What a projector made of one picture or video."""
+    """Vision tokens of a picture or video, made by a projector."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -149,7 +149,7 @@ class VisionTokens(_message.Message):
     GRID_HEIGHT_FIELD_NUMBER: _builtins.int
     GRID_WIDTH_FIELD_NUMBER: _builtins.int
     grid_time: _builtins.int
-    """The grid that the tokens form, in row-major order."""
+    """The grid of the tokens, in row-major order."""
     grid_height: _builtins.int
     grid_width: _builtins.int
     @_builtins.property
@@ -174,7 +174,7 @@ Global___VisionTokens: _TypeAlias = VisionTokens  # noqa: Y015
 
 @_typing.final
 class ModelDescription(_message.Message):
-    """What a service runs."""
+    """The model of a service."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -183,14 +183,14 @@ class ModelDescription(_message.Message):
     TOKEN_WIDTH_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
-    """Preset that the weights belong to, for example "nano"."""
+    """Preset of the weights, for example "nano"."""
     model: _builtins.str
-    """Name of the model behind this service, for example "whisper-tiny.en"."""
+    """Name of the model, for example "whisper-tiny.en"."""
     token_width: _builtins.int
-    """Width of the language model that tokens are made for; 0 where the service makes none."""
+    """Width of the language model for which the service makes tokens; 0 if it makes none."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Adapters that a request may name."""
+        """Adapters that requests can name."""
 
     def __init__(
         self,

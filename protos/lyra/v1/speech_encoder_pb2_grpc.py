@@ -60,29 +60,29 @@ class SpeechEncoderServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Encode(self, request_iterator, context):
-        """Encodes a recording into speech tokens, clip by clip. The first message carries the header, the next ones the bytes.
+        """Encodes a recording into speech tokens, clip by clip. The first message has the header, the others the bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Transcribe(self, request_iterator, context):
-        """Writes down what is said in a recording. The first message carries the header, the next ones the bytes.
+        """Transcribes a recording. The first message has the header, the others the bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Hear(self, request_iterator, context):
-        """Both at once, for little more than the work of one: clips of all open calls are heard in batches. The first message
-        carries the header, the next ones the bytes.
+        """Encodes and transcribes a recording in one pass, with clips of all calls in batches. The first message has the header,
+        the others the bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """Tells what this service runs.
+        """Describes the model and its limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

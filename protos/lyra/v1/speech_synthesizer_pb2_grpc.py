@@ -50,16 +50,16 @@ class SpeechSynthesizerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Synthesize(self, request_iterator, context):
-        """Speaks an answer that arrives in pieces: as text, or as the language model's hidden states where Describe says so of
-        the voice. The first message carries the header; audio leaves as soon as a clause or some unit frames are whole.
-        The client closes its side after the last piece.
+        """Speaks an answer that arrives in pieces, as text or, for some voices (see Describe), as the language model's hidden
+        states. The first message has the header. Audio is sent as soon as a clause or some unit frames are complete. The
+        client closes its side of the stream after the last piece.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """Tells what this service runs.
+        """Describes the voices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

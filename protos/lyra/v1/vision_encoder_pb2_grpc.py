@@ -50,14 +50,14 @@ class VisionEncoderServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Encode(self, request_iterator, context):
-        """Encodes one picture, or the sampled frames of one video. The first message carries the header, the next ones the bytes of the file.
+        """Encodes a picture, or frames sampled from a video. The first message has the header, the others the bytes of the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """Tells what this service runs.
+        """Describes the model and its limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
