@@ -1,4 +1,4 @@
-"""Callers with tokens and certificates, each in files of a test's own."""
+"""Callers with tokens and certificates in files that belong to a test."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ def token(folder: Path, name: str = "service-token") -> Path:
 
 
 def shows(path: Path) -> ClientCredentials:
-    """Who shows the first token of a file."""
+    """A caller that sends the first token of a file."""
     return ClientCredentials(token=TokenFile(path))
 
 
 def raw_call(channel: grpc.aio.Channel, path: str) -> Any:
-    """A call of any method, of bytes that nobody checks on this side; gRPC's type stubs want a serializer."""
+    """A call of any method with unvalidated bytes; gRPC's type stubs require a serializer."""
     method: Any = channel.stream_stream
     return method(path)(timeout=60)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Certificate, key and authority of one side, in files."""
+    """Certificate, key and CA of one side, in files."""
 
     chain: Path
     key: Path
@@ -39,7 +39,7 @@ class Identity:
 
     @property
     def settings(self) -> Mapping[str, Path]:
-        """For a service."""
+        """Settings of a service with this identity."""
         return {
             "service_tls_cert_file": self.chain,
             "service_tls_key_file": self.key,
@@ -47,12 +47,12 @@ class Identity:
         }
 
     def caller(self, tls_name: str = "") -> ClientCredentials:
-        """Who has it."""
+        """A caller with this identity."""
         return ClientCredentials(mutual_tls=MutualTls(self.chain, self.key, self.authority), tls_name=tls_name)
 
 
 def identity(folder: Path, authority: trustme.CA, *names: str, trusts: trustme.CA | None = None) -> Identity:
-    """Files in `folder`, made or replaced: a certificate of `names`, and whom it trusts (its own authority)."""
+    """Creates or replaces files in `folder`: a certificate for `names`, and the CA to trust (by default its own)."""
     folder.mkdir(exist_ok=True)
     made = Identity(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
     issued = authority.issue_cert(*names)

@@ -1,4 +1,4 @@
-"""Clients that go on all the while that something is done to a stack."""
+"""Clients that keep sending requests while a test disturbs a stack."""
 
 import threading
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from typing import Self
 
 
 class Clients:
-    """Threads that each do their work again and again, until the `with` body ends.
+    """Threads that repeat their work until the `with` body ends.
 
     Attributes:
-        failures: What their work raised; a test asserts that it is empty.
+        failures: Exceptions of the work; a test asserts that there are none.
     """
 
     def __init__(self, *works: Callable[[], None]) -> None:
         self.failures: list[str] = []
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._again_and_again, args=(work,)) for work in works]
+        self._threads = [threading.Thread(target=self._repeat, args=(work,)) for work in works]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -30,7 +30,7 @@ class Clients:
         for thread in self._threads:
             thread.join()
 
-    def _again_and_again(self, work: Callable[[], None]) -> None:
+    def _repeat(self, work: Callable[[], None]) -> None:
         while not self._over.is_set():
             try:
                 work()

@@ -1,4 +1,4 @@
-"""Fixtures for everybody: services and stacks of the preset `tiny`, on free ports, always ended."""
+"""Shared fixtures: services and stacks of preset `tiny`, on free ports, always stopped."""
 
 import asyncio
 import gc
@@ -24,37 +24,37 @@ from tests.servers import object_store, redis_server, start_redis, start_store, 
 
 __all__ = ["gpu", "object_store", "redis_server", "start_redis", "start_store", "store_server", "store_settings"]
 
-# Workers of pytest-xdist share the cores, and inherit the width of a terminal that is not theirs.
+# Workers of pytest-xdist share the cores, and would inherit the width of the terminal.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ.pop("COLUMNS", None)
 
-# No test is timed: another's work may fill the machine.
+# Examples have no deadline: other tests may keep the machine busy.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Marks what needs a session's stack, before pytest-xdist reads the marks."""
+    """Marks tests that need a session stack, before pytest-xdist reads the marks."""
     if stack := session_stack(item):
         item.add_marker(pytest.mark.xdist_group(stack))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the random order except for what `position` says."""
+    """Sorts by `position`, and keeps the random order otherwise."""
     items.sort(key=position)
 
 
 def pytest_collection_finish() -> None:
-    """Exempts modules and collected tests from garbage collection, which would otherwise take a sixth of the time."""
+    """Exempts modules and collected tests from garbage collection, which otherwise takes a sixth of the time."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Stops a session's stack behind its last test: idle, its processes would still take a part of a core."""
+    """Stops a session stack after its last test: even idle processes use CPU time."""
     stack = session_stack(item)
     if stack and (nextitem is None or session_stack(nextitem) != stack):
         stop_session_stack(item, stack)
@@ -67,7 +67,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackSchedul
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """A test draws the same tensors in whatever order the tests run."""
+    """Random tensors of a test do not depend on the order of tests."""
     torch.manual_seed(0)
 
 
@@ -93,7 +93,7 @@ class RunningService:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Returns when `holds()`; for what can only be looked at, such as a metric."""
+    """Polls until `holds()`; for what cannot be awaited, such as a metric."""
     while not holds():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
@@ -138,7 +138,7 @@ async def service_addresses(start_service: StartService) -> dict[str, str]:
 
 @pytest.fixture
 def start_stack(tmp_path: Path) -> Iterator[StartStack]:
-    """Starts a whole stack of preset tiny, each part a process of its own, for a test that does harm to it."""
+    """Starts a stack of preset tiny, one process per part, for a test that disturbs it."""
     with ExitStack() as cleanup:
 
         def start(**options: Any) -> Stack:
@@ -150,6 +150,6 @@ def start_stack(tmp_path: Path) -> Iterator[StartStack]:
 
 @pytest.fixture(scope="session")
 def tiny_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One stack of preset tiny for all tests that leave it as it was."""
+    """One stack of preset tiny for all tests that leave it unchanged."""
     with Stack(preset="tiny", home=tmp_path_factory.mktemp("stack"), threads=1, jobs=False) as stack:
         yield stack

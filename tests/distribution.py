@@ -1,22 +1,22 @@
-"""How pytest-xdist spreads tests over workers: those of a session's stack go to one worker, others go by file."""
+"""How pytest-xdist distributes tests: those that share a session stack go to one worker, the others go by file."""
 
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
-# Stacks that are started once a session, by fixture. Their tests run first, in this order: the longest group first, so
-# that all workers end at about the same time.
+# Fixtures of stacks that start once per session. Their tests run first, in this order: longest group first, so that all
+# workers finish at about the same time.
 SESSION_STACKS = ("jobs", "nano_stack", "tiny_stack")
-_FOLDERS = ("e2e", "integration")  # run before the others, because their files take longest
+_FOLDERS = ("e2e", "integration")  # run before the others, since their files take longest
 
 
 def session_stack(item: pytest.Item) -> str | None:
-    """The fixture of the session's stack that a test needs, if it needs one."""
+    """The fixture of the session stack that a test needs, or None."""
     names = getattr(item, "fixturenames", ())
     return next((stack for stack in SESSION_STACKS if stack in names), None)
 
 
 def position(item: pytest.Item) -> tuple[int, int]:
-    """Sorts tests by when they run; tests of a stack become neighbours."""
+    """Sort key of a test: tests of the same stack run one after the other."""
     stack = session_stack(item)
     folder = next((folder for folder in _FOLDERS if folder in item.path.parts), None)
     return (
@@ -26,7 +26,7 @@ def position(item: pytest.Item) -> tuple[int, int]:
 
 
 def stop_session_stack(item: pytest.Item, stack: str) -> None:
-    """Ends the fixture of a stack now instead of at the end of the session; another test would start it again."""
+    """Finishes the fixture of a stack now instead of at the end of the session; another test would start it again."""
     assert isinstance(item, pytest.Function)
     request = item._request
     for definition in request._arg2fixturedefs[stack]:
@@ -34,7 +34,7 @@ def stop_session_stack(item: pytest.Item, stack: str) -> None:
 
 
 class StackScheduling(LoadGroupScheduling):  # type: ignore[misc]
-    """`--dist loadgroup`, except that a file whose tests are in no group stays together too."""
+    """`--dist loadgroup`, except that tests without a group are distributed by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         group: str = super()._split_scope(nodeid)

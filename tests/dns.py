@@ -1,6 +1,6 @@
-"""A name server on loopback whose answers a test changes, as those of a headless Service change while pods come and go.
+"""A name server on loopback whose answers a test can change, as those of a headless Service change with its pods.
 
-Format: RFC 1035, sections 4.1 and 4.2. Questions for IPv4 addresses (A) of its one name are answered, others are not.
+Format: RFC 1035, sections 4.1 and 4.2. Only A queries for its single name are answered.
 """
 
 import socket
@@ -14,7 +14,7 @@ _TYPE_A, _CLASS_IN, _NAME_OF_QUESTION = 1, 1, 0xC00C
 
 
 class NameServer:
-    """Answers for `name` with `addresses`, which may be set anew at any time. A context manager."""
+    """Resolves `name` to `addresses`, which may change at any time. A context manager."""
 
     def __init__(self, name: str, addresses: Sequence[str]) -> None:
         self.name = name
@@ -25,7 +25,7 @@ class NameServer:
         self._thread = threading.Thread(target=self._serve, name="name-server")
 
     def target(self, port: int) -> str:
-        """The address of a service behind the name, for `open_channel`."""
+        """The gRPC target of a service with this name, for `open_channel`."""
         return f"dns://127.0.0.1:{self._socket.getsockname()[1]}/{self.name}:{port}"
 
     def __enter__(self) -> Self:

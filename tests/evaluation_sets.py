@@ -1,4 +1,4 @@
-"""Small data sets in their published layouts, and a subject whose answers a test scripts."""
+"""Small data sets in their published layouts, and a subject with scripted answers."""
 
 import json
 import math
@@ -67,7 +67,7 @@ class ScriptedSubject:
 
 
 def write_tone(path: Path, seconds: float = 1.0) -> Path:
-    """A recording of a tone, in the format that the suffix names."""
+    """A recording of a tone, in the format of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = np.sin(np.arange(int(seconds * 16_000)) * (2 * math.pi * 440 / 16_000)) * 0.3
     soundfile.write(path, samples.astype(np.float32), 16_000)

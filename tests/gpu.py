@@ -1,7 +1,7 @@
-"""A GPU for tests: the real one where there is one, else one that is simulated on the processor.
+"""A GPU for tests: a real one if available, otherwise one simulated on the CPU.
 
-The simulated one knows the rule that code for one device breaks first: an operation takes tensors of one device. It
-knows nothing of speed, of memory or of a GPU's own rounding.
+The simulated one enforces the rule that single-device code breaks first: all tensors of an operation must be on one
+device. It does not simulate speed, memory or rounding.
 """
 
 import functools
@@ -18,14 +18,14 @@ __all__ = ["gpu"]
 
 _SIMULATED = "simulated"
 _aten: Any = torch.ops.aten
-# What carries numbers from one device to another.
+# Operations that copy between devices.
 _CROSSING = {_aten._to_copy, _aten.to}
-# What also takes what lies elsewhere: numbers, or the places of numbers.
+# Operations that also accept values or indices on another device.
 _INTO_THE_FIRST = {_aten.copy_, _aten.index, _aten.index_put, _aten.index_put_}
 
 
 class _OnGpu(Tensor):
-    """A tensor that says it lies on the GPU, and whose numbers lie on the processor."""
+    """A tensor that claims to be on the GPU, with its data on the CPU."""
 
     numbers: Tensor
 
@@ -61,7 +61,7 @@ class _OnGpu(Tensor):
             target = args[0].device
         elif operation not in _CROSSING:
             for leaf in leaves:
-                # A single number may lie anywhere.
+                # A scalar may be on any device.
                 if isinstance(leaf, Tensor) and not isinstance(leaf, _OnGpu) and leaf.dim():
                     where = f"a tensor of shape {tuple(leaf.shape)} lies on the CPU, another on the GPU"
                     raise RuntimeError(f"{operation}: {where}")
@@ -74,7 +74,7 @@ class _OnGpu(Tensor):
         def wrapped(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            # What was changed in place is the tensor that it was; a view is as fit for gradients as what it shows.
+            # In-place operations return the same tensor; a view requires gradients like its base.
             with torch.inference_mode(all(tensor.is_inference() for tensor in known.values())):
                 made = known[id(leaf)] if id(leaf) in known else _OnGpu(leaf)
             assert made.shape == leaf.shape, f"{operation} changed the shape of a tensor in place"
@@ -94,7 +94,7 @@ class _Module(_DummyBackendModule):
 
 
 class _Hooks(torch._C._acc.PrivateUse1Hooks):
-    """Says to whoever looks for an accelerator to train on that this is none."""
+    """Reports that no accelerator for training is available."""
 
     def is_available(self) -> bool:
         return False
@@ -108,7 +108,7 @@ class _Hooks(torch._C._acc.PrivateUse1Hooks):
 
 @functools.cache
 def _simulated() -> tuple[torch.device, torch.library.Library]:
-    """Registers the device, once a process."""
+    """Registers the device, once per process."""
     _setup_privateuseone_for_python_backend(_SIMULATED, backend_module=_Module(), hook=_Hooks())
     library = torch.library.Library("aten", "IMPL")
 
@@ -140,7 +140,7 @@ def gpu() -> Iterator[torch.device]:
     if torch.cuda.is_available():
         yield torch.device("cuda", 0)
         return
-    # A module that is moved is given new parameters: the numbers of an old one cannot be exchanged.
+    # Moving a module replaces its parameters, since the data of existing ones cannot be swapped.
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     yield _simulated()[0]

@@ -1,7 +1,7 @@
-"""`python -m tests.intruder`: another user of this machine, who tries everything that a local stack has open.
+"""`python -m tests.intruder`: another user of this machine, who tries every port, socket and file of a local stack.
 
-Reads a JSON object from stdin (see `main`) and prints a list of all that went through, a line of text each: an empty
-list where nothing did. Started by root, it becomes the user nobody as soon as it has loaded what it needs.
+Reads a JSON object from stdin (see `main`) and prints a JSON list of everything that succeeded, as text; it is empty if
+nothing did. If started by root, it becomes the user nobody once its modules are loaded.
 """
 
 import encodings.idna  # noqa: F401 - what host names need is loaded late, when this process may read nothing any more
@@ -72,8 +72,8 @@ _COMMANDS = (
 )
 
 
-def over_http(port: int, bucket: str, key: str, certificate: tuple[str, str] | None = None) -> Iterator[str]:
-    """Requests that were answered with success, in the clear and over TLS; with the certificate where one is given."""
+def try_http(port: int, bucket: str, key: str, certificate: tuple[str, str] | None = None) -> Iterator[str]:
+    """Requests that succeeded, in clear text and over TLS; with the certificate if one is given."""
     trusting = ssl._create_unverified_context()
     if certificate:
         trusting.load_cert_chain(*certificate)
@@ -96,8 +96,8 @@ def over_http(port: int, bucket: str, key: str, certificate: tuple[str, str] | N
                 yield f"{method} {scheme}://127.0.0.1:{port}{path}: {status}"
 
 
-def over_grpc(port: int, authority: str, certificate: tuple[str, str] | None = None) -> Iterator[str]:
-    """Calls that were answered, or refused by the method itself: whoever hears that is in.
+def try_grpc(port: int, authority: str, certificate: tuple[str, str] | None = None) -> Iterator[str]:
+    """Calls that were answered, or refused by the method itself, which means that authentication was passed.
 
     `authority` is the text of the certificate that the server's is signed by: knowing it should not help.
     """
@@ -114,14 +114,14 @@ def over_grpc(port: int, authority: str, certificate: tuple[str, str] | None = N
                     list(channel.stream_stream(method, bytes, bytes)(iter([request]), timeout=_SECONDS))
                 except grpc.RpcError as error:
                     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                        continue  # the connection was not taken
+                        continue  # the connection was not accepted
                     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                        continue  # of another part of the store; those of this port tell whether it lets us in
+                        continue  # a method of another port; those of this port show whether we get in
                 yield f"{method} at {where}"
 
 
-def over_redis(port: int) -> Iterator[str]:
-    """Commands that were not refused for want of a password."""
+def try_redis(port: int) -> Iterator[str]:
+    """Commands that were not refused for lack of a password."""
     for command in _COMMANDS:
         with socket.create_connection(("127.0.0.1", port), _SECONDS) as client:
             client.sendall(f"{command}\r\n".encode())
@@ -130,8 +130,8 @@ def over_redis(port: int) -> Iterator[str]:
             yield f"{command}: {answer!r}"
 
 
-def over_sockets(paths: list[str]) -> Iterator[str]:
-    """Sockets of the file system that could be connected to."""
+def try_sockets(paths: list[str]) -> Iterator[str]:
+    """Unix sockets that accepted a connection."""
     for path in paths:
         with socket.socket(socket.AF_UNIX) as client:
             try:
@@ -141,8 +141,8 @@ def over_sockets(paths: list[str]) -> Iterator[str]:
             yield f"connect to {path}"
 
 
-def in_files(names: list[str]) -> Iterator[str]:
-    """Of files below the folder that this process is in, those that it can look at, read or write."""
+def try_files(names: list[str]) -> Iterator[str]:
+    """Files below the working directory that this process can stat, read or write."""
     for name in ("", *names):
         path = Path(name)
         for verb, attempt in (
@@ -158,8 +158,8 @@ def in_files(names: list[str]) -> Iterator[str]:
             yield f"{verb} {path}"
 
 
-def in_processes(pids: list[int]) -> Iterator[str]:
-    """What of processes can be read that holds secrets: their variables, files, working folder and memory."""
+def try_processes(pids: list[int]) -> Iterator[str]:
+    """Readable parts of processes that may hold secrets: environment, open files, working directory and memory."""
     for pid in pids:
         for name in ("environ", "mem", "fd", "cwd"):
             path = Path(f"/proc/{pid}/{name}")
@@ -173,19 +173,19 @@ def in_processes(pids: list[int]) -> Iterator[str]:
 def main() -> None:
     """Tries `ports` (HTTP, gRPC), `redis_port`, `sockets`, `pids`, and `files`, which are names below `folder`."""
     given: dict[str, Any] = json.load(sys.stdin)
-    list(over_grpc(9, ""))  # loads what it loads late, while this process may still read it
-    os.chdir(given["folder"])  # before: only what the folder itself allows is to count, not what lies above it
+    list(try_grpc(9, ""))  # triggers lazy imports, while this process may still read them
+    os.chdir(given["folder"])  # enter it first: only permissions of the folder itself should matter, not those above it
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
     got: list[str] = []
     if os.geteuid() == NOBODY:
-        got += [*in_files(given["files"]), *in_processes(given["pids"]), *over_sockets(given["sockets"])]
+        got += [*try_files(given["files"]), *try_processes(given["pids"]), *try_sockets(given["sockets"])]
     for port in given["ports"]:
-        got += [*over_http(port, given["bucket"], given["key"]), *over_grpc(port, given["authority"])]
+        got += [*try_http(port, given["bucket"], given["key"]), *try_grpc(port, given["authority"])]
     if port := given["redis_port"]:
-        got += over_redis(port)
+        got += try_redis(port)
     json.dump(got, sys.stdout)
 
 

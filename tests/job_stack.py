@@ -1,4 +1,4 @@
-"""A whole stack of preset tiny that works on jobs, and the means to do harm to it."""
+"""A stack of preset tiny with job workers, and ways to disturb it."""
 
 import io
 import json
@@ -24,14 +24,14 @@ from services.shared.storage.client import ObjectStore
 from tests.paths import DATA
 
 RATE = 16_000
-# Short times, so that what was lost is found within a test.
+# Short intervals, so that lost work is recovered within a test.
 _WORKER_TIMES = ("--lease-seconds", "2", "--reconcile-seconds", "0.5")
 _ENDED = ("succeeded", "failed", "cancelled", "expired")
 
 
 @cache
 def speech(sentences: int, first: int = 0) -> bytes:
-    """Held-out sentences with pauses between them, as FLAC: about three seconds each."""
+    """Held-out sentences, about three seconds each, with pauses between them, as FLAC."""
     lines = (DATA / "held_out" / "sentences-held-out-voice.jsonl").read_text().splitlines()[first : first + sentences]
     pause = np.zeros(int(0.6 * RATE))
     parts = [soundfile.read(DATA / "held_out" / json.loads(line)["audio"])[0] for line in lines]
@@ -72,39 +72,39 @@ class JobStack:
         return found
 
     def ended(self, name: str) -> dict[str, Any]:
-        """The job once it has ended; the test's own timeout is the limit."""
+        """The job once it has ended, limited by the test's timeout."""
         while (job := self.job(name))["state"] not in _ENDED:
             time.sleep(0.1)
         return job
 
     def kept(self, name: str) -> bytes:
-        """The result's bytes in the store, without the job's own name."""
+        """The result's bytes in the store, with the job id removed."""
         return self.store.get(self.id(name).result).replace(name.encode(), b"JOB")
 
     def id(self, name: str) -> JobId:
         return JobId("development", name)
 
     def names(self, name: str) -> set[str]:
-        """Objects of a job."""
+        """Names of a job's objects."""
         prefix = self.id(name).prefix
         return {each.key.removeprefix(prefix) for each in self.store.list(prefix)}
 
     @contextmanager
     def frozen(self, process: str) -> Iterator[None]:
-        """A process hears nothing and says nothing meanwhile, as if its machine hung."""
+        """Suspends a process, as if its machine hung."""
         found = psutil.Process(self.stack.processes[process].pid)
         found.suspend()
         try:
             yield
         finally:
-            with suppress(psutil.NoSuchProcess):  # where it was killed meanwhile
+            with suppress(psutil.NoSuchProcess):  # it was killed meanwhile
                 found.resume()
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """The object store can write nothing meanwhile, although its disk has room; afterwards it starts anew.
+        """The object store cannot write, although its disk has space; afterwards it is restarted.
 
-        Nobody supervises this stack, which would do that: SeaweedFS's index writes no more once a write has failed.
+        SeaweedFS's index stops writing once a write has failed, and this stack has no supervisor to restart it.
         """
         store = psutil.Process(self.stack.processes["object_store"].pid)
         store.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))
@@ -118,19 +118,19 @@ class JobStack:
         return psutil.Process(self.stack.processes[worker].pid).children()
 
     def leases(self, kind: str) -> int:
-        """Units of a kind that somebody works on."""
+        """Units of a kind that are being worked on."""
         return sum(1 for _ in self.redis.scan_iter(match=f"lyra:lease:*/{kind}:*"))
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Returns when `holds()`; the test's own timeout is the limit."""
+    """Polls until `holds()`, limited by the test's timeout."""
     while not holds():
         time.sleep(0.02)
 
 
 @contextmanager
 def job_stack(home: Path, *, gateway: tuple[str, ...] = (), workers: tuple[str, ...] = ()) -> Iterator[JobStack]:
-    """Starts it; the arguments are more flags."""
+    """Starts it; `arguments` are additional flags."""
     arguments = dict.fromkeys((*WORKERS, "clock"), (*_WORKER_TIMES, *workers))
     arguments["gateway"] = ("--job-event-seconds", "0.1", *gateway)
     with Stack(preset="tiny", home=home, threads=1, arguments=arguments) as stack:
@@ -141,5 +141,5 @@ def job_stack(home: Path, *, gateway: tuple[str, ...] = (), workers: tuple[str, 
 
 
 def kill(process: psutil.Process) -> None:
-    """As a crash would."""
+    """Kills processes as a crash would."""
     process.send_signal(signal.SIGKILL)

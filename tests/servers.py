@@ -1,4 +1,4 @@
-"""A real object store and a real Redis for tests, on free ports, each a process of its own that a test may harm."""
+"""A real object store and a real Redis for tests, on free ports, as processes that a test may kill."""
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,14 +13,14 @@ from services.operations.local.process import LocalProcess, ProcessSpec
 from services.shared.storage.client import ObjectStore
 from services.shared.storage.settings import StoreSettings
 
-# Each bucket takes volumes of its own, and by default there are only as many as would fill the disk.
+# Each bucket uses its own volumes, and by default there are only as many as would fill the disk.
 _MANY_BUCKETS = ("-volume.max=10000", "-master.volumeSizeLimitMB=128")
 READY_SECONDS = 120.0  # for a machine that is busy with other things
 
 
 @dataclass(frozen=True, slots=True)
 class StoreServer:
-    """A SeaweedFS and how to reach it; `process.kill()` is a crash."""
+    """A SeaweedFS and its settings; `process.kill()` simulates a crash."""
 
     process: LocalProcess
     settings: StoreSettings
@@ -31,7 +31,7 @@ class StoreServer:
         self.process.wait_ready(READY_SECONDS)
 
     def new_bucket(self, **changes: object) -> StoreSettings:
-        """Settings of a bucket that no other test has; `changes` are further settings."""
+        """Settings of a bucket that no other test uses; `changes` override settings."""
         bucket = f"test-{secrets.token_hex(6)}"
         settings = self.settings.model_copy(update={"store_bucket": bucket, **changes})
         ObjectStore(settings).check()
@@ -59,7 +59,7 @@ def start_process(spec: ProcessSpec, port: int, folder: Path, cleanup: ExitStack
     """Starts `spec`, to be stopped by `cleanup`; returns when it takes requests."""
     folder.mkdir(parents=True, exist_ok=True)
     process = LocalProcess(spec, host=stores.HOST, port=port, run_dir=folder, log_dir=folder)
-    cleanup.callback(process.stop, 0.0)  # nothing of it is wanted any more
+    cleanup.callback(process.stop, 0.0)  # its data are not needed any more
     process.start()
     process.wait_ready(READY_SECONDS)
     return process
@@ -78,14 +78,14 @@ def start_redis_server(folder: Path, cleanup: ExitStack, options: Mapping[str, s
 
 
 def store_environment(settings: StoreSettings) -> dict[str, str]:
-    """Variables by which another process reaches this store."""
+    """Environment variables for another process to use this store."""
     values = settings.model_dump() | {"store_secret_key": settings.store_secret_key.get_secret_value()}
     return {f"LYRA_{name.upper()}": str(value) for name, value in values.items() if value not in (None, "")}
 
 
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
-    """One object store for all tests that leave it running; each takes a bucket of its own from it."""
+    """One object store for all tests that leave it running; each uses its own bucket."""
     with ExitStack() as cleanup:
         yield start_store_server(tmp_path_factory.mktemp("store"), cleanup)
 
@@ -104,20 +104,20 @@ def object_store(store_settings: StoreSettings) -> ObjectStore:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One Redis for all tests that leave it running; the keys of others may be in it."""
+    """One Redis for all tests that leave it running; it may contain keys of other tests."""
     with ExitStack() as cleanup:
         yield start_redis_server(tmp_path_factory.mktemp("redis"), cleanup)
 
 
 @pytest.fixture
 def start_store(tmp_path: Path) -> Iterator[StartStore]:
-    """Starts an object store for a test that does harm to it: `start_store()`."""
+    """Starts an object store for a test that disturbs it: `start_store()`."""
     with ExitStack() as cleanup:
         yield lambda *options: start_store_server(tmp_path, cleanup, options or _MANY_BUCKETS)
 
 
 @pytest.fixture
 def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
-    """Starts a Redis for a test that does harm to it: `start_redis()`."""
+    """Starts a Redis for a test that disturbs it: `start_redis()`."""
     with ExitStack() as cleanup:
         yield lambda **options: start_redis_server(tmp_path, cleanup, options)

@@ -57,8 +57,8 @@ def plain_picture(red: int) -> bytes:
     return file.getvalue()
 
 
-def to_align(count: int) -> list[Conversation]:
-    """Recordings with their words, every third sample a picture with its name."""
+def align_samples(count: int) -> list[Conversation]:
+    """Recordings with transcripts; every third sample is a picture with its name."""
     made = []
     for row in range(count):
         words = WORDS[row % len(WORDS)]
@@ -71,8 +71,8 @@ def to_align(count: int) -> list[Conversation]:
     return made
 
 
-def to_instruct(count: int, seconds: float = 1.0) -> list[Conversation]:
-    """Two questions about a picture, the first one spoken for so long; every second conversation is cut short."""
+def instruct_samples(count: int, seconds: float = 1.0) -> list[Conversation]:
+    """Two questions about a picture, the first one spoken; every second conversation ends unfinished."""
     return [
         Conversation(
             id=f"c{row}",
@@ -90,8 +90,8 @@ def to_instruct(count: int, seconds: float = 1.0) -> list[Conversation]:
     ]
 
 
-def to_speak(count: int) -> list[Conversation]:
-    """Answers with units of tiny's speech generator."""
+def speech_generation_samples(count: int) -> list[Conversation]:
+    """Answers with units for tiny's speech generator."""
     return [
         Conversation(
             id=f"u{row}",
@@ -103,7 +103,7 @@ def to_speak(count: int) -> list[Conversation]:
 
 
 def write_data(folder: Path, conversations: Sequence[Conversation], kind: str = "instruct", shard: int = 6) -> Path:
-    """Writes a data set in shards of so many samples. Returns its folder."""
+    """Writes a data set in shards of the given number of samples. Returns its folder."""
     parts = [conversations[at : at + shard] for at in range(0, len(conversations), shard)]
     shards = tuple(write_shard(folder, number, part) for number, part in enumerate(parts))
     write_manifest(folder, Manifest(kind=kind, name=folder.name, seed=0, versions={"pyarrow": "26"}, shards=shards))
@@ -111,7 +111,7 @@ def write_data(folder: Path, conversations: Sequence[Conversation], kind: str = 
 
 
 def options(stage: str, data: Path, out: Path, *, steps: int = 8, **changed: Any) -> StageOptions:
-    """A run of preset tiny that measures nothing, in float32, with a line for every step."""
+    """Options of a run of preset tiny without evaluation, in float32, that logs every step."""
     fields: dict[str, Any] = {
         "preset": "tiny",
         "log_every": 1,
@@ -154,7 +154,7 @@ def assert_same_run(out: Path, expected: Path) -> None:
 
 
 def plant_incomplete_checkpoint(out: Path) -> None:
-    """Leaves a checkpoint as a kill during its writing does."""
+    """Leaves a checkpoint as if the process had been killed while writing it."""
     incomplete = out / CHECKPOINTS / "checkpoint-12"
     incomplete.mkdir(parents=True)
     (incomplete / "trained.safetensors").write_bytes(b"\x08")
@@ -162,13 +162,13 @@ def plant_incomplete_checkpoint(out: Path) -> None:
 
 
 def command(stage: str, data: Path, out: Path, *further: object) -> list[str]:
-    """What follows `lyra` to train preset tiny in float32, with a line for every step."""
+    """Arguments of `lyra` to train preset tiny in float32, logging every step."""
     fixed = ("--preset", "tiny", "--fp32", "--log-every", 1, "--save-every", 3, "--data", data, "--out", out)
     return ["train", stage, *map(str, fixed), *map(str, further)]
 
 
-def laid_out(conversations: Sequence[Conversation]) -> list[Example]:
-    """Conversations as preset tiny reads them."""
+def to_examples(conversations: Sequence[Conversation]) -> list[Example]:
+    """Conversations as examples of preset tiny."""
     models = load_models("tiny", None, None)
     return [
         models.maker(to_light_sample(to_row(conversation)), models.encoders.features(conversation))
@@ -177,22 +177,22 @@ def laid_out(conversations: Sequence[Conversation]) -> list[Example]:
 
 
 class Processes:
-    """Starts `lyra` commands as processes of one thread each, without importing everything each time."""
+    """Starts `lyra` commands as single-threaded processes, forked so that imports happen only once."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["cli.main", "model_core.training.stage_run", "tests.training_runs"])
 
     def start(self, arguments: Sequence[str]) -> BaseProcess:
-        """`lyra` with arguments, as a process that runs."""
+        """Starts `lyra` with arguments as a process."""
         return self._start({}, lyra, list(arguments))
 
     def run(self, arguments: Sequence[str]) -> None:
-        """`lyra` with arguments, to its end; fails where it fails."""
+        """Runs `lyra` with arguments to completion; raises if it fails."""
         finish(self.start(arguments))
 
     def run_together(self, count: int, target: Callable[..., object], *arguments: object) -> None:
-        """So many processes that work together, as torchrun starts them."""
+        """Runs a process group of the given size, as torchrun starts it."""
         shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count))
         for process in [self._start(shared | rank, target, *arguments) for rank in ranks]:
@@ -205,7 +205,7 @@ class Processes:
 
 
 def finish(process: BaseProcess) -> None:
-    """Waits for a process that must not fail."""
+    """Waits for a process; raises if it fails."""
     process.join(200)
     if process.is_alive():
         process.kill()
@@ -213,14 +213,14 @@ def finish(process: BaseProcess) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def lyra(arguments: list[str]) -> None:
-    """A `lyra` command, to its end."""
+    """Runs a `lyra` command to completion."""
     app(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Small videos for tests: a grey that brightens from black to white, with or without sound."""
+"""Small videos for tests: grey frames from black to white, with or without audio."""
 
 import io
 from fractions import Fraction
@@ -28,10 +28,10 @@ def make_video(
     Args:
         kind: mp4, mov or webm.
         size: Width and height.
-        key_every: Frames from one key frame to the next.
+        key_every: Number of frames between key frames.
         loudness: Of the noise in the audio track, 0 for a silent one; None for no track.
-        rotation: Degrees that a player turns it counter-clockwise; the top left quarter is red then.
-        options: For the container.
+        rotation: Counter-clockwise rotation for display, in degrees; if set, the top left quarter is red.
+        options: Options of the container.
     """
     file = io.BytesIO()
     with av.open(file, "w", format=kind, options=options or {}) as container:

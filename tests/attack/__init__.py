@@ -1,5 +1,5 @@
-"""Attacks on a whole local stack: what a stranger could send, what came back, how everybody else fared meanwhile.
+"""Attacks on a whole local stack: what an outsider could send, what came back, and how other clients fared meanwhile.
 
-`python -m tests.attack --help`, or `make attack`. One file per kind of attack under `kinds`, one function per line of
-the table. A new attack is one more function with `@attack(...)`.
+`python -m tests.attack --help`, or `make attack`. `kinds` has a file for each kind of attack and a function for
+each row of the table. To add an attack, add a function with `@attack(...)`.
 """

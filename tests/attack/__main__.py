@@ -1,4 +1,4 @@
-"""python -m tests.attack: attacks a local stack, prints a table, and ends with 1 where anything broke."""
+"""python -m tests.attack: attacks a local stack, prints a table, and exits with 1 if anything broke."""
 
 import argparse
 import resource
@@ -19,34 +19,38 @@ from tests.attack.runner import Row, run
 from tests.attack.target import running_target
 from tests.attack.watcher import TooMuchMemory
 
-ATTACKER_BYTES = 8 * 2**30  # of address space of this process; each attack's own memory stays far below
+ATTACKER_BYTES = 8 * 2**30  # limit on this process's address space; attacks need far less
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
-    parser.add_argument("--only", action="append", metavar="NAME", help=f"a kind: {', '.join(kinds.NAMES)}; or words")
-    parser.add_argument("--quick", action="store_true", help="fewer of everything: what `make test` does")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of mixed load (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of all randomness (default 0)")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help=f"kind ({', '.join(kinds.NAMES)}) or part of a title"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer tries, as in `make test`")
+    parser.add_argument("--minutes", type=float, default=10.0, help="duration of the mixed load (default 10)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument("--out", type=Path, default=RESULTS / "attack.json", help="file for the table")
     options = parser.parse_args()
     plan = Plan(quick=options.quick, seed=options.seed, minutes=options.minutes)
     attacks = [
-        each for each in ATTACKS if (each.quick or not plan.quick) and _wanted(options.only, each.kind, each.what)
+        each for each in ATTACKS if (each.quick or not plan.quick) and _selected(options.only, each.kind, each.what)
     ]
     if not attacks:
         parser.error(f"no attack is named {' or '.join(options.only)}")
     machine, rows, console = describe(), list[Row](), Console(stderr=True)
     with running_target() as target:
-        resource.setrlimit(resource.RLIMIT_AS, (ATTACKER_BYTES, resource.RLIM_INFINITY))  # not that of the stack
+        resource.setrlimit(
+            resource.RLIMIT_AS, (ATTACKER_BYTES, resource.RLIM_INFINITY)
+        )  # set after the stack has started, which does not inherit it
         with loopback_only():
             try:
                 for row in run(target, attacks, plan):
                     rows.append(row)
-                    _say(console, row)
+                    _print_row(console, row)
             except TooMuchMemory as error:
                 console.print(f"[red]stopped:[/red] {error}")
-                rows.append(_stopped(attacks[len(rows)].kind, attacks[len(rows)].what, str(error)))
+                rows.append(_stopped_row(attacks[len(rows)].kind, attacks[len(rows)].what, str(error)))
     Console(width=None if sys.stdout.isatty() else 200).print(_table(rows))
     report = {"preset": "tiny", "machine": machine, "plan": asdict(plan), "rows": [asdict(row) for row in rows]}
     sampled = any(row.samples for row in rows)
@@ -56,15 +60,15 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _wanted(only: list[str] | None, kind: str, what: str) -> bool:
+def _selected(only: list[str] | None, kind: str, what: str) -> bool:
     return not only or any(name == kind or name in what for name in only)
 
 
-def _stopped(kind: str, what: str, why: str) -> Row:
+def _stopped_row(kind: str, what: str, why: str) -> Row:
     return Row(kind, what, 0, "", "", False, 0.0, 0.0, "", 0.0, 0.0, 0, [], [why])
 
 
-def _say(console: Console, row: Row) -> None:
+def _print_row(console: Console, row: Row) -> None:
     mark = "[green]held[/green]  " if row.held else "[red]broken[/red]"
     console.print(f"{mark} {row.kind}: {row.what} ({row.seconds:g} s)", highlight=False)
     for each in row.wrong:

@@ -1,6 +1,6 @@
-"""Bodies that cost more than they bring: many at once, of every shape. `python -m tests.attack.bodies URL KEY PID`.
+"""Bodies that are expensive to parse: many at once, of every shape. `python -m tests.attack.bodies URL KEY PID`.
 
-For a gateway on this machine, whose memory is watched by its process id.
+For a gateway on this machine, whose memory is monitored by process id.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _PIECE = 64 * 2**10
 _SECONDS = 120.0
 _FORM = "multipart/form-data; boundary=b"
 
-# Another process, as this one is busy with its attack: asks for /healthz until its input ends, tells times in seconds.
+# Runs in another process, since this one is busy: requests /healthz until stdin ends and prints the times in seconds.
 _PROBE = """
 import http.client, json, select, sys, time
 host, port, times = sys.argv[1], int(sys.argv[2]), []
@@ -42,10 +42,10 @@ json.dump(times, sys.stdout)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one attack came to."""
+    """The result of one attack."""
 
     attack: str
-    refused: bool  # every body, by a 4xx in OpenAI's shape
+    refused: bool  # every body got a 4xx in OpenAI's error format
     rss_bytes: int  # at most
     healthz_seconds: float  # at most
     detail: str
@@ -57,16 +57,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One kind of body: `make(size)` gives about `size` bytes."""
+    """One kind of body: `make(size)` returns about `size` bytes."""
 
     make: Callable[[int], bytes]
     path: str = "/v1/chat/completions"
     content_type: str = "application/json"
-    chunk_bytes: int = 0  # 0 for a body of known length
+    chunk_bytes: int = 0  # 0 for a body with a Content-Length
 
 
 def _chat(messages: str) -> Callable[[int], bytes]:
-    """A chat request with `messages` repeated up to the size."""
+    """A chat request with `messages` repeated up to the given size."""
 
     def make(size: int) -> bytes:
         count = size // len(messages)
@@ -140,14 +140,14 @@ SHAPES: dict[str, Shape] = {
 async def attack(
     url: str, key: str, pid: int, *, clients: int = 50, body_bytes: int = 40_000_000, shapes: dict[str, Shape] = SHAPES
 ) -> list[Finding]:
-    """Sends every shape `clients` times at once, one shape after the other.
+    """Sends every shape with `clients` concurrent requests, one shape after the other.
 
     Args:
-        url: Of the gateway, without TLS.
-        pid: Of the gateway's process.
+        url: URL of the gateway, without TLS.
+        pid: Process id of the gateway.
 
     Returns:
-        A finding a shape: it holds where all answers are 4xx in OpenAI's shape, and the process stays under
+        A finding per shape. It holds if all responses are 4xx in OpenAI's error format, and the process stays under
         MAX_RSS_BYTES and answers /healthz within MAX_HEALTHZ_SECONDS.
     """
     findings = []
@@ -190,7 +190,7 @@ async def _round(url: str, key: str, pid: int, name: str, shape: Shape, clients:
 
 
 async def _send(host: str, port: int, key: str, shape: Shape, length: int, pieces: list[bytes]) -> int:
-    """The status that a body gets; 0 for none, or one that is not in OpenAI's shape."""
+    """The status of the response to a body; 0 if there is none, or it is not in OpenAI's error format."""
     reader, writer = await asyncio.open_connection(host, port)
     framing = "Transfer-Encoding: chunked" if shape.chunk_bytes else f"Content-Length: {length}"
     head = f"POST {shape.path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n"

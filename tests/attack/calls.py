@@ -1,4 +1,4 @@
-"""gRPC calls with bytes as they are: nothing on the attacker's side checks what is sent."""
+"""gRPC calls with raw bytes: nothing on the attacker's side validates what is sent."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +18,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """An open channel to a service, and what is shown with each call."""
+    """An open channel to a service, and the metadata sent with each call."""
 
     channel: grpc.Channel
     metadata: tuple[tuple[str, str], ...]
@@ -29,7 +29,7 @@ def open_services(target: Target, token: str | None = None) -> Iterator[dict[str
     """The model services, by name.
 
     Args:
-        token: Shown with each call, empty for none; None for the stack's own, as an attacker within it has.
+        token: Sent with each call, empty for none; None for the stack's own, as an attacker inside it would have.
     """
     shown = target.stack.service_token_file.read_text().strip() if token is None else token
     metadata = ((TOKEN_METADATA, SCHEME + shown),) if shown else ()
@@ -49,11 +49,11 @@ def call(
     streams: bool = True,
     seconds: float = CLIENT_SECONDS,
 ) -> str:
-    """Sends messages, takes everything that comes back, and returns the name of the status.
+    """Sends messages, reads the whole response, and returns the name of the status.
 
     Args:
         method: As in "/lyra.v1.LanguageModel/Generate".
-        streams: Whether the method takes a stream and answers with one.
+        streams: Whether the method is bidirectional streaming.
     """
     try:
         if streams:

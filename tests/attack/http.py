@@ -1,4 +1,4 @@
-"""HTTP as bytes: for requests that no client library would send, and for many of them."""
+"""HTTP as raw bytes: for requests that no client library would send, and for many of them."""
 
 import asyncio
 import json
@@ -11,14 +11,14 @@ _ANSWER_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status, or "closed" where there was none, and the beginning of the body."""
+    """A status, or "closed" if there was none, and the beginning of the body."""
 
     status: str
     body: bytes = b""
 
 
 def request_bytes(method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> bytes:
-    """A request as it goes over the wire."""
+    """A request as sent over the wire."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers.items())]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
@@ -37,10 +37,10 @@ async def send_all(
     on_answer: Callable[[bytes, Answer], None],
     source: str = "127.0.0.1",
 ) -> None:
-    """Sends each request over one of some connections that are kept open, and hands over each answer.
+    """Sends the requests over a few keep-alive connections, and passes on each response.
 
     Args:
-        source: Address that they come from, in 127.0.0.0/8.
+        source: Source address, in 127.0.0.0/8.
     """
     waiting = iter(requests)
     await asyncio.gather(*(_connection(port, waiting, on_answer, source) for _ in range(connections)))
@@ -52,7 +52,7 @@ async def _connection(
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     for request in requests:
         answer = Answer("closed")
-        for _ in range(2):  # a connection that was kept open may be closed by now
+        for _ in range(2):  # a keep-alive connection may be closed by now
             fresh = streams is None
             try:
                 if streams is None:
@@ -77,8 +77,8 @@ def _close(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None) ->
 
 
 async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[Answer, bool]:
-    """The answer, and whether the connection stays open."""
-    with suppress(ConnectionError):  # the answer may have come before all was sent
+    """The response, and whether the connection stays open."""
+    with suppress(ConnectionError):  # the response may have arrived before everything was sent
         writer.write(request)
         await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

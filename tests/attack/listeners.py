@@ -1,4 +1,4 @@
-"""Servers of an attacker, which count who comes by and answer with any bytes; and a resolver with a name server."""
+"""An attacker's servers, which count connections and answer with any bytes; and a resolver with a name server."""
 
 import socket
 import struct
@@ -13,12 +13,12 @@ _QUERY_SECONDS = 5.0
 
 
 class Listener:
-    """Takes connections on an address of loopback and has `answer` write to each; counts them.
+    """Accepts connections on a loopback address, lets `answer` write to each, and counts them.
 
     Args:
         answer: Writes to the connection and returns; errors of the connection end it.
         host: Address in 127.0.0.0/8.
-        port: 0 takes a free one.
+        port: 0 for a free one.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Listener:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        with suppress(OSError):  # wakes the thread that accepts
+        with suppress(OSError):  # wakes the accepting thread
             socket.create_connection((self.host, self.port), 1.0).close()
         for thread in self._threads:
             thread.join()
@@ -62,7 +62,7 @@ class Listener:
 
 
 def endless(first: bytes, again: bytes, over: Callable[[], bool] = lambda: False) -> Callable[[socket.socket], None]:
-    """An answer that begins and does not end, until the client has gone."""
+    """A response that does not end until the client has disconnected."""
 
     def answer(connection: socket.socket) -> None:
         connection.sendall(first)
@@ -72,8 +72,8 @@ def endless(first: bytes, again: bytes, over: Callable[[], bool] = lambda: False
     return answer
 
 
-def said(*pieces: bytes) -> Callable[[socket.socket], None]:
-    """An answer of these bytes."""
+def fixed_response(*pieces: bytes) -> Callable[[socket.socket], None]:
+    """A response of these bytes."""
 
     def answer(connection: socket.socket) -> None:
         for piece in pieces:
@@ -83,7 +83,7 @@ def said(*pieces: bytes) -> Callable[[socket.socket], None]:
 
 
 def ask_name_server(server: NameServer) -> Callable[[str, int], list[str]]:
-    """Resolves by real questions to a name server on loopback, as the `Resolve` of our fetcher wants it."""
+    """Resolves names with real queries to a name server on loopback; a `Resolve` for the fetcher."""
     port = int(server.target(0).split("//")[1].split("/")[0].rpartition(":")[2])
 
     def resolve(host: str, _: int) -> list[str]:

@@ -1,6 +1,6 @@
-"""Nothing of an attack leaves this machine: every connection and datagram of the process is checked by Python itself.
+"""No attack leaves this machine: an audit hook checks every connection and datagram of this process.
 
-gRPC connects past Python's sockets; what it calls are addresses of the stack, which `Target` checks.
+gRPC does not use Python's sockets; it only calls addresses of the stack, which `Target` checks.
 """
 
 import sys
@@ -15,7 +15,7 @@ _installed = False
 
 
 class LeavesLoopback(RuntimeError):
-    """An attack would have called an address that is not this machine's."""
+    """An attack tried to connect to an address outside this machine."""
 
 
 def check_loopback(host: str) -> None:
@@ -26,10 +26,10 @@ def check_loopback(host: str) -> None:
 
 @contextmanager
 def loopback_only() -> Iterator[None]:
-    """While it runs, no socket of this process connects or sends to another machine."""
+    """Inside it, no socket of this process connects or sends to another machine."""
     global _guarding, _installed
     if not _installed:
-        sys.addaudithook(_audit)  # for the life of the process; it looks at `_guarding`
+        sys.addaudithook(_audit)  # an audit hook cannot be removed; it checks `_guarding`
         _installed = True
     _guarding = True
     try:

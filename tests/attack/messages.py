@@ -1,8 +1,8 @@
-"""Messages that no client of ours would send, to every method that a service has.
+"""Messages that none of our clients would send, to every method of a service.
 
-`fuzz(address, token, count, seed)` sends them to a running service and says how its calls ended. The same seed sends
-the same messages. What is sent: noise, messages of the right type with values of any kind, and the bytes of such
-messages with some changed, cut off or sent twice.
+`fuzz(address, token, count, seed)` sends them to a running service and counts how the calls ended. The same seed sends
+the same messages: noise, messages of the right type with values of any kind, and the bytes of such messages with some
+changed, cut off or repeated.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from lyra.v1 import (
 )
 from services.shared.rpc.credentials import SCHEME, TOKEN_METADATA
 
-# How a call may end whatever is sent: anything else, INTERNAL and UNKNOWN above all, is a fault of the service.
+# How a call may end whatever is sent. Anything else, above all INTERNAL and UNKNOWN, is a bug in the service.
 HARMLESS = frozenset(
     {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "CANCELLED", "UNIMPLEMENTED"}
 )
-SECONDS = 60.0  # that a call may take: one that takes longer hangs
+SECONDS = 60.0  # per call: one that takes longer hangs
 AT_ONCE = 16
-_MAX_MESSAGES = 4  # of a call
-_END: Any = cast(Any, grpc.aio).EOF  # which gRPC's type stubs do not know of
+_MAX_MESSAGES = 4  # per call
+_END: Any = cast(Any, grpc.aio).EOF  # missing in gRPC's type stubs
 
 _FILES = (adapters_pb2, language_model_pb2, speech_encoder_pb2, speech_synthesizer_pb2, vision_encoder_pb2, health_pb2)
 _FLOATS = (0.0, 1.0, 0.5, -1.0, float("nan"), float("inf"), float("-inf"), 1e38, 1e-45, 65_504.0, 70_000.0)
@@ -54,12 +54,12 @@ def fuzz(address: str, token: str, count: int, seed: int) -> Counter[str]:
 
     Args:
         address: host:port.
-        token: Shown with each call; empty for none.
-        count: Messages; a call has up to four.
-        seed: Of what is sent.
+        token: Sent with each call; empty for none.
+        count: Number of messages; a call has up to four.
+        seed: Random seed.
 
     Returns:
-        Calls by the name of the status that they ended with.
+        Number of calls by the name of their status.
     """
 
     async def run() -> Counter[str]:
@@ -73,7 +73,7 @@ def fuzz(address: str, token: str, count: int, seed: int) -> Counter[str]:
 async def fuzz_channel(
     channel: grpc.aio.Channel, count: int, seed: int, metadata: tuple[tuple[str, str], ...] = ()
 ) -> Counter[str]:
-    """The same on an open channel."""
+    """`fuzz` on an open channel."""
     methods = [method for method in _methods() if await _has(channel, method.service)]
     ended: Counter[str] = Counter()
     room = asyncio.Semaphore(AT_ONCE)
@@ -92,7 +92,7 @@ async def fuzz_channel(
 
 
 def _calls(methods: Sequence["_Method"], count: int, seed: int) -> Iterator[tuple[str, list[bytes], bool]]:
-    """Path, messages, and whether the client hangs up."""
+    """Path, messages, and whether the client disconnects."""
     draw = random.Random(seed)
     while count > 0:
         method = draw.choice(methods)
@@ -102,7 +102,7 @@ def _calls(methods: Sequence["_Method"], count: int, seed: int) -> Iterator[tupl
 
 
 class _Method:
-    """Where a method is, and what it takes."""
+    """A method's path and its request type."""
 
     def __init__(self, service: str, name: str, request: Descriptor) -> None:
         self.service = service
@@ -113,7 +113,7 @@ class _Method:
 def _methods() -> Iterator[_Method]:
     for file in _FILES:
         for service in file.DESCRIPTOR.services_by_name.values():
-            # Watch never ends by itself.
+            # Watch never ends on its own.
             yield from (
                 _Method(service.full_name, method.name, method.input_type)
                 for method in service.methods
@@ -134,8 +134,8 @@ async def _has(channel: grpc.aio.Channel, service: str) -> bool:
 
 
 async def _call(channel: grpc.aio.Channel, path: str, messages: list[bytes], metadata: Any, *, hangs_up: bool) -> str:
-    """How a call with these messages ends. What comes back is read and thrown away."""
-    method: Any = channel.stream_stream  # without serializers, which gRPC's type stubs want
+    """How a call with these messages ends. The responses are read and discarded."""
+    method: Any = channel.stream_stream  # without serializers, which gRPC's type stubs require
     call = method(path)(timeout=SECONDS, metadata=metadata)
     try:
         for message in messages:
@@ -164,7 +164,7 @@ def _message(draw: random.Random, kind: Descriptor) -> bytes:
 
 
 def _changed(draw: random.Random, data: bytes) -> bytes:
-    """Some bytes changed, cut off, put in, or sent twice."""
+    """Some bytes changed, cut off, inserted, or repeated."""
     changed = bytearray(data)
     for _ in range(draw.randint(1, 4)):
         place = draw.randint(0, len(changed))
@@ -178,12 +178,12 @@ def _changed(draw: random.Random, data: bytes) -> bytes:
             case 3:
                 changed[place:place] = changed[: draw.randint(0, min(len(changed), 4096))]
             case _:
-                changed[place:place] = b"\xff" * draw.randint(1, 11)  # lengths and numbers without an end
+                changed[place:place] = b"\xff" * draw.randint(1, 11)  # endless varints
     return bytes(changed)
 
 
 def _nested(draw: random.Random) -> bytes:
-    """A message in a message in a message, deeper than a parser goes."""
+    """Messages nested deeper than a parser allows."""
     data = b""
     for _ in range(draw.randint(50, 300)):
         tag = bytes([draw.randint(1, 8) << 3 | 2])
@@ -214,7 +214,7 @@ def _filled(draw: random.Random, kind: Descriptor) -> Any:
         else:
             setattr(message, field.name, _value(draw, field))
     if kind.name in ("GenerateHeader", "SamplingParams"):
-        # Without a limit an answer would be as long as the context, which takes its time and is no attack.
+        # Without a limit an answer would fill the context, which is slow and not an attack.
         message.max_tokens = draw.choice((1, 2, 3, 2**32 - 1))
     return message
 
@@ -239,7 +239,7 @@ def _value(draw: random.Random, field: FieldDescriptor) -> Any:
 
 
 def _tensor(draw: random.Random, message: Any) -> Any:
-    """Mostly whole, of any width and number of rows; sometimes with a shape that its data have not."""
+    """Mostly valid, of any width and number of rows; sometimes with a shape that contradicts its data."""
     rows, width = draw.choice((0, 1, 1, 2, 5)), draw.choice(_WIDTHS)
     values = [draw.choice(_FLOATS) if draw.random() < 0.02 else draw.uniform(-2, 2) for _ in range(rows * width)]
     message.dtype = 1

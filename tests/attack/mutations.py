@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-# Numbers at which parsers and counters break.
+# Numbers that break parsers and counters.
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**40, 1e308, -0.0, 0.1, float("nan")),
@@ -28,7 +28,7 @@ _VALUES: tuple[Any, ...] = (
 
 
 def changed_bytes(draw: random.Random, data: bytes, others: Sequence[bytes] = ()) -> bytes:
-    """`data` with some bytes changed, taken out, doubled, or swapped with those of another input; or only noise."""
+    """`data` with some bytes changed, removed, duplicated, or swapped with those of another input; or only noise."""
     if draw.random() < 0.05 or not data:
         return draw.randbytes(draw.randrange(0, 300))
     out = bytearray(data)
@@ -61,7 +61,7 @@ def changed_bytes(draw: random.Random, data: bytes, others: Sequence[bytes] = ()
 
 
 def changed_json(draw: random.Random, value: Any) -> bytes:
-    """JSON of `value` with some values replaced, keys dropped, renamed or added; a part of them as changed bytes."""
+    """JSON of `value` with some values replaced, and keys dropped, renamed or added; sometimes changed bytes too."""
     changed = json.loads(json.dumps(value))
     for _ in range(draw.choice((1, 1, 2, 4))):
         changed = _changed(draw, changed)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 
 def memory_plot(report: dict[str, Any]) -> Figure:
-    """Of the row that was sampled longest."""
+    """Plots the row that was sampled longest."""
     row = max(report["rows"], key=lambda row: len(row["samples"]))
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     minutes = [sample["seconds"] / 60 for sample in row["samples"]]

@@ -1,4 +1,4 @@
-"""What an attack is: a function that tries one thing many times and tells what came back."""
+"""What an attack is: a function that tries one thing many times and reports what came back."""
 
 import random
 from collections import Counter
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tests.attack.target import Target
     from tests.attack.watcher import Window
 
-_SHOWN = 5  # of what was wrong; the rest is counted
+_SHOWN = 5  # violations that are listed; the others are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Plan:
     """How hard to try.
 
     Attributes:
-        quick: What `make test` does: the same attacks, with fewer of everything.
-        seed: Of all randomness.
-        minutes: Of mixed load.
+        quick: Whether to run fewer tries, as `make test` does.
+        seed: Random seed.
+        minutes: Duration of the mixed load.
     """
 
     quick: bool = False
@@ -32,13 +32,13 @@ class Plan:
         return quick if self.quick else full
 
     def random(self, name: str) -> random.Random:
-        """Randomness of an attack's own, so that it does the same whatever else runs."""
+        """A generator for one attack, so that it does the same whatever else runs."""
         return random.Random(f"{self.seed}:{name}")
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came back, by kind ("400", "refused", "INVALID_ARGUMENT"), and what of it should not have."""
+    """Answers by kind ("400", "refused", "INVALID_ARGUMENT"), and those that are violations."""
 
     expected: str
     answers: Counter[str] = field(default_factory=Counter)
@@ -54,41 +54,41 @@ class Outcome:
         return ", ".join(f"{answer} x{count}" if count > 1 else answer for answer, count in self.answers.most_common(8))
 
     def add(self, answer: str, allowed: Collection[str], about: object = "") -> None:
-        """Counts an answer; one that is not `allowed` is kept with what it was the answer to."""
+        """Counts an answer; one that is not `allowed` is recorded with the input that caused it."""
         self.answers[answer] += 1
         if answer not in allowed:
             self.wrong.append(f"{answer}: {about}" if about else answer)
 
     def require(self, holds: bool, otherwise: str) -> None:
-        """Something that has to hold beside the single answers."""
+        """Records a violation unless `holds`."""
         if not holds:
             self.wrong.append(otherwise)
 
-    def what_was_wrong(self) -> list[str]:
-        """The first of it, and how much more there was."""
+    def violations(self) -> list[str]:
+        """The first violations, and how many more there were."""
         more = len(self.wrong) - _SHOWN
         return [each[:600] for each in self.wrong[:_SHOWN]] + ([f"... and {more} more"] if more > 0 else [])
 
 
 Run = Callable[["Target", Plan], Outcome]
-# Looks at what was seen meanwhile, and adds to the outcome what should not have been.
+# Inspects the measurements of the attack, and adds violations to the outcome.
 Judge = Callable[[Outcome, "Window"], None]
 
 
-def no_more(outcome: Outcome, window: "Window") -> None:
-    """For attacks that are judged like all others."""
+def no_further_conditions(outcome: Outcome, window: "Window") -> None:
+    """The judge of attacks without conditions of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
-        kind: Name of its file.
+        kind: Name of its module.
         what: What is tried, in words.
         quick: Whether `make test` runs it too.
-        max_gateway_mib: Most memory that the gateway may take meanwhile.
-        judge: What else has to hold.
+        max_gateway_mib: Memory that the gateway may use meanwhile.
+        judge: Checks further conditions.
     """
 
     kind: str
@@ -96,14 +96,14 @@ class Attack:
     run: Run
     quick: bool
     max_gateway_mib: float
-    judge: Judge = no_more
+    judge: Judge = no_further_conditions
 
 
 ATTACKS: list[Attack] = []
 
 
 def attack(
-    what: str, *, quick: bool = True, max_gateway_mib: float = 1024.0, judge: Judge = no_more
+    what: str, *, quick: bool = True, max_gateway_mib: float = 1024.0, judge: Judge = no_further_conditions
 ) -> Callable[[Run], Run]:
     """Registers a function as an attack."""
 

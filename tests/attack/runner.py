@@ -1,4 +1,4 @@
-"""Runs attacks one after the other and judges them: by what came back, and by what happened to everybody else."""
+"""Runs attacks one after the other and judges them by what came back, and by how other clients fared."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,16 +9,16 @@ from tests.attack.registry import Attack, Outcome, Plan
 from tests.attack.target import Target
 from tests.attack.watcher import Sample, Watcher, Window
 
-# The bystander's share of good answers, and the longest that /healthz may take. Wide, for a machine that is busy.
+# The bystander's share of successful requests, and the longest that /healthz may take; generous, for a busy machine.
 MIN_ANSWERED = 0.9
 MAX_HEALTH_SECONDS = 5.0
-SAMPLED_SECONDS = 60.0  # of an attack this long, memory over time is kept
+SAMPLED_SECONDS = 60.0  # memory over time is kept for attacks longer than this
 MAX_GROWTH_MIB = 3 * 1024.0
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table."""
+    """A row of the table."""
 
     kind: str
     what: str
@@ -39,10 +39,10 @@ class Row:
 
 
 def run(target: Target, attacks: Sequence[Attack], plan: Plan) -> Iterator[Row]:
-    """Yields a row for each. What an attack has killed is started again before the next one.
+    """Yields a row for each attack. Processes killed by an attack are restarted before the next one.
 
     Raises:
-        TooMuchMemory: The stack took more than it may; the attacks end.
+        TooMuchMemory: The stack exceeded its memory limit; the attacks end.
     """
     with Watcher(target) as watcher:
         for each in attacks:
@@ -57,11 +57,11 @@ def run_one(
     began = time.monotonic()
     try:
         outcome = each.run(target, plan)
-    except Exception as error:  # an attacker that is thrown off has found something, too
+    except Exception as error:  # an attack that fails has found something, too
         outcome = Outcome("an answer to everything", wrong=[f"{type(error).__name__}: {error}"])
     seconds = time.monotonic() - began
     window = watcher.end()
-    watcher.mend()
+    watcher.restart_dead()
     return _judged(each, outcome, window, seconds, max_health_seconds)
 
 
@@ -93,7 +93,7 @@ def _judged(each: Attack, outcome: Outcome, window: Window, seconds: float, max_
         gateway_mib=gateway_mib,
         files=max((sample.files.get(GATEWAY, 0) for sample in window.samples), default=0),
         died=window.died,
-        wrong=outcome.what_was_wrong(),
+        wrong=outcome.violations(),
         note=outcome.note,
         samples=window.samples if window.samples[-1].seconds > SAMPLED_SECONDS else [],
     )

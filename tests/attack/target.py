@@ -1,4 +1,4 @@
-"""What is attacked: a local stack of preset tiny in a home of its own, with three tenants."""
+"""The target: a local stack of preset tiny with its own home and three tenants."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,10 +16,10 @@ from tests.attack.loopback import check_loopback
 
 ATTACKER, VICTIM, BYSTANDER = "mallory", "alice", "bob"
 MODEL = "lyra-tiny"
-CLIENT_SECONDS = 120.0  # for a machine that is busy with other things
-# A fuzzer that is told to come back later has tried nothing. Guessed keys are limited as they are everywhere.
+CLIENT_SECONDS = 120.0  # long enough for a busy machine
+# A rate-limited fuzzer tests nothing. The limits on invalid keys stay as they are.
 _UNLIMITED = ("--rate-limit-per-key", "10000000/minute", "--rate-limit-per-address", "10000000/minute")
-# Speaks from hidden states, which the voice of preset tiny does not.
+# Speaks from hidden states, unlike the voice of preset tiny.
 SPEAKER = "hidden_state_synthesizer"
 
 
@@ -29,7 +29,7 @@ class Target:
 
     Attributes:
         keys: API key of each tenant.
-        secret_ids: Of a webhook secret of each tenant.
+        secret_ids: Id of a webhook secret of each tenant.
         speaker: A speech synthesizer that speaks from hidden states, beside the stack.
     """
 
@@ -45,7 +45,7 @@ class Target:
 
     @property
     def port(self) -> int:
-        """Of the gateway."""
+        """Port of the gateway."""
         return self.stack.processes[GATEWAY].port
 
     def headers(self, tenant: str) -> dict[str, str]:
@@ -76,7 +76,7 @@ def running_target() -> Iterator[Target]:
     """Starts it in a temporary folder, and stops it."""
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lyra-attack-")))
-        folder.chmod(0o711)  # what others can read is up to the stack
+        folder.chmod(0o711)  # so that the stack alone decides what others can read
         home = folder / "home"
         keys, secrets = KeyStore(home), SecretStore(home / FILE_NAME)
         tenants = (ATTACKER, VICTIM, BYSTANDER)

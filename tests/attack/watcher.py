@@ -1,4 +1,4 @@
-"""Watches a stack while it is attacked: who died, what memory and files it takes, and how others are answered."""
+"""Monitors a stack during attacks: dead processes, memory and open files, and how other clients are served."""
 
 import threading
 import time
@@ -16,16 +16,16 @@ from tests.attack.target import BYSTANDER, CLIENT_SECONDS, Target, chat
 SAMPLE_SECONDS = 0.5
 HEALTH_SECONDS = 0.2
 BYSTANDER_SECONDS = 0.25
-MAX_STACK_MIB = 12 * 1024.0  # more than this ends the attacks: the machine is for others too
+MAX_STACK_MIB = 12 * 1024.0  # attacks stop above this, as the machine is shared
 
 
 class TooMuchMemory(RuntimeError):
-    """The stack took so much memory that the attacks were stopped."""
+    """The stack used so much memory that the attacks were stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Memory and open files at a moment, by process; children are counted to their parents."""
+    """Memory and open files by process at one moment, including children."""
 
     seconds: float
     rss_mib: dict[str, float]
@@ -34,7 +34,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Window:
-    """What was seen from the beginning of an attack to its end."""
+    """Measurements from the beginning of an attack to its end."""
 
     began: float
     samples: list[Sample] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Window:
 
     @property
     def answered(self) -> tuple[int, int]:
-        """Of the bystander's requests: how many were answered as asked, and how many there were."""
+        """The bystander's successful requests, and all of its requests."""
         return self.bystander.get("200", 0), sum(self.bystander.values())
 
     def peak_mib(self, process: str) -> float:
@@ -57,13 +57,13 @@ class Window:
 
     @property
     def growth_mib(self) -> float:
-        """Of the whole stack: the most above what it was at the beginning."""
+        """The whole stack's largest growth since the beginning."""
         totals = [sum(sample.rss_mib.values()) for sample in self.samples]
         return max(totals) - totals[0] if totals else 0.0
 
 
 class Watcher:
-    """Samples in threads of its own while a `with` body runs; `window()` begins a new window and returns the last."""
+    """Samples in its own threads while a `with` body runs; `begin()` opens a window and `end()` returns it."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -71,7 +71,7 @@ class Watcher:
         self._window = Window(time.monotonic())
         self._pids = {name: process.pid for name, process in self._processes().items()}
         self.too_much = False
-        works = (self._sample, self._ask_health, self._stand_by)
+        works = (self._sample, self._ask_health, self._be_bystander)
         self._threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in works]
 
     def __enter__(self) -> Self:
@@ -87,7 +87,7 @@ class Watcher:
             thread.join()
 
     def begin(self) -> None:
-        """A new window: what comes from now on belongs to the next attack."""
+        """Opens a new window, for the next attack."""
         self._window = Window(time.monotonic(), samples=[self._look()])
 
     def end(self) -> Window:
@@ -98,8 +98,8 @@ class Watcher:
             raise TooMuchMemory(f"the stack took more than {MAX_STACK_MIB:g} MiB")
         return self._window
 
-    def mend(self) -> None:
-        """Starts again what has died, for the attacks that follow."""
+    def restart_dead(self) -> None:
+        """Restarts dead processes, for the attacks that follow."""
         for name, process in self._processes().items():
             if not process.alive:
                 process.start()
@@ -128,7 +128,7 @@ class Watcher:
     def _look(self) -> Sample:
         rss, files = {}, {}
         for name, pid in self._pids.items():
-            rss[name], files[name] = _taken(pid)
+            rss[name], files[name] = _usage(pid)
         return Sample(round(time.monotonic() - self._window.began, 2), rss, files)
 
     def _ask_health(self) -> None:
@@ -142,8 +142,8 @@ class Watcher:
                         continue  # counted as a death
                 window.health_seconds.append(time.monotonic() - began)
 
-    def _stand_by(self) -> None:
-        """An innocent bystander, who asks something small again and again."""
+    def _be_bystander(self) -> None:
+        """A well-behaved bystander that keeps sending a small request."""
         with self._target.client(BYSTANDER) as client:
             while not self._over.wait(BYSTANDER_SECONDS):
                 window, began = self._window, time.monotonic()
@@ -155,8 +155,8 @@ class Watcher:
                 window.bystander_seconds.append(time.monotonic() - began)
 
 
-def _taken(pid: int | None) -> tuple[float, int]:
-    """MiB of memory and open files of a process and its children; nothing where it is gone."""
+def _usage(pid: int | None) -> tuple[float, int]:
+    """Memory in MiB and open files of a process and its children; zeros if it is gone."""
     memory, files = 0, 0
     try:
         process = psutil.Process(pid)

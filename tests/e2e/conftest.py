@@ -1,4 +1,4 @@
-"""One stack of preset nano for all tests that ask it something."""
+"""One stack of preset nano, shared by all tests that only send requests."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The demo, as a user sees it, with nano's weights."""
+"""The demo with nano's weights, as users run it."""
 
 import os
 import subprocess

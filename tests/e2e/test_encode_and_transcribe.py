@@ -1,4 +1,4 @@
-"""Speech tokens and transcripts from one pass: what encoding and transcribing give, whatever shares the batch."""
+"""Speech tokens and transcripts from one pass equal those of encoding and transcribing, in any batch."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def encoder(preset: str) -> SpeechEncoder:
 
 
 def held_out_sentences(which: slice) -> list[Clip]:
-    """Some of 200 sentences of several voices, of one to five seconds, each a recording of its own."""
+    """A sample of 200 recorded sentences of several voices, of one to five seconds."""
     files = [DATA / "held_out" / f"sentences-{voices}.jsonl" for voices in ("known-voices", "held-out-voice")]
     lines = [line for file in files for line in file.read_text().splitlines()][which]
     return [_clip(decode_audio(DATA / "held_out" / json.loads(line)["audio"], max_seconds=30)) for line in lines]
@@ -99,7 +99,7 @@ def test_transcript_of_many_clips_joins_the_transcripts_of_each(preset: str) -> 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_bfloat16_weights_give_nearly_the_same_tokens(preset: str) -> None:
-    encoder(preset)  # or this is skipped
+    encoder(preset)  # skips the test without weights
     exact, rounded = build_speech_encoder(preset), build_speech_encoder(preset)
     rounded.set_compute_dtype(torch.bfloat16)
     samples = recordings()[0].samples
@@ -146,12 +146,12 @@ def test_remainder_of_a_clip_is_transcribed_and_stays_with_its_clip() -> None:
     clips = [_two_levels(1, 4), clip(3, start=30, level=3), _two_levels(2, 4)]
     found: list[list[Segment]] = []
 
-    def in_turns() -> Iterator[None]:
+    def batch_steps() -> Iterator[None]:
         found.extend(
             (yield from transcriber.transcribe_batch(clips, frames_of([each.samples for each in clips]), "en"))
         )
 
-    for _ in in_turns():
+    for _ in batch_steps():
         pass
     assert [[segment.text for segment in segments] for segments in found] == [
         ["one", "more"],
@@ -161,7 +161,7 @@ def test_remainder_of_a_clip_is_transcribed_and_stays_with_its_clip() -> None:
 
 
 class Undecided(Scripted):
-    """Any of eight letters may come next, none likely enough; what comes first differs from row to row."""
+    """Any of eight letters may follow, with low probability; the first token differs by row."""
 
     def forward(self, tokens_BL: Tensor, state: DecoderState) -> Tensor:
         logits_BV = super().forward(tokens_BL, state)
@@ -172,12 +172,12 @@ class Undecided(Scripted):
 
 def test_sampling_of_a_clip_is_independent_of_the_others() -> None:
     decoder = Undecided([[timestamp(0.1 * row)] for row in range(4)])
-    drawing = Transcriber(decoder, TOKENIZER, frames_of, DecodingOptions(temperatures=(0.0, 0.9), max_tokens=40))
+    sampling = Transcriber(decoder, TOKENIZER, frames_of, DecodingOptions(temperatures=(0.0, 0.9), max_tokens=40))
     clips = [clip(20, level=level) for level in (1, 2, 3)]
-    together = [segment.text for segment in drawing.transcribe(clips, "en")]
-    assert together == [segment.text for each in clips for segment in drawing.transcribe([each], "en")]
+    together = [segment.text for segment in sampling.transcribe(clips, "en")]
+    assert together == [segment.text for each in clips for segment in sampling.transcribe([each], "en")]
     assert len(together) == 3
-    assert all(len(set(text)) > 2 for text in together)  # drawn: the likeliest letter is always the same
+    assert all(len(set(text)) > 2 for text in together)  # sampled: the likeliest letter is always the same
 
 
 def _two_levels(first: float, then: float) -> Clip:

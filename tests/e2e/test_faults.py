@@ -1,4 +1,4 @@
-"""What users see when a service dies: clear errors at once, and answers again as soon as it is back."""
+"""What users see when a service dies: immediate clear errors, and answers again once it is back."""
 
 import base64
 import signal
@@ -18,13 +18,13 @@ from tests.paths import EXAMPLES
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Each test starts again what it ended."""
+    """Each test restarts what it stopped."""
     with Stack(preset="tiny", home=tmp_path_factory.mktemp("stack"), threads=1, jobs=False) as running:
         yield running
 
 
 def spoken_question(stack: Stack, max_tokens: int = 4) -> httpx.Response:
-    """A spoken question about a picture that wants a spoken answer: it needs all four services."""
+    """A spoken question about a picture with a spoken answer, which needs all four services."""
     sound = base64.b64encode((EXAMPLES / "question.wav").read_bytes()).decode()
     picture = base64.b64encode((EXAMPLES / "picture.png").read_bytes()).decode()
     content = [
@@ -43,13 +43,13 @@ def spoken_question(stack: Stack, max_tokens: int = 4) -> httpx.Response:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Returns when `holds()`; the test's own timeout is the limit."""
+    """Polls until `holds()`, limited by the test's timeout."""
     while not holds():
         time.sleep(0.05)
 
 
 class Load(Clients):
-    """Clients that ask again and again, and what they get."""
+    """Clients that keep asking, and their results."""
 
     def __init__(self, stack: Stack, clients: int) -> None:
         super().__init__(*[self._ask] * clients)
@@ -97,5 +97,5 @@ def test_sigterm_lets_a_running_answer_finish(stack: Stack) -> None:
     until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
     assert spoken_question(stack).status_code == 503
     stack.restart("language_model")
-    # The gateway looks for it once a second or so.
+    # The gateway checks about once a second.
     until(lambda: spoken_question(stack).status_code == 200)

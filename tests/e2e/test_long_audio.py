@@ -1,4 +1,4 @@
-"""A long recording as an enterprise hands it in: `lyra jobs submit`, with preset nano, against what is said in it."""
+"""A long recording through `lyra jobs submit` with preset nano, compared with its known transcript."""
 
 import json
 import os

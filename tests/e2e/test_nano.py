@@ -1,4 +1,4 @@
-"""The platform with preset nano, as a user meets it: what is asked is understood, and what is said can be heard."""
+"""The platform with preset nano through its API: questions are understood and spoken answers intelligible."""
 
 import base64
 import json
@@ -124,7 +124,7 @@ def test_speech_begins_before_the_text_of_a_long_answer_ends(client: openai.Open
     assert kinds.index("data") < len(kinds) - 1 - kinds[::-1].index("transcript")
 
 
-# Voice joe is heard in the demo, too.
+# The demo covers voice joe, too.
 @pytest.mark.parametrize(("voice", "at_most"), [pytest.param("joe", 0.15, marks=pytest.mark.full), ("nano", 0.3)])
 def test_spoken_answers_transcribe_back_to_their_text(client: openai.OpenAI, voice: str, at_most: float) -> None:
     questions = ["What is the capital of Italy?", "Why do people sleep?", "What is a friend?", "How do birds fly?"]

@@ -1,4 +1,4 @@
-"""Preset nano as a whole on a GPU, or on a device simulated on the CPU that refuses operations across devices."""
+"""All of preset nano on a GPU, or on a device simulated on the CPU that refuses operations across devices."""
 
 import torch
 from torch import nn

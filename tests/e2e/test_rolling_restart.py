@@ -1,8 +1,7 @@
-"""Two of every process behind one address, eight streams and a job: each is stopped, started again, and nobody notices.
+"""Two of every process behind one address, eight streams and a job: every process is restarted, and no client notices.
 
-Processes stand for pods. A gateway is taken out of its clients' list before it is told to stop, as Kubernetes takes a
-pod out of its Service; the others are found and left by gRPC's health checks and by Celery. `make test-rolling-restart`
-keeps the log.
+Processes stand for pods. A gateway is removed from its clients' list before it gets SIGTERM, as Kubernetes removes a
+pod from its Service; for the others, gRPC health checks and Celery do that. `make test-rolling-restart` keeps the log.
 """
 
 import base64
@@ -31,7 +30,7 @@ from tests.paths import EXAMPLES
 from tests.servers import READY_SECONDS, start_redis_server, start_store_server, store_environment
 
 STREAMS = 8
-SENTENCES = 24  # of a job: a minute and a half
+SENTENCES = 24  # of a job's recording: a minute and a half
 GRACE_SECONDS = 120.0
 LOG_VARIABLE = "LYRA_ROLLING_RESTART_LOG"
 
@@ -40,7 +39,7 @@ IsReady = Callable[[str, int], bool]
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """One line of the log; seconds."""
+    """A row of the log, in seconds."""
 
     process: str
     replica: int
@@ -51,7 +50,7 @@ class Restart:
 
 
 class Fleet:
-    """Two of every process. `gateways` are those that clients may go to."""
+    """Two of every process. Clients use only those in `gateways`."""
 
     def __init__(self, home: Path, cleanup: ExitStack) -> None:
         self._home, self._cleanup = home, cleanup
@@ -77,7 +76,7 @@ class Fleet:
         self.gateways = [f"http://{each.address}" for each in self.processes[GATEWAY]]
 
     def restart(self, name: str, replica: int, answered: Callable[[], int]) -> Restart:
-        """As a rollout does it: no more calls, SIGTERM, wait, start, wait."""
+        """Like a rollout: no more calls, SIGTERM, wait, start, wait."""
         process, before = self.processes[name][replica], answered()
         url = f"http://{process.address}"
         if name == GATEWAY:
@@ -130,7 +129,7 @@ class Fleet:
 
 
 class Users(Clients):
-    """Eight that ask, each again and again, and one whose jobs follow each other."""
+    """Eight clients that keep asking, and one that submits one job after the other."""
 
     def __init__(self, fleet: Fleet, http: httpx.Client) -> None:
         super().__init__(*[self._ask] * STREAMS, self._work)
@@ -141,7 +140,7 @@ class Users(Clients):
         self._lock = threading.Lock()
 
     def until_answered(self, more: int) -> None:
-        """Returns when so many more answers have come, or one failed; the test's own timeout is the limit."""
+        """Waits for so many more answers, or a failure, limited by the test's timeout."""
         wanted = self.answered + more
         while self.answered < wanted and not self.failures:
             time.sleep(0.05)
@@ -208,7 +207,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_a_rolling_restart_of_everything_loses_no_stream_and_no_clip(fleet: Fleet) -> None:
-    """The small one of every run is in tests/integration/services/test_load_balancing.py."""
+    """tests/integration/services/test_load_balancing.py has a small version that always runs."""
     log: list[Restart] = []
     headers = {"Authorization": f"Bearer {fleet.key}"}
     with (
@@ -220,15 +219,15 @@ def test_a_rolling_restart_of_everything_loses_no_stream_and_no_clip(fleet: Flee
             for replica in range(len(processes)):
                 log.append(fleet.restart(name, replica, lambda: users.answered))
                 users.until_answered(2)
-    _keep(log, users)
+    _write_log(log, users)
     assert users.failures == []
     assert {restart.exit_code for restart in log} == {0}
     assert [job["state"] for job in users.jobs] == ["succeeded"] * len(users.jobs) != []
     assert all(job["clips_heard"] == job["clips"] > 1 for job in users.jobs)
 
 
-def _keep(log: Sequence[Restart], users: Users) -> None:
-    """The log as JSON, where the environment says so."""
+def _write_log(log: Sequence[Restart], users: Users) -> None:
+    """Writes the log as JSON to the file named in the environment, if any."""
     if path := os.environ.get(LOG_VARIABLE):
         report = {
             "streams_at_a_time": STREAMS,

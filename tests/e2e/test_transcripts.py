@@ -1,4 +1,4 @@
-"""What preset nano writes down where CTranslate2 decodes: segments in order, nearly the words of our own decoder."""
+"""Transcripts of preset nano by CTranslate2: segments in order, and nearly the words of our own decoder."""
 
 from collections.abc import Callable
 
@@ -24,8 +24,8 @@ def test_segments_of_several_sentences_are_in_order() -> None:
     assert segments[-1].end_seconds <= seconds
 
 
-# Of one sentence a single word may be a matter of chance: all that was said counts. Over all 200 sentences 0.3 to 0.5 %
-# of the words differ, whatever instructions the processor has.
+# Single words may differ by chance, so the limit is for all sentences together. Over all 200 sentences, 0.3 to 0.5 % of
+# the words differ on any processor.
 @pytest.mark.parametrize(
     ("every", "at_most"), [(10, 0.04), pytest.param(1, 0.02, marks=[pytest.mark.full, pytest.mark.timeout(1800)])]
 )

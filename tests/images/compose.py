@@ -35,7 +35,7 @@ def render(variables: Mapping[str, str]) -> Project:
     """The project for these variables.
 
     Raises:
-        Refused: Compose found fault with it. Its exit code does not tell.
+        Refused: Compose reported an error. Its exit code does not show that.
     """
     program = Path(sys.executable).parent / "docker-compose"
     with tempfile.NamedTemporaryFile("w", suffix=".env") as file:

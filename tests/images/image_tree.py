@@ -85,7 +85,7 @@ class ImageTree:
 def _copy(path: Path, folder: Path) -> None:
     """COPY into a folder: the content of a folder, or a file."""
     if path.is_dir():
-        # Nano's trained parts are large, and no test of an image needs them.
+        # Nano's trained parts are large, and no image test needs them.
         copytree(path, folder, ignore=ignore_patterns("__pycache__", "nano_parts"), dirs_exist_ok=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)

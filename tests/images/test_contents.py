@@ -30,7 +30,7 @@ def models_image(tmp_path_factory: pytest.TempPathFactory) -> ImageTree:
 def running(
     image: ImageTree, module: str, **settings: str
 ) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, str]]]:
-    """A process of the image and its environment, once its health check succeeds."""
+    """A process of the image, with its environment, once its health check succeeds."""
     log = image.folder / f"{module}.log"
     ports = {"LYRA_PORT_FILE": str(image.folder / f"{module}.json"), "LYRA_PORT": "0", "LYRA_METRICS_PORT": "0"}
     environment = image.environment(**ports, **settings)

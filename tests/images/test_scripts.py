@@ -111,7 +111,7 @@ def test_redis_requires_its_password_and_hides_it_from_the_command_line(compose_
 
 @pytest.fixture
 def client(tmp_path: Path) -> Path:
-    """A folder with an `mc` that records its arguments and, like the real one, attaches a policy only once."""
+    """A folder with a fake `mc` that records its arguments and, like the real one, attaches a policy only once."""
     folder = tmp_path / "bin"
     folder.mkdir()
     program = folder / "mc"

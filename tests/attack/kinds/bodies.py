@@ -1,4 +1,4 @@
-"""Fuzzed HTTP bodies for every route, and bodies of every shape that is expensive to read."""
+"""Fuzzed HTTP bodies for every route, and bodies of every shape that is expensive to parse."""
 
 import asyncio
 import base64
@@ -16,10 +16,25 @@ from tests.attack.target import ATTACKER, MODEL, Target
 from tests.job_stack import speech
 
 _CONNECTIONS = 16
-# All that blames the sender; 507 where the store is full.
+# Client errors, and 507 if the store is full.
 _ALLOWED = (*(str(status) for status in (200, 201, 202, 204, 307)), *(str(status) for status in range(400, 500)), "507")
-# What may come back where a request is no HTTP, or none that is taken; 200 where only its head is long.
-_RUDE = ("200", "400", "401", "404", "405", "411", "413", "414", "415", "426", "429", "431", "501", "closed")
+# Allowed responses to invalid or unsupported HTTP; 200 if only the head is long.
+_ALLOWED_FOR_INVALID_HTTP = (
+    "200",
+    "400",
+    "401",
+    "404",
+    "405",
+    "411",
+    "413",
+    "414",
+    "415",
+    "426",
+    "429",
+    "431",
+    "501",
+    "closed",
+)
 _BOUNDARY = "boundary-of-the-attacker"
 
 
@@ -30,7 +45,7 @@ def fuzzed(target: Target, plan: Plan) -> Outcome:
 
     def count(request: bytes, answer: Answer) -> None:
         head, _, body = request.partition(b"\r\n\r\n")
-        line = head.split(b"\r\n", 1)[0]  # no more of it: a key is among the headers
+        line = head.split(b"\r\n", 1)[0]  # truncated: the headers contain a key
         outcome.add(answer.status, _ALLOWED, f"{line[:200]!r} {body[:1000]!r} -> {answer.body[:200]!r}")
 
     requests = _requests(plan.random("bodies"), headers, plan.count(50_000, 1500))
@@ -38,7 +53,7 @@ def fuzzed(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("forms whose part has a header, a name or a boundary without an end", quick=True)
+@attack("forms with an endless part header, name or boundary", quick=True)
 def form_headers(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("4xx, at once")
     size = plan.count(64 * 2**20, 8 * 2**20)
@@ -67,7 +82,7 @@ def form_headers(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("requests that are no HTTP, or say two things at once", quick=True)
+@attack("requests that are not HTTP, or contradict themselves", quick=True)
 def smuggled(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("400 or a closed connection, and one answer to each")
     key = target.headers(ATTACKER)["Authorization"]
@@ -105,13 +120,13 @@ def smuggled(target: Target, plan: Plan) -> Outcome:
     for what, answer in zip(tries, asyncio.run(all_of_them()), strict=True):
         statuses = answer.count(b"HTTP/1.1 ")
         status = answer.split()[1].decode() if statuses else "closed"
-        outcome.add(status, _RUDE, what)
+        outcome.add(status, _ALLOWED_FOR_INVALID_HTTP, what)
         outcome.require(b"lyra-tiny" not in answer, f"{what}: the request within was answered")
     return outcome
 
 
 async def _raw(port: int, request: bytes) -> bytes:
-    """All that comes back within two seconds."""
+    """Everything received within two seconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = bytearray()
     try:
@@ -231,7 +246,7 @@ def _reads() -> Iterator[tuple[str, str]]:
 
 
 def _changed_path(draw: random.Random, path: str) -> str:
-    """The path with something else in it, still without spaces or line ends."""
+    """The path, mutated, still without spaces or line breaks."""
     pieces = (
         "%00",
         "%0a",

@@ -1,4 +1,4 @@
-"""Connections: many that say nothing, heads and bodies that come a byte at a time, readers that do not read."""
+"""Connections: many idle ones, heads and bodies sent a byte at a time, readers that do not read."""
 
 import asyncio
 import time
@@ -22,13 +22,13 @@ def slow_heads(target: Target, plan: Plan) -> Outcome:
     return _held(target, [b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-A: "] * plan.count(400, 100), plan)
 
 
-@attack("bodies that never end, a byte at a time, more than there are places", quick=False)
+@attack("bodies that never end, a byte at a time, more than there are slots", quick=False)
 def slow_bodies(target: Target, plan: Plan) -> Outcome:
     headers = {**target.headers(ATTACKER), "Content-Type": "application/json", "Content-Length": "1000"}
     return _held(target, [request_bytes("POST", "/v1/chat/completions", headers) + b"{"] * plan.count(150, 100), plan)
 
 
-@attack("uploads that never end, a byte at a time, more than there are places", quick=False)
+@attack("uploads that never end, a byte at a time, more than there are slots", quick=False)
 def slow_uploads(target: Target, plan: Plan) -> Outcome:
     kind = "multipart/form-data; boundary=a"
     headers = {**target.headers(ATTACKER), "Content-Type": kind, "Content-Length": "100000"}
@@ -36,17 +36,17 @@ def slow_uploads(target: Target, plan: Plan) -> Outcome:
     return _held(target, [request_bytes("POST", "/v1/media", headers) + head] * plan.count(100, 40), plan)
 
 
-@attack("one tenant's requests, many more than there are places", quick=False)
+@attack("one tenant's requests, many more than there are slots", quick=False)
 def greedy(target: Target, plan: Plan) -> Outcome:
     body = post("/v1/chat/completions", chat("Tell me everything.", max_tokens=300), target.headers(ATTACKER))
     return _held(target, [body] * plan.count(400, 100), plan, drip=False)
 
 
 def _held(target: Target, firsts: list[bytes], plan: Plan, drip: bool = True) -> Outcome:
-    """Opens connections, says the first of each, then a byte a second; counts what becomes of them."""
-    # A quick run is over before the deadlines are: it shows that others are served, and no more.
+    """Opens connections, sends the first bytes of each, then a byte a second; counts how they end."""
+    # A quick run ends before the deadlines: it only shows that others are served.
     allowed = (*_ENDED, "open") if plan.quick else _ENDED
-    outcome = Outcome("closed or refused in time; everybody else is served")
+    outcome = Outcome("closed or refused in time; other clients are served")
     seconds = _HELD_SECONDS / 2 if plan.quick else 4 * _HELD_SECONDS
 
     async def all_of_them() -> list[str]:

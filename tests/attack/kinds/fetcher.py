@@ -1,4 +1,4 @@
-"""The fetcher, made to call what is inside by spelling, redirects or names that turn, or to swallow what never ends."""
+"""Server-side request forgery: internal addresses by notation, redirect or DNS rebinding, and endless responses."""
 
 import asyncio
 import gzip
@@ -13,17 +13,17 @@ import psutil
 
 from services.shared.outbound.fetcher import Fetcher, FetchError, FetchResult
 from services.shared.outbound.settings import OutboundSettings
-from tests.attack.listeners import Listener, ask_name_server, endless, said
+from tests.attack.listeners import Listener, ask_name_server, endless, fixed_response
 from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import ATTACKER, Target
 from tests.dns import NameServer
 from tests.job_stack import speech
 
 _SECONDS = 2.0
-_MAX_SECONDS = 30.0  # with a busy machine's patience
+_MAX_SECONDS = 30.0  # with slack for a busy machine
 _MAX_BYTES = 64 * 2**10
-_PUBLIC = "127.0.0.2"  # stands for the internet: a setting allows it, and 127.0.0.1 stays inside
-_MOST_GROWTH_MIB = 64.0
+_PUBLIC = "127.0.0.2"  # stands for the internet: a setting allows it; 127.0.0.1 counts as internal
+_MAX_GROWTH_MIB = 64.0
 
 _SPELLINGS = (
     *("127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0177.0.0.1"),
@@ -47,9 +47,9 @@ _SPELLINGS = (
 _SCHEMES = ("https", "http", "file", "gopher", "ftp", "dict", "ldap", "data", "HTTPS", "//", "https:", "http+unix")
 
 
-@attack("webhook URLs that spell an inner address in another way, with every scheme")
+@attack("webhook URLs with an internal address in every notation and scheme")
 def spelled(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("400 for each, and nobody calls")
+    outcome = Outcome("400 for each, and no call is made")
     draw = plan.random("spelled")
     with Listener() as canary, target.client(ATTACKER) as client:
         media = _recording(client)
@@ -68,9 +68,9 @@ def spelled(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("redirects of every kind, to an inner server")
+@attack("redirects of every kind, to an internal server")
 def redirected(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("handed back, never followed")
+    outcome = Outcome("returned, never followed")
     with Listener() as canary:
         targets = [
             f"http://127.0.0.1:{canary.port}/",
@@ -80,18 +80,18 @@ def redirected(target: Target, plan: Plan) -> Outcome:
         for status in (300, 301, 302, 303, 305, 307, 308):
             for location in targets:
                 head = f"HTTP/1.1 {status} Go\r\nLocation: {location}\r\nRefresh: 0;url={location}\r\n"
-                with Listener(said(head.encode() + b"Content-Length: 0\r\n\r\n"), host=_PUBLIC) as server:
+                with Listener(fixed_response(head.encode() + b"Content-Length: 0\r\n\r\n"), host=_PUBLIC) as server:
                     answer = _fetch(_fetcher(), f"http://{_PUBLIC}:{server.port}/")
                     outcome.add(answer, (str(status),), location)
         outcome.require(canary.connections == 0, f"{canary.connections} connections came")
     return outcome
 
 
-@attack("names that turn inward between check and call, or have two faces, asked of a real name server")
+@attack("DNS names that resolve differently between check and call, or to several addresses, from a real name server")
 def rebound(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("204 of the address that was checked, or refused")
+    outcome = Outcome("204 from the address that was checked, or refused")
     faces = (["127.0.0.1"], [_PUBLIC], [_PUBLIC, "127.0.0.1"], ["127.0.0.1", _PUBLIC])
-    answer = said(b"HTTP/1.1 204 No Content\r\n\r\n")
+    answer = fixed_response(b"HTTP/1.1 204 No Content\r\n\r\n")
     with (
         Listener(host="127.0.0.1") as canary,
         NameServer("hooks.test", []) as names,
@@ -110,7 +110,7 @@ def rebound(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("answers without an end: bodies, headers, continues, chunks, compressed bombs, a byte a second")
+@attack("endless responses: bodies, headers, 100 Continue, chunks, compression bombs, a byte a second")
 def endless_answers(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome(f"an end within {_SECONDS:g} s and {_MAX_BYTES // 1024} KiB")
     ok, bomb = b"HTTP/1.1 200 OK\r\n", gzip.compress(bytes(64 * 2**20))
@@ -125,11 +125,11 @@ def endless_answers(target: Target, plan: Plan) -> Outcome:
         "one header": endless(ok + b"X-Long: ", block),
         "status line": endless(b"HTTP/1.1 200 ", block),
         "continues": endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
-        "64 MiB in a gzip": said(ok + zipped, bomb),
+        "64 MiB in a gzip": fixed_response(ok + zipped, bomb),
         "not HTTP": endless(b"", b"\x00\xff\x16\x03\x01" * 1000),
         "a byte a second": _slowly(ok + b"Content-Length: 1000\r\n\r\n"),
         "nothing": _slowly(b""),
-        "closed at once": said(b""),
+        "closed at once": fixed_response(b""),
     }
     process, fetcher = psutil.Process(), _fetcher()
     before = process.memory_info().rss
@@ -144,7 +144,7 @@ def endless_answers(target: Target, plan: Plan) -> Outcome:
             outcome.add(came, ("200", "unreachable"), what)
             outcome.require(seconds < _MAX_SECONDS, f"{what}: {seconds:.1f} s")
     growth = (process.memory_info().rss - before) / 2**20
-    outcome.require(growth < _MOST_GROWTH_MIB, f"the fetcher's process grew by {growth:.0f} MiB")
+    outcome.require(growth < _MAX_GROWTH_MIB, f"the fetcher's process grew by {growth:.0f} MiB")
     outcome.note = f"grew by {growth:.0f} MiB"
     return outcome
 
@@ -165,7 +165,7 @@ def _fetcher(names: NameServer | None = None) -> Fetcher:
 
 
 def _fetch(fetcher: Fetcher, url: str) -> str:
-    """The status that came, or in a word why none did."""
+    """The status, or a word for why there is none."""
     try:
         answer: FetchResult = asyncio.run(
             fetcher.fetch("POST", url, body=b"{}", seconds=_SECONDS, max_bytes=_MAX_BYTES)
@@ -177,7 +177,7 @@ def _fetch(fetcher: Fetcher, url: str) -> str:
 
 
 def _recording(client: httpx.Client) -> str:
-    """The id of a small one that the attacker has."""
+    """The id of a small recording that the attacker owns."""
     response = client.post("/v1/media", files={"file": ("a.flac", speech(1))})
     response.raise_for_status()
     return str(response.json()["id"])

@@ -1,4 +1,4 @@
-"""Keys: guessed by the thousand, in every form that a header can have."""
+"""API keys: thousands of guesses, in every form that a header can have."""
 
 import asyncio
 import random
@@ -12,9 +12,9 @@ from tests.attack.target import VICTIM, Target
 _REFUSED = ("401", "429")
 
 
-@attack("guessed keys, and keys that are nearly right")
+@attack("guessed keys, and keys that are nearly correct")
 def guessed(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("401, later 429; never in")
+    outcome = Outcome("401, later 429; never accepted")
 
     def count(request: bytes, answer: Answer) -> None:
         outcome.add(answer.status, _REFUSED, request[:200])
@@ -24,7 +24,7 @@ def guessed(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("headers that are no keys")
+@attack("malformed Authorization headers")
 def malformed(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("400, 401 or 404")
     key = target.keys[VICTIM]
@@ -51,13 +51,13 @@ def malformed(target: Target, plan: Plan) -> Outcome:
     def count(request: bytes, answer: Answer) -> None:
         outcome.add(answer.status, ("400", "401", "404", "431"), request[:200])
 
-    for number, request in enumerate(requests):  # each from another address: none has failed before
+    for number, request in enumerate(requests):  # each from a new address, which has no failures yet
         asyncio.run(send_all(target.port, [request], 1, count, source=f"127.0.9.{number + 1}"))
     return outcome
 
 
 def _guesses(key: str, draw: random.Random, count: int) -> Iterator[bytes]:
-    """Random keys, and a real one with one character changed."""
+    """Random keys, and the real one with one character changed."""
     alphabet = string.ascii_letters + string.digits + "-_"
     for number in range(count):
         guess = list(key)

@@ -1,4 +1,4 @@
-"""Minutes of everything at once, by several tenants, good and bad: memory and open files have to stay flat."""
+"""Minutes of mixed load by several tenants, well-behaved or not: memory and open files must stay flat."""
 
 import random
 import threading
@@ -18,7 +18,7 @@ from tests.job_stack import speech
 
 _THREADS = 6
 _QUICK_MINUTES = 0.2
-# What a process may keep of its first use: caches, arenas, threads. A leak of 1 KiB a request is more in ten minutes.
+# Allowance for caches, arenas and threads of the first requests. A leak of 1 KiB per request exceeds it in ten minutes.
 _MAX_GROWTH_MIB, _MAX_GROWTH = 48.0, 0.10
 _MAX_FILES = 50
 _ALLOWED = ("200", "201", "202", "204", "400", "404", "408", "409", "413", "415", "429", "left")
@@ -27,7 +27,7 @@ Work = Callable[[httpx.Client, random.Random], str]
 
 
 def growth(samples: list[Sample]) -> dict[str, tuple[float, float]]:
-    """MiB of each process in the second and in the last fifth of the time: the first fifth fills caches."""
+    """MiB of each process in the second and in the last fifth of the time; the first fifth fills caches."""
     fifth = max(1, len(samples) // 5)
     early, late = samples[fifth : 2 * fifth] or samples, samples[-fifth:]
     return {
@@ -37,7 +37,7 @@ def growth(samples: list[Sample]) -> dict[str, tuple[float, float]]:
 
 
 def stays_flat(outcome: Outcome, window: Window) -> None:
-    """Memory and files have to end where they were."""
+    """Memory and open files must return to where they were."""
     samples = window.samples
     for name, (early, late) in growth(samples).items():
         limit = early + max(_MAX_GROWTH_MIB, _MAX_GROWTH * early)

@@ -1,4 +1,4 @@
-"""Media: small files that decode to hours or gigabytes, unexpected layouts and kinds, damaged files."""
+"""Media: small files that decode to hours or gigabytes, unexpected channel layouts and formats, damaged files."""
 
 import io
 import random
@@ -19,16 +19,16 @@ from tests.attack.target import ATTACKER, MODEL, Target, chat
 from tests.job_stack import speech
 from tests.pictures import noise
 
-# 429 where the attacker's own tries are too many, 507 where the store is full: neither is harm.
+# 429 if the attacker tries too often, 507 if the store is full: neither is harmful.
 _KEPT, _REFUSED = ("200", "201"), ("400", "413", "415", "422", "429")
 _ANSWERED = (*_KEPT, *_REFUSED)
 _CODECS = {"aac": "mp4", "vorbis": "ogg", "libopus": "ogg", "flac": "flac", "libmp3lame": "mp3"}
 _RATE = 48_000
 
 
-@attack("AAC, Vorbis, Opus, FLAC and MP3 of hours of silence in a few hundred KiB, transcribed and kept")
+@attack("hours of silence in a few hundred KiB of AAC, Vorbis, Opus, FLAC and MP3, transcribed and uploaded")
 def hours_of_silence(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("refused as too long, or kept as what it says it is")
+    outcome = Outcome("refused as too long, or stored as what it claims to be")
     hours = plan.count(20, 2)
     with target.client(ATTACKER) as client:
         for codec, container in _CODECS.items():
@@ -42,9 +42,9 @@ def hours_of_silence(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("pictures that are small as files and huge as pixels, profiles or texts", max_gateway_mib=1500)
+@attack("small files with huge pictures, colour profiles or texts", max_gateway_mib=1500)
 def picture_bombs(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("refused, or kept and described within its limits")
+    outcome = Outcome("refused, or stored and described within the limits")
     with target.client(ATTACKER) as client:
         for what, file in _pictures():
             response = client.post("/v1/media", files={"file": ("bomb.png", file)})
@@ -58,9 +58,9 @@ def picture_bombs(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("zip bombs, compressed bodies, archives and playlists, wherever a file or a body is taken")
+@attack("zip bombs, compressed bodies, archives and playlists, wherever a file or a body is accepted")
 def archives(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("refused: nothing that is compressed is opened")
+    outcome = Outcome("refused: nothing compressed is opened")
     bomb = zlib.compress(bytes(2**26))
     gzipped = zlib.compress(bytes(2**26), wbits=31)
     files = {
@@ -90,9 +90,9 @@ def archives(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("recordings of every layout of channels that FFmpeg names, in every codec that is taken")
+@attack("recordings with every channel layout of FFmpeg, in every supported codec")
 def layouts(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("heard, or 400")
+    outcome = Outcome("transcribed, or 400")
     layouts = (
         "mono",
         "stereo",
@@ -120,9 +120,9 @@ def layouts(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("recordings and pictures with bytes changed, cut out, doubled or cut off", quick=True)
+@attack("recordings and pictures with bytes changed, removed, duplicated or cut off", quick=True)
 def damaged(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("heard, or 400")
+    outcome = Outcome("transcribed, or 400")
     draw = plan.random("damaged")
     files = [(name, file) for name, file in _whole_files()]
     with target.client(ATTACKER) as client:
@@ -142,11 +142,11 @@ def damaged(target: Target, plan: Plan) -> Outcome:
 
 @cache
 def silence(codec: str, container: str, hours: float, layout: str = "") -> bytes:
-    """A file of so many hours of silence. A second of it is encoded, and its packets are written again and again."""
+    """A file with so many hours of silence. One second is encoded, and its packets are repeated."""
     rate = 16_000 if hours >= 1 and codec != "libopus" else _RATE
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
-        # FFmpeg's own Vorbis encoder knows stereo alone.
+        # FFmpeg's own Vorbis encoder supports only stereo.
         stream: AudioStream = output.add_stream(
             codec, rate=rate, layout=layout or ("stereo" if codec == "vorbis" else "mono")
         )  # type: ignore[assignment]
@@ -170,7 +170,7 @@ def _second(stream: AudioStream, rate: int) -> "Iterator[av.Packet[AudioStream]]
     context.open()
     size = context.frame_size or 1024
     frame = av.AudioFrame(format=context.format.name, layout=context.layout.name, samples=size)
-    for plane in frame.planes[: context.layout.nb_channels]:  # PyAV tells of a ninth where there are eight
+    for plane in frame.planes[: context.layout.nb_channels]:  # PyAV reports nine channels instead of eight
         plane.update(bytes(plane.buffer_size))
     frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
     for number in range(rate // size):
@@ -209,7 +209,7 @@ def _pictures() -> Iterator[tuple[str, bytes]]:
 
 
 def _png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 8-bit grey, with chunks before its pixels."""
+    """An 8-bit grey PNG, with the given chunks before its pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -18,7 +18,7 @@ from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import SPEAKER, Target
 
 _THREADS = 12
-# PERMISSION_DENIED where only operators may; RESOURCE_EXHAUSTED where too much is asked.
+# PERMISSION_DENIED for what only operators may do, RESOURCE_EXHAUSTED if too much is requested.
 _ALLOWED = (
     *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "FAILED_PRECONDITION"),
     *("PERMISSION_DENIED", "OUT_OF_RANGE"),
@@ -27,7 +27,7 @@ _ALLOWED = (
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method, and messages that it takes, in the order in which a client would send them."""
+    """A method, and valid messages in the order in which a client would send them."""
 
     service: str
     path: str
@@ -35,9 +35,9 @@ class Method:
     streams: bool = True
 
 
-@attack("fuzzed messages: changed, cut off, swapped, doubled, in the wrong order, or noise")
+@attack("fuzzed messages: changed, cut off, swapped, duplicated, in the wrong order, or noise")
 def fuzzed(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("OK or a status that blames the sender")
+    outcome = Outcome("OK or a client error")
     wanted, sent, lock = plan.count(50_000, 600), 0, threading.Lock()
     methods = list(_methods())
     everything = [message for method in methods for message in method.messages]
@@ -60,7 +60,7 @@ def fuzzed(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("every method of every service, with no token, with a wrong one, and adapters with that of a gateway")
+@attack("every method of every service, without a token or with a wrong one, and adapters with a gateway's")
 def without_token(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("UNAUTHENTICATED; PERMISSION_DENIED for adapters")
     real = target.stack.service_token_file.read_text().strip()
@@ -78,7 +78,7 @@ def without_token(target: Target, plan: Plan) -> Outcome:
 
 
 def _fuzzed(draw: random.Random, method: Method, everything: Sequence[bytes]) -> list[bytes]:
-    """The method's messages, some of them changed."""
+    """The method's messages, some of them mutated."""
     messages = list(method.messages)
     if method.streams:
         match draw.randrange(6):

@@ -1,4 +1,4 @@
-"""Stores of the local stack, as another user of this machine finds them: every port, every file."""
+"""Stores of the local stack, as seen by another user of this machine: every port, every file."""
 
 import os
 import socket
@@ -41,7 +41,7 @@ _SHOWS = ("media/", "jobs/", "Topology", "EntryName", "fullPath", "FullPath", '"
 
 @attack("every port of the stores, without credentials")
 def ports(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("nothing is shown, nothing is taken")
+    outcome = Outcome("nothing is shown, nothing is accepted")
     for port in _ports(target):
         for path in _PATHS:
             answer = _ask(port, path)
@@ -64,7 +64,7 @@ def files(target: Target, plan: Plan) -> Outcome:
 
 
 def _ports(target: Target) -> Iterator[int]:
-    """On which the stores listen."""
+    """Ports that the stores listen on."""
     for name in STORES:
         process = psutil.Process(target.stack.processes[name].pid)
         for each in (process, *process.children(recursive=True)):
@@ -74,7 +74,7 @@ def _ports(target: Target) -> Iterator[int]:
 
 
 def _ask(port: int, path: str, method: str = "GET") -> str:
-    """What came of it: refused, shown, taken, or closed where nobody speaks HTTP."""
+    """The result: refused, shown, accepted, or closed if the port does not speak HTTP."""
     try:
         response = httpx.request(method, f"http://127.0.0.1:{port}{path}", content=b"x", timeout=5, trust_env=False)
     except httpx.HTTPError:
@@ -95,7 +95,7 @@ def _redis(port: int) -> str:
 
 
 def _reachable(folder: Path) -> Iterator[Path]:
-    """Files under a folder that others may read, where they may come to it."""
+    """Files under a folder that others may read and reach."""
     if not folder.stat().st_mode & stat.S_IXOTH:
         return
     for entry in os.scandir(folder):

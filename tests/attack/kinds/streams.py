@@ -1,4 +1,4 @@
-"""Streams by the hundred: of events and of answers, read, not read, and left in the middle."""
+"""Hundreds of streams of events and of answers: read, unread, and abandoned midway."""
 
 import asyncio
 from collections import Counter
@@ -11,11 +11,11 @@ from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import ATTACKER, Target, chat
 from tests.job_stack import speech
 
-# 503 is what a server says that has too many connections; the attacker's own streams may end as they like.
+# A server with too many connections answers 503; the attacker's own streams may end in any way.
 _ALLOWED = ("200", "429", "503", "closed")
 
 
-@attack("event streams by the hundred, of a job that does not end")
+@attack("hundreds of event streams of a job that does not end")
 def event_streams(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("200, or 429 where they are too many")
     workers = [psutil.Process(target.stack.processes[name].pid) for name in ("plan_worker", "clip_worker")]
@@ -36,7 +36,7 @@ def event_streams(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("streamed answers by the hundred that nobody reads")
+@attack("hundreds of streamed answers that nobody reads")
 def unread_answers(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("200, or 429 where they are too many")
     body = chat("Tell me everything.", stream=True, max_tokens=200)
@@ -45,7 +45,7 @@ def unread_answers(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("streamed answers by the hundred whose clients leave after the first bytes")
+@attack("hundreds of streamed answers whose clients disconnect after the first bytes")
 def left_answers(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("200, or 429 where they are too many")
     body = chat("Tell me everything.", stream=True, max_tokens=200)
@@ -62,7 +62,7 @@ def _count(outcome: Outcome, answers: Counter[str]) -> None:
 
 
 async def _all_at_once(port: int, requests: list[bytes], seconds: float, reads: bool = True) -> Counter[str]:
-    """Opens all, holds them for a time, and closes them. Returns the statuses that came."""
+    """Opens all, holds them for a while, and closes them. Returns their statuses."""
     return Counter(await asyncio.gather(*(_held(port, each, seconds, reads) for each in requests)))
 
 

@@ -1,4 +1,4 @@
-"""Tenants: each object of another one, on every route, under every name it might go by; adapters across tenants."""
+"""Tenants: every object of another tenant, on every route, by every possible name; adapters across tenants."""
 
 import json
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from tests.attack.registry import Outcome, Plan, attack
 from tests.attack.target import ATTACKER, MODEL, VICTIM, Target, chat
 from tests.job_stack import speech
 
-_SECRET_NAME = "the-victims-own-name"  # must not show up in an answer to another
-_HIDDEN = ("307", "400", "404", "405", "422")  # 307: to the same path without the slash at its end
+_SECRET_NAME = "the-victims-own-name"  # must not show up in a response to another tenant
+_HIDDEN = ("307", "400", "404", "405", "422")  # 307 redirects to the same path without the trailing slash
 
 
 @dataclass(frozen=True, slots=True)
 class Belongings:
-    """Ids of what a tenant has."""
+    """Ids of a tenant's objects."""
 
     media: str
     upload: str
@@ -26,7 +26,7 @@ class Belongings:
 
 
 def belongings(target: Target, tenant: str) -> Belongings:
-    """Gives the tenant a recording, an upload that is not complete, and a job."""
+    """Creates a recording, an incomplete upload and a job for the tenant."""
     with target.client(tenant) as client:
         media = client.post("/v1/media", files={"file": (f"{_SECRET_NAME}.flac", speech(2, first=5))}).json()["id"]
         upload = client.post("/v1/media/uploads", json={"filename": f"{_SECRET_NAME}.wav", "bytes": 100}).json()["id"]
@@ -35,9 +35,9 @@ def belongings(target: Target, tenant: str) -> Belongings:
         return Belongings(media, upload, client.post("/v1/jobs", json=job, headers=headers).json()["id"])
 
 
-@attack("every object of another tenant, on every route that takes an id, also with ids that climb folders")
+@attack("every object of another tenant, on every route that takes an id, also with path traversal")
 def anothers_objects(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("404, as for what is not there")
+    outcome = Outcome("404, as for a missing object")
     owned = belongings(target, VICTIM)
     before = _seen(target, owned)
     with target.client(ATTACKER) as client:
@@ -52,7 +52,7 @@ def anothers_objects(target: Target, plan: Plan) -> Outcome:
 
 @attack("lists, cursors and idempotency keys that name another tenant's objects")
 def lists(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("nothing of anybody else's")
+    outcome = Outcome("nothing that belongs to others")
     owned = belongings(target, VICTIM)
     with target.client(ATTACKER) as client:
         media = client.post("/v1/media", files={"file": ("mine.flac", speech(1))}).json()["id"]
@@ -73,7 +73,7 @@ def lists(target: Target, plan: Plan) -> Outcome:
 
 @attack("headers and fields that claim to be another tenant")
 def claims(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("404: the key alone tells who asks")
+    outcome = Outcome("404: only the key identifies the tenant")
     owned = belongings(target, VICTIM)
     names = ("X-Tenant", "X-Lyra-Tenant", "Lyra-Tenant", "Tenant", "lyra-tenant", "X-Forwarded-User", "X-Original-URL")
     with target.client(ATTACKER) as client:
@@ -89,7 +89,7 @@ def claims(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("adapters that are not there, paths as adapters, adapters loaded over HTTP")
+@attack("missing adapters, paths as adapters, adapters loaded over HTTP")
 def adapters(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("400 or 404, and none is loaded")
     names = (
@@ -151,7 +151,7 @@ def _parts(media: str) -> list[dict[str, Any]]:
 
 
 def _names(name: str, folder: str) -> Iterator[str]:
-    """A name, and others that might come to the same object."""
+    """A name, and others that might resolve to the same object."""
     climbing = (
         f"../{VICTIM}/{name}",
         f"../../{folder}/{VICTIM}/{name}",
@@ -175,7 +175,7 @@ def _names(name: str, folder: str) -> Iterator[str]:
 
 
 def _seen(target: Target, owned: Belongings) -> str:
-    """What the victim sees of its own."""
+    """What the victim sees of its own objects."""
     with target.client(VICTIM) as client:
         media = client.get(f"/v1/media/{owned.media}").json()
         job = client.get(f"/v1/jobs/{owned.job}").json()

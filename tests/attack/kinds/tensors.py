@@ -1,4 +1,4 @@
-"""Forged tensors, sent to the services themselves: shapes that lie, numbers that are none, rows that never come."""
+"""Forged tensors, sent directly to the services: false shapes, non-finite numbers, rows that never arrive."""
 
 import struct
 from collections.abc import Iterator
@@ -14,26 +14,26 @@ _FLOAT32, _FLOAT16, _BFLOAT16 = (
     common_pb2.ELEMENT_TYPE_FLOAT16,
     common_pb2.ELEMENT_TYPE_BFLOAT16,
 )
-_MOST = 2**63 - 1
+_MAX_SIZE = 2**63 - 1
 _REFUSED = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED")
-# Numbers of float32 that are none, or nearly: infinities, quiet and signalling NaN, the largest, the smallest, -0.
+# Non-finite and extreme float32 values: infinities, quiet and signalling NaN, the largest, the smallest, -0.
 _NOT_FINITE = (0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF)
 _EXTREME = (0x7F7FFFFF, 0xFF7FFFFF, 0x00000001, 0x80000000)
 
 
-@attack("tensors whose shape, type or bytes lie, at the speech synthesizer")
+@attack("tensors with false shape, dtype or bytes, at the speech synthesizer")
 def synthesizer_shapes(target: Target, plan: Plan) -> Outcome:
-    return _synthesizer(target, [(what, [each]) for what, each in _liars(_width(target))], _REFUSED)
+    return _synthesizer(target, [(what, [each]) for what, each in _false_shapes(_width(target))], _REFUSED)
 
 
-@attack("hidden states that are no numbers, at the speech synthesizer")
+@attack("non-finite hidden states, at the speech synthesizer")
 def synthesizer_numbers(target: Target, plan: Plan) -> Outcome:
     width = _width(target)
     tries = [(f"0x{bits:08x} at {place}", [_with(bits, place, 3, width)]) for bits in _NOT_FINITE for place in (0, -1)]
     return _synthesizer(target, tries, _REFUSED)
 
 
-@attack("hidden states at the ends of their range, and as many as it takes, at the speech synthesizer")
+@attack("extreme hidden states, and the largest accepted number of them, at the speech synthesizer")
 def synthesizer_extremes(target: Target, plan: Plan) -> Outcome:
     width = _width(target)
     tries = [(f"0x{bits:08x}", [_with(bits, place, 3, width)]) for bits in _EXTREME for place in (0, -1)]
@@ -42,7 +42,7 @@ def synthesizer_extremes(target: Target, plan: Plan) -> Outcome:
     return _synthesizer(target, tries, ("OK", *_REFUSED))
 
 
-@attack("speech and vision tokens whose shape, order, grid or total lie, at the language model")
+@attack("speech and vision tokens with false shape, order, grid or total, at the language model")
 def language_model_tokens(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("INVALID_ARGUMENT for each")
     with open_services(target) as services:
@@ -52,7 +52,7 @@ def language_model_tokens(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("speech and vision tokens that are no numbers, at the language model")
+@attack("non-finite speech and vision tokens, at the language model")
 def language_model_numbers(target: Target, plan: Plan) -> Outcome:
     outcome = Outcome("INVALID_ARGUMENT for each")
     with open_services(target) as services:
@@ -64,7 +64,7 @@ def language_model_numbers(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-def _liars(width: int) -> Iterator[tuple[str, common_pb2.Tensor]]:
+def _false_shapes(width: int) -> Iterator[tuple[str, common_pb2.Tensor]]:
     """Tensors that are not [N, width]."""
     good = bytes(4 * width)
     shapes: dict[str, list[int]] = {
@@ -78,7 +78,7 @@ def _liars(width: int) -> Iterator[tuple[str, common_pb2.Tensor]]:
         "twice negative": [-1, -width],
         "2**62 rows": [2**62, width],
         "a product of 2**64": [2**32, 2**32],
-        "a product that wraps to one row": [_MOST, _MOST],
+        "a product that wraps to one row": [_MAX_SIZE, _MAX_SIZE],
         "more rows than bytes": [2, width],
         "no width": [1, 0],
     }
@@ -95,7 +95,7 @@ def _liars(width: int) -> Iterator[tuple[str, common_pb2.Tensor]]:
 
 
 def _prompts(width: int) -> Iterator[tuple[str, list[language_model_pb2.GenerateRequest]]]:
-    for what, tensor in _liars(width):
+    for what, tensor in _false_shapes(width):
         chunk = common_pb2.TensorChunk(rows=tensor, rows_total=1)
         yield f"speech: {what}", [_speech(chunk)]
         yield f"vision: {what}", [_vision(chunk, (1, 1, 1))]
@@ -124,7 +124,7 @@ def _tensor(shape: list[int], data: bytes) -> common_pb2.Tensor:
 
 
 def _with(bits: int, place: int, rows: int, width: int) -> common_pb2.Tensor:
-    """[rows, width] zeros, with one number of these bits at the first or last place."""
+    """[rows, width] zeros, with one number of these bits at the first or last position."""
     numbers = [0] * (rows * width)
     numbers[place] = bits
     return _tensor([rows, width], struct.pack(f"<{len(numbers)}I", *numbers))
@@ -153,7 +153,7 @@ def _generate(service: Service, parts: list[language_model_pb2.GenerateRequest])
 
 
 def _synthesizer(target: Target, tries: list[tuple[str, list[common_pb2.Tensor]]], allowed: tuple[str, ...]) -> Outcome:
-    """Sends the tensors to a voice that speaks from hidden states, and to one that speaks from texts."""
+    """Sends the tensors to a voice that speaks from hidden states, and to one that speaks from text."""
     outcome = Outcome(f"{' or '.join(allowed)} for each")
     with open_services(target) as services:
         for name in (SPEAKER, "speech_synthesizer"):
@@ -167,7 +167,7 @@ def _synthesizer(target: Target, tries: list[tuple[str, list[common_pb2.Tensor]]
 
 
 def _width(target: Target) -> int:
-    """Of the hidden states that the synthesizer beside the stack takes."""
+    """Width of the hidden states that the synthesizer beside the stack accepts."""
 
     with open_services(target) as services:
         describe = services[SPEAKER].channel.unary_unary(

@@ -1,4 +1,4 @@
-"""Webhooks: what the receiver of the documentation takes for a callback, and whose secret signs what."""
+"""Webhooks: which callbacks the documentation's sample receiver accepts, and whose secret signs what."""
 
 import asyncio
 import re
@@ -18,12 +18,12 @@ from tests.job_stack import speech
 from tests.paths import ROOT
 
 _SAMPLE = re.compile(r"```python\n(import os\n.*?LYRA_WEBHOOK_SECRET.*?)```", re.DOTALL)
-_TOLERANCE = timedelta(minutes=5)  # of Standard Webhooks
+_TOLERANCE = timedelta(minutes=5)  # seconds, from Standard Webhooks
 
 
 @attack("callbacks replayed, forged and changed, against the receiver of docs/long-audio.md")
 def replayed(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("204 for a true one, once worked on; 401 for all others")
+    outcome = Outcome("204 for genuine ones, each handled once; 401 for all others")
     secret, other = _secret(target, VICTIM), _secret(target, ATTACKER)
     now = datetime.now(UTC)
     handled: list[str] = []
@@ -42,9 +42,9 @@ def replayed(target: Target, plan: Plan) -> Outcome:
     return outcome
 
 
-@attack("jobs that have their callbacks signed with another tenant's secret")
+@attack("jobs whose callbacks are to be signed with another tenant's secret")
 def signed_by_others(target: Target, plan: Plan) -> Outcome:
-    outcome = Outcome("400, in the same words as for a secret that is not there")
+    outcome = Outcome("400, with the same message as for a missing secret")
     with target.client(ATTACKER) as client:
         media = client.post("/v1/media", files={"file": ("a.flac", speech(1))}).json()["id"]
         words = set()
@@ -60,7 +60,7 @@ def signed_by_others(target: Target, plan: Plan) -> Outcome:
 def _forgeries(
     delivery: Delivery, true: dict[str, str], secret: str, other: str, now: datetime
 ) -> list[tuple[str, dict[str, str], str]]:
-    """What, headers, body."""
+    """Title, headers, body."""
     body, late, early = delivery.body, now - _TOLERANCE * 1.2, now + _TOLERANCE * 1.2
     stamp = str(int(time.time()) + 60)
     signed = true["webhook-signature"]
@@ -92,7 +92,7 @@ def _forgeries(
 
 
 class _Receiver:
-    """The sample of the documentation, run as it stands there; what it works on is kept in `handled`."""
+    """The sample of the documentation, run unchanged; what it handles is collected in `handled`."""
 
     def __init__(self, secret: str, handled: list[str]) -> None:
         source = _SAMPLE.search((ROOT / "docs" / "long-audio.md").read_text())
@@ -112,7 +112,7 @@ class _Receiver:
 
 
 def _secret(target: Target, tenant: str) -> str:
-    """The tenant's webhook secret, as its owner has it."""
+    """The tenant's webhook secret, as known to its owner."""
     (found,) = SecretStore(target.home / "webhook_secrets.json").active(
         tenant, target.secret_ids[tenant], datetime.now(UTC)
     )

@@ -14,15 +14,15 @@ from model_core.training.options import Source, Start
 from tests.paths import ROOT
 from tests.training_runs import (
     Processes,
+    align_samples,
     assert_same_run,
     command,
     free_port,
+    instruct_samples,
     losses,
     lyra,
     plant_incomplete_checkpoint,
     run,
-    to_align,
-    to_instruct,
     write_data,
 )
 
@@ -35,8 +35,8 @@ def processes() -> Processes:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_data(folder / "align", to_align(10), "align")
-    write_data(folder / "instruct", to_instruct(10))
+    write_data(folder / "align", align_samples(10), "align")
+    write_data(folder / "instruct", instruct_samples(10))
     return folder
 
 

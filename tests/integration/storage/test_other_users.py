@@ -16,7 +16,7 @@ import pytest
 
 from services.operations.local.certificates import AUTHORITY, CERTIFICATE, KEY
 from services.shared.private_files import FolderNotPrivate, make_private
-from tests.intruder import NOBODY, over_grpc, over_http
+from tests.intruder import NOBODY, try_grpc, try_http
 from tests.job_stack import JobStack, speech
 
 IS_ROOT = os.geteuid() == 0
@@ -83,8 +83,8 @@ def test_with_the_stores_credentials_the_same_attempts_succeed(jobs: JobStack) -
     http: list[str] = []
     calls: list[str] = []
     for port in listening(jobs):
-        http += over_http(port, bucket, key, certificate)
-        calls += over_grpc(port, (folder / AUTHORITY).read_text(), certificate)
+        http += try_http(port, bucket, key, certificate)
+        calls += try_grpc(port, (folder / AUTHORITY).read_text(), certificate)
     done = " ".join(http)
     assert all(path in done for path in ("/dir/assign", "/dir/status", "/buckets/?pretty=y", "/ui/index.html"))
     assert "PUT https" in done

@@ -16,7 +16,7 @@ from model_core.training.instruct import Instruct
 from model_core.training.lora_training import add_adapter, write_adapter
 from model_core.training.projectors import Projectors
 from model_core.training.sharding import assign, full_tensor, gather_parameters
-from tests.training_runs import Processes, laid_out, to_instruct
+from tests.training_runs import Processes, instruct_samples, to_examples
 
 WORLD = 2
 
@@ -49,7 +49,7 @@ def of_a_process(folder: Path) -> None:
     """Learns from its share of the batch, and writes what came of it."""
     distributed.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (WORLD,))
-    module, examples = instruct(), laid_out(to_instruct(3))
+    module, examples = instruct(), to_examples(instruct_samples(3))
     for layer in module.modules():
         if isinstance(layer, DecoderLayer):
             fully_shard(layer, mesh=mesh)
@@ -71,7 +71,7 @@ def of_a_process(folder: Path) -> None:
 
 def test_sharded_weights_train_and_are_saved_like_unsharded_ones(tmp_path: Path) -> None:
     Processes().run_together(WORLD, of_a_process, tmp_path)
-    alone, examples = instruct(), laid_out(to_instruct(3))
+    alone, examples = instruct(), to_examples(instruct_samples(3))
     batch = collate(examples)
     learn(alone, batch, alone.totals(batch), 1)
     gradients, weights = load_file(tmp_path / "gradients"), load_file(tmp_path / "weights")

@@ -18,7 +18,7 @@ from model_core.presets.building import byte_tokenizer
 from model_core.training.assembly import Models
 from model_core.training.examples import IGNORED, Example, ExampleMaker, collate, with_merges
 from model_core.training.preset_models import load_models
-from tests.training_runs import assistant, noise, plain_picture, to_instruct, user
+from tests.training_runs import assistant, instruct_samples, noise, plain_picture, user
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,13 @@ def learned(models: Models, made: Example) -> list[str]:
 
 
 def test_only_answers_with_their_end_token_are_labels(models: Models) -> None:
-    whole, cut = (example(models, conversation) for conversation in to_instruct(2))
+    whole, cut = (example(models, conversation) for conversation in instruct_samples(2))
     assert learned(models, whole) == ["hello you<|im_end|>", "hello 0<|im_end|>"]
     assert learned(models, cut) == ["yes<|im_end|>", "hello 1"]  # its last answer goes on
 
 
 def test_a_label_is_the_token_after_its_position(models: Models) -> None:
-    made = example(models, to_instruct(1)[0])
+    made = example(models, instruct_samples(1)[0])
     at = (made.labels != IGNORED).nonzero()[:, 0]
     inside = at[:-1][at[1:] == at[:-1] + 1]
     assert torch.equal(made.labels[inside], made.ids[inside + 1])
@@ -76,7 +76,7 @@ def asked(models: Models, conversation: Conversation) -> list[Message]:
 
 @pytest.mark.parametrize("turns", [1, 2])
 def test_the_prompt_equals_that_of_inference(models: Models, turns: int) -> None:
-    conversation = to_instruct(1)[0]
+    conversation = instruct_samples(1)[0]
     if turns == 1:
         conversation = Conversation(
             id="one", turns=conversation.turns[:2], images=conversation.images, speech=conversation.speech
@@ -137,7 +137,7 @@ def test_a_tokenizer_without_merges_is_refused() -> None:
 def test_a_batch_contains_its_samples(models: Models, order: list[int]) -> None:
     text = Conversation(id="t", turns=(user("Say yes."), assistant("yes")))
     picture = Conversation(id="p", turns=(user("<image>What?"), assistant("red")), images=(plain_picture(9),))
-    made = [example(models, conversation) for conversation in (*to_instruct(2), text, picture)]
+    made = [example(models, conversation) for conversation in (*instruct_samples(2), text, picture)]
     made = [made[row] for row in order]
     batch = collate(made)
     assert batch["lengths"].tolist() == [len(one.ids) for one in made]

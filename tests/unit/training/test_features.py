@@ -10,7 +10,7 @@ from model_core.data.dataset import ConversationDataset
 from model_core.errors import InvalidInput
 from model_core.training.features import Encoders, FeatureCache, Features
 from model_core.training.preset_models import load_models
-from tests.training_runs import assistant, noise, plain_picture, to_instruct, user, write_data
+from tests.training_runs import assistant, instruct_samples, noise, plain_picture, user, write_data
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def assert_equal(one: Features, other: Features) -> None:
 
 def test_stored_features_equal_those_of_the_encoders(tmp_path: Path, encoders: Encoders) -> None:
     samples = [
-        *to_instruct(4),
+        *instruct_samples(4),
         Conversation(id="text", turns=(user("Say yes."), assistant("yes"))),
         Conversation(  # two recordings, one of them longer than a clip
             id="two",
@@ -73,12 +73,12 @@ def test_only_missing_or_outdated_features_are_computed(
         return compute(conversation)
 
     monkeypatch.setattr(encoders, "features", counted)
-    write_data(tmp_path, to_instruct(4), shard=2)
+    write_data(tmp_path, instruct_samples(4), shard=2)
     FeatureCache(ConversationDataset(tmp_path), encoders).fill()
     FeatureCache(ConversationDataset(tmp_path), encoders).fill()
     assert seen == ["c0", "c1", "c2", "c3"]
     seen.clear()
-    changed = to_instruct(5)
+    changed = instruct_samples(5)
     write_data(tmp_path, [*changed[:2], changed[4], changed[3]], shard=2)
     cache = FeatureCache(ConversationDataset(tmp_path), encoders)
     cache.fill()
@@ -87,7 +87,7 @@ def test_only_missing_or_outdated_features_are_computed(
 
 
 def test_a_partly_written_file_is_ignored(tmp_path: Path, encoders: Encoders) -> None:
-    cache = FeatureCache(ConversationDataset(write_data(tmp_path, to_instruct(3))), encoders)
+    cache = FeatureCache(ConversationDataset(write_data(tmp_path, instruct_samples(3))), encoders)
     cache.folder.mkdir(parents=True)
     (cache.folder / ".00000.safetensors.partial-1").write_bytes(b"half")
     assert not cache.complete
@@ -96,7 +96,7 @@ def test_a_partly_written_file_is_ignored(tmp_path: Path, encoders: Encoders) ->
 
 
 def test_each_of_several_processes_computes_its_share(tmp_path: Path, encoders: Encoders) -> None:
-    cache = FeatureCache(ConversationDataset(write_data(tmp_path, to_instruct(6), shard=2)), encoders)
+    cache = FeatureCache(ConversationDataset(write_data(tmp_path, instruct_samples(6), shard=2)), encoders)
     cache.fill(rank=1, world=2)
     assert [path.name for path in cache.folder.iterdir()] == ["00001.safetensors"]
     cache.fill(rank=0, world=2)
@@ -105,7 +105,7 @@ def test_each_of_several_processes_computes_its_share(tmp_path: Path, encoders: 
 
 def test_undecodable_media_are_named(tmp_path: Path, encoders: Encoders) -> None:
     broken = Conversation(id="bad", turns=(user("<image>What?"), assistant("red")), images=(b"\x89PNG nothing",))
-    cache = FeatureCache(ConversationDataset(write_data(tmp_path, [*to_instruct(1), broken])), encoders)
+    cache = FeatureCache(ConversationDataset(write_data(tmp_path, [*instruct_samples(1), broken])), encoders)
     with pytest.raises(InvalidInput, match=r"sample bad, images\[0\]"):
         cache.fill()
     assert not cache.complete

@@ -21,7 +21,7 @@ from model_core.training.lora_training import add_adapter
 from model_core.training.options import Start
 from model_core.training.preset_models import load_models, stage_of
 from model_core.training.projectors import Projectors, SpeechTokens
-from tests.training_runs import laid_out, to_instruct
+from tests.training_runs import instruct_samples, to_examples
 
 
 def decoder() -> Decoder:
@@ -52,7 +52,7 @@ def instruct(
 
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
-    return laid_out(to_instruct(3))
+    return to_examples(instruct_samples(3))
 
 
 def test_adapter_and_projectors_are_trained_and_the_base_is_frozen(examples: list[Example]) -> None:
@@ -95,7 +95,7 @@ def test_pauses_leave_no_trace_in_the_loss(
     projector = module.projectors.speech
     assert projector is not None
     whole, short, heard = [], [], []
-    for conversation in to_instruct(3):
+    for conversation in instruct_samples(3):
         sample, features = to_light_sample(to_row(conversation)), models.encoders.features(conversation)
         whole.append(models.maker(sample, features))
         heard.append(projector.read(features.clips[0][0].float()))
@@ -160,7 +160,7 @@ def test_keeping_every_token_equals_no_extraction(examples: list[Example]) -> No
 def test_extraction_drops_only_context_and_gradients_stay_finite() -> None:
     dropping, plain = instruct(extraction=ExtractionConfig(blocks=2, keep_rate=0.01)), instruct()
     plain.load_state_dict(dropping.state_dict())
-    batch = collate(laid_out(to_instruct(2, seconds=4.0)))
+    batch = collate(to_examples(instruct_samples(2, seconds=4.0)))
     context = (batch["speech"] | batch["vision"]).sum(1)
     lengths: list[int] = []
     dropping.decoder.register_forward_hook(lambda module, given, hidden: lengths.append(hidden.shape[1]))

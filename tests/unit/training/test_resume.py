@@ -9,14 +9,14 @@ import torch
 from model_core.training.options import Source
 from model_core.training.stage_run import StageRun
 from tests.training_runs import (
+    align_samples,
     assert_same_run,
+    instruct_samples,
     losses,
     options,
     plant_incomplete_checkpoint,
     run,
-    to_align,
-    to_instruct,
-    to_speak,
+    speech_generation_samples,
     trained_tensors,
     write_data,
 )
@@ -40,10 +40,10 @@ def interrupt(stage: str, data: Path, out: Path, step: int, **changed: Any) -> N
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_data(folder / "align", to_align(10), "align")
-    write_data(folder / "instruct", to_instruct(10))
-    write_data(folder / "long-speech", to_instruct(8, seconds=3.0))
-    write_data(folder / "speech-generator", to_speak(10), "speech-generation")
+    write_data(folder / "align", align_samples(10), "align")
+    write_data(folder / "instruct", instruct_samples(10))
+    write_data(folder / "long-speech", instruct_samples(8, seconds=3.0))
+    write_data(folder / "speech-generator", speech_generation_samples(10), "speech-generation")
     return folder
 
 

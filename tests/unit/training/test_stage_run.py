@@ -19,29 +19,29 @@ from model_core.training.estimate import estimate
 from model_core.training.options import Source, Start
 from model_core.training.report import loss_plot
 from model_core.training.stage_run import StageRun
-from tests.training_runs import assistant as answer
 from tests.training_runs import (
+    align_samples,
+    instruct_samples,
     losses,
     noise,
     options,
     plain_picture,
     run,
-    to_align,
-    to_instruct,
-    to_speak,
+    speech_generation_samples,
     user,
     write_data,
 )
+from tests.training_runs import assistant as answer
 
 
 @pytest.fixture(scope="module")
 def align(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data") / "align", to_align(8), "align")
+    return write_data(tmp_path_factory.mktemp("data") / "align", align_samples(8), "align")
 
 
 @pytest.fixture(scope="module")
 def instruct(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data") / "instruct", to_instruct(6))
+    return write_data(tmp_path_factory.mktemp("data") / "instruct", instruct_samples(6))
 
 
 def run_evaluated(instruct: Path, out: Path, **changed: Any) -> list[dict[str, float]]:
@@ -112,7 +112,7 @@ def test_the_parts_of_a_loss_add_up(instruct: Path, tmp_path: Path) -> None:
 
 
 def test_an_unused_projector_is_not_written(tmp_path: Path) -> None:
-    spoken = [sample for sample in to_align(6) if sample.speech]
+    spoken = [sample for sample in align_samples(6) if sample.speech]
     run("align", write_data(tmp_path / "data", spoken, "align"), tmp_path / "out", steps=1)
     assert (tmp_path / "out" / "projector.safetensors").is_file()
     assert not (tmp_path / "out" / "vision_projector.safetensors").exists()
@@ -186,7 +186,7 @@ def test_unusable_samples_are_counted_by_reason(tmp_path: Path) -> None:
         id="fast", turns=(user("<speech>Repeat."), answer("x")), speech=(noise(0, 0.2, "far too many words"),)
     )
     long = Conversation(id="long", turns=hopeless.turns, speech=(noise(0, 31.0),))
-    data = write_data(tmp_path / "data", [*to_align(5), hopeless, long], "align")
+    data = write_data(tmp_path / "data", [*align_samples(5), hopeless, long], "align")
     made = StageRun(options("align", data, tmp_path / "out"))
     assert dict(made.train_data.left_out) == {"transcript-too-long-for-its-recording": 1, "longer-than-a-clip": 1}
     assert len(made.train_data) == 5
@@ -211,7 +211,7 @@ def test_a_checkpoint_of_another_stage_is_refused(align: Path, instruct: Path, t
 
 
 def test_dry_run_estimates_and_writes_nothing(tmp_path: Path) -> None:
-    data = write_data(tmp_path / "data", to_instruct(6))
+    data = write_data(tmp_path / "data", instruct_samples(6))
     made = StageRun(options("instruct", data, tmp_path / "out", steps=12, device_batch=2, hyperparameters={"batch": 4}))
     before = sorted(tmp_path.rglob("*"))
     estimated = estimate(made)
@@ -220,7 +220,7 @@ def test_dry_run_estimates_and_writes_nothing(tmp_path: Path) -> None:
     assert (estimated.trained, estimated.samples, estimated.batch, estimated.share) == (sum(learning), 6, 4, 2)
     assert (estimated.steps, estimated.epochs) == (12, 8.0)
     assert estimated.memory["gradients (4 bytes)"] == 4 * estimated.trained
-    answers = [len(text) + 1 for sample in to_instruct(6) for text in (sample.turns[1].text, sample.turns[3].text)]
+    answers = [len(text) + 1 for sample in instruct_samples(6) for text in (sample.turns[1].text, sample.turns[3].text)]
     assert estimated.answer_tokens == round(4 * sum(answers) / 6)  # tiny's tokens are single letters
     assert "GFLOP/s" in estimated.timed
     weights = {name: tensor.clone() for name, tensor in made.assembly.module.state_dict().items()}
@@ -257,15 +257,15 @@ def test_images_without_speech_are_trained_on(tmp_path: Path) -> None:
 
 
 def test_an_unknown_unit_is_named_with_its_sample(tmp_path: Path) -> None:
-    beyond = replace(to_speak(1)[0], id="beyond", units=((3, 20),))
-    data = write_data(tmp_path / "data", [*to_speak(3), beyond], "speech-generation")
+    beyond = replace(speech_generation_samples(1)[0], id="beyond", units=((3, 20),))
+    data = write_data(tmp_path / "data", [*speech_generation_samples(3), beyond], "speech-generation")
     with pytest.raises(InvalidInput, match="sample beyond, units: 20 is beyond the generator's 20 units"):
         StageRun(options("speech-generator", data, tmp_path / "out"))
 
 
 def test_answers_without_units_are_left_out_of_the_speech_generator_and_counted(tmp_path: Path) -> None:
-    mute = replace(to_speak(1)[0], id="mute", units=())
-    data = write_data(tmp_path / "data", [*to_speak(3), mute], "speech-generation")
+    mute = replace(speech_generation_samples(1)[0], id="mute", units=())
+    data = write_data(tmp_path / "data", [*speech_generation_samples(3), mute], "speech-generation")
     stage = StageRun(options("speech-generator", data, tmp_path / "out"))
     assert stage.train_data.left_out == {"no-units": 1}
     stage.run()
