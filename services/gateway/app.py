@@ -22,9 +22,9 @@ from services.gateway.http.streaming import ClientDisconnected
 from services.gateway.http.telemetry import Telemetry
 from services.gateway.jobs.service import JobsApi
 from services.gateway.settings import GatewaySettings
+from services.shared.jobs.dispatch import Dispatcher, make_celery, open_redis
 from services.shared.jobs.service import JobService
 from services.shared.jobs.store import JobStore
-from services.shared.jobs.tickets import Dispatcher, make_celery, open_redis
 from services.shared.jobs.wait_reasons import WaitReasons
 from services.shared.media.library import MediaLibrary
 from services.shared.outbound.fetcher import Fetcher

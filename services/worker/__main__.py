@@ -9,6 +9,7 @@ from celery import signals
 from celery.worker import WorkController
 
 from services.shared import telemetry
+from services.shared.jobs.dispatch import Queue
 from services.shared.parents import exit_with_parent
 from services.shared.reloading_files import SecretFileError
 from services.shared.rpc.credentials import ClientCredentials
@@ -40,6 +41,8 @@ def main() -> int:
         return 1
 
     parent = os.getpid()
+    # Clips wait for the speech encoder, many at a time; all else wants processes.
+    clips_only = settings.served == (Queue.CLIPS,)
 
     def report_ready(**_: Any) -> None:
         # After the fork, so that children do not inherit the server's socket and thread.
@@ -57,13 +60,12 @@ def main() -> int:
     signals.worker_shutting_down.connect(lambda **_: _exit_after(settings.grace_seconds), weak=False)
     worker: WorkController = make_app(settings).Worker(
         queues=queues,
-        concurrency=settings.concurrency,
-        pool="prefork",
+        concurrency=settings.concurrency * (settings.clips_at_once if clips_only else 1),
+        pool="threads" if clips_only else "prefork",
         hostname=f"worker-{os.getpid()}@%h",
         loglevel=settings.log_level.upper(),
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=True,
         quiet=True,
     )
     worker.start()

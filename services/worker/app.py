@@ -1,4 +1,4 @@
-"""The workers' Celery application: the task that uses a ticket, and the periodic ones."""
+"""The workers' Celery application: a task for each kind of unit, and the periodic ones."""
 
 import logging
 from collections.abc import Callable
@@ -6,28 +6,32 @@ from collections.abc import Callable
 from celery import Celery
 from celery.app.task import Task
 
-from services.shared import telemetry
-from services.shared.jobs.tickets import WORK_TASK, Queue, make_celery
+from services.shared.jobs.backlog import QueuedUnit
+from services.shared.jobs.dispatch import QUEUE_OF, Queue, make_celery, task_name
+from services.shared.jobs.kinds import Priority
+from services.shared.jobs.layout import JobId
+from services.shared.jobs.state import Unit, Work
 from services.shared.service_errors import Unavailable
 from services.worker import housekeeping
 from services.worker.context import WorkerContext
 from services.worker.settings import WorkerSettings
-from services.worker.units import use_ticket
-
-log = telemetry.get_logger(__name__)
+from services.worker.units import UnitFailed, run_unit
 
 RECONCILE, SWEEP = "lyra.reconcile", "lyra.sweep"
+_PLAN_SECONDS = 3600.0
+# On top of what a pass of the language model may take, for reading tokens and writing the answer.
+_ANSWER_MARGIN_SECONDS = 60.0
 
 
 def make_app(settings: WorkerSettings) -> Celery:
     """Celery with this platform's tasks and their schedule."""
     app = make_celery(settings)
+    # A unit is done when its retry or its successors are published, so workers wait for Redis however long it takes.
+    app.conf.task_publish_retry = True
+    app.conf.task_publish_retry_policy = {"max_retries": None, "interval_step": 0.2, "interval_max": 2.0}
     context = WorkerContext(settings, app)
-
-    def work(queue: str) -> None:
-        use_ticket(context, Queue(queue))
-
-    _register(app, WORK_TASK, work)
+    for work in Work:
+        _register_unit(app, context, work)
     _register(app, RECONCILE, lambda: housekeeping.reconcile(context))
     _register(app, SWEEP, lambda: housekeeping.sweep(context))
     app.conf.beat_schedule = {
@@ -49,12 +53,27 @@ def _every(seconds: float, task: str) -> dict[str, object]:
     return {"task": task, "schedule": seconds, "options": options}
 
 
-def _register(app: Celery, name: str, body: Callable[..., object]) -> Task:
-    def run(*arguments: str) -> None:
-        try:
-            body(*arguments)
-        except Unavailable as error:
-            log.warning("a task needs something that is unavailable", task=name, reason=error.message)
+def _register_unit(app: Celery, context: WorkerContext, work: Work) -> None:
+    def run(task: Task, tenant: str, job: str, *, index: int, answer: str, priority: str) -> None:
+        context.open()
+        run_unit(context, task, QueuedUnit(JobId(tenant, job), Unit(work, index, answer), Priority(priority)))
 
-    task: Task = app.task(name=name)(run)
-    return task
+    answers = QUEUE_OF[work] is Queue.ANSWERS
+    seconds = context.settings.answer_seconds + _ANSWER_MARGIN_SECONDS if answers else _PLAN_SECONDS
+    # Retries are unlimited here since tries are counted in Redis; UnitFailed is logged without a traceback.
+    # Not shared: another app of this process, as in tests, has tasks of its own.
+    options = {
+        "shared": False,
+        "bind": True,
+        "max_retries": None,
+        "time_limit": seconds,
+        "throws": (UnitFailed, Unavailable),
+    }
+    app.task(name=task_name(work), **options)(run)
+
+
+def _register(app: Celery, name: str, body: Callable[[], object]) -> None:
+    def run() -> None:
+        body()
+
+    app.task(name=name, shared=False, throws=(Unavailable,))(run)

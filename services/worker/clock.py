@@ -6,7 +6,7 @@ from typing import Any
 from celery import signals
 
 from services.shared import telemetry
-from services.shared.jobs.tickets import Dispatcher, open_redis
+from services.shared.jobs.dispatch import Dispatcher, open_redis
 from services.shared.rpc.server import write_port_file
 from services.shared.settings import load
 from services.shared.telemetry import MetricsServer

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import redis
 from celery import Celery
 
+from services.shared.jobs.dispatch import Dispatcher, open_redis
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.store import JobStore
-from services.shared.jobs.tickets import Dispatcher, open_redis
 from services.shared.jobs.wait_reasons import WaitReasons
 from services.shared.outbound.fetcher import Fetcher
 from services.shared.pipeline.clients import Deadlines, ModelClients
@@ -20,7 +20,7 @@ from services.shared.sandbox.decoders import Decoders
 from services.shared.storage.client import ObjectStore
 from services.shared.webhooks.deliveries import Webhooks
 from services.shared.webhooks.secrets import SecretStore
-from services.worker.lease import Leases
+from services.worker.leases import Leases
 from services.worker.settings import WorkerSettings
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ class WorkerContext:
     def __init__(self, settings: WorkerSettings, celery: Celery) -> None:
         self.settings = settings
         self._celery = celery
+        self._opening = threading.Lock()
         self.store_was_full = False  # at the last write
 
     @cached_property
@@ -69,7 +70,8 @@ class WorkerContext:
         """
         if self.store_was_full:
             self.job_store.mark_active(job)
-            self.store_was_full = False
+            self._opening = threading.Lock()
+        self.store_was_full = False
 
     @cached_property
     def webhooks(self) -> Webhooks:
@@ -82,9 +84,10 @@ class WorkerContext:
         return f"lyra:seen:{job.prefix}"
 
     def open(self) -> None:
-        """Makes what threads will share, before there are several."""
-        for part in (self.job_store, self.leases, self.dispatcher, self.wait_reasons, self.webhooks, self._services):
-            assert part is not None
+        """Creates what the threads of a pool share, once."""
+        with self._opening:
+            for part in (self.job_store, self.leases, self.dispatcher, self.wait_reasons, self._services):
+                assert part is not None
 
     def run(self, work: Callable[[ModelClients], Coroutine[Any, Any, T]]) -> T:
         """Runs `work` with the model clients in this process's event loop, and waits for its result."""

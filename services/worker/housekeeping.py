@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import redis
 
 from services.shared import telemetry
+from services.shared.jobs.dispatch import QueueDown
 from services.shared.jobs.layout import JobId
-from services.shared.jobs.tickets import QueueDown
 from services.shared.media.library import MediaLibrary
 from services.shared.media.sweeping import sweep as sweep_media
 from services.shared.service_errors import Unavailable
@@ -17,15 +17,14 @@ log = telemetry.get_logger(__name__)
 
 # A job is checked again after so many intervals.
 _INTERVALS = 3
-# Tickets issued at a time for units that wait without one.
-_MAX_TICKETS = 64
 
 
 def reconcile(context: WorkerContext) -> int:
-    """Queues what is not done according to the store and not being worked on; returns how many units.
+    """Queues what is not done according to the store, not queued, and not being worked on; returns how many units.
 
     It depends only on the store, so it restores the queues of a Redis that has lost all its data.
     """
+    context.dispatcher.forget_lost()
     found = 0
     for job in context.job_store.active():
         if not _is_due(context, job):
@@ -36,13 +35,7 @@ def reconcile(context: WorkerContext) -> int:
             raise
         except Unavailable as error:
             log.warning("cannot check a job", job=job.job, reason=error.message)
-    try:
-        for queue, units in context.dispatcher.queues.items():
-            waiting = len(units)
-            if waiting and not context.dispatcher.tickets(queue):
-                context.dispatcher.issue_tickets(queue, min(waiting, _MAX_TICKETS))
-    except redis.RedisError as error:
-        raise QueueDown from error
+    context.dispatcher.fill()
     if found:
         log.info("stalled units queued", units=found)
     return found

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from services.shared import telemetry
-from services.shared.jobs.tickets import Dispatcher, Queue
+from services.shared.jobs.dispatch import Dispatcher, Queue
 
 log = telemetry.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class QueueMetrics(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         units, audio_seconds = _units(), _audio_seconds()
         try:
-            waiting = {queue: len(self._dispatcher.queues[queue]) for queue in Queue}
+            waiting = {queue: len(self._dispatcher.backlogs[queue]) for queue in Queue}
             mean = self._mean_clip_seconds()
         except redis.RedisError as error:
             log.warning("cannot read the queue lengths", reason=str(error))

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from services.shared.jobs.dispatch import Queue
 from services.shared.jobs.settings import JobSettings
-from services.shared.jobs.tickets import Queue
 from services.shared.media.settings import MediaSettings
 from services.shared.outbound.settings import OutboundSettings
 from services.shared.pipeline.clients import LANGUAGE_MODEL, SPEECH_ENCODER
@@ -26,7 +26,8 @@ class WorkerSettings(
         default=16,
         ge=1,
         le=64,
-        description="Clips that a process has transcribed at the same time, to fill the speech encoder's batches.",
+        description="Clips transcribed at the same time for each of `concurrency`, by a worker of the queue `clips` "
+        "alone, so that the speech encoder fills its batches.",
     )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="HTTP port of health and metrics; 0 takes a free one."

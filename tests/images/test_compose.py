@@ -9,7 +9,7 @@ import yaml
 from services.gateway.settings import GatewaySettings
 from services.language_model.settings import LanguageModelSettings
 from services.operations.local.stack import SERVICES, WORKERS
-from services.shared.jobs.tickets import Queue
+from services.shared.jobs.dispatch import Queue
 from services.shared.settings import ProcessSettings
 from services.speech_encoder.settings import SpeechEncoderSettings
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings

@@ -51,22 +51,24 @@ def assert_whole(jobs: JobStack, name: str, undisturbed: bytes) -> None:
     assert job["progress"]["clips_heard"] == job["progress"]["clips"] > 1
 
 
-def test_a_killed_worker_child_loses_no_clip(jobs: JobStack, undisturbed: bytes) -> None:
-    with jobs.frozen("speech_encoder"):
-        name = jobs.submit(speech(SENTENCES), **TRANSCRIPT)
-        until(lambda: jobs.leases("clip") > 0)
-        for child in jobs.children("clip_worker"):
+def test_a_killed_pool_process_loses_no_answer(jobs: JobStack, undisturbed_answers: bytes) -> None:
+    with jobs.frozen("language_model"):
+        name = jobs.submit(speech(SENTENCES), **ALL_TASKS)
+        until(lambda: jobs.leases("windows") > 0)
+        children = jobs.children("answer_worker")
+        assert children
+        for child in children:
             kill(child)
-    assert_whole(jobs, name, undisturbed)
+    assert_whole(jobs, name, undisturbed_answers)
 
 
 def test_a_clip_that_ends_its_worker_every_time_is_given_up_and_named(jobs: JobStack) -> None:
     with jobs.frozen("speech_encoder"):
         name = jobs.submit(speech(SENTENCES))
         until(lambda: jobs.leases("clip") > 0)
-        for child in jobs.children("clip_worker"):
-            kill(child)
-        jobs.redis.set(f"lyra:tries:development/{name}/clip:1:", 3)  # as if it had been so three times
+        jobs.stack.kill("clip_worker")
+    jobs.redis.set(f"lyra:tries:development/{name}/clip:1:", 3)  # as if that had happened three times
+    jobs.stack.restart("clip_worker")
     job = jobs.ended(name)
     assert job["state"] == "failed"
     assert [(failure["clip"], failure["reason"]) for failure in job["failures"]] == [

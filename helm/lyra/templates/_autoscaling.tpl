@@ -112,7 +112,7 @@ namespace="{{ .Release.Namespace }}",job="{{ .Release.Name }}"
     databaseIndex: {{ int $external.database | quote }}
     enableTLS: {{ $external.tls | quote }}
     {{- end }}
-    listName: lyra:celery:{{ .queue }}
+    listName: lyra:units:{{ .queue }}
     listLength: {{ $autoscaling.target | quote }}
     activationListLength: {{ $autoscaling.activation | quote }}
 {{- end -}}

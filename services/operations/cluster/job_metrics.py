@@ -11,16 +11,16 @@ from typing import Any, cast
 import redis
 
 from services.operations.cluster.cluster_errors import Unreachable
+from services.shared.jobs.backlog import Backlog
+from services.shared.jobs.dispatch import KEY_PREFIX, Queue, open_redis
 from services.shared.jobs.kinds import State
 from services.shared.jobs.layout import JobId
-from services.shared.jobs.queue import UnitQueue
 from services.shared.jobs.settings import JobSettings
 from services.shared.jobs.store import JobStore, UnknownJob
-from services.shared.jobs.tickets import KEY_PREFIX, Queue, open_redis
 from services.shared.storage.client import ObjectStore
 
 _READS_AT_ONCE = 8
-_TAKEN = KEY_PREFIX + "unacked"  # tickets that workers have taken and not yet acknowledged
+_TAKEN = KEY_PREFIX + "unacked"  # where Celery keeps messages that workers have taken and not acknowledged
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class QueueLength:
 
     Attributes:
         waiting: Units that no worker has started.
-        taken: Tickets held by workers, whose units are running or about to.
+        taken: Tasks that workers hold: units that run, or wait for a retry.
     """
 
     queue: str
@@ -89,7 +89,7 @@ def queue_lengths(client: "redis.Redis") -> tuple[QueueLength, ...]:
     """Length of each queue. Raises Unreachable."""
     try:
         taken = Counter(_queues_of(cast("list[bytes]", client.hvals(_TAKEN))))
-        return tuple(QueueLength(queue.value, len(UnitQueue(client, queue)), taken[queue.value]) for queue in Queue)
+        return tuple(QueueLength(queue.value, len(Backlog(client, queue)), taken[queue.value]) for queue in Queue)
     except redis.RedisError as error:
         raise Unreachable(
             "Redis cannot be reached",
@@ -98,10 +98,10 @@ def queue_lengths(client: "redis.Redis") -> tuple[QueueLength, ...]:
         ) from error
 
 
-def _queues_of(tickets: Iterable[bytes]) -> Iterable[str]:
-    """Queue of each unacknowledged ticket, which is a JSON list of message, exchange and routing key."""
-    for ticket in tickets:
-        yield str(json.loads(ticket)[2])
+def _queues_of(messages: Iterable[bytes]) -> Iterable[str]:
+    """The queue of each message that Celery keeps: JSON of message, exchange and routing key."""
+    for message in messages:
+        yield str(json.loads(message)[2])
 
 
 def _states(job_store: JobStore, jobs: Iterable[JobId]) -> Iterable[tuple[JobId, State, float]]:

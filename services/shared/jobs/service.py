@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from services.shared import telemetry
+from services.shared.jobs.dispatch import Dispatcher, QueueDown
 from services.shared.jobs.kinds import State, Task
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import End, JobSpec, Manifest, Question, Recording
 from services.shared.jobs.settings import JobSettings
 from services.shared.jobs.state import Job, next_units
 from services.shared.jobs.store import JobStore, UnknownJob, fingerprint, new_job_id, now
-from services.shared.jobs.tickets import Dispatcher, QueueDown
 from services.shared.service_errors import InvalidInput
 
 log = telemetry.get_logger(__name__)
@@ -84,6 +84,10 @@ class JobService:
         """Ends a job; one that has ended already is left unchanged. Raises UnknownJob."""
         self.job_store.manifest(job)
         end = self.job_store.finish(job, State.CANCELLED, "cancelled by its owner")
+        try:
+            self._dispatcher.drop(job)
+        except QueueDown as error:  # workers find out when they start a unit
+            log.warning("units of a cancelled job stay queued", job=job.job, reason=error.message)
         self._push_current(job)
         return end
 

@@ -7,13 +7,13 @@ import pytest
 
 from services.operations.cluster.cluster_errors import Unreachable
 from services.operations.cluster.job_metrics import job_metrics
+from services.shared.jobs.dispatch import Dispatcher, make_celery, open_redis
 from services.shared.jobs.kinds import Priority, State, Task
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import Manifest, Plan, PlannedClip, Recording
 from services.shared.jobs.settings import JobSettings
 from services.shared.jobs.state import next_units
 from services.shared.jobs.store import JobStore, now
-from services.shared.jobs.tickets import Dispatcher, make_celery, open_redis
 from services.shared.storage.client import ObjectStore
 from services.shared.storage.settings import StoreSettings
 from tests.integration.cluster.conftest import Lyra
@@ -64,7 +64,7 @@ def test_queues_and_jobs_are_counted(settings: JobSettings) -> None:
     assert job_metrics(settings, hours=24 * 7).ended == {"succeeded": 2}
 
 
-def test_reserved_tickets_are_counted_by_queue(settings: JobSettings) -> None:
+def test_reserved_messages_are_counted_by_queue(settings: JobSettings) -> None:
     client = open_redis(settings)
     dispatcher = Dispatcher(client, make_celery(settings))
     job = submit(JobStore(ObjectStore(settings)), "job-1")

@@ -5,18 +5,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 
+from services.shared.jobs.backlog import Backlog, QueuedUnit
+from services.shared.jobs.dispatch import Dispatcher, make_celery, open_redis
 from services.shared.jobs.kinds import State, Task
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import Recording
-from services.shared.jobs.queue import Waiting
 from services.shared.jobs.service import JobRequest, JobService
 from services.shared.jobs.settings import JobSettings
 from services.shared.jobs.state import Unit, Work
 from services.shared.jobs.store import JobEnded, JobStore, UnknownJob, now
-from services.shared.jobs.tickets import Dispatcher, Queue, make_celery, open_redis
 from services.shared.service_errors import InvalidInput
 from services.shared.storage.client import ObjectStore
-from services.worker.lease import Leases
+from services.worker.leases import Leases
 from tests.servers import RedisServer
 
 REQUEST = JobRequest(
@@ -25,7 +25,7 @@ REQUEST = JobRequest(
     tasks=(Task.TRANSCRIPT,),
     metadata={},
 )
-UNIT = Waiting(JobId("acme", "job-1"), Unit(Work.CLIP, 3))
+UNIT = QueuedUnit(JobId("acme", "job-1"), Unit(Work.CLIP, 3))
 
 
 @pytest.fixture
@@ -52,10 +52,13 @@ def test_eleven_hours_are_refused(job_service: JobService) -> None:
         job_service.submit(REQUEST.model_copy(update={"recording": recording}))
 
 
-def test_a_job_is_kept_and_gets_a_ticket(job_service: JobService, job_store: JobStore, client: "redis.Redis") -> None:
+def test_a_job_is_stored_and_its_plan_handed_to_celery(
+    job_service: JobService, job_store: JobStore, client: "redis.Redis"
+) -> None:
     job = job_service.submit(REQUEST)
     assert list(job_store.active()) == [job.id]
-    assert Dispatcher(client, make_celery(JobSettings())).tickets(Queue.PLANS) == 1
+    assert len(Backlog(client, "plans")) == 1
+    assert client.llen("lyra:celery:plans\x06\x163") == 1
 
 
 def test_a_job_is_kept_where_there_is_no_redis(job_store: JobStore) -> None:
@@ -113,5 +116,5 @@ def test_a_lease_is_renewed_while_its_holder_lives(client: "redis.Redis") -> Non
 def test_tries_are_counted_and_taken_back(client: "redis.Redis") -> None:
     leases = Leases(client, seconds=30)
     assert [leases.count_try(UNIT) for _ in range(2)] == [1, 2]
-    leases.forget_try(UNIT)
+    leases.uncount_try(UNIT)
     assert leases.count_try(UNIT) == 2

@@ -3,11 +3,12 @@
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
 
+from services.shared.jobs.backlog import QueuedUnit
+from services.shared.jobs.dispatch import Dispatcher, make_celery
 from services.shared.jobs.kinds import Priority
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.settings import JobSettings
 from services.shared.jobs.state import Unit, Work
-from services.shared.jobs.tickets import Dispatcher, make_celery
 from services.worker.queue_metrics import QueueMetrics, record_clips
 from tests.servers import RedisServer, StartRedis
 
@@ -31,7 +32,7 @@ def test_units_are_told_by_queue_and_clips_as_seconds_of_audio_by_their_mean_len
     record_clips(client, 2, 50.0)
     record_clips(client, 2, 30.0)
     assert registry.get_sample_value("lyra_audio_seconds_waiting") == 4 * 20
-    dispatcher.pop(next(iter(queue for queue in dispatcher.queues if queue.value == "clips")))
+    dispatcher.start(QueuedUnit(JobId("acme", "job-1"), Unit(Work.CLIP, 0)))
     assert registry.get_sample_value("lyra_audio_seconds_waiting") == 3 * 20
 
 
