@@ -61,7 +61,7 @@ def main() -> int:
     worker: WorkController = make_app(settings).Worker(
         queues=queues,
         concurrency=settings.concurrency * (settings.clips_at_once if clips_only else 1),
-        pool="threads" if clips_only else "prefork",
+        pool="threads" if clips_only else "services.worker.pool:ProcessPool",
         hostname=f"worker-{os.getpid()}@%h",
         loglevel=settings.log_level.upper(),
         without_gossip=True,
