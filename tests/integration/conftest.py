@@ -1,4 +1,4 @@
-"""One stack that works on jobs, for all tests that leave it as it was: what they harm, they start again."""
+"""One stack with job workers for all tests that leave it unchanged: they restart what they stop."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.job_stack import JobStack, job_stack
 
-# Callbacks to this machine are allowed, and tried again at once.
+# Callbacks to this machine are allowed, and retried at once.
 _CALLBACKS = (
     *("--outbound-allow-http", "--outbound-allowed-networks", "127.0.0.0/8"),
     *("--webhook-delays", ",".join(["0.2"] * 10)),

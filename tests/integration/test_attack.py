@@ -1,4 +1,4 @@
-"""The quick attacks, each as a test of its own, on one stack: `make attack` tries harder, and prints what came back."""
+"""The quick attacks as one test each, on one stack; `make attack` tries harder and prints the results."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from tests.attack.target import Target, running_target
 from tests.attack.watcher import Watcher
 
 PLAN = Plan(quick=True)
-# A machine that runs other tests at the same time makes everybody wait.
+# Generous, as other tests run at the same time.
 PATIENT_SECONDS = 30.0
 
 

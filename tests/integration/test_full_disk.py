@@ -1,6 +1,6 @@
-"""A disk that fills up under a whole local stack: it says so, waits, and goes on by itself once there is room.
+"""The disk of a whole local stack fills up: it is reported, work waits, and resumes once there is space.
 
-`lyra serve` runs in a mount namespace of its own, with all that it writes on a small tmpfs.
+`lyra serve` runs in its own mount namespace and writes everything to a small tmpfs.
 """
 
 import json
@@ -25,7 +25,7 @@ from tests.job_stack import speech, until
 
 SIZE_MIB = 320
 RESERVE_BYTES = 8 * 2**20
-# Root mounts in a namespace of mounts; others need one of users as well, where the machine allows it.
+# Root needs only a mount namespace; other users need a user namespace too, if the machine allows it.
 UNSHARE = ["unshare", "--mount", "--propagation", "private"]
 if os.geteuid() != 0:
     UNSHARE += ["--user", "--map-root-user"]
@@ -39,15 +39,15 @@ CAN_MOUNT = (
 
 @dataclass(frozen=True, slots=True)
 class SmallDisk:
-    """A stack whose disk can be filled."""
+    """A stack whose disk a test can fill."""
 
     server: psutil.Process
-    disk: Path  # as this process sees it
+    disk: Path  # path as seen by this process
     http: httpx.Client
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """To the last byte, meanwhile."""
+        """Fills the disk to the last byte."""
         filler = self.disk / "filler"
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
@@ -58,7 +58,7 @@ class SmallDisk:
             filler.unlink()
 
     def processes(self) -> dict[str, psutil.Process]:
-        """Those of the stack, by module or program."""
+        """Processes of the stack, by module or program."""
         found = {}
         for child in self.server.children():
             command = child.cmdline()
@@ -110,7 +110,7 @@ def small(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def unguarded(small: SmallDisk) -> ObjectStore:
-    """The stack's object store, to which is written whether there is room or not."""
+    """A client of the stack's object store that ignores the disk reserve."""
     gateway = small.processes()["services.gateway"].environ()
     reach = {name: value for name, value in gateway.items() if name.startswith("LYRA_STORE_")}
     return ObjectStore(store_settings(reach).model_copy(update={"store_folder": None, "store_tries": 1}))
@@ -135,7 +135,7 @@ def test_a_full_disk_is_reported_and_work_resumes_once_there_is_space(small: Sma
         assert speech(2, first=40) in [store.get(each.key) for each in store.list("media/")]
         until(lambda: "full" in small.job(job)["waits_for"])
         assert small.job(job)["state"] == "running"
-        for number in range(64):  # until each part of its index has failed
+        for number in range(64):  # until every part of its index has failed
             with suppress(StoreUnavailable):
                 store.put(f"harm/{number}/object", b"x" * 1000)
     until(lambda: small.upload(2, first=60).status_code == 200)

@@ -1,4 +1,4 @@
-"""Libraries that are slow to import or absent from an image are not loaded by code that does without them."""
+"""Code does not import libraries that it does not need, if they are slow to import or missing in an image."""
 
 import subprocess
 import sys

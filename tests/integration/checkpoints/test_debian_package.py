@@ -1,4 +1,4 @@
-"""Packages of Debian, made here, and folders of packages that are there whole or not at all."""
+"""Debian packages built by the test, and package folders that are either complete or missing."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ CONTROL = (
 
 
 class MadeHere(DebianPackage):
-    """Its archive lies in the working directory."""
+    """A package whose archive is in the working directory."""
 
     def _download(self, folder: Path) -> Path:
         return Path(shutil.copy("made.deb", folder / "some-books_1%3a2.0-1_all.deb"))

@@ -1,4 +1,4 @@
-"""Loading takes the memory of the weights and little more, measured in a process of its own."""
+"""Loading needs little more memory than the weights, measured in a separate process."""
 
 import json
 import subprocess

@@ -27,7 +27,7 @@ Lyra = Callable[..., Result]
 
 @pytest.fixture
 def lyra(tiny_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Lyra:
-    """`lyra("speak", "Hello")`, which finds the stack by its home."""
+    """`lyra("speak", "Hello")`, which finds the stack through its home."""
     monkeypatch.setenv("LYRA_HOME", str(tiny_stack.home))
     monkeypatch.delenv("LYRA_URL", raising=False)
     monkeypatch.delenv("LYRA_API_KEY", raising=False)

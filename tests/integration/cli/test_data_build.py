@@ -1,4 +1,4 @@
-"""`lyra data build`: each kind from released packages alone, by the voice that is a package itself."""
+"""`lyra data build`: each kind from released packages only, read by the voice that is itself a package."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`lyra eval` as it is called: against a preset, and against the gateway of a running stack."""
+"""`lyra eval` against a preset, and against the gateway of a running stack."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ Lyra = Callable[..., Result]
 
 @pytest.fixture
 def lyra(tiny_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Lyra:
-    """`lyra("textvqa", folder)`, which finds the stack by its home."""
+    """`lyra("textvqa", folder)`, which finds the stack through its home."""
     monkeypatch.setenv("LYRA_HOME", str(tiny_stack.home))
     monkeypatch.delenv("LYRA_API_KEY", raising=False)
     return lambda *arguments: CliRunner().invoke(app, ["eval", *map(str, arguments)])
@@ -122,7 +122,7 @@ def test_a_second_run_needs_no_gateway(lyra: Lyra, tmp_path: Path, tiny_stack: S
 
 @pytest.fixture
 def judge() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server of OpenAI's chat API that scores everything 0.5, busy at first; its address and what it was asked."""
+    """A chat completions server that scores everything 0.5, after one 429; its address and its requests."""
     asked: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):

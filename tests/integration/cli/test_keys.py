@@ -1,4 +1,4 @@
-"""`lyra keys` where nothing can be written, as a process of its own."""
+"""`lyra keys` as a separate process that cannot write."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-NO_ROOM = ("prlimit", "--fsize=0")  # no file can grow, not even by a byte
+NO_ROOM = ("prlimit", "--fsize=0")  # no file can grow by a single byte
 
 
 def lyra_keys(home: Path, *arguments: str, within: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":

@@ -71,7 +71,7 @@ def test_reserved_messages_are_counted_by_queue(settings: JobSettings) -> None:
     dispatcher.push(job, next_units(JobStore(ObjectStore(settings)).read(job)), Priority.NORMAL)
     celery = make_celery(settings)
     with celery.connection_for_read() as connection, connection.SimpleQueue("plans") as queue:
-        queue.get(timeout=10)  # as a worker takes it, and does not say that it is done
+        queue.get(timeout=10)  # reserved like a worker does, and not acknowledged
         taken = {each.queue: each.taken for each in job_metrics(settings).queues}
     assert taken == {"plans": 1, "clips": 0, "answers": 0, "webhooks": 0, "housekeeping": 0}
 

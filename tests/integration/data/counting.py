@@ -1,4 +1,4 @@
-"""A data set of numbers, for tests of the frame: made in no time, by whatever process."""
+"""A data set of numbers that any process can build quickly, for tests of builds."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ class CountingSpec(Spec):
     """Conversations about numbers.
 
     Args:
-        count: How many are planned.
-        origin: What they are said to be made from.
+        count: Number of planned samples.
+        origin: Origin recorded in the manifest.
     """
 
     kind: ClassVar[str] = "instruct"
@@ -33,7 +33,7 @@ class CountingSpec(Spec):
 
 
 class Counting:
-    """Every seventh is dropped. What a test wants to go wrong is told by the environment, which is no part of the spec:
+    """Drops every seventh sample. Failures are set by the environment, which is not part of the spec:
 
     COUNTING_KILL: at this number the process ends as by kill -9, unless that happened before.
     COUNTING_WAIT: at this number the process writes its id to the file COUNTING_PID and waits for ever.

@@ -1,4 +1,4 @@
-"""The frame of builds: the same bytes each time, whatever happens on the way."""
+"""Builds are byte-identical each time, whatever interrupts them."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def built(folder: Path, workers: int = 1, **fields: Any) -> Manifest:
 
 
 def start(folder: Path, workers: int = 1, **environment: str) -> subprocess.Popen[bytes]:
-    """A build in a process of its own."""
+    """Starts a build in a separate process."""
     command = [sys.executable, "-c", BUILD, str(folder), str(workers)]
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment)
 

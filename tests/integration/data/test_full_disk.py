@@ -1,6 +1,6 @@
-"""A disk that is full ends the work at once, says what to do, and leaves nothing that could be taken for whole.
+"""A full disk ends the work at once, with an error that says what to do, and leaves no incomplete files.
 
-The limit on the size of files that a process has (RLIMIT_FSIZE) stands for the disk: the same call fails.
+A limit on the file size of the process (RLIMIT_FSIZE) simulates it: the same call fails.
 """
 
 import subprocess

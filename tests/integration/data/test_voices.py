@@ -1,4 +1,4 @@
-"""Voices for training data; those of programs are tested where the program is installed."""
+"""Voices for training data; those that need a program are tested if it is installed."""
 
 # ruff: noqa: RUF001 - phonetic letters are the subject
 

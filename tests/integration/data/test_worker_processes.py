@@ -1,4 +1,4 @@
-"""Work that worker processes share has the result that one process has."""
+"""Several worker processes give the same result as one process."""
 
 from pathlib import Path
 

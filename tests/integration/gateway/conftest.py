@@ -26,7 +26,7 @@ from services.operations.local.stack import SERVICES, Stack
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A running gateway, and clients that have a key."""
+    """A running gateway, and clients with a key."""
 
     url: str
     secret: str
@@ -36,14 +36,14 @@ class Gateway:
     http: httpx.AsyncClient
 
     async def running(self) -> float:
-        """Requests that are being worked on, the one that asks left out."""
+        """Number of running requests, not counting the one that reads the metric."""
         lines = (await self.http.get("/metrics")).text.splitlines()
         ours = [line for line in lines if line.startswith("lyra_requests_running{") and "/v1/" in line]
         return sum(float(line.rsplit(" ", 1)[1]) for line in ours)
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Returns when `holds` does; the test's own timeout is the limit."""
+    """Polls until `holds`, limited by the test's timeout."""
     while not await holds():  # noqa: ASYNC110 (what is asked is another process, or HTTP)
         await asyncio.sleep(0.01)
 
@@ -93,19 +93,19 @@ async def start_gateway(tmp_path: Path) -> AsyncIterator[StartGateway]:
 
 @pytest.fixture
 def tiny_addresses(tiny_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """host:port of the tiny stack's services, and in the environment the token that they take."""
+    """host:port of the tiny stack's services; sets their token in the environment."""
     monkeypatch.setenv("LYRA_SERVICE_TOKEN_FILE", str(tiny_stack.service_token_file))
     return {name: tiny_stack.processes[name].address for name in SERVICES}
 
 
 @pytest.fixture
 async def gateway(start_gateway: StartGateway, tiny_addresses: dict[str, str]) -> Gateway:
-    """A gateway as it comes, in front of all four services."""
+    """A gateway with default settings, in front of all four services."""
     return await start_gateway(tiny_addresses)
 
 
 def wav(seconds: float, *, rate: int = 16_000, loudness: float = 3_000.0) -> bytes:
-    """A recording of noise; with loudness 0, of nothing."""
+    """A recording of noise, or of silence if loudness is 0."""
     samples = np.random.default_rng(0).normal(scale=loudness, size=int(rate * seconds))
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:

@@ -1,4 +1,4 @@
-"""The gateway as a process of its own, in front of scripted services."""
+"""The gateway as a separate process, in front of scripted services."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.unit.pipeline.scripted import Script, scripted_services
 
 @dataclass(frozen=True, slots=True)
 class GatewayProcess:
-    """A running one; `secret` is a key for it."""
+    """A running gateway process; `secret` is an API key for it."""
 
     pid: int
     port: int
@@ -26,7 +26,7 @@ class GatewayProcess:
 
 @asynccontextmanager
 async def gateway_process(home: Path, *arguments: str, max_memory_bytes: int = 0) -> AsyncIterator[GatewayProcess]:
-    """With preset tiny. `max_memory_bytes` of address space protect the machine from what the test is about."""
+    """Starts it with preset tiny. `max_memory_bytes` limits its address space, to protect the machine."""
     port_file = home / "port"
 
     async def listens() -> bool:

@@ -11,7 +11,7 @@ from tests.integration.gateway.conftest import Gateway
 
 @dataclass(slots=True)
 class RawClient:
-    """A connection, in bytes."""
+    """A raw connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -21,7 +21,7 @@ class RawClient:
             self.writer.write(each)
 
     async def response(self) -> bytes:
-        """The next response: head, and body where its head tells the length."""
+        """The next response: head, and body if the head has its length."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
@@ -32,7 +32,7 @@ class RawClient:
         return int((await self.response()).split(b" ", 2)[1])
 
     async def rest(self) -> bytes:
-        """All that comes until the gateway closes the connection; nothing where it resets it."""
+        """Everything until the gateway closes the connection; empty if it resets it."""
         try:
             return await self.reader.read()
         except ConnectionResetError:

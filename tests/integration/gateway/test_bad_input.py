@@ -10,14 +10,14 @@ import httpx
 import pytest
 
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, wav
-from tests.integration.gateway.test_chat import image_part, sound_part
+from tests.integration.gateway.test_chat import audio_part, image_part
 
 AUDIO = "messages[0].content[0].input_audio.data"
 IMAGE = "messages[0].content[0].image_url.url"
 
 
 def png_bomb() -> bytes:
-    """20,000 x 20,000 pixels in some hundred bytes of header; what follows is never read."""
+    """A header of a few hundred bytes that claims 20,000 x 20,000 pixels; the rest is never read."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -45,10 +45,10 @@ def body(*parts: Any, **options: Any) -> dict[str, Any]:
 
 
 CASES: dict[str, tuple[Any, str, str]] = {
-    "noise for audio": (lambda: body(sound_part(b"\x01\x02" * 4_000)), AUDIO, ""),
-    "silence": (lambda: body(sound_part(wav(2.0, loudness=0.0))), AUDIO, "silen"),
-    "a wav without samples": (lambda: body(sound_part(wav(0.0))), AUDIO, ""),
-    "31 minutes": (lambda: body(sound_part(thirty_one_minutes())), AUDIO, "30"),
+    "noise for audio": (lambda: body(audio_part(b"\x01\x02" * 4_000)), AUDIO, ""),
+    "silence": (lambda: body(audio_part(wav(2.0, loudness=0.0))), AUDIO, "silen"),
+    "a wav without samples": (lambda: body(audio_part(wav(0.0))), AUDIO, ""),
+    "31 minutes": (lambda: body(audio_part(thirty_one_minutes())), AUDIO, "30"),
     "a png bomb": (lambda: body(image(png_bomb())), IMAGE, "40"),
     "half a jpeg": (lambda: body(image(picture("JPEG")[:700], "jpeg")), IMAGE, ""),
     "a gif that says png": (lambda: body(image(b"GIF89a" + bytes(100))), IMAGE, ""),
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[Any, str, str]] = {
         "has to be a data URI",
     ),
     "the second part is the bad one": (
-        lambda: body(image_part(), sound_part(b"nonsense")),
+        lambda: body(image_part(), audio_part(b"nonsense")),
         "messages[0].content[1].input_audio.data",
         "",
     ),

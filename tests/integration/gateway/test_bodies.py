@@ -1,4 +1,4 @@
-"""Bodies that cost more than they bring, in a gateway of its own: what they are answered, and what they take."""
+"""Request bodies that are expensive to parse, against a separate gateway: responses and resource usage."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ async def held(home: Path, shapes: list[str], body_bytes: int) -> None:
     async with gateway_process(home, max_memory_bytes=_PROTECTION) as gateway:
         url, chosen = f"http://127.0.0.1:{gateway.port}", {name: SHAPES[name] for name in shapes}
         findings = await attack(url, gateway.secret, gateway.pid, body_bytes=body_bytes, shapes=chosen)
-    for finding in findings:  # how fast /healthz was is for the bench: other tests run beside this one
+    for finding in findings:  # latency of /healthz is left to the bench, as other tests run at the same time
         assert finding.refused, str(finding)
         assert finding.rss_bytes <= MAX_RSS_BYTES, str(finding)
 
@@ -79,7 +79,9 @@ async def test_unusual_json_is_refused_with_the_reason(
 ) -> None:
     response = await gateway.http.post(path, content=content, headers={**_JSON, **headers})
     assert response.status_code == status, response.text
-    if not (path == "/v1/jobs" and message == "charset"):  # there the type does not matter, and it is no UTF-8
+    if not (
+        path == "/v1/jobs" and message == "charset"
+    ):  # the content type does not matter there, and this is not UTF-8
         assert message in response.json()["error"]["message"]
 
 

@@ -10,7 +10,7 @@ from tests.integration.gateway.conftest import Gateway, picture, wav
 AUDIO_FORMATS = ("wav", "mp3", "opus", "flac", "pcm16")
 
 
-def sound_part(data: bytes, kind: str = "wav") -> dict[str, Any]:
+def audio_part(data: bytes, kind: str = "wav") -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": kind}}
 
 
@@ -20,7 +20,7 @@ def image_part(kind: str = "PNG") -> dict[str, Any]:
 
 
 def question() -> dict[str, Any]:
-    parts = [{"type": "text", "text": "What is this?"}, sound_part(wav(1.5)), image_part()]
+    parts = [{"type": "text", "text": "What is this?"}, audio_part(wav(1.5)), image_part()]
     return {"model": "lyra-tiny", "messages": [{"role": "user", "content": parts}], "max_tokens": 12}
 
 
@@ -154,7 +154,7 @@ async def test_every_kind_of_recording_is_understood(
             for piece in resampler.resample(frame):
                 output.mux(stream.encode(piece))
         output.mux(stream.encode(None))
-    messages: Any = [{"role": "user", "content": [sound_part(file.getvalue(), kind)]}]
+    messages: Any = [{"role": "user", "content": [audio_part(file.getvalue(), kind)]}]
     answer = await gateway.openai.chat.completions.create(model="lyra-tiny", messages=messages, max_tokens=2)
     assert answer.usage is not None
     assert answer.usage.prompt_tokens_details is not None

@@ -1,4 +1,4 @@
-"""Clients that are slow, idle, greedy or rude. Real sockets, limits small enough for seconds to pass as fractions."""
+"""Clients that are slow, idle, greedy or invalid, over real sockets, with limits of fractions of a second."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ async def test_trickled_headers_do_not_extend_their_deadline(
     gateway = await start_gateway(addresses, header_seconds=0.3)
     async with connected(gateway) as client:
         client.send(GET)
-        assert await client.status() == 200  # what follows is the second request of a connection
+        assert await client.status() == 200  # the rest is the second request on a connection
 
         async def trickle() -> None:
             for letter in GET[:-2] + b"x-more: " + b"y" * 10_000:
@@ -97,7 +97,7 @@ async def test_a_new_connection_replaces_the_longest_idle_one(
 
 
 async def running(gateway: Gateway, count: int, stack: contextlib.AsyncExitStack) -> list[RawClient]:
-    """Connections with a request each, which the script holds."""
+    """Connections with one request each, which the script blocks."""
     clients = [await stack.enter_async_context(connected(gateway)) for _ in range(count)]
     for client in clients:
         client.send(post(gateway, CHAT, len(BODY)), BODY)
@@ -118,7 +118,7 @@ async def test_a_connection_over_the_limit_gets_a_retry_after(
     async with contextlib.AsyncExitStack() as stack:
         await gateway.http.get("/healthz")  # the fourth connection, which then asks for the metrics
         clients = await running(gateway, 3, stack)
-        if limit == "max_connections":  # it would be idle, and give way
+        if limit == "max_connections":  # it would be idle, and be replaced
             held = await stack.enter_async_context(gateway.http.stream("POST", CHAT, json={**QUESTION, "stream": True}))
             await anext(held.aiter_lines())
         refused = await stack.enter_async_context(connected(gateway))

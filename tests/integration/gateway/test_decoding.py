@@ -1,4 +1,4 @@
-"""Files that end their decoder, and files that were taken at one door and refused at another, through the gateway."""
+"""Files that crash their decoder, and files that uploads and chats must treat alike, through the gateway."""
 
 import asyncio
 import base64
@@ -16,7 +16,7 @@ from services.operations.local.stack import Stack
 from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, wav
 from tests.integration.gateway.media.conftest import error_of, upload
-from tests.integration.gateway.test_media_in_chat import chat, full_gateway, seen, sound
+from tests.integration.gateway.test_media_in_chat import chat, full_gateway, stored_audio, stored_visual
 from tests.paths import DATA
 from tests.unit.audio.test_layouts import encoded
 
@@ -38,7 +38,7 @@ async def test_eight_channel_recordings_can_be_stored_and_asked_about(full_gatew
         assert kept.status_code == 200, kept.text
         assert kept.json()["channels"] == 8
         inline = {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": "wav"}}
-        for part in (sound(kept.json()["id"]), inline):
+        for part in (stored_audio(kept.json()["id"]), inline):
             answered = await full_gateway.http.post("/v1/chat/completions", json=chat(part))
             assert answered.status_code == 200, answered.text
 
@@ -51,7 +51,9 @@ async def test_a_picture_accepted_at_upload_can_be_used_in_a_chat(full_gateway: 
         assert error_of(kept)["message"] == "file: is an AVIF picture; supported are JPEG, PNG and WebP"
         return
     assert kept.status_code == 200, kept.text
-    answered = await full_gateway.http.post("/v1/chat/completions", json=chat(seen("image", kept.json()["id"])))
+    answered = await full_gateway.http.post(
+        "/v1/chat/completions", json=chat(stored_visual("image", kept.json()["id"]))
+    )
     assert answered.status_code == 200, answered.text
 
 
@@ -78,7 +80,7 @@ def large_picture() -> bytes:
 
 
 async def crash_the_largest(parent: int | None, done: asyncio.Event) -> None:
-    """Ends whatever decodes a large picture below a process."""
+    """Kills the descendant of a process that is decoding a large picture."""
     while not done.is_set():
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             for zygote in psutil.Process(parent).children():

@@ -1,4 +1,4 @@
-"""The options under `lyra`, through real services of preset tiny-qwen2-vl: every part of the method in miniature."""
+"""Options under `lyra`, through real services of preset tiny-qwen2-vl: every part of the method in miniature."""
 
 import asyncio
 import base64
@@ -37,14 +37,14 @@ async def gateway(start_gateway: StartGateway, addresses: dict[str, str]) -> Gat
 
 @pytest.fixture
 async def adapters(addresses: dict[str, str], tmp_path: Path) -> AsyncIterator[AdapterClients]:
-    """Of the same services; `meetings` can be loaded."""
+    """Adapters of the same services; `meetings` can be loaded."""
     write_adapter(tmp_path / "adapters" / "meetings", PRESET)
     opened = AdapterClients.open(addresses, shows(token(tmp_path)))
     yield opened
     await opened.close()
 
 
-def sound(seconds: float) -> dict[str, Any]:
+def audio_part(seconds: float) -> dict[str, Any]:
     data = base64.b64encode(wav(seconds)).decode()
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
@@ -56,14 +56,14 @@ def question(*parts: dict[str, Any], **lyra: Any) -> dict[str, Any]:
 
 
 async def ask(gateway: Gateway, *parts: dict[str, Any], **lyra: Any) -> tuple[str, dict[str, Any]]:
-    """The answer, and what `usage.lyra` says."""
+    """The answer, and `usage.lyra`."""
     answer = await gateway.openai.chat.completions.create(**question(*parts, **lyra))
     assert answer.usage is not None
     return answer.choices[0].message.content or "", answer.usage.model_dump()["lyra"]
 
 
 async def test_the_extractor_shrinks_the_context_at_every_block(gateway: Gateway) -> None:
-    recording = sound(20)
+    recording = audio_part(20)
     text, plain = await ask(gateway, recording)
     seen = plain["context_tokens"][0]
     assert set(plain["context_tokens"]) == {seen}
@@ -77,7 +77,7 @@ async def test_the_extractor_shrinks_the_context_at_every_block(gateway: Gateway
 
 
 async def test_streamed_and_complete_answers_are_the_same(gateway: Gateway) -> None:
-    body = question(sound(20), keep_rate=0.5, blocks=2)
+    body = question(audio_part(20), keep_rate=0.5, blocks=2)
     whole = await gateway.openai.chat.completions.create(**body)
     stream = await gateway.openai.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})
     chunks = [chunk async for chunk in stream]
@@ -90,7 +90,7 @@ async def test_streamed_and_complete_answers_are_the_same(gateway: Gateway) -> N
 async def test_pictures_and_speech_are_extracted_together(gateway: Gateway) -> None:
     image = base64.b64encode(picture(size=(224, 168))).decode()
     shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
-    answer = await gateway.openai.chat.completions.create(**question(shown, sound(10), keep_rate=0.5, blocks=3))
+    answer = await gateway.openai.chat.completions.create(**question(shown, audio_part(10), keep_rate=0.5, blocks=3))
     assert answer.usage is not None
     details = answer.usage.prompt_tokens_details
     assert details is not None
@@ -105,11 +105,11 @@ async def test_a_prompt_without_context_is_not_extracted(gateway: Gateway) -> No
 
 
 async def test_several_clips_use_the_long_speech_adapter(gateway: Gateway) -> None:
-    assert (await ask(gateway, sound(3)))[1]["adapter"] == "speech"
-    assert (await ask(gateway, sound(3), sound(4)))[1]["adapter"] == "long_speech"
-    assert (await ask(gateway, sound(31)))[1]["adapter"] == "long_speech"
-    assert (await ask(gateway, sound(31), adapter="speech"))[1]["adapter"] == "speech"
-    assert (await ask(gateway, sound(3), adapter="base"))[1]["adapter"] == "base"
+    assert (await ask(gateway, audio_part(3)))[1]["adapter"] == "speech"
+    assert (await ask(gateway, audio_part(3), audio_part(4)))[1]["adapter"] == "long_speech"
+    assert (await ask(gateway, audio_part(31)))[1]["adapter"] == "long_speech"
+    assert (await ask(gateway, audio_part(31), adapter="speech"))[1]["adapter"] == "speech"
+    assert (await ask(gateway, audio_part(3), adapter="base"))[1]["adapter"] == "base"
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
@@ -124,7 +124,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 
 
 async def test_bad_values_are_refused_by_name_and_change_nothing(gateway: Gateway) -> None:
-    recording = sound(3)
+    recording = audio_part(3)
     before = await ask(gateway, recording)
     for lyra, param, limit in BAD:
         with pytest.raises(openai.BadRequestError) as refusal:
@@ -142,7 +142,7 @@ async def test_the_model_reports_the_limits_of_its_options(gateway: Gateway) -> 
 
 
 async def test_adapters_are_loaded_and_unloaded_between_requests(gateway: Gateway, adapters: AdapterClients) -> None:
-    recording = sound(3)
+    recording = audio_part(3)
     expected = await ask(gateway, recording)
 
     async def keep_asking() -> None:
@@ -169,7 +169,7 @@ async def test_no_api_key_may_load_adapters(gateway: Gateway, path: str) -> None
 
 
 async def test_an_answer_is_spoken_from_hidden_states_with_the_extractor_enabled(gateway: Gateway) -> None:
-    body = question(sound(20), keep_rate=0.7, blocks=4)
+    body = question(audio_part(20), keep_rate=0.7, blocks=4)
     wanted: Any = {"modalities": ["text", "audio"], "audio": {"voice": "", "format": "wav"}}
     written = await gateway.openai.chat.completions.create(**body)
     spoken = await gateway.openai.chat.completions.create(**body, **wanted)
@@ -184,7 +184,7 @@ async def test_an_answer_is_spoken_from_hidden_states_with_the_extractor_enabled
 
 
 async def test_streamed_audio_from_hidden_states_equals_the_complete_audio(gateway: Gateway) -> None:
-    body = question(sound(5), keep_rate=0.7, blocks=4)
+    body = question(audio_part(5), keep_rate=0.7, blocks=4)
     wanted: Any = {"modalities": ["text", "audio"], "audio": {"voice": "", "format": "pcm16"}}
     whole = await gateway.openai.chat.completions.create(**body, **wanted)
     assert whole.choices[0].message.audio is not None

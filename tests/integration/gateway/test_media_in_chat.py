@@ -8,7 +8,7 @@ import pytest
 from services.shared.storage.settings import StoreSettings
 from tests.integration.gateway.conftest import Gateway, StartGateway, picture, wav
 from tests.integration.gateway.media.conftest import error_of, upload
-from tests.integration.gateway.test_chat import image_part, sound_part
+from tests.integration.gateway.test_chat import audio_part, image_part
 from tests.videos import make_video
 
 
@@ -16,11 +16,11 @@ def chat(*content: dict[str, Any]) -> dict[str, Any]:
     return {"model": "lyra-tiny", "messages": [{"role": "user", "content": list(content)}], "max_tokens": 2}
 
 
-def sound(media_id: str) -> dict[str, Any]:
+def stored_audio(media_id: str) -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"media_id": media_id}}
 
 
-def seen(kind: str, media_id: str) -> dict[str, Any]:
+def stored_visual(kind: str, media_id: str) -> dict[str, Any]:
     return {"type": f"{kind}_url", f"{kind}_url": {"url": f"media:{media_id}"}}
 
 
@@ -36,9 +36,11 @@ async def test_a_chat_with_media_ids_answers_as_with_inline_media(full_gateway: 
     recording = wav(2.0)
     spoken = (await upload(full_gateway, recording)).json()["id"]
     shown = (await upload(full_gateway, picture())).json()["id"]
-    named = await full_gateway.http.post("/v1/chat/completions", json=chat(seen("image", shown), sound(spoken)))
+    named = await full_gateway.http.post(
+        "/v1/chat/completions", json=chat(stored_visual("image", shown), stored_audio(spoken))
+    )
     assert named.status_code == 200, named.text
-    inline = await full_gateway.http.post("/v1/chat/completions", json=chat(image_part(), sound_part(recording)))
+    inline = await full_gateway.http.post("/v1/chat/completions", json=chat(image_part(), audio_part(recording)))
     assert inline.status_code == 200, inline.text
     for field in ("usage", "choices"):
         assert named.json()[field] == inline.json()[field]
@@ -46,7 +48,7 @@ async def test_a_chat_with_media_ids_answers_as_with_inline_media(full_gateway: 
 
 async def test_a_chat_with_a_video_id_uses_its_frames_and_audio(full_gateway: Gateway) -> None:
     media_id = (await upload(full_gateway, make_video("mp4", loudness=0.3))).json()["id"]
-    heard = await full_gateway.http.post("/v1/chat/completions", json=chat(sound(media_id)))
+    heard = await full_gateway.http.post("/v1/chat/completions", json=chat(stored_audio(media_id)))
     assert heard.status_code == 200, heard.text
 
 
@@ -58,12 +60,12 @@ async def test_unusable_media_ids_are_named_in_the_error(full_gateway: Gateway) 
     unknown = "media-" + "0" * 32
     part = "messages[0].content[0]"
     cases: list[tuple[dict[str, Any], int, str]] = [
-        (sound(unknown), 404, f"{part}.input_audio.media_id"),
-        (seen("image", unknown), 404, f"{part}.image_url.url"),
-        (sound(shown), 400, f"{part}.input_audio.media_id"),
-        (sound(silent), 400, f"{part}.input_audio.media_id"),
-        (seen("image", spoken), 400, f"{part}.image_url.url"),
-        (seen("video", spoken), 400, f"{part}.video_url.url"),
+        (stored_audio(unknown), 404, f"{part}.input_audio.media_id"),
+        (stored_visual("image", unknown), 404, f"{part}.image_url.url"),
+        (stored_audio(shown), 400, f"{part}.input_audio.media_id"),
+        (stored_audio(silent), 400, f"{part}.input_audio.media_id"),
+        (stored_visual("image", spoken), 400, f"{part}.image_url.url"),
+        (stored_visual("video", spoken), 400, f"{part}.video_url.url"),
         ({"type": "input_audio", "input_audio": {"media_id": spoken, "data": "AAAA"}}, 400, f"{part}.input_audio.data"),
     ]
     for content, status, param in cases:
@@ -71,7 +73,7 @@ async def test_unusable_media_ids_are_named_in_the_error(full_gateway: Gateway) 
         assert (response.status_code, error_of(response)["param"]) == (status, param), response.text
     _, other = gateway.keys.create("other")
     headers = {"Authorization": f"Bearer {other}"}
-    theirs = await gateway.http.post("/v1/chat/completions", json=chat(sound(spoken)), headers=headers)
+    theirs = await gateway.http.post("/v1/chat/completions", json=chat(stored_audio(spoken)), headers=headers)
     assert theirs.status_code == 404
 
 
@@ -82,9 +84,11 @@ async def test_stored_media_count_towards_the_limits_like_inline_media(
     gateway = await start_gateway(tiny_addresses, **store_settings.model_dump(), **limits)
     noise = np.random.default_rng(0)
     ids = [(await upload(gateway, wav(2.0 + noise.random()))).json()["id"] for _ in range(2)]
-    assert (await gateway.http.post("/v1/chat/completions", json=chat(sound(ids[0]), sound(ids[0])))).status_code == 200
-    too_large = await gateway.http.post("/v1/chat/completions", json=chat(*map(sound, ids)))
+    assert (
+        await gateway.http.post("/v1/chat/completions", json=chat(stored_audio(ids[0]), stored_audio(ids[0])))
+    ).status_code == 200
+    too_large = await gateway.http.post("/v1/chat/completions", json=chat(*map(stored_audio, ids)))
     assert (too_large.status_code, error_of(too_large)["param"]) == (400, "messages[0].content[1].input_audio.media_id")
     assert "100,000 bytes" in error_of(too_large)["message"]
-    too_many = await gateway.http.post("/v1/chat/completions", json=chat(*[sound(ids[0])] * 3))
+    too_many = await gateway.http.post("/v1/chat/completions", json=chat(*[stored_audio(ids[0])] * 3))
     assert error_of(too_many)["code"] == "too_many_media"

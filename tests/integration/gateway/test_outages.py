@@ -6,11 +6,11 @@ import pytest
 from services.shared.pipeline.clients import NAMES
 from tests.conftest import StartService
 from tests.integration.gateway.conftest import StartGateway, until, wav
-from tests.integration.gateway.test_chat import image_part, sound_part
+from tests.integration.gateway.test_chat import audio_part, image_part
 
 
 def question() -> dict[str, Any]:
-    content = [sound_part(wav(1.0)), image_part()]
+    content = [audio_part(wav(1.0)), image_part()]
     messages = [{"role": "user", "content": content}]
     return {"model": "lyra-tiny", "messages": messages, "max_tokens": 2, "modalities": ["text", "audio"]}
 

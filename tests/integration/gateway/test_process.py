@@ -1,4 +1,4 @@
-"""The gateway as a process of its own."""
+"""The gateway as a separate process."""
 
 import asyncio
 import json
@@ -40,10 +40,10 @@ async def test_a_running_request_completes_after_sigterm(
     _, secret = KeyStore(tmp_path).create("acme")
     port_file = tmp_path / "port"
 
-    async def told() -> bool:
+    async def draining() -> bool:
         return await asyncio.to_thread(port_file.exists)
 
-    await until(told)
+    await until(draining)
     url = f"http://127.0.0.1:{json.loads(port_file.read_text())['port']}"
     body = {"model": "lyra-tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
     script.before_finish.clear()

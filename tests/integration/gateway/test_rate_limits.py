@@ -1,4 +1,4 @@
-"""How often keys and addresses may ask, over real HTTP, counted in a real Redis."""
+"""Rate limits of keys and addresses, over real HTTP, counted in a real Redis."""
 
 import asyncio
 import secrets
@@ -22,7 +22,7 @@ OFF = {"rate_limit_per_key": "", "rate_limit_per_address": "", "rate_limit_faile
 
 
 def new_address() -> str:
-    """Of a /64 that no other test has."""
+    """An address in a /64 that no other test uses."""
     return str(IPv6Address((0x20010DB8 << 96) + (secrets.randbits(32) << 64) + secrets.randbits(64)))
 
 
@@ -32,13 +32,13 @@ def address() -> str:
 
 
 async def ask(gateway: Gateway, address: str = "192.0.2.1", **headers: str) -> httpx.Response:
-    """A request from `address`, as a trusted proxy tells it, with the gateway's key unless `headers` bring another."""
+    """A request from `address` by way of a trusted proxy, with the gateway's key unless `headers` have another."""
     return await gateway.http.get("/v1/models", headers={"X-Forwarded-For": address, **headers})
 
 
 @pytest.fixture
 def behind_proxy(redis_server: RedisServer) -> dict[str, object]:
-    """Settings of gateways that share a Redis and trust a proxy on this machine; a busy one may take its time."""
+    """Settings of gateways that share a Redis and trust a proxy on this machine, with long timeouts."""
     return {
         "redis_url": redis_server.url,
         "trusted_proxies": "127.0.0.1",
@@ -122,9 +122,9 @@ async def test_failed_keys_are_limited_across_gateways_and_valid_keys_pass(
 
     assert (await ask(second, address)).status_code == 200
     assert (await ask(second, new_address(), **BAD)).status_code == 401
-    told = (await first.http.get("/metrics")).text
-    assert 'lyra_rate_limited_total{limit="failed_keys"}' in told
-    assert 'lyra_failed_keys_total{reason="unknown"}' in told
+    metrics = (await first.http.get("/metrics")).text
+    assert 'lyra_rate_limited_total{limit="failed_keys"}' in metrics
+    assert 'lyra_failed_keys_total{reason="unknown"}' in metrics
 
 
 async def test_concurrent_requests_are_each_counted_once(
@@ -183,23 +183,23 @@ async def test_while_redis_hangs_each_gateway_counts_locally(
 
     with structlog.testing.capture_logs() as log:
 
-        async def told_twice() -> bool:
+        async def logged_twice() -> bool:
             await remaining()
-            return len(told(log)) == 2
+            return len(limiter_events(log)) == 2
 
         assert await remaining() == "3"
         freeze(redis.process, signal.SIGSTOP)
         assert [await remaining() for _ in range(4)] == ["3", "2", "1", "0"]
         assert (await ask(gateway)).status_code == 429
         freeze(redis.process, signal.SIGCONT)
-        await until(told_twice)
-    assert told(log) == [
+        await until(logged_twice)
+    assert limiter_events(log) == [
         "Redis is unavailable: until it is back, this gateway counts requests on its own",
         "Redis is available: requests are counted across all gateways again",
     ]
 
 
-def told(log: list[structlog.typing.EventDict]) -> list[str]:
+def limiter_events(log: list[structlog.typing.EventDict]) -> list[str]:
     return [each["event"] for each in log if "Redis" in each["event"]]
 
 

@@ -1,4 +1,4 @@
-"""What a gateway's log says of each request: a process of its own, real sockets, JSON lines."""
+"""The gateway's request log: a separate process, real sockets, JSON lines."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.integration.gateway.conftest import until
 from tests.unit.pipeline.scripted import Script, scripted_services
 
 SETTINGS = ("--max-body-bytes", "1024", "--rate-limit-per-key", "20/hour", "--trusted-proxies", "127.0.0.1")
-# Nothing listens there: each test counts for itself.
+# Nothing listens there, so that tests do not share counts.
 NO_REDIS = ("--redis-url", "redis://127.0.0.1:1/0")
 CHAT = {"model": "lyra-tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
@@ -38,7 +38,7 @@ class LoggingGateway:
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=60)
 
     async def line(self, request_id: str) -> dict[str, Any]:
-        """That of the request, as soon as it is there."""
+        """The log line of the request, once it is written."""
         found: list[dict[str, Any]] = []
 
         async def there() -> bool:
@@ -53,7 +53,7 @@ class LoggingGateway:
         return found[0]
 
     async def raw(self, sent: bytes) -> None:
-        """Sends something and hangs up."""
+        """Sends bytes and disconnects."""
         _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(self.url).port)
         writer.write(sent)
         await writer.drain()

@@ -1,4 +1,4 @@
-"""What is hard to time with models: the services are scripted, gRPC and HTTP are real."""
+"""Timing of streams: the services are scripted, gRPC and HTTP are real."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ async def test_audio_arrives_before_the_last_text(scripted: Gateway, script: Scr
         audio = chunk.choices[0].delta.audio
         if audio is not None and audio.data:
             kinds.append("sound")
-            script.before_last_word.set()  # the last word is written only now
+            script.before_last_word.set()  # the last word is generated only now
         elif audio is not None and audio.transcript:
             kinds.append("text")
     assert kinds.index("sound") < len(kinds) - 1 - kinds[::-1].index("text")
@@ -89,7 +89,7 @@ async def test_many_disconnecting_clients_leave_nothing_behind(scripted: Gateway
 
 
 async def test_an_error_during_the_stream_is_its_last_event(scripted: Gateway, script: Script) -> None:
-    script.unavailable["synthesize"] = 9  # fails when the first word is spoken; the text has begun by then
+    script.unavailable["synthesize"] = 9  # fails when the first word is spoken, after the text has begun
     async with scripted.http.stream("POST", "/v1/chat/completions", json={**SPOKEN, "stream": True}) as response:
         assert response.status_code == 200
         lines = [line async for line in response.aiter_lines() if line]
@@ -98,7 +98,7 @@ async def test_an_error_during_the_stream_is_its_last_event(scripted: Gateway, s
 
 
 async def test_the_openai_client_raises_an_error_sent_in_the_stream(scripted: Gateway, script: Script) -> None:
-    script.unavailable["synthesize"] = 9  # more often than it is tried
+    script.unavailable["synthesize"] = 9  # more failures than attempts
     stream = await scripted.openai.chat.completions.create(**SPOKEN, stream=True)
     with pytest.raises(openai.APIError, match="speech synthesizer"):
         [chunk async for chunk in stream]

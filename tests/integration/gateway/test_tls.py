@@ -1,4 +1,4 @@
-"""The gateway speaks HTTPS itself: real handshakes with certificates of a test authority."""
+"""The gateway serves HTTPS itself: real handshakes with certificates of a test CA."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class Pair:
         self.cert, self.key = folder / "tls.crt", folder / "tls.key"
 
     def issue(self, authority: trustme.CA, *, key_of: trustme.CA | None = None) -> None:
-        """Writes a new pair; with `key_of`, a key that is another certificate's."""
+        """Writes a new pair; with `key_of`, the key of another certificate."""
         issued = authority.issue_cert(HOST)
         self.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         other = issued if key_of is None else key_of.issue_cert(HOST)
@@ -47,7 +47,7 @@ def trusting(*authorities: trustme.CA) -> ssl.SSLContext:
 
 
 async def serial(gateway: GatewayProcess, context: ssl.SSLContext) -> str:
-    """Of the certificate that a new connection gets."""
+    """Serial number of the certificate that a new connection gets."""
     _, writer = await asyncio.open_connection(HOST, gateway.port, ssl=context)
     certificate = writer.get_extra_info("peercert")
     writer.transport.abort()
@@ -94,9 +94,9 @@ async def test_a_new_certificate_is_used_without_a_restart_and_an_invalid_one_is
         await until(renewed)
         second = await serial(gateway, context)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")  # a connection from before goes on
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")  # an open connection continues
 
-        pair.issue(authority, key_of=trustme.CA())  # the key is another's
+        pair.issue(authority, key_of=trustme.CA())  # the key does not match
         assert await serial(gateway, context) == second
         pair.cert.unlink()
         assert await serial(gateway, context) == second
@@ -112,7 +112,7 @@ async def test_a_new_certificate_is_used_without_a_restart_and_an_invalid_one_is
 async def test_stalled_handshakes_count_as_connections_and_are_closed(
     tmp_path: Path, header_seconds: int, ended: int
 ) -> None:
-    """By time; and before that, the longest idle one as another connection needs its place."""
+    """By a timeout, and earlier, the oldest one, if another connection needs its slot."""
     authority, pair = trustme.CA(), Pair(tmp_path)
     pair.issue(authority)
     limits = [f"--header-seconds={header_seconds}", "--max-connections=3", "--max-idle-connections=3"]

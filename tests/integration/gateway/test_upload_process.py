@@ -1,4 +1,4 @@
-"""Uploads to the gateway as a process of its own: what they take of its memory, and what is left when it is killed."""
+"""Uploads to a separate gateway process: its memory, and what is left after it is killed."""
 
 import struct
 import threading
@@ -21,7 +21,7 @@ from tests.servers import READY_SECONDS, start_process, store_environment
 
 MIB = 2**20
 MEGABYTES = 160
-MOST_GROWTH = 64 * MIB
+MAX_GROWTH = 64 * MIB
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def client(gateway: LocalProcess, tmp_path: Path) -> Iterator[httpx.Client]:
 
 
 def long_wav(size: int, before: Callable[[int], None] = lambda sent: None) -> Iterator[bytes]:
-    """A form with a wav file of `size` bytes, made while it is sent."""
+    """A form with a WAV file of `size` bytes, generated while it is sent."""
     yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="long.wav"\r\n\r\n'
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
     yield b"RIFF" + struct.pack("<I", size - 8) + b"WAVE" + form + b"data" + struct.pack("<I", size - 44)
@@ -60,7 +60,7 @@ def send(client: httpx.Client, body: Iterator[bytes]) -> httpx.Response:
 
 
 def peak(process: LocalProcess) -> int:
-    """Most bytes of memory that the process ever had."""
+    """Peak memory of the process in bytes."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -72,7 +72,7 @@ def test_a_large_upload_takes_little_gateway_memory(gateway: LocalProcess, clien
     assert response.status_code == 200, response.text
     assert response.json()["bytes"] == MEGABYTES * MIB
     print(f"the gateway grew by {(peak(gateway) - before) / MIB:.1f} MiB")
-    assert peak(gateway) - before < MOST_GROWTH
+    assert peak(gateway) - before < MAX_GROWTH
 
 
 def test_the_sweep_removes_uploads_left_by_a_killed_gateway(

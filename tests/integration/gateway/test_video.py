@@ -10,7 +10,7 @@ import pytest
 from services.operations.local.stack import SERVICES
 from tests.conftest import StartService
 from tests.integration.gateway.conftest import Gateway, StartGateway, wav
-from tests.integration.gateway.test_chat import image_part, sound_part
+from tests.integration.gateway.test_chat import audio_part, image_part
 from tests.videos import make_video
 
 PATH = "messages[0].content[0].video_url.url"
@@ -53,7 +53,7 @@ async def test_video_without_audio_has_vision_tokens_only(gateway: Gateway, loud
 
 
 async def test_videos_pictures_and_recordings_can_be_combined(gateway: Gateway) -> None:
-    parts = (video_part(make_video(loudness=0.3)), image_part(), sound_part(wav(1.0)), video_part(make_video()))
+    parts = (video_part(make_video(loudness=0.3)), image_part(), audio_part(wav(1.0)), video_part(make_video()))
     vision, speech = await tokens_of(gateway, *parts)
     assert vision == 16 + 4 + 16
     assert speech == pytest.approx(3.0 * 12.5, abs=4)
@@ -127,7 +127,7 @@ async def qwen(start_gateway: StartGateway, start_service: StartService) -> Gate
 )
 async def test_audio_of_a_video_counts_as_a_clip(qwen: Gateway, loudness: float | None, adapter: str) -> None:
     video = video_part(make_video(size=(112, 84), loudness=loudness))
-    request = {**body(sound_part(wav(1.0)), video), "model": "lyra-tiny-qwen2-vl"}
+    request = {**body(audio_part(wav(1.0)), video), "model": "lyra-tiny-qwen2-vl"}
     response = await qwen.http.post("/v1/chat/completions", json=request)
     assert response.status_code == 200, response.text
     usage = response.json()["usage"]

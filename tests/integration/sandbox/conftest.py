@@ -1,4 +1,4 @@
-"""Decoders for all tests that leave them as they were."""
+"""Decoders for all tests that leave them unchanged."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What processes a Decoders has, seen from outside."""
+"""The processes of a Decoders, seen from outside."""
 
 import time
 from collections.abc import Callable
@@ -7,19 +7,19 @@ import psutil
 
 from services.shared.sandbox.decoders import Decoders
 
-PATIENCE_SECONDS = 60.0  # for a machine that is busy with other things
+TIMEOUT_SECONDS = 60.0  # for a machine that is busy with other things
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Returns when `holds` does; fails where it never does."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    """Polls until `holds`; fails after a timeout."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
 def children(decoders: Decoders) -> set[int]:
-    """Process ids of all children there are."""
+    """Process ids of all child processes."""
     pid = decoders.pool.zygote_pid
     try:
         return set() if pid is None else {child.pid for child in psutil.Process(pid).children()}
@@ -28,7 +28,7 @@ def children(decoders: Decoders) -> set[int]:
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process, and it is not only waiting to be buried."""
+    """Whether the process exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -36,7 +36,7 @@ def runs(pid: int) -> bool:
 
 
 class Trap:
-    """A file that does something when it is read for the first time, to the child that reads it."""
+    """A file whose first read calls a function with the pid of the child that decodes it."""
 
     def __init__(self, data: bytes, decoders: Decoders, spring: Callable[[int], object]) -> None:
         self._data = data

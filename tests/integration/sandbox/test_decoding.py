@@ -1,4 +1,4 @@
-"""What comes back from a child is what the same decoder gives in this process; so are the refusals."""
+"""A child process returns the same data and errors as the decoder in this process."""
 
 import io
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.videos import make_video
 
 LIMITS = VisionLimits()
 PICTURES = sorted(path for path in (DATA / "pictures").iterdir() if path.suffix in (".jpg", ".png"))
-# What sample_frames may take.
+# Limits for sample_frames.
 FRAMES: dict[str, Any] = {
     "max_frames": 4,
     "max_seconds": 60.0,
@@ -121,7 +121,7 @@ def test_audio_of_a_video_is_decoded_and_a_silent_video_has_none(decoders: Decod
     assert len(decoders.samples(make_video("mp4"), **options)) == 0
 
 
-def inspected_here(data: bytes) -> dict[str, Any]:
+def inspected_in_process(data: bytes) -> dict[str, Any]:
     limits = ("max_image_bytes", "max_image_pixels", "max_video_pixels")
     found = inspect(io.BytesIO(data), field="file", **{name: getattr(LIMITS, name) for name in limits})
     names = ("kind", "container", "codec", "seconds", "channels", "sample_rate")
@@ -132,7 +132,7 @@ def test_inspection_gives_the_same_result_as_in_process(decoders: Decoders) -> N
     files = [*recordings().values(), make_video("webm", "libvpx"), make_video("mp4", loudness=0.2)]
     files += [path.read_bytes() for path in PICTURES]
     for data in files:
-        assert decoders.inspect(data, field="file", limits=LIMITS) == inspected_here(data)
+        assert decoders.inspect(data, field="file", limits=LIMITS) == inspected_in_process(data)
 
 
 def test_inspection_reads_little_of_a_long_remote_file(decoders: Decoders) -> None:

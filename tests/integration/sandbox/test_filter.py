@@ -1,4 +1,4 @@
-"""Behind the system call filter a process computes, and nothing else."""
+"""Behind the system call filter a process can only compute."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What files and the system do to children: it costs one request, and nothing is left behind."""
+"""Crashes, kills and resource limits of child processes cost one request and leave nothing behind."""
 
 import asyncio
 import io
@@ -35,7 +35,7 @@ def recording() -> bytes:
 
 
 def large_picture(side: int = 5_000, kind: str = "PNG") -> bytes:
-    """Few bytes that take a second and much memory to decode."""
+    """A small file that needs a second and much memory to decode."""
     file = io.BytesIO()
     Image.new("RGBA", (side, side), (10, 20, 30, 40)).save(file, kind, compress_level=1)
     return file.getvalue()
@@ -43,7 +43,7 @@ def large_picture(side: int = 5_000, kind: str = "PNG") -> bytes:
 
 @pytest.fixture
 def own() -> Iterator[Decoders]:
-    """Decoders that a test may do harm to."""
+    """Decoders that a test may disturb."""
     made = Decoders(DecoderSettings())
     yield made
     made.close()
@@ -81,7 +81,7 @@ def test_crash_does_not_affect_concurrent_decoding(own: Decoders) -> None:
 
 
 def _crash_the_largest(decoders: Decoders, done: threading.Event) -> None:
-    """Ends the child that decodes a picture, which alone takes so much."""
+    """Kills the child that decodes the picture, recognized by its memory."""
     while not done.is_set():
         for pid in children(decoders):
             with suppress(psutil.NoSuchProcess, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Adapters that come and go while the language model and the speech encoder run, over real sockets."""
+"""Adapters are loaded and unloaded while the language model and the speech encoder run, over real sockets."""
 
 import asyncio
 import shutil
@@ -31,7 +31,7 @@ BOTH = ("speech_encoder", "language_model")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of adapters: `meetings` with a projector, `captions` without."""
+    """A folder of adapters: `meetings` with a projector, `captions` without."""
     write_adapter(tmp_path / "adapters" / "meetings", "tiny")
     write_adapter(tmp_path / "adapters" / "captions", "tiny", projector=False)
     return tmp_path / "adapters"
@@ -62,7 +62,7 @@ async def prompt(**header: object) -> AsyncIterator[GenerateRequest]:
 
 
 class Model:
-    """Asks the language model."""
+    """Calls the language model."""
 
     def __init__(self, service: RunningService) -> None:
         self.stub = language_model_pb2_grpc.LanguageModelStub(service.channel)

@@ -1,4 +1,4 @@
-"""Who may call a service: tokens, operators, and what strangers are told."""
+"""Who may call a service: tokens, operators, and what unauthenticated callers see."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ async def count(address: str, caller: ClientCredentials) -> int:
 
 @pytest.fixture
 async def guarded(start_service: StartService, tmp_path: Path) -> RunningService:
-    """A language model that wants tokens; of services and of operators."""
+    """A language model that requires the tokens of services and operators."""
     write_adapter(tmp_path / "adapters" / "meetings", "tiny")
     return await start_service(
         "language_model",
@@ -68,7 +68,7 @@ async def test_a_caller_without_a_valid_token_is_refused(guarded: RunningService
 
 async def test_an_unauthenticated_caller_is_refused_before_a_message_is_read(guarded: RunningService) -> None:
     async with open_channel(guarded.address) as channel:
-        # Nothing is ever sent on this stream, and a method of single messages waits for one.
+        # Nothing is ever sent on this stream, so a unary method would wait for its message.
         call = raw_call(channel, "/lyra.v1.LanguageModel/CountTokens")
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
@@ -168,7 +168,7 @@ async def test_pipeline_channels_send_the_token(guarded: RunningService, tmp_pat
 
 
 class Adapters:
-    """Calls of the adapters' service by one caller; raises our errors."""
+    """Calls the adapter service as one caller; raises our errors."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = AdaptersStub(channel)

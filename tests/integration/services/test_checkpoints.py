@@ -1,4 +1,4 @@
-"""Services that run a folder in the published layout."""
+"""Services with a checkpoint folder in the published layout."""
 
 import json
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ PRESET = "tiny-qwen2-vl"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """All of the preset's random weights, written as the published checkpoints are."""
+    """All of the preset's random weights, in the published layout."""
     model, speech = build_language_model(PRESET), build_speech_encoder(PRESET)
     vision = build_vision_encoder(PRESET)
     assert isinstance(vision, QwenVisionEncoder)

@@ -1,4 +1,4 @@
-"""Messages that nobody of ours would send: each is refused with a reason, and the next call is answered."""
+"""Messages that none of our clients would send are refused with a reason, and the next call is answered."""
 
 import gzip
 import logging
@@ -67,7 +67,7 @@ async def test_an_unparsable_message_is_an_invalid_argument_and_one_log_line(
     assert event == "message cannot be parsed"
     assert fields["method"] == path
     assert fields["peer"].startswith("ipv4:127.0.0.1:")
-    # gRPC's own log, where it would show the traceback.
+    # gRPC's own log would contain the traceback.
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
@@ -108,7 +108,7 @@ async def test_services_survive_fuzzed_messages(
     assert ended["OK"] > 0
     assert failed == []
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
-    await until(lambda: service.server._telemetry.running == 0)  # nothing of it is left behind
+    await until(lambda: service.server._telemetry.running == 0)  # nothing is left behind
 
 
 async def test_a_unary_call_without_a_message_is_an_invalid_argument(start_service: StartService) -> None:
@@ -171,7 +171,7 @@ async def test_forged_shapes_are_refused_by_field(start_service: StartService) -
         "speech_tokens.tokens.row_offset": speech(chunk(1, width, total=3), chunk(1, width, offset=2, total=3)),
         "speech_tokens.tokens.rows": speech(chunk(1, width, total=3)),
         "messages": speech(chunk(1, width, total=2**32 - 1)),
-        # Nothing to multiply, and a side that takes 32 GiB to count along.
+        # An empty product, and a side that takes 32 GiB to enumerate.
         "vision_tokens.grid": (picture(chunk(0, width), 2**32 - 1, 0, 1),),
     }
     for field, parts in forged.items():

@@ -32,7 +32,7 @@ else:
 
 
 def prompt(*content: GenerateRequest, **header: Any) -> list[GenerateRequest]:
-    """A prompt of one user message; of `header`, sampling parameters go into their message."""
+    """A prompt with one user message; sampling parameters in `header` are moved to their own message."""
     sampling = SamplingParams(**{name: header.pop(name) for name in SAMPLING_FIELDS & header.keys()})
     start = GenerateRequest(message_start=MessageStart(role=language_model_pb2.ROLE_USER))
     parts = content or (GenerateRequest(text="Hello there"),)
@@ -78,7 +78,7 @@ class Client:
         return raised.value
 
     async def idle(self) -> None:
-        """Returns when the service's metric says that nothing runs."""
+        """Waits until the service's metric shows no running request."""
         running = telemetry.REQUESTS_RUNNING.labels(METHOD)
         await until(lambda: running._value.get() == 0)
 

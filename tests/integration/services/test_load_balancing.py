@@ -1,4 +1,4 @@
-"""Replicas of a service behind one address: calls go round, new replicas get theirs, draining ones get none."""
+"""Replicas of a service behind one address: calls are balanced, new replicas get a share, draining ones none."""
 
 import asyncio
 from collections import Counter
@@ -54,13 +54,13 @@ async def connect() -> AsyncIterator[OpenChannel]:
 
 
 async def ask(channel: grpc.aio.Channel, calls: int) -> Counter[int]:
-    """How many of the calls each replica of the vision encoder served, by the number of frames that it takes."""
+    """How many calls each replica of the vision encoder served; replicas are told apart by their frame limit."""
     stub = VisionEncoderStub(channel)
     return Counter([(await stub.Describe(VisionEncoderDescribeRequest(), timeout=60)).max_frames for _ in range(calls)])
 
 
 async def asked_until(channel: grpc.aio.Channel, holds: Callable[[Counter[int]], bool]) -> Counter[int]:
-    """Asks until `holds` of the last two calls; what of all calls each replica served."""
+    """Calls until `holds` for the last two calls; returns how many calls each replica served."""
     served: Counter[int] = Counter()
     while not holds(latest := await ask(channel, 2)):
         served += latest
@@ -103,7 +103,7 @@ async def test_a_loading_replica_gets_no_call_until_it_is_ready(
 async def test_a_draining_replica_finishes_its_answer_and_gets_no_new_call(
     start_service: StartService, connect: OpenChannel
 ) -> None:
-    """gRPC hears of the drain, so not one call has to be tried again."""
+    """gRPC is notified of the drain, so not a single call has to be retried."""
     replicas = [await start_service("language_model", grace_seconds=60) for _ in range(2)]
     stub = LanguageModelStub(connect(",".join(replica.address for replica in replicas)))
     long_answer = aiter(stub.Generate(prompt()))
@@ -128,7 +128,7 @@ async def prompt() -> AsyncIterator[GenerateRequest]:
 async def test_a_service_that_was_scaled_to_zero_is_found_as_soon_as_it_is_back(
     start_service: StartService, connect: OpenChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gRPC alone asks for the name five times in a quarter of a minute, then every two minutes."""
+    """gRPC on its own resolves the name five times within 15 seconds, then every two minutes."""
     monkeypatch.setattr(reconnecting, "_RECONNECT_SECONDS", 0.02)
     running = await start_service("vision_encoder", max_frames=1)
     with NameServer(NAME, []) as names:
@@ -187,7 +187,7 @@ def test_every_form_of_address_is_accepted(address: str) -> None:
 
 
 class Answers:
-    """Clients that ask a spoken question about a picture again and again, and count what they get."""
+    """Clients that keep asking a spoken question about a picture, and count the answers."""
 
     def __init__(self, services: ModelClients) -> None:
         self.answered = 0
@@ -203,7 +203,7 @@ class Answers:
         )
 
     async def reach(self, answered: int) -> None:
-        """Returns when there are so many answers, or an error."""
+        """Waits for so many answers, or an error."""
         await until(lambda: self.answered >= answered or bool(self.errors))
 
     async def ask(self, over: asyncio.Event) -> None:
@@ -221,7 +221,7 @@ class Answers:
 async def test_replacing_every_replica_under_eight_streams_loses_no_answer(
     start_service: StartService,
 ) -> None:
-    """What `make test-rolling-restart` does with processes, and with a job besides."""
+    """`make test-rolling-restart` does the same with processes, and with a job."""
     replicas = {name: [await start_service(name, grace_seconds=60) for _ in range(2)] for name in SERVICES}
     addresses = {name: ",".join(each.address for each in some) for name, some in replicas.items()}
     answers, over = Answers(services := ModelClients.open(addresses)), asyncio.Event()

@@ -105,7 +105,7 @@ async def test_certificates_are_replaced_while_both_sides_run(
         after = trustme.CA()
         identity(tmp_path / "service", after, LOCAL)
         identity(tmp_path / "caller", after, "gateway")
-        # The open connection may still be used; a new one knows the new authority, on both sides.
+        # The open connection may still be used; new ones use the new CA on both sides.
         assert await ask(channel) == 1
         assert await count(service.address, files.caller()) == 1
     with pytest.raises(Unavailable):

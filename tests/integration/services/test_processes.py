@@ -1,4 +1,4 @@
-"""Services as processes: signals, exit codes, and a whole stack of them."""
+"""Services as processes: signals, exit codes, and a complete stack."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ StartProcess = Callable[..., LocalProcess]
 
 @pytest.fixture
 def start_process(tmp_path: Path) -> Iterator[StartProcess]:
-    """Starts a service of preset tiny as a process of its own."""
+    """Starts a service of preset tiny as a separate process."""
     started: list[LocalProcess] = []
 
     def start(name: str, *arguments: str) -> LocalProcess:

@@ -1,4 +1,4 @@
-"""What every service does the same: loading, health, draining, limits on calls."""
+"""What all services have in common: loading, health, draining, limits on calls."""
 
 import asyncio
 import socket
@@ -135,14 +135,14 @@ async def test_the_http_probe_agrees_with_the_health_service(tmp_path: Path) -> 
             await anext(answer)
             drain = asyncio.create_task(server.drain())
             while (await http.get("/healthz")).status_code != 503:
-                pass  # until the drain has begun; the answer that runs keeps the port open meanwhile
+                pass  # until draining has begun; the running answer keeps the port open meanwhile
             assert [event async for event in answer][-1].HasField("finish")
         await drain
 
 
 async def test_a_stalled_health_watcher_does_not_block_others(start_service: StartService) -> None:
     service = await start_service("language_model")
-    # A window of 0 bytes: what is sent to this client stays where it is.
+    # A window of 0 bytes: nothing can be sent to this client.
     stuck = await asyncio.to_thread(_watch_without_a_window, service.server.port)
     states = aiter(health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest()))
     assert (await anext(states)).status == SERVING
@@ -153,9 +153,9 @@ async def test_a_stalled_health_watcher_does_not_block_others(start_service: Sta
 
 
 def _watch_without_a_window(port: int) -> socket.socket:
-    """A call of Watch by a client that never lets the server send it a byte of data (RFC 9113)."""
+    """A Watch call of a client whose flow-control window admits no data (RFC 9113)."""
     settings = struct.pack(">HI", 4, 0)
-    # Literal header fields without indexing; no string is as long as 127 bytes.
+    # Literal header fields without indexing; all strings are shorter than 127 bytes.
     fields = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -172,7 +172,7 @@ def _watch_without_a_window(port: int) -> socket.socket:
         + _frame(1, 4, 1, block)
         + _frame(0, 1, 1, bytes(5))
     )
-    connection.recv(65_536)  # the server's own settings: it has read ours by the time it answers the call
+    connection.recv(65_536)  # the server's own SETTINGS: it has read ours by the time it answers the call
     return connection
 
 

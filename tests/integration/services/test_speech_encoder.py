@@ -85,7 +85,7 @@ class Client:
 
 
 def tokens_of(responses: list[pb.HearResponse] | list[pb.SpeechEncoderEncodeResponse]) -> list[np.ndarray]:
-    """Speech tokens of each clip, of which each came in one message."""
+    """Speech tokens of each clip; each clip is one message."""
     return [
         tensors.from_message(response.speech_tokens.tokens.rows)
         for response in responses
@@ -94,7 +94,7 @@ def tokens_of(responses: list[pb.HearResponse] | list[pb.SpeechEncoderEncodeResp
 
 
 def segments_of(responses: list[pb.HearResponse] | list[pb.TranscribeResponse]) -> list[tuple[float, float, str]]:
-    """Where what is said."""
+    """Start, end and text of each segment."""
     found = [response.segment for response in responses if response.HasField("segment")]
     return [(round(each.start_seconds, 2), round(each.end_seconds, 2), each.text) for each in found]
 
@@ -299,7 +299,7 @@ async def test_a_refused_recording_does_not_stay_in_memory(start_service: StartS
 
     await refuse()
     gc.collect()
-    gc.disable()  # it would come by some time, after hundreds of recordings
+    gc.disable()  # otherwise it happens eventually, after hundreds of recordings
     tracemalloc.start()
     try:
         for _ in range(refused):

@@ -32,7 +32,7 @@ class Client:
         return await self.send([pb.SynthesizeRequest(text_delta=delta) for delta in deltas], **values)
 
     async def speak_hidden(self, *hidden: Array, **values: object) -> bytes:
-        """The whole sound of hidden states that come in pieces."""
+        """The complete audio for hidden states that are sent in chunks."""
         requests = [pb.SynthesizeRequest(hidden_states=tensors.to_message(each)) for each in hidden]
         return b"".join(response.audio.pcm for response in await self.send(requests, **values))
 
@@ -115,7 +115,7 @@ HIDDEN = np.random.default_rng(0).standard_normal((9, HIDDEN_WIDTH)).astype(np.f
 
 @pytest.fixture
 async def hidden_client(start_service: StartService) -> Client:
-    """Of a voice that speaks from hidden states."""
+    """A client of a voice that speaks from hidden states."""
     return Client(await start_service("speech_synthesizer", preset="tiny-qwen2-vl", max_answer_tokens=20))
 
 

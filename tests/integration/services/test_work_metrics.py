@@ -1,4 +1,4 @@
-"""Batches and real-time factors, as every scrape tells them."""
+"""Metrics of batches and real-time factors."""
 
 from prometheus_client import REGISTRY
 
@@ -28,7 +28,7 @@ async def test_each_way_of_processing_a_recording_reports_its_real_time_factor(s
     before = sample(factors, "speech_encoder"), sample(batches, "speech_encoder")
     await encode_speech(services, part, "acme")
     await encode_and_transcribe(services, part, "acme")
-    # A batch is counted once the last of its clips has gone out.
+    # A batch is counted once its last clip has been sent.
     await until(lambda: sample(batches, "speech_encoder") >= before[1] + 2)
     assert sample(batches, "speech_encoder") == before[1] + 2
     assert [event async for event in transcribe(services, part, "acme")]

@@ -25,7 +25,7 @@ PART = 5 * MIB
 
 
 class Refusal(BaseHTTPRequestHandler):
-    """Says no to everything, as an S3 server does, and counts."""
+    """Refuses every request with an S3 error, and counts them."""
 
     status, code, heard = 500, "", 0
 
@@ -158,7 +158,7 @@ def test_parts_become_an_object_once_completed(object_store: ObjectStore) -> Non
     assert object_store.stat("big") is None
     object_store.finish_parts("big", upload, etags)
     assert object_store.get("big") == b"a" * PART + b"b" * 10
-    object_store.finish_parts("big", upload, etags)  # whoever did not hear of it asks again
+    object_store.finish_parts("big", upload, etags)  # a client that missed the response asks again
     object_store.abort_parts("big", upload)
     assert object_store.stat("big") is not None
 

@@ -1,4 +1,4 @@
-"""Folders of weights from a real S3 server to a disk, as an init container of the chart brings them."""
+"""Weights folders from a real S3 server to disk, as an init container of the chart downloads them."""
 
 import hashlib
 from pathlib import Path
@@ -17,12 +17,12 @@ FILES = {"config.json": b"{}", "speech_lora/adapter.bin": bytes(range(256)) * 40
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log of this process stays as it is."""
+    """Keeps the logging configuration of this process."""
     monkeypatch.setattr(telemetry, "configure_logging", lambda *arguments: None)
 
 
 def put(store: ObjectStore, folder: str, files: dict[str, bytes], **wrong: str) -> None:
-    """As `lyra cluster weights sync` leaves it: the sums last."""
+    """Uploads a folder like `lyra cluster weights sync`: the checksums last."""
     for name, data in files.items():
         store.put(f"{folder}/{name}", data, "application/octet-stream")
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} | wrong

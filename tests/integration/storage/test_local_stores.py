@@ -1,4 +1,4 @@
-"""The stores that a local stack runs, as processes."""
+"""The stores of a local stack, as processes."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_an_object_store_with_a_full_disk_starts_and_can_be_read(start_store: St
 
 
 def test_a_stopped_object_store_leaves_no_sockets_behind(start_store: StartStore) -> None:
-    before = set(Path("/tmp").glob("seaweedfs-*.sock"))  # of other stores, perhaps long gone
+    before = set(Path("/tmp").glob("seaweedfs-*.sock"))  # of other stores, which may be gone
     process = start_store().process
     assert any(path.exists() for path in process.spec.cleanup_paths)
     process.kill()

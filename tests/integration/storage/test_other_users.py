@@ -1,7 +1,7 @@
-"""Another user of the machine gets at nothing that the stores of a local stack hold.
+"""Another user of the machine has no access to the stores of a local stack.
 
-Run by root, as in CI, the intruder is the user nobody; else it is the same user without credentials, and what files
-allow is told by their modes.
+Run by root, as in CI, the intruder is the user nobody; otherwise it is the same user without credentials, and file
+permissions are checked by mode.
 """
 
 import json
@@ -24,7 +24,7 @@ BUCKET = "lyra"
 
 
 def intrude(**given: Any) -> list[str]:
-    """All that went through."""
+    """Runs the intruder; returns everything that succeeded."""
     command = [sys.executable, "-m", "tests.intruder"]
     result = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
@@ -79,7 +79,7 @@ def test_another_user_can_read_and_change_nothing(jobs: JobStack) -> None:
 def test_with_the_stores_credentials_the_same_attempts_succeed(jobs: JobStack) -> None:
     folder = jobs.stack.home / "store"
     certificate = (str(folder / CERTIFICATE), str(folder / KEY))
-    bucket, key = "of-nobody", "missing"  # nothing is deleted that others need
+    bucket, key = "of-nobody", "missing"  # nothing that other tests need is deleted
     http: list[str] = []
     calls: list[str] = []
     for port in listening(jobs):

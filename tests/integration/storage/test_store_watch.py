@@ -1,4 +1,4 @@
-"""When the object store of a local stack has to start anew."""
+"""When the object store of a local stack is restarted."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ RESERVE = 1000
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes that are free: the last of the list."""
+    """Free bytes on the disk: the last item of the list."""
     bytes_free = [10 * RESERVE]
     monkeypatch.setattr(store_watch, "free_bytes", lambda folder: bytes_free[-1])
     return bytes_free

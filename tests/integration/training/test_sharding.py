@@ -1,4 +1,4 @@
-"""FSDP as PyTorch does it, on processors: our modules learn and are written as if nothing were shared out."""
+"""PyTorch's FSDP on CPUs: our modules train and are saved as if they were not sharded."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def learning(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def learn(module: Instruct, batch: Batch, totals: torch.Tensor, world: int) -> None:
-    """A step as the Trainer takes it."""
+    """A training step like the Trainer's."""
     outputs = module(**batch)
     shares = module.totals(batch) / totals
     parts = torch.stack([outputs[name] for name in module.part_weights])
@@ -46,7 +46,7 @@ def learn(module: Instruct, batch: Batch, totals: torch.Tensor, world: int) -> N
 
 
 def of_a_process(folder: Path) -> None:
-    """Learns from its share of the batch, and writes what came of it."""
+    """Trains on its share of the batch, and writes the result."""
     distributed.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (WORLD,))
     module, examples = instruct(), to_examples(instruct_samples(3))

@@ -28,6 +28,6 @@ def start_receiver() -> Iterator[StartReceiver]:
 
 
 def fetcher(resolve: Callable[[str, int], list[str]] = resolve_name, **settings: Any) -> Fetcher:
-    """One that may call http and loopback, unless `settings` say otherwise."""
+    """A fetcher that may call http and loopback, unless `settings` say otherwise."""
     values = {"outbound_allow_http": True, "outbound_allowed_networks": LOOPBACK, **settings}
     return Fetcher(OutboundSettings(**values), resolve)

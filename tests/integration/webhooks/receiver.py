@@ -1,4 +1,4 @@
-"""A receiver of callbacks: a real HTTP server on loopback that answers as it is told and keeps what it got."""
+"""A receiver of callbacks: a real HTTP server on loopback with scripted replies that records its requests."""
 
 import socket
 import ssl
@@ -20,7 +20,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. `silent` waits until the receiver is closed, and says nothing."""
+    """A reply. A `silent` one is never sent: the handler waits until the receiver is closed."""
 
     status: int = 204
     headers: dict[str, str] = field(default_factory=dict)
@@ -29,10 +29,10 @@ class Reply:
 
 
 class Receiver:
-    """Answers with `replies` one after the other, and with the last of them from then on.
+    """Answers with `replies` in order, and then keeps repeating the last one.
 
     Args:
-        tls: Speaks TLS where it is given.
+        tls: TLS context; None for plain HTTP.
         host: Address to listen on.
     """
 
@@ -50,22 +50,22 @@ class Receiver:
 
     @property
     def port(self) -> int:
-        """That it listens on."""
+        """The port it listens on."""
         return int(self._server.server_port)
 
     @property
     def url(self) -> str:
-        """http address of a path on it."""
+        """URL of a path on it."""
         return f"http://{self._host}:{self.port}/hook?x=1"
 
     def answer(self, received: Received) -> Reply:
-        """Keeps the request and takes the next reply."""
+        """Records the request and returns the next reply."""
         with self._lock:
             self.received.append(received)
             return self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
 
     def close(self) -> None:
-        """Returns when no thread of it is left."""
+        """Stops it, and waits for its threads."""
         self._closing.set()
         self._server.shutdown()
         self._server.server_close()
@@ -99,6 +99,6 @@ def _handler(answer: Callable[[Received], Reply], closing: threading.Event) -> t
         do_GET = do_POST = _any
 
         def log_message(self, format: str, *args: object) -> None:
-            """Not worth a line."""
+            """Disables the request log."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""Callbacks from an object store to a receiver, both real. Time is told to them, so a day passes in a moment."""
+"""Callbacks from a real object store to a real receiver. The time is an argument, so a day passes at once."""
 
 import threading
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def ask(webhooks: Webhooks, secrets: SecretStore, url: str, now: datetime, folde
 
 
 def until_ended(webhooks: Webhooks, now: datetime) -> tuple[list[datetime], Ended]:
-    """Goes on until it ends. Returns the times of the tries as well."""
+    """Works until the callback ends. Also returns the times of the attempts."""
     times: list[datetime] = []
     following: datetime | Ended | None = now
     while isinstance(following, datetime):

@@ -39,7 +39,7 @@ async def test_the_connection_goes_to_the_address_that_was_checked_and_the_host_
     looked_up = []
 
     def rebinding(host: str, port: int) -> list[str]:
-        """Whoever asks again is sent elsewhere."""
+        """Resolves to another address the second time."""
         looked_up.append(host)
         return ["127.0.0.1"] if len(looked_up) == 1 else ["127.0.0.99"]
 

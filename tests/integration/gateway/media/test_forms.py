@@ -1,4 +1,4 @@
-"""Uploads in forms that are broken."""
+"""Uploads in malformed forms."""
 
 import pytest
 

@@ -32,7 +32,7 @@ async def test_a_file_over_the_limit_is_refused_with_and_without_content_length(
 
 
 async def send_head(gateway: Gateway, length: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Begins an upload, and sends the first bytes of its file."""
+    """Starts an upload, and sends the first bytes of its file."""
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nRIFF'
@@ -66,10 +66,10 @@ async def test_too_many_uploads_at_once_get_429_and_other_requests_do_not(
     assert (await gateway.http.get("/v1/media")).status_code == 200
     writer.close()
 
-    async def nobody_runs() -> bool:
+    async def none_runs() -> bool:
         return await gateway.running() == 0
 
-    await until(nobody_runs)
+    await until(none_runs)
     assert (await upload(gateway, wav(1.0))).status_code == 200
 
 
