@@ -14,6 +14,7 @@ SOURCES := model_core services cli bench docs requirements tests
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 ATTACK_ARGS ?=
+BENCH_ARGS ?=
 
 export PYTHONUNBUFFERED := 1
 
@@ -177,6 +178,11 @@ bench-method: setup ## Benchmark extractor, regularizer, speech generator and ad
 	@$(BIN)/python -m bench.regularizer
 	@$(BIN)/python -m bench.speech_generator
 	@$(BIN)/python -m bench.adapters
+
+.PHONY: bench-engine
+bench-engine: setup ## Benchmark the engine next to the commit before it, transformers and llama.cpp (40 minutes)
+	@$(BIN)/lyra weights pull nano
+	@$(BIN)/python -m bench.engine $(BENCH_ARGS)
 
 .PHONY: bench-long-audio
 bench-long-audio: setup ## Benchmark jobs of a minute to two hours, next to faster-whisper (40 minutes)
