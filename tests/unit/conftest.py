@@ -1,6 +1,6 @@
-"""Unit tests run in this process alone and need no weights; this fails those that do otherwise.
+"""Unit tests run in a single process and need no weights; this fails those that do otherwise.
 
-What starts a process belongs to tests/integration, what loads the weights of preset nano to tests/e2e.
+Tests that start a process belong to tests/integration, those that load nano's weights to tests/e2e.
 """
 
 import multiprocessing.process
@@ -30,7 +30,7 @@ def _refuse(*arguments: Any, **options: Any) -> NoReturn:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Covers fixtures of every scope, which a fixture would not."""
+    """A hook and not a fixture, so that it covers fixtures of every scope."""
     if UNIT not in item.path.parents:
         return (yield)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The number format that follows from the instructions in use."""
+"""The dtype that follows from the CPU instructions in use."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from model_core.kernels import fast_dtype, instructions
 
 @pytest.fixture(autouse=True)
 def newest_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that multiplies bfloat16, with nothing held down."""
+    """A processor with bfloat16 multiplication, without restrictions."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):

@@ -1,4 +1,4 @@
-"""Small recordings for tests: tones in any format, and people and voices that speak."""
+"""Small recordings for tests: tones in any format, and speech."""
 
 import io
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from model_core.audio.decoding import SAMPLE_RATE, Mono, open_audio
 from tests.paths import DATA
 
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
-# What each is said to be (container, codec), and how it is written.
+# Expected container and codec, and how the file is written.
 FORMATS = [
     ("wav", "pcm_s16le", 44_100),
     ("w64", "pcm_s16le", 16_000),
@@ -27,7 +27,7 @@ FORMATS = [
 
 
 def warble(seconds: float, rate: int, channels: int = 1) -> NDArray[np.float32]:
-    """[channels, samples]: a tone under noise, so that no codec makes it small."""
+    """[channels, samples]: a tone with noise, so that no codec compresses it much."""
     count = int(seconds * rate)
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(count) / rate)
     noise = np.random.default_rng(0).uniform(0, 1, count)
@@ -35,7 +35,7 @@ def warble(seconds: float, rate: int, channels: int = 1) -> NDArray[np.float32]:
 
 
 def encoded(sound: NDArray[np.float32], rate: int, container: str, codec: str, **options: str) -> bytes:
-    """[channels, samples] as a file of that format; `bit_rate` is the codec's, all else the container's."""
+    """[channels, samples] as a file of that format; `bit_rate` is for the codec, other options for the container."""
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=options) as output:
         stream = output.add_stream(codec, rate=rate, layout=LAYOUTS[len(sound)])
@@ -62,7 +62,7 @@ def wav(samples: NDArray[np.float32], rate: int = SAMPLE_RATE) -> bytes:
 
 
 def read(data: bytes, max_seconds: float = 60) -> tuple[Mono, bool]:
-    """All samples of a recording, and whether it was cut off."""
+    """All samples of a recording, and whether it is truncated."""
     with open_audio(data, max_seconds=max_seconds) as sound:
         blocks = list(sound)
         assert round(sound.seconds * SAMPLE_RATE) == sum(map(len, blocks))
@@ -71,7 +71,7 @@ def read(data: bytes, max_seconds: float = 60) -> tuple[Mono, bool]:
 
 @cache
 def sentences(count: int = 6) -> tuple[Mono, ...]:
-    """Sentences that voices say, each [samples] at 16 kHz."""
+    """Spoken sentences, each [samples] at 16 kHz."""
     files = sorted((DATA / "held_out" / "audio").glob("sentence-00*.ogg"))[:count]
     assert len(files) == count
     return tuple(np.concatenate(list(_blocks(file.read_bytes()))) for file in files)
@@ -83,5 +83,5 @@ def _blocks(data: bytes) -> Iterator[Mono]:
 
 
 def silence(seconds: float) -> Mono:
-    """Hardly anything to hear."""
+    """Near silence."""
     return (1e-4 * np.random.default_rng(1).standard_normal(int(seconds * SAMPLE_RATE))).astype(np.float32)

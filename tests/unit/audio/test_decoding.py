@@ -1,4 +1,4 @@
-"""Recordings come out as 16 kHz mono in blocks, whatever they are; what is missing at their end is told."""
+"""Recordings of any format decode to blocks of 16 kHz mono; truncation is reported."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ SECONDS = 3.0
 
 
 class FailingFile(io.BytesIO):
-    """A file whose reading fails from a byte on."""
+    """A file that cannot be read from an offset on."""
 
     def __init__(self, data: bytes, good: int) -> None:
         super().__init__(data)
@@ -31,7 +31,7 @@ class FailingFile(io.BytesIO):
 
 
 def long_header(data: bytes, factor: int) -> bytes:
-    """A WAV file whose header says that it is so many times as long."""
+    """A WAV file whose header claims a multiple of its length."""
     at = data.index(b"data") + 4
     (size,) = struct.unpack("<I", data[at : at + 4])
     return data[:at] + struct.pack("<I", size * factor) + data[at + 4 :]

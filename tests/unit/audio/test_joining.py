@@ -1,4 +1,4 @@
-"""Overlapping clips' transcripts become one in which every word stands once, in order, inside the recording."""
+"""Transcripts of overlapping clips are merged: every word once, in order, with times inside the recording."""
 
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ def texts(segments: list[Segment]) -> str:
 
 
 def joined(first: list[Segment], second: list[Segment]) -> list[Segment]:
-    """Two clips, 0 to 30 s and 28.5 to 50 s, each timed from its own beginning."""
+    """Two clips, 0 to 30 s and 28.5 to 50 s, with timestamps relative to their start."""
     return join_transcripts([(Cut(0, 0, 30), first), (Cut(1, 28.5, 50, 1.5), second)], 50)
 
 
@@ -42,7 +42,7 @@ def test_no_word_is_lost_or_duplicated(words: list[tuple[str, float, float]], st
         for one in said:
             if one.start >= start and one.end <= end:
                 heard.append(Segment(one.start - start, one.end - start, one.text))
-            elif broken and one.end > start and one.start < end:  # half of a word is heard as something else
+            elif broken and one.end > start and one.start < end:  # half a word is transcribed as something else
                 heard.append(Segment(max(one.start - start, 0), min(one.end, end) - start, "hm" if heard else "uh"))
         clips.append((cut, heard))
         if end == at:

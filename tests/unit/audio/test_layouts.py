@@ -1,4 +1,4 @@
-"""Every channel layout that FFmpeg names, in every codec that is taken: the channels' mean, and no crash."""
+"""Every channel layout of FFmpeg in every supported codec decodes to the mean of its channels, without a crash."""
 
 import io
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def channels_of(layout: str) -> int:
 
 
 def encoded(layout: str, container: str, codec: str, sample_format: str) -> bytes | None:
-    """A tone of 100 Hz, which a channel for low frequencies holds too; None where the encoder refuses."""
+    """A tone of 100 Hz, which LFE channels keep too; None if the encoder refuses the layout."""
     times = np.arange(int(RATE * SECONDS)) / RATE
     tone = 0.25 * np.sin(2 * np.pi * 100 * times)
     samples = np.repeat(tone[np.newaxis], channels_of(layout), axis=0).astype(np.float32)
@@ -62,7 +62,7 @@ def encoded(layout: str, container: str, codec: str, sample_format: str) -> byte
 
 
 def loudness(samples: Mono) -> float:
-    """Of what was decoded, against the tone in every channel."""
+    """Loudness of the decoded audio, relative to the tone in every channel."""
     middle = samples[SAMPLE_RATE // 8 : SAMPLE_RATE * 3 // 8]
     return float(np.sqrt(np.mean(middle**2)) / (0.25 / np.sqrt(2)))
 

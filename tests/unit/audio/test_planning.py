@@ -1,4 +1,4 @@
-"""A recording becomes clips with all that is said, at their time, in one pass."""
+"""A recording is split in one pass into clips that contain all speech at the right times."""
 
 import io
 
@@ -20,7 +20,7 @@ def planned(data: bytes) -> tuple[list[Cut], list[np.ndarray], PlanSummary]:
 
 
 def lecture(pauses: list[float]) -> tuple[Mono, list[tuple[float, float]]]:
-    """Sentences with such pauses before them, and where each starts and ends."""
+    """Sentences with these pauses before them, and where each starts and ends."""
     parts: list[Mono] = []
     places = []
     at = 0.0
@@ -62,7 +62,7 @@ def test_the_same_file_gives_bit_identical_clips() -> None:
 
 
 def breathless(seconds: float) -> Mono:
-    """Sentences without the silence around them, one behind the other."""
+    """Sentences without silence around them, one after the other."""
     spoken = []
     for sentence in sentences():
         loud = np.flatnonzero(np.convolve(np.abs(sentence), np.ones(800) / 800, "same") > 0.02)

@@ -1,4 +1,4 @@
-"""What a file is comes from its bytes; what only poses as sound is refused."""
+"""Files are identified by their bytes; those that only pose as audio are refused."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Recordings in every accepted format come out as 16 kHz mono; everything else is refused with a reason."""
+"""Recordings in every accepted format decode to 16 kHz mono; everything else is refused with a reason."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Speech is told from silence and noise, in a stream as at once, and without torch."""
+"""Speech is distinguished from silence and noise, streamed or at once, and without torch."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.unit.audio.recordings import sentences, silence
 
 
 def listen(samples_S: Mono, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and loudness, where the samples come in blocks of such sizes."""
+    """Probabilities and loudness of samples that arrive in blocks of these sizes."""
     activity = VoiceActivity()
     parts = []
     for size in [*sizes, len(samples_S)]:

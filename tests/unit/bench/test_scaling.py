@@ -82,7 +82,7 @@ def test_keda_scales_from_zero_when_active_and_to_zero_after_the_cooldown() -> N
     assert sleepy.sync(0.0, 0, [50.0]) == 0  # the HPA rests at zero
     assert sleepy.poll(15.0, 0, [0.5]) == 1
     assert sleepy.poll(100.0, 1, [0.0]) == 1
-    assert sleepy.sync(100.0, 1, [0.0]) == 1  # never to zero by the HPA
+    assert sleepy.sync(100.0, 1, [0.0]) == 1  # the HPA never scales to zero
     assert sleepy.poll(116.0, 1, [0.0]) == 0
 
 

@@ -1,4 +1,4 @@
-"""A miniature published folder: one that is shared, and a copy to damage."""
+"""A miniature published folder: a shared one, and a copy to damage."""
 
 import shutil
 from pathlib import Path

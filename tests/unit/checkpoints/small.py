@@ -64,7 +64,7 @@ def make(tied: bool = False) -> SmallLyra:
         decoder = Decoder.Config(**LANGUAGE, tied_output=tied).build().eval()
         for name, lora in RANKS.items():
             decoder.add_adapter(name, lora, PROJECTIONS)
-        randomise(decoder)
+        randomize(decoder)
         projector = SpeechProjector.Config(encoder_width=8, model_width=32, group=5, hidden_width=12)
         return SmallLyra(
             decoder=decoder,
@@ -88,8 +88,8 @@ def make(tied: bool = False) -> SmallLyra:
         )
 
 
-def randomise(module: nn.Module) -> None:
-    """Biases and adapters too, so that a tensor in the wrong place is noticed."""
+def randomize(module: nn.Module) -> None:
+    """Randomizes biases and adapters too, so that misplaced tensors are noticed."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.2)
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a folder is named, and nothing is loaded from it."""
+"""Every fault of a folder is named, and nothing is loaded from it."""
 
 import json
 import shutil

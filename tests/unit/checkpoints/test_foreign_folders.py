@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen2VL
 from model_core.checkpoints.peft_adapters import load_adapter, read_projector
 from model_core.checkpoints.published import open_checkpoint
 from model_core.language.decoder import Decoder
-from tests.unit.checkpoints.small import IDS, logits_of, on_meta, randomise
+from tests.unit.checkpoints.small import IDS, logits_of, on_meta, randomize
 
 TEXT: dict[str, Any] = {
     "vocab_size": 320,
@@ -45,7 +45,7 @@ def qwen2() -> Qwen2ForCausalLM:
 def theirs(request: pytest.FixtureRequest) -> PreTrainedModel:
     torch.manual_seed(0)
     model: PreTrainedModel = request.param()
-    randomise(model)
+    randomize(model)
     return model.eval()
 
 
@@ -75,7 +75,7 @@ def test_a_folder_saved_by_transformers_gives_identical_logits(theirs: PreTraine
 def test_a_released_folder_with_multimodal_positions_gives_identical_logits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = qwen2_vl().eval()
-    randomise(model)
+    randomize(model)
     model.save_pretrained(tmp_path)
     as_published(tmp_path)
     decoder = load(tmp_path)
@@ -94,7 +94,7 @@ def test_a_folder_saved_by_peft_gives_identical_logits(
     targets = r".*layers\.\d+\.(self_attn|mlp)\.[a-z]+_proj"
     lora = LoraConfig(r=3, lora_alpha=12, target_modules=targets, use_rslora=rank_stabilised, task_type="CAUSAL_LM")
     adapted = get_peft_model(theirs, lora).eval()
-    randomise_adapter(adapted)
+    randomize_adapter(adapted)
     save_peft(adapted, tmp_path / "speech_lora", safe)
     decoder = load(tmp_path)
     load_adapter(decoder, "speech", open_checkpoint(tmp_path).adapter_folders()["speech"])
@@ -108,7 +108,7 @@ def test_an_adapter_on_some_of_the_projections_is_read(theirs: PreTrainedModel, 
     theirs.save_pretrained(tmp_path)
     targets = ["q_proj", "down_proj"]
     adapted = get_peft_model(theirs, LoraConfig(r=2, lora_alpha=8, target_modules=targets)).eval()
-    randomise_adapter(adapted)
+    randomize_adapter(adapted)
     adapted.save_pretrained(str(tmp_path / "speech_lora"))
     decoder = load(tmp_path)
     load_adapter(decoder, "speech", tmp_path / "speech_lora")
@@ -128,7 +128,7 @@ def test_trainables_are_read_with_the_prefix_of_either_wrapper(tmp_path: Path, p
     assert projector.keys() == stored.keys()
 
 
-def randomise_adapter(adapted: PeftModel) -> None:
+def randomize_adapter(adapted: PeftModel) -> None:
     torch.manual_seed(1)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:

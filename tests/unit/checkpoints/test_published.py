@@ -1,4 +1,4 @@
-"""Published folders: what we write is read back, and so is what other programs write."""
+"""Published folders written by us and by other programs are read."""
 
 import json
 from pathlib import Path

@@ -29,7 +29,7 @@ def decoder() -> Decoder:
 
 
 def stored_bytes(weight: Tensor) -> int:
-    """Bytes of a weight; those of a quantised one are the sum of its inner tensors."""
+    """Bytes of a weight; those of a quantized one are the sum of its inner tensors."""
     if not hasattr(weight, "__tensor_flatten__"):
         return weight.nbytes
     return sum(stored_bytes(getattr(weight, name)) for name in weight.__tensor_flatten__()[0])

@@ -1,4 +1,4 @@
-"""A `lyra` to call in this process, with a home and an environment of its own."""
+"""Runs `lyra` in this process, with its own home and environment."""
 
 from collections.abc import Callable
 from pathlib import Path

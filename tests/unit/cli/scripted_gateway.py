@@ -1,4 +1,4 @@
-"""A gateway that answers as a test says: real HTTP on loopback, so that connections can really break."""
+"""A gateway with scripted answers: real HTTP on loopback, so that connections can really break."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it came."""
+    """A received request."""
 
     method: str
     path: str
@@ -28,7 +28,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. Where `breaks`, the connection ends after the body, which was announced to be longer."""
+    """A response. If `breaks`, the connection closes after the body, which is shorter than its Content-Length."""
 
     body: bytes = b""
     status: int = 200
@@ -58,7 +58,7 @@ def events(*those: tuple[str, object], breaks: bool = False) -> Reply:
 
 @contextmanager
 def scripted_gateway(answer: Answer) -> Iterator[tuple[str, list[Asked]]]:
-    """Its URL, and what it was asked; `answer` may be called by several threads."""
+    """Yields its URL and its requests; `answer` may be called by several threads."""
     asked: list[Asked] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""What the client makes of the gateway's answers; a scripted transport stands for the gateway."""
+"""How the client handles the gateway's responses; a scripted transport stands in for the gateway."""
 
 import base64
 import json

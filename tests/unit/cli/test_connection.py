@@ -1,4 +1,4 @@
-"""Which gateway a command speaks to."""
+"""Which gateway a command connects to."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from cli.failure import CommandFailed
 
 @pytest.fixture
 def running(home: Path) -> Path:
-    """The state of a stack that runs: this process stands for it."""
+    """The state of a running stack, represented by this process."""
     path = home / "run" / "stack.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"pid": os.getpid(), "url": "http://127.0.0.1:8123", "key": "local"}))

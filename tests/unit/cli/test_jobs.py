@@ -1,4 +1,4 @@
-"""`lyra jobs` against a gateway that says what a test wants it to, over real HTTP."""
+"""`lyra jobs` against a scripted gateway, over real HTTP."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def run(lyra: Lyra, answer: Answer, *arguments: object) -> tuple[Result, list[As
 
 
 def routes(**replies: Reply) -> Answer:
-    """Answers by the last part of the path; `jobs` answers POST /v1/jobs, `job` what is asked of JOB itself."""
+    """Answers by the last part of the path; `jobs` is for POST /v1/jobs, `job` for requests to JOB itself."""
 
     def answer(asked: Asked) -> Reply:
         last = asked.path.rpartition("/")[2]

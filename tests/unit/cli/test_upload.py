@@ -1,4 +1,4 @@
-"""Large files in parts: several at a time, tried again, gone on with after a break, and never half taken for whole."""
+"""Multipart uploads: concurrent parts, retries, resumption, and no incomplete files."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def unharmed(asked: Asked) -> Reply:
 
 
 class Store:
-    """An object store and the gateway before it; `harm` may answer in their place."""
+    """An object store and the gateway in front of it; `harm` may answer in their place."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -36,7 +36,7 @@ class Store:
         self.offers = 0
         self.given_up = False
         self.whole: bytes | None = None
-        self.parts_url = ""  # where parts are to be written
+        self.parts_url = ""  # where parts are to be uploaded
         self.harm: Answer = unharmed
         self._lock = threading.Lock()
 
@@ -74,7 +74,7 @@ class Store:
 
     def _offer(self) -> dict[str, Any]:
         parts = [{"number": number, "url": f"{self.parts_url}/part/{number}"} for number in range(1, PARTS + 1)]
-        # In another order than that of the file: the numbers count.
+        # Not in file order: the part numbers count.
         return {"id": "upload-1", "part_bytes": PART_BYTES, "expires_at": FAR_FUTURE, "parts": parts[::-1]}
 
 
@@ -105,7 +105,7 @@ def kept(home: Path) -> list[Path]:
 
 
 def refuse_part(number: int, reply: Reply, times: int = 1) -> Answer:
-    """Answers a part so, the first few times that it comes."""
+    """Gives this answer to the first few uploads of a part."""
     left = [reply] * times
 
     def harm(asked: Asked) -> Reply:

@@ -1,4 +1,4 @@
-"""Small real samples: sounds that are like speech in their pauses, pictures, conversations."""
+"""Small samples: audio with speech-like pauses, pictures, conversations."""
 
 import io
 import random

@@ -1,4 +1,4 @@
-"""Rooms, microphones, noise and loudness, made of numbers."""
+"""Synthetic rooms, microphones, noise and loudness."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Which conversations are whole, and what is said of those that are not."""
+"""Which conversations are valid, and how others are reported."""
 
 import pickle
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Reading: any sample by its number, all of them as a stream that can be cut anywhere."""
+"""Reading: any sample by index, or all as a stream that can resume anywhere."""
 
 from collections.abc import Callable
 from pathlib import Path

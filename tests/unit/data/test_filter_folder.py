@@ -1,4 +1,4 @@
-"""Filtering a folder: counted by reason, named, resumable, the same bytes whatever happens."""
+"""Filtering a folder: drops are counted by reason and named; runs can resume and are byte-identical."""
 
 import json
 import pkgutil
@@ -21,7 +21,7 @@ RULES = Rules(min_seconds=0.5, max_repetition=0.3, duplicates=True, near_duplica
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Three shards: in the first a loop, in the second nothing but a copy and a short one, in the third a copy."""
+    """Three shards: the first has a loop, the second only a duplicate and a short sample, the third a duplicate."""
     loop = spoken(1, id="loop", turns=dialogue("<speech>", LOOP))
     return write_folder(
         tmp_path / "source",

@@ -1,4 +1,4 @@
-"""Filters on planted faults: each is dropped for exactly its reason, and every clean sample stays."""
+"""Filters on planted faults: each is dropped for exactly its reason, and every clean sample is kept."""
 
 from dataclasses import replace
 from pathlib import Path

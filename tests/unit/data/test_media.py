@@ -1,4 +1,4 @@
-"""Media that are not what they say: sizes, formats, lengths, time."""
+"""Media that are not what they claim: sizes, formats, durations, decoding time."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ from tests.unit.data.samples import encoded, picture, speech, spoken, voice
 
 
 def taller(data: bytes, kind: str, height: int) -> bytes:
-    """The file with another height in its header, and all else as it was."""
+    """The file with another height in its header, otherwise unchanged."""
     changed = bytearray(data)
     if kind == "PNG":
         changed[20:24] = struct.pack(">I", height)

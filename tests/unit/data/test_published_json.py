@@ -1,4 +1,4 @@
-"""The published layout reads directly; what is wrong in it is named, and only the media folder is read."""
+"""The published layout is read directly; faults are named, and only the media folder is read."""
 
 import json
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_json_lines_are_read_and_ids_of_one_picture_are_made_distinct(tmp_path: 
 
 
 def bad(media: Path) -> dict[str, tuple[dict[str, Any], Reason]]:
-    """Records with one fault each, and the reason that it is counted under."""
+    """Records with one fault each, and the reason it is counted under."""
     (media / "noise.mp3").write_bytes(b"no sound at all" * 99)
     (media / "empty.wav").write_bytes(b"")
     (media / "long.wav").write_bytes(encoded(voice(1, 4.0), "WAV"))

@@ -1,4 +1,4 @@
-"""Shards and manifests: what is written is what is read, whole or not at all."""
+"""Shards and manifests round-trip, completely or not at all."""
 
 import json
 from collections import Counter

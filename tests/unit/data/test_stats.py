@@ -1,4 +1,4 @@
-"""Figures of a data set, and how they stand beside the published data."""
+"""Statistics of a data set, and their comparison with the published data."""
 
 import json
 from dataclasses import replace

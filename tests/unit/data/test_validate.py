@@ -1,4 +1,4 @@
-"""The check of a whole data set: every planted fault is named once, by its reason, and nothing else is."""
+"""Validation of a data set: every planted fault is named once, by its reason, and nothing else."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""nano's card: its table, its targets, and all of it tried out with preset tiny on a small copy of the test sets."""
+"""nano's model card: its table and targets, and a run of all parts with preset tiny on small test sets."""
 
 import json
 from pathlib import Path

@@ -133,7 +133,7 @@ def test_a_spoken_answer_is_scored_by_its_whisper_transcript(tmp_path: Path) -> 
     subject = ScriptedSubject(say=lambda question: said[question.name], recognise=lambda audio: next(transcripts))
     report = spoken_answer_report(PROMPT_PAIR, subject, tmp_path / "out", voice="joe")
     details = report.result.details
-    # Two words too many of five, then one of them in "I am very fine": 3 insertions in 5 words.
+    # Two extra words of five, then one in "I am very fine": 3 insertions in 5 words.
     assert report.result.value == pytest.approx(3 / 5)
     assert (details["insertions"], details["words"], details["voice"]) == (3, 5, "joe")
     assert details["real_time_factor"] == 0.25  # 0.25 s of work for each second of sound

@@ -1,4 +1,4 @@
-"""`lyra parity`: it agrees with the reference numbers, and notices whatever is changed in them."""
+"""`lyra parity` agrees with the reference numbers, and detects every change to them."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ FILES = ("regularizer", "projector", "extractor", "speech_generator", "vocoder")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the reference that a test may spoil."""
+    """A copy of the reference that a test may modify."""
     return shutil.copytree(REFERENCE, tmp_path / "parity")
 
 
@@ -37,7 +37,7 @@ def change(folder: Path, file: str, name: str, edit: Callable[[Tensor], Tensor])
 
 
 def scaled(factor: float) -> Callable[[Tensor], Tensor]:
-    """The largest value times a factor, all else as it is."""
+    """Multiplies the largest value by a factor."""
 
     def edit(tensor: Tensor) -> Tensor:
         changed = tensor.clone()

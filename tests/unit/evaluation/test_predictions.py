@@ -1,4 +1,4 @@
-"""A run that stops and goes on, and the files that it leaves."""
+"""Runs that stop and resume, and their files."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Each published data set in its layout: what is asked, how it is scored, what is wrong with a broken one."""
+"""Each published data set in its layout: its questions, its scores, and errors for a broken one."""
 
 import json
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def written(folder: Path) -> Questions:
 
 
 def by_question(samples: list[Sample], answers: dict[str, str]) -> ScriptedSubject:
-    """Says to each question, by its first line, what `answers` has for it."""
+    """Answers each question from `answers`, by its first line."""
     assert {sample.about["question"] for sample in samples} == set(answers)
     return ScriptedSubject(say=lambda question: answers[question.text.splitlines()[0]])
 

@@ -34,7 +34,7 @@ async def seen(trusted: str, peer: str | None, *forwarded: str) -> str:
     ("trusted", "peer", "forwarded", "address"),
     [
         ("", "10.0.0.1", (), "10.0.0.1"),
-        ("", "10.0.0.1", ("192.0.2.1",), "10.0.0.1"),  # nobody is trusted
+        ("", "10.0.0.1", ("192.0.2.1",), "10.0.0.1"),  # no trusted proxies
         ("10.0.0.0/8", "192.0.2.9", ("192.0.2.1",), "192.0.2.9"),  # not this one
         ("10.0.0.0/8", "10.0.0.1", ("192.0.2.1",), "192.0.2.1"),
         ("10.0.0.0/8", "10.0.0.1", ("203.0.113.5, 192.0.2.1",), "192.0.2.1"),  # the client wrote the first itself

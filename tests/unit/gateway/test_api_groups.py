@@ -1,4 +1,4 @@
-"""API groups are found by their folders; what middleware has to know of a route follows from its markers."""
+"""API groups are found by their folders; middleware learns about a route from its markers."""
 
 import sys
 from collections.abc import Callable

@@ -32,7 +32,7 @@ def refused(data: bytes, **options: Any) -> ApiError:
     return caught.value
 
 
-# Long runs of what base64 is made of, with all that may stand around and in them.
+# Long base64-like texts, with everything that may be around and in them.
 _texts = st.lists(
     st.sampled_from(
         [MEDIA, "A" * RUN_BYTES, "A" * (RUN_BYTES - 1), "\\", '"', "/", "é", "\n", "a b", "\\u0041", "𝄞", ""]

@@ -12,7 +12,7 @@ from services.gateway.http.limits import BodyTimeouts, DrainRefusedBodies, Heade
 
 
 class Client:
-    """One request: what it sends, and what it got."""
+    """One request: what it sends, and what it received."""
 
     def __init__(self, *pieces: bytes, headers: dict[str, str] | None = None, tenant: str = "acme") -> None:
         self.pieces = list(pieces)
@@ -36,7 +36,7 @@ class Client:
 
 
 class Application:
-    """Reads the body, then waits until it may go on."""
+    """Reads the body, then waits until it may continue."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()

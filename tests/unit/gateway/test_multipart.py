@@ -41,7 +41,7 @@ async def joined(body: bytes, size: int) -> list[FormEvent]:
     return events
 
 
-# What looks like a boundary inside of a file is the file's.
+# Look-alikes of the boundary inside a file belong to the file.
 FILES = st.lists(st.sampled_from([b"\r\n", b"\r", b"-", b"--bound", b"\r\n--boun", b"x"]), min_size=1).map(b"".join)
 
 

@@ -12,7 +12,7 @@ RATE = parse("1000/hour")
 
 
 class SlowForOne(SlidingWindowCounterRateLimiter):
-    """Stands for Redis: answers everybody but "slow"."""
+    """Stands in for Redis: answers every key but "slow"."""
 
     async def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
         if "slow" in identifiers:

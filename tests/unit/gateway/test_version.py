@@ -1,4 +1,4 @@
-"""GET /version: what the server is, for those who have a key."""
+"""GET /version: server, API and model, for clients with a key."""
 
 import tomllib
 from pathlib import Path

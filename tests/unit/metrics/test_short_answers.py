@@ -17,7 +17,7 @@ from model_core.metrics.short_answers import (
 @pytest.mark.parametrize(
     ("agreeing", "accuracy"),
     [
-        # n people of ten say it. Leaving one of them out leaves n - 1, leaving another out leaves n.
+        # n of ten annotators give the answer. Leaving one of them out leaves n - 1, leaving out another leaves n.
         (0, 0.0),
         (1, (1 * 0 + 9 * 1 / 3) / 10),
         (2, (2 * 1 / 3 + 8 * 2 / 3) / 10),

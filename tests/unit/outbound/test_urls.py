@@ -1,4 +1,4 @@
-"""Which URLs may be called, before anything is sent. Names are looked up in a book of the test's own."""
+"""Which URLs may be called, before anything is sent. Names are resolved by a table in the test."""
 
 import socket
 from typing import Any
@@ -38,7 +38,7 @@ def fetcher(**settings: Any) -> Fetcher:
         "https://hooks.example:8443/",
         "HTTPS://HOOKS.EXAMPLE/",
         "https://bücher.example/",
-        "https://asleep.example/",  # the resolver's bad moment is not the client's mistake
+        "https://asleep.example/",  # a temporary failure of the resolver is not the client's mistake
     ],
 )
 async def test_a_public_url_is_accepted(url: str) -> None:

@@ -21,8 +21,8 @@ async def services(script: Script) -> AsyncIterator[ModelClients]:
 
 
 @pytest.fixture
-async def nobody() -> AsyncIterator[ModelClients]:
-    """Channels to services that are down: the discard port refuses."""
+async def unreachable() -> AsyncIterator[ModelClients]:
+    """Channels to services that are down: the discard port refuses connections."""
     opened = ModelClients.open(dict.fromkeys(NAMES, "127.0.0.1:9"))
     yield opened
     await opened.close()

@@ -1,4 +1,4 @@
-"""The four services as scripts: real gRPC on loopback, no models behind it."""
+"""The four services, scripted: real gRPC on loopback, without models."""
 
 import asyncio
 from collections import Counter
@@ -30,40 +30,40 @@ USAGE = language_model_pb2.Usage(
 
 
 class Script:
-    """What the services do, and what they saw. One object plays all four."""
+    """What the services do, and what they received. One object is for all four."""
 
     def __init__(self) -> None:
         self.words = ["One ", "two ", "three."]
         self.prompt: list[Any] = []
         self.spoken: list[Any] = []
-        # Name of the voice last asked for.
+        # Name of the voice of the last request.
         self.voice = ""
-        # Adapters of the two services that have some; clips of each recording; what was encoded by which adapter.
+        # Adapters of the two services that have some; clips of each recording; which adapter encoded what.
         self.projectors: list[str] = []
         self.adapters: list[str] = []
         self.clips: dict[bytes, int] = {}
         self.encoded: list[tuple[bytes, str]] = []
-        # Adapter and language of what was heard; messages that come besides, and whether the summary comes.
+        # Adapter and language of Hear; additional messages, and whether the summary is sent.
         self.heard: list[tuple[str, str]] = []
         self.hear_also: list[speech_encoder_pb2.HearResponse] = []
         self.hear_ends = True
-        # Width of the language model's hidden states, and of those that the voice wants.
+        # Width of the language model's hidden states, and of those that the voice takes.
         self.width = 2
         self.hidden_width = 0
         # Name -> width of the hidden states that it speaks from.
         self.more_voices: dict[str, int] = {}
-        # Name of the call that breaks off after its first text or sound.
+        # Name of the call that fails after its first text or audio.
         self.breaks = ""
         self.speaking = asyncio.Event()
         self.uploads: list[bytes] = []
         self.uploaded = asyncio.Event()
         self.tenants: set[str] = set()
-        # Names of calls that ended, one way or another, and a way to wait for one more.
+        # Names of calls that have ended in any way, and a way to wait for the next.
         self.ended: list[str] = []
         self.ending = asyncio.Event()
-        # Calls that fail as unavailable before they work.
+        # How often calls fail as unavailable before they succeed.
         self.unavailable: dict[str, int] = {}
-        # How often each service was asked what it is.
+        # Number of Describe calls by service.
         self.described: Counter[str] = Counter()
         self.calls: dict[str, int] = {}
         self.invalid: dict[str, InvalidInput] = {}
@@ -94,7 +94,7 @@ class Script:
             raise Unavailable(name, "is shutting down")
 
     async def wait_uploads(self, count: int) -> None:
-        """Returns when so many files have arrived whole."""
+        """Waits until so many files have been received completely."""
         while len(self.uploads) < count:
             self.uploaded.clear()
             await self.uploaded.wait()
@@ -104,7 +104,7 @@ class Script:
         self.uploaded.set()
 
     async def wait_spoken(self) -> None:
-        """Returns when the first words have been spoken."""
+        """Waits until the first words have been spoken."""
         await self.speaking.wait()
 
     async def wait_ended(self, *names: str) -> None:

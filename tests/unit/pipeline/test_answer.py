@@ -159,12 +159,12 @@ async def test_nothing_is_retried_once_text_or_audio_has_arrived(
     assert script.calls[call] == 1
 
 
-async def test_unavailable_services_are_named(nobody: ModelClients) -> None:
+async def test_unavailable_services_are_named(unreachable: ModelClients) -> None:
     with pytest.raises(Unavailable) as caught:
-        await answered(nobody, request_with())
+        await answered(unreachable, request_with())
     assert caught.value.service == "language_model"
     with pytest.raises(Unavailable) as caught:
-        await answered(nobody, request_with(speech=SpeechOptions()))
+        await answered(unreachable, request_with(speech=SpeechOptions()))
     assert caught.value.service == "speech_synthesizer"
 
 

@@ -1,4 +1,4 @@
-"""What services say of themselves is asked once, and never stale after a restart."""
+"""Descriptions of services are cached, and never stale after a restart."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ from tests.unit.pipeline.scripted import Script, scripted_services
 
 @pytest.fixture(autouse=True)
 def never_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only connections end what is cached, unless a test says otherwise."""
+    """Disables expiry: only lost connections end a cached description, unless a test says otherwise."""
     monkeypatch.setattr(description_cache, "MAX_AGE_SECONDS", 3600.0)
 
 
@@ -53,7 +53,7 @@ async def test_a_service_restarted_with_another_model_is_described_again(channel
         clients = ModelClients.open(dict.fromkeys(NAMES, target))
         assert await adapters_of(clients) == ["speech"]
     connection = clients.channels["language_model"]
-    await connection.wait_for_state_change(grpc.ChannelConnectivity.READY)  # the client has seen it end
+    await connection.wait_for_state_change(grpc.ChannelConnectivity.READY)  # the client has noticed its end
     async with scripted_services(after, int(address.rpartition(":")[2])):
         await connection.channel_ready()
         assert await adapters_of(clients) == ["speech", "meetings"]
@@ -62,7 +62,7 @@ async def test_a_service_restarted_with_another_model_is_described_again(channel
 
 
 async def test_an_error_is_raised_to_all_waiters_and_not_cached(services: ModelClients, script: Script) -> None:
-    script.unavailable["describe_voices"] = 3  # as often as it is tried
+    script.unavailable["describe_voices"] = 3  # on every attempt
     callers = [describe_speech_synthesizer(services, "acme") for _ in range(2)]
     assert [type(error) for error in await asyncio.gather(*callers, return_exceptions=True)] == [Unavailable] * 2
     assert (await describe_speech_synthesizer(services, "acme")).voices == ["joe"]

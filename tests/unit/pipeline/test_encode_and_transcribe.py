@@ -36,9 +36,9 @@ async def test_unavailable_service_is_retried(services: ModelClients, script: Sc
     assert script.calls["hear"] == 3
 
 
-async def test_a_service_that_stays_down_is_unavailable(nobody: ModelClients) -> None:
+async def test_a_service_that_stays_down_is_unavailable(unreachable: ModelClients) -> None:
     with pytest.raises(Unavailable):
-        await encode_and_transcribe(nobody, CLIP, "acme")
+        await encode_and_transcribe(unreachable, CLIP, "acme")
 
 
 @pytest.mark.parametrize(

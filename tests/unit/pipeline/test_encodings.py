@@ -1,4 +1,4 @@
-"""All speech of a request comes from one projector, that of the adapter that will read it."""
+"""All speech of a request is encoded by one projector: that of the adapter that will read it."""
 
 import pytest
 
@@ -11,7 +11,7 @@ BOTH = ["speech", "long_speech"]
 
 
 async def adapters_of(services: ModelClients, script: Script, *recordings: bytes, adapter: str = "") -> set[str]:
-    """Answers a prompt with these recordings; returns whose projectors made its tokens."""
+    """Answers a prompt with these recordings; returns the adapters whose projectors encoded it."""
     parts = tuple(AudioPart(data) for data in recordings)
     request = AnswerRequest(messages=(Message(Role.USER, parts),), tenant="acme", adapter=adapter)
     [event async for event in answer(services, request)]

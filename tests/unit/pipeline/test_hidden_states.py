@@ -1,4 +1,4 @@
-"""Voices that speak an answer from its hidden states get those, and others its text."""
+"""Hidden-state voices get the answer's hidden states, other voices its text."""
 
 import asyncio
 

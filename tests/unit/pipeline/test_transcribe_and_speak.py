@@ -46,5 +46,5 @@ async def test_abandoning_a_transcript_ends_quietly(services: ModelClients) -> N
         await anext(events)
 
 
-async def test_services_that_are_down_are_unreachable(nobody: ModelClients) -> None:
-    assert await nobody.health() == dict.fromkeys(NAMES, "UNREACHABLE")
+async def test_services_that_are_down_are_unreachable(unreachable: ModelClients) -> None:
+    assert await unreachable.health() == dict.fromkeys(NAMES, "UNREACHABLE")

@@ -1,4 +1,4 @@
-"""A checkpoint for all tests of presets."""
+"""A checkpoint for all preset tests."""
 
 from pathlib import Path
 

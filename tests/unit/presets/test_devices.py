@@ -51,14 +51,14 @@ def answers(model: LanguageModel) -> list[list[tuple[str, Tensor | None]]]:
     for number, event in model.generate_batch(requests):
         if isinstance(event, Delta):
             found[number].append((event.text, event.hidden_states))
-    # Another question about what was kept.
+    # Another question on the same cache.
     found.append([(each.text, None) for each in model.generate(*requests[2]) if isinstance(each, Delta)])
     return found
 
 
 def lies_on(device: torch.device, *modules: nn.Module) -> bool:
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-    # What is computed when it is first wanted lies nowhere yet.
+    # Lazily computed values are on no device yet.
     return all(tensor.device.type in (device.type, "meta") for tensor in tensors)
 
 

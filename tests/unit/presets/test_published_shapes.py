@@ -26,7 +26,7 @@ from model_core.presets.method import PublishedArchitecture
 
 MEBIBYTE = 2**20
 
-# What the released config.json files say.
+# Values of the released config.json files.
 QWEN2: dict[str, dict[str, Any]] = {
     "mini": {"vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28},
     "base": {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28},

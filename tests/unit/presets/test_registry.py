@@ -1,4 +1,4 @@
-"""The registry: every preset by name, and what a preset says without building anything."""
+"""The registry: presets by name, and what they provide without building anything."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -22,9 +22,9 @@ from model_core.presets.catalog.tiny_qwen2_vl import architecture
 
 TINY = "tiny-qwen2-vl"
 SHAPES = architecture()
-IMAGE = 319  # an id that the tokenizer never makes
-# Behind a clip with more frames than rows and columns the published method goes on after the last frame; transformers 5
-# goes on after the last row or column.
+IMAGE = 319  # an id that the tokenizer never produces
+# After a clip with more frames than rows and columns, the published method continues after the last frame, but
+# transformers 5 after the last row or column.
 GRIDS = [(1, 1, 1), (1, 3, 5), (2, 3, 2)]
 LONG_CLIP = (4, 2, 3)
 

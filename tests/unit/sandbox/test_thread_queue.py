@@ -1,4 +1,4 @@
-"""The queue of threads that want a file decoded: bounded, and tenants take turns."""
+"""The queue of threads waiting for a decoder: bounded, and tenants take turns."""
 
 import threading
 
@@ -10,7 +10,7 @@ from services.shared.service_errors import Overloaded
 
 
 class Waiters:
-    """Threads that want a slot; `order` is the order in which they got one."""
+    """Threads that request a slot; `order` is the order in which they got one."""
 
     def __init__(self, queue: ThreadFairQueue) -> None:
         self.queue = queue
@@ -21,13 +21,13 @@ class Waiters:
     def add(self, name: str, tenant: str, cancellation: Cancellation | None = None) -> None:
         """Starts a thread. Returns once it waits for a slot."""
         before = self.queue.waiting, len(self.errors)
-        thread = threading.Thread(target=self._want, args=(name, tenant, cancellation or Cancellation()), daemon=True)
+        thread = threading.Thread(target=self._run, args=(name, tenant, cancellation or Cancellation()), daemon=True)
         self.threads.append(thread)
         thread.start()
         while (self.queue.waiting, len(self.errors)) == before and thread.is_alive():
             thread.join(0.001)
 
-    def _want(self, name: str, tenant: str, cancellation: Cancellation) -> None:
+    def _run(self, name: str, tenant: str, cancellation: Cancellation) -> None:
         try:
             with self.queue.slot(tenant, cancellation):
                 self.order.append(name)

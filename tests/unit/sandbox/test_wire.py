@@ -1,4 +1,4 @@
-"""What parent and child say to each other."""
+"""The protocol between parent and child."""
 
 import os
 import socket
@@ -7,8 +7,8 @@ import threading
 from services.shared.sandbox.wire import Kind, Wire
 
 
-class AnswersBeforeItsAskerIsBack(socket.socket):
-    """A parent's socket whose descriptors are taken, answered and forgotten before the call that sent them returns."""
+class AnswersBeforeSendReturns(socket.socket):
+    """A parent's socket whose request is received and answered before the call that sent it returns."""
 
     def __init__(self, ours: socket.socket, child: socket.socket) -> None:
         super().__init__(fileno=ours.detach())
@@ -27,7 +27,7 @@ class AnswersBeforeItsAskerIsBack(socket.socket):
 
 def test_a_response_sent_before_the_child_exits_is_received() -> None:
     ours, theirs = socket.socketpair()
-    with AnswersBeforeItsAskerIsBack(ours, theirs) as connection, open(os.devnull) as file:  # noqa: PTH123
+    with AnswersBeforeSendReturns(ours, theirs) as connection, open(os.devnull) as file:  # noqa: PTH123
         wire = Wire(connection, 10.0)
         wire.send(Kind.JOB, b"{}", descriptor=file.fileno())
 

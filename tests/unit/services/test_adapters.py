@@ -1,4 +1,4 @@
-"""An adapter leaves after those who use it; names from outside never become paths."""
+"""An adapter is unloaded after its last user; names from requests never become paths."""
 
 import asyncio
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ CONTEXT = cast(Any, None)
 
 
 class Model:
-    """Keeps the names that are loaded."""
+    """Records the names that are loaded."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, Path] = {"speech": Path()}
@@ -41,7 +41,7 @@ def servicer(model: Model, folder: Path, *, optional: bool = False) -> AdaptersS
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of adapters: two of them, and things that are none."""
+    """A folder with two adapters, and files that are not adapters."""
     for name in ("long_speech", "other", "Not-a-name", "speech", ".hidden"):
         (tmp_path / "adapters" / name).mkdir(parents=True)
         (tmp_path / "adapters" / name / "weights").touch()

@@ -18,7 +18,7 @@ from services.speech_encoder.strategies import Encode
 
 
 class Gate:
-    """The tiny encoder behind a gate: notes each batch and lets it through when opened."""
+    """The tiny encoder behind a gate: records each batch and lets it through when opened."""
 
     def __init__(self) -> None:
         self.encoder = build_speech_encoder("tiny")
@@ -54,7 +54,7 @@ class Bench:
         return [tokens async for tokens in self.batcher.process(clips, ClipOptions(adapter), tenant=tenant)]
 
     async def occupied(self) -> "asyncio.Task[list[Tensor]]":
-        """A call whose clip is at the encoder, before the closed gate."""
+        """A call whose clip waits in the encoder, at the closed gate."""
         task = asyncio.create_task(self.encode(1600))
         await asyncio.to_thread(self.gate.entered.wait, 10)
         return task

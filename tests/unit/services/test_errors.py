@@ -1,4 +1,4 @@
-"""Errors come out of the wire as they went in."""
+"""Errors survive the wire."""
 
 import grpc
 import pytest
@@ -11,7 +11,7 @@ from services.shared.service_errors import DETAILS_METADATA, ServiceError, from_
 
 
 class Failure:
-    """A failed call, as grpc.aio reports it."""
+    """A failed call as reported by grpc.aio."""
 
     def __init__(self, code: grpc.StatusCode, details: str, metadata: tuple[tuple[str, bytes], ...] = ()) -> None:
         self._code, self._details, self._metadata = code, details, metadata

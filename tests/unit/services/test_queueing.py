@@ -12,7 +12,7 @@ from services.shared.service_errors import Overloaded
 
 @dataclass
 class Visitors:
-    """Requests that stay in the queue's slot until they are let go, in the order they got it."""
+    """Requests that keep their slot until released, in the order in which they got it."""
 
     queue: FairQueue
     served: list[str] = field(default_factory=list)
@@ -21,7 +21,7 @@ class Visitors:
     releases: dict[str, asyncio.Event] = field(default_factory=dict)
 
     async def arrive(self, *names: str) -> None:
-        """Names begin with their tenant's letter."""
+        """Names start with the letter of the tenant."""
         for name in names:
             self.releases[name] = asyncio.Event()
             self.tasks[name] = asyncio.create_task(self._visit(name))

@@ -1,4 +1,4 @@
-"""Sampling parameters on the wire: none is lost, and neighbouring versions understand each other."""
+"""Sampling parameters on the wire: none is lost, and adjacent versions are compatible."""
 
 from typing import Any
 

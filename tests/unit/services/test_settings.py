@@ -1,4 +1,4 @@
-"""Settings come from flags and variables, explain themselves, and refuse nonsense with the name of the variable."""
+"""Settings come from flags and variables, are documented, and errors name the variable."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A trace goes on through a call."""
+"""Traces continue across calls."""
 
 import json
 

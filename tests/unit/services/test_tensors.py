@@ -1,4 +1,4 @@
-"""Tensors survive the wire, and what does not fit is refused by name."""
+"""Tensors survive the wire, and invalid ones are refused by field."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Model work in its thread: the loop stays free, and a reader that leaves stops the work."""
+"""Model work in its own thread: the event loop stays responsive, and the work stops with its reader."""
 
 import asyncio
 import threading

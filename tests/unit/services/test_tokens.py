@@ -1,4 +1,4 @@
-"""Files of tokens: made once, for their owner alone."""
+"""Token files: created once, and readable only by their owner."""
 
 import stat
 import sys

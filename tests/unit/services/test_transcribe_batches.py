@@ -18,7 +18,7 @@ from services.speech_encoder.strategies import EncodeAndTranscribe
 
 
 class Gate:
-    """Turns each clip into its index, behind a gate: notes each batch and lets it through when opened."""
+    """Transcribes each clip to its index, behind a gate: records each batch and lets it through when opened."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -26,7 +26,7 @@ class Gate:
         self.opened = threading.Event()
         self.entered = threading.Event()
         self.closed = 0
-        # Encoding waits, too, where this is set.
+        # If set, encoding waits too.
         self.encoding = threading.Event()
         self.encoding.set()
         self.encoded = threading.Event()
@@ -71,7 +71,7 @@ class Bench:
         return [result async for result in results]
 
     async def occupied(self) -> "asyncio.Task[list[TranscribedClip]]":
-        """A call whose clip is being transcribed, before the closed gate."""
+        """A call whose clip is being transcribed, at the closed gate."""
         task = asyncio.create_task(self.transcribe(99, tenant="first"))
         await asyncio.to_thread(self.gate.entered.wait, 10)
         return task
@@ -133,7 +133,7 @@ async def test_clips_in_different_languages_do_not_share_a_batch() -> None:
 async def test_the_language_is_detected_in_the_first_clip_with_speech_and_used_for_the_others() -> None:
     bench = Bench()
     bench.gate.opened.set()
-    await bench.transcribe(0, 1, 2, 3, language="")  # in clip 0 nothing is said
+    await bench.transcribe(0, 1, 2, 3, language="")  # clip 0 has no speech
     assert bench.gate.batches == [[0], [1], [2, 3]]
     assert bench.gate.languages == ["", "", "de"]
 

@@ -1,4 +1,4 @@
-"""Files that arrive in pieces."""
+"""Files that arrive in chunks."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

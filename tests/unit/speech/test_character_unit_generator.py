@@ -1,4 +1,4 @@
-"""Nano's speech generator: streams against one pass, letters, what it learns, errors."""
+"""Nano's speech generator: streams against one pass, letters, training, errors."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ HIDDEN = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
 def units_in_steps(*streams: list[Tensor]) -> list[list[int]]:
-    """Units of streams that are read side by side, step by step; the shorter ones end first."""
+    """Units of concurrent streams, step by step; shorter ones end first."""
     states = [GENERATOR.new_state() for _ in streams]
     heard: list[list[int]] = [[] for _ in streams]
     for step in range(max(map(len, streams))):

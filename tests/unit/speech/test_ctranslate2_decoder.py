@@ -1,4 +1,4 @@
-"""Words that CTranslate2 writes in 8-bit integers: nearly those of our own decoder, and by the same rules."""
+"""CTranslate2 in 8-bit integers transcribes nearly like our own decoder, by the same rules."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kernels
 
 
 class Drafts:
-    """Gives the same draft for each clip; the place of a CTranslate2Decoder."""
+    """Stands in for CTranslate2Decoder, with the same draft for each clip."""
 
     def __init__(
         self, tokens: list[int], mean_log_probability: float = -0.2, no_speech_probability: float = 0.0

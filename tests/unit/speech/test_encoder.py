@@ -1,4 +1,4 @@
-"""Recordings of any length to speech tokens: clips, adapters and their projectors."""
+"""Recordings of any length become speech tokens: clips, adapters and their projectors."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Nano's units: sounds of a line of phonemes, and how many frames of the voice each lasts."""
+"""Nano's units: phonemes, and their durations in frames of the voice."""
 
 # ruff: noqa: RUF001 - phonetic letters are the subject
 

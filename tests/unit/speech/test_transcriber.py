@@ -127,7 +127,7 @@ def test_a_bfloat16_decoder_gives_nearly_the_same_logits(decoder: WhisperDecoder
     assert torch.nn.functional.cosine_similarity(near, exact, dim=-1).min() > 0.99
 
 
-# What may come next.
+# Which tokens may follow.
 
 
 def allowed(written: list[int], last: float = 30.0, logits: Tensor | None = None) -> list[int]:
@@ -190,11 +190,11 @@ def random_tokenizer_without_special_tokens():  # type: ignore[no-untyped-def]
     return Tokenizer(models.BPE({"a": 0}, []))
 
 
-# Transcripts, by a decoder that says what it is told to.
+# Transcripts, by a scripted decoder.
 
 
 class Scripted(WhisperDecoder):
-    """Wants to write, for row r, its r-th script; `no_speech` and confidence as given."""
+    """Decodes the r-th script for row r, with the given `no_speech` and confidence."""
 
     def __init__(self, scripts: list[list[int]], *, no_speech: float = 0.0, confidence: float = 30.0) -> None:
         super().__init__(
@@ -204,7 +204,7 @@ class Scripted(WhisperDecoder):
         self.steps = 0
 
     def forward(self, tokens_BL: Tensor, state: DecoderState) -> Tensor:
-        # A row's number is told by its frames, which hold the level of its samples.
+        # The frames contain the level of the samples, which identifies the row.
         rows = (state.cross[0][0][:, 0, 0, 0]).round().long().tolist()
         position = state.tokens
         self.steps += 1

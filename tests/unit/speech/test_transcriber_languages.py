@@ -1,4 +1,4 @@
-"""Transcripts in many languages, and a decoder that knows English alone."""
+"""Transcripts in many languages, and an English-only decoder."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ MULTILINGUAL = WhisperTokens(
 
 
 class Listener(WhisperDecoder):
-    """Notes what it is asked to go on from."""
+    """Records the tokens that it is given."""
 
     asked: list[list[int]]
 

@@ -35,7 +35,7 @@ def random_vocoder(seed: int = 3, **changes: Any) -> UnitVocoder:
     }
     torch.manual_seed(seed)
     vocoder = UnitVocoder.Config(**shape | changes).build().eval()
-    for name, parameter in vocoder.named_parameters():  # loud enough that every layer and its edges are heard
+    for name, parameter in vocoder.named_parameters():  # loud enough that every layer and its edges matter
         nn.init.normal_(parameter, std=0.3 if "dur_predictor" not in name else 0.6)
     return vocoder.requires_grad_(False)
 
@@ -55,7 +55,7 @@ def code(*units: int) -> Tensor:
 
 
 def padded_pass(vocoder: UnitVocoder, frames_T: Tensor) -> Tensor:
-    """One pass over whole unit frames with PyTorch's own padding, as HiFi-GAN is written down."""
+    """One pass over complete unit frames with PyTorch's padding, as in HiFi-GAN's reference code."""
 
     def same(layer: Any, x: Tensor) -> Tensor:
         pad = (layer.kernel_size[0] - 1) * layer.dilation[0] // 2
@@ -79,7 +79,7 @@ def padded_pass(vocoder: UnitVocoder, frames_T: Tensor) -> Tensor:
 
 
 def spoken_in_steps(vocoder: UnitVocoder, streams: list[list[list[int]]], *, durations: bool = True) -> list[Tensor]:
-    """Several streams, each a list of chunks, stepped as one batch; a stream ends with its last chunk."""
+    """Steps several streams, each a list of chunks, as one batch; a stream ends with its last chunk."""
     states = [vocoder.new_state(durations=durations) for _ in streams]
     sounds: list[list[Tensor]] = [[] for _ in streams]
     for turn in range(max(map(len, streams))):

@@ -99,7 +99,7 @@ def test_a_folder_without_a_voice_says_how_to_download_one(tmp_path: Path) -> No
 
 
 class RecordingSession:
-    """Stands in for onnxruntime: remembers what it was asked and answers with a tone between two silences."""
+    """Stands in for onnxruntime: records its inputs and returns a tone between two silences."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, NDArray[np.generic]]] = []

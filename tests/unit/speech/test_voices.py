@@ -1,4 +1,4 @@
-"""Several voices of one preset, told apart by name."""
+"""Several voices of one preset, selected by name."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ FEED_FORWARD = 32
 
 
 def oracle_config(**more: Any) -> WhisperConfig:
-    """The shape as transformers writes it."""
+    """The shape as a config of transformers."""
     return WhisperConfig(
         d_model=WIDTH,
         encoder_layers=LAYERS,

@@ -1,4 +1,4 @@
-"""Where text is cut depends on the text alone, and never inside a figure, a short form or an address."""
+"""Splits depend only on the text, and are never inside a number, an abbreviation or an address."""
 
 import pytest
 from hypothesis import given

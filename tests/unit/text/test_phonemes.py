@@ -1,4 +1,4 @@
-"""What is said for what is written, and how it sounds."""
+"""Text normalization and phonemes."""
 
 # ruff: noqa: RUF001 - typographic marks and phonetic letters are the subject
 
@@ -15,7 +15,7 @@ from model_core.text.phonemes import EnglishPhonemes
 ENGLISH = EnglishPhonemes()
 
 
-def said(text: str) -> str:
+def normalized(text: str) -> str:
     return normalise(text, {"nasa", "hello", "world", "must"}.__contains__)
 
 
@@ -52,7 +52,7 @@ def said(text: str) -> str:
     ],
 )
 def test_numbers_are_spoken_as_words(written: str, words: str) -> None:
-    assert said(written) == words
+    assert normalized(written) == words
 
 
 @pytest.mark.parametrize(
@@ -79,17 +79,17 @@ def test_numbers_are_spoken_as_words(written: str, words: str) -> None:
     ],
 )
 def test_markup_symbols_and_abbreviations_are_spoken_sensibly(written: str, words: str) -> None:
-    assert said(written) == words
+    assert normalized(written) == words
 
 
 @pytest.mark.parametrize("written", ["😀", "你好", "Привет", "\ue000", "∑", "$", "①"])
 def test_standalone_symbols_are_spoken(written: str) -> None:
-    assert said(written)
+    assert normalized(written)
 
 
 @pytest.mark.parametrize("written", ["", "  ", "---", "...", "***", "\u200b", "|---|"])
 def test_punctuation_alone_is_silent(written: str) -> None:
-    assert said(written) == ""
+    assert normalized(written) == ""
     assert ENGLISH.phonemes(written) == ""
 
 

@@ -1,4 +1,4 @@
-"""Texts that say the same again and again are told from those that do not, and say it once."""
+"""Repetitive texts are distinguished from others, and reduced to one occurrence."""
 
 import pytest
 from hypothesis import given

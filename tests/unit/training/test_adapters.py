@@ -1,4 +1,4 @@
-"""The adapter that PEFT trains is the one that the engine reads."""
+"""Adapters trained with PEFT are those that the engine loads."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def decoder() -> Decoder:
 
 
 def trained(projections: tuple[str, ...] = tiny.LORA_PROJECTIONS) -> Decoder:
-    """A decoder whose adapter changes something."""
+    """A decoder whose adapter has an effect."""
     adapted = decoder()
     add_adapter(adapted, "speech", LORA, projections, None)
     torch.manual_seed(1)

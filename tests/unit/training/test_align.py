@@ -24,7 +24,7 @@ def test_alignable_transcripts_are_those_that_some_ctc_path_spells(tokens: list[
 
 
 WORDS = [3, 5, 8, 13]
-# A projector whose tokens are anything, and one that mixes them of pieces of words.
+# A projector with arbitrary tokens, and one that mixes embeddings of word pieces.
 _MIXES = replace(tiny.SPEECH_ENCODER.projector, context_layers=1, context_width=16, kernel=1, pieces=len(WORDS))
 PROJECTORS = (tiny.SPEECH_ENCODER.projector, _MIXES)
 
@@ -70,7 +70,7 @@ def test_ctc_sums_over_every_path_that_spells_the_transcript(projector: SpeechPr
 
 
 class _Given(nn.Module):
-    """Stands for a projector: the features are the tokens."""
+    """Stands in for a projector: the features are the tokens."""
 
     def forward(self, seen: torch.Tensor) -> torch.Tensor:
         return seen

@@ -1,4 +1,4 @@
-"""Samples are laid out as inference lays prompts out, and what is learned is the answers and nothing else."""
+"""Samples are laid out like prompts in inference, and only the answers are labels."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def learned(models: Models, made: Example) -> list[str]:
 def test_only_answers_with_their_end_token_are_labels(models: Models) -> None:
     whole, cut = (example(models, conversation) for conversation in instruct_samples(2))
     assert learned(models, whole) == ["hello you<|im_end|>", "hello 0<|im_end|>"]
-    assert learned(models, cut) == ["yes<|im_end|>", "hello 1"]  # its last answer goes on
+    assert learned(models, cut) == ["yes<|im_end|>", "hello 1"]  # its last answer is unfinished
 
 
 def test_a_label_is_the_token_after_its_position(models: Models) -> None:
@@ -60,7 +60,7 @@ def test_a_label_is_the_token_after_its_position(models: Models) -> None:
 
 
 def asked(models: Models, conversation: Conversation) -> list[Message]:
-    """The conversation up to its last answer, as a request brings it."""
+    """The conversation up to its last answer, as in a request."""
     features = models.encoders.features(conversation)
     group, width = models.speech.config.projector.group, models.decoder.config.width
     speech = [SpeechPart(torch.zeros(len(clip) // group, width)) for clips in features.clips for clip in clips]
@@ -88,7 +88,7 @@ def test_the_prompt_equals_that_of_inference(models: Models, turns: int) -> None
     assert torch.equal(made.positions[:, :length], layout.positions)
     assert torch.equal(made.speech[:length], layout.speech)
     assert torch.equal(made.vision[:length], layout.vision)
-    assert made.labels[length - 1] != IGNORED  # the answer begins where inference begins to write
+    assert made.labels[length - 1] != IGNORED  # the answer starts where inference starts to generate
     last_answer = len(models.tokenizer.encode(conversation.turns[-1].text, add_special_tokens=False).ids)
     assert len(made.ids) == length + last_answer
 

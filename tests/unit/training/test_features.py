@@ -1,4 +1,4 @@
-"""Encoder features are computed once, and never those of other data."""
+"""Encoder features are computed once, and never used for other data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Stages 2 and 3: what learns, and what a batch costs."""
+"""Stages 2 and 3: what is trained, and the loss of a batch."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def decoder() -> Decoder:
     return tiny.LANGUAGE.build().requires_grad_(False)
 
 
-# A speech projector that tells pauses.
+# A speech projector that detects pauses.
 PAUSES = replace(tiny.SPEECH_ENCODER.projector, context_layers=1, context_width=16, pieces=200)
 
 
@@ -38,7 +38,7 @@ def instruct(
     extraction: ExtractionConfig | None = None,
     projector: SpeechProjector.Config = tiny.SPEECH_ENCODER.projector,
 ) -> Instruct:
-    """With an adapter that changes something."""
+    """A module with an adapter that has an effect."""
     adapted = decoder()
     add_adapter(adapted, "speech", LoraConfig(rank=2, alpha=4), PROJECTIONS, None)
     speech, vision = projector.build(), tiny.VISION_ENCODER.projector.build()
@@ -100,7 +100,7 @@ def test_pauses_leave_no_trace_in_the_loss(
         whole.append(models.maker(sample, features))
         heard.append(projector.read(features.clips[0][0].float()))
         assert 0 < len(heard[-1]) < whole[-1].speech.sum()
-        # A recording of just as many speech tokens as are left.
+        # A recording with exactly the remaining number of speech tokens.
         frames = torch.zeros(len(heard[-1]) * PAUSES.group, PAUSES.encoder_width)
         short.append(models.maker(sample, replace(features, clips=((frames,),))))
     found = module(**collate(whole))["loss"]
@@ -118,7 +118,7 @@ def test_a_projector_that_detects_pauses_must_have_been_aligned() -> None:
     assert build_projectors(models, stage, Start(freeze=("speech",))).speech is not None  # nothing is heard
 
 
-def shared_out(module: Instruct, examples: list[Example], shares: list[list[int]]) -> dict[str, float]:
+def sharded(module: Instruct, examples: list[Example], shares: list[list[int]]) -> dict[str, float]:
     """Parts of the loss of a batch, from those of its shares and how much each counts."""
     batches: list[Batch] = [collate([examples[row] for row in share]) for share in shares]
     totals = torch.stack([module.totals(batch) for batch in batches])
@@ -131,7 +131,7 @@ def test_losses_of_batch_shards_are_combined_by_count(examples: list[Example]) -
     module = instruct(regularizer=0.5)
     whole = module(**collate(examples))
     for shares in ([[0], [1, 2]], [[2], [0], [1]]):
-        parts = shared_out(module, examples, shares)
+        parts = sharded(module, examples, shares)
         assert parts == pytest.approx({name: whole[name].item() for name in parts}, rel=1e-4)
 
 

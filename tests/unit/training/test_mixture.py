@@ -1,4 +1,4 @@
-"""The order in which samples are learned from."""
+"""The order of samples in training."""
 
 from collections import Counter
 from itertools import pairwise

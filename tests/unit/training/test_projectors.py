@@ -1,4 +1,4 @@
-"""Projectors as training uses them."""
+"""Projectors in training."""
 
 from itertools import groupby
 
@@ -35,7 +35,7 @@ def test_a_recording_gives_the_same_tokens_in_any_batch(
     own = projector(context_layers, pieces=pieces)
     projectors = Projectors(own, None)
     clips = [torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(length)) for length in lengths]
-    # What stands behind a recording's end is anything.
+    # Padding after the end of a recording may be anything.
     frames = torch.full((len(clips), max(lengths), WIDTH), 7.0)
     for row, clip in enumerate(clips):
         frames[row, : len(clip)] = clip
@@ -55,7 +55,7 @@ def test_pauses_give_no_tokens() -> None:
     some = pauses[0] < 0
     assert 0 < some.sum() < len(some)
     torch.testing.assert_close(own.read(frames), tokens[0, some])
-    # Of nothing but pauses the likeliest word is left: a recording always has a token.
+    # If there are only pauses, the likeliest word is kept: a recording always has a token.
     torch.nn.init.constant_(own.pause.bias, 1e4)
     torch.testing.assert_close(own.read(frames), tokens[0, pauses[0].argmin()][None])
 

@@ -29,7 +29,7 @@ def random_batch(sizes: list[tuple[int, int]], seed: int) -> tuple[list[Tensor],
 
 
 def padded(rows: list[Tensor], extra: int, filler: float = NAN) -> Tensor:
-    """Rows side by side; what is not theirs is the filler."""
+    """Stacks rows, padded with `filler`."""
     longest = max(len(row) for row in rows) + extra
     return torch.stack([torch.nn.functional.pad(row, (0, 0, 0, longest - len(row)), value=filler) for row in rows])
 

@@ -1,4 +1,4 @@
-"""Stage 4: what is learned, what stays as it is, and what is written."""
+"""Stage 4: what is trained, what is frozen, and what is written."""
 
 from pathlib import Path
 

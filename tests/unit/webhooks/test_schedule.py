@@ -1,4 +1,4 @@
-"""When a callback is tried again, as a pure function of the tries."""
+"""When a callback is retried, as a pure function of its attempts."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -31,7 +31,7 @@ def seconds_after(*tries: Attempt) -> float:
 
 
 def all_tries(failure: Attempt) -> tuple[list[Attempt], Ended]:
-    """Every try of a callback whose tries all end as `failure`, and how it ends."""
+    """Every attempt of a callback whose attempts all end as `failure`, and how it ends."""
     tries: list[Attempt] = []
     at: datetime | Ended = NOW
     while isinstance(at, datetime):

@@ -1,4 +1,4 @@
-"""Data sets of each kind, read aloud by the Piper voice, which needs no program that is not a package."""
+"""Data sets of each kind, read by the Piper voice, which needs no program besides packages."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a build is asked for: sources, voices, tasks."""
+"""Options of a build: sources, voices, tasks."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def test_an_invalid_source_is_refused(text: str, said: str) -> None:
 
 
 class Letters(OpenSource):
-    """A source whose samples are dropped ones, named by source and index."""
+    """A source whose samples are all dropped, named by source and index."""
 
     origin = "letters"
 

@@ -1,4 +1,4 @@
-"""Data of stage 4: answers with the units of their sound; a small voice and tokenizer stand in for nano's."""
+"""Data of stage 4: answers with their units; a small voice and tokenizer stand in for nano's."""
 
 # ruff: noqa: RUF001 - phonetic letters are the subject
 
@@ -34,7 +34,7 @@ TEXTS = ["The sun is hot.", "Is it late?", "Apples, and pears."]
 
 
 class SmallReader:
-    """Reads with a frame for each sound, and latents that tell which."""
+    """A reader with one frame per phoneme, and latents that identify it."""
 
     def read(self, phonemes: str) -> Utterance:
         units = phone_units(phonemes)

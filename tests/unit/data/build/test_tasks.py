@@ -1,4 +1,4 @@
-"""Questions about long recordings have the answers that the sentences give."""
+"""Questions about long recordings are answered from their sentences."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""Drawings of named things, and the questions that are asked about pictures."""
+"""Drawings of named objects, and questions about pictures."""
 
 import json
 import random
@@ -22,7 +22,7 @@ from model_core.data.sources.pictures import (
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A package of three drawings, one of which is missing and one has no everyday name."""
+    """A package of three drawings, of which one is missing and one has no everyday name."""
     listing, folder = (
         tmp_path / f"{GOOGLE_DRAWINGS.name}-{GOOGLE_DRAWINGS.version}" / member for member in GOOGLE_DRAWINGS.members
     )

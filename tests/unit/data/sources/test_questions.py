@@ -1,4 +1,4 @@
-"""Facts and questions, and that no training question asks for what is tested."""
+"""Facts and questions; no training question asks for a held-out fact."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prose cut into sentences that a voice can read."""
+"""Prose split into sentences that a voice can read."""
 
 import pytest
 from hypothesis import given
