@@ -15,7 +15,7 @@ from model_core.adapter_choice import BASE, choose_adapter
 from model_core.engine.detokenizer import IncrementalDetokenizer
 from model_core.engine.prefix_cache import Prefix, PrefixCache, prefix_key, storage_dtype
 from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
-from model_core.engine.sampler import Sampler
+from model_core.engine.sampler import BatchSampler, RowSampling, SamplingFailed
 from model_core.engine.sampling_params import SamplingParams
 from model_core.errors import InvalidInput
 from model_core.language.chat_template import CHATML, ChatTemplate, render
@@ -71,6 +71,7 @@ class LanguageModel:
         self.context_tokens = decoder.config.context
         self.max_blocks = decoder.config.layers
         self.prefix_cache = PrefixCache(0)
+        self._sampler = BatchSampler()
         self._stop_ids = {tokenizer.token_to_id(token) for token in template.stop_tokens} - {None}
 
     @property
@@ -107,12 +108,13 @@ class LanguageModel:
         """Checks what can be checked before the prompt is there.
 
         Raises:
-            InvalidInput: the adapter is not resident, the extraction does not fit the layers, or `max_tokens` is over
-                the context length.
+            InvalidInput: the adapter is not resident, the extraction does not fit the layers, `max_tokens` is over the
+                context length, or a biased token is not in the vocabulary.
         """
         if options.adapter not in ("", BASE):
             self._check_adapter(options.adapter)
         self._extraction(options).check(self.max_blocks)
+        options.sampling.check_vocabulary(self.decoder.config.vocabulary)
         if (options.sampling.max_tokens or 0) > self.context_tokens:
             raise InvalidInput(
                 "max_tokens",
@@ -170,7 +172,7 @@ class LanguageModel:
             tenant=options.tenant,
             hidden_states=options.hidden_states,
             extraction=Extraction(self._extraction(options), [prompt.context], [prompt.instruction]),
-            sampler=Sampler(options.sampling),
+            sampling=RowSampling(options.sampling, prompt.text_ids.tolist()),
             detokenizer=IncrementalDetokenizer(
                 self.tokenizer.decode, options.sampling.stop, options.sampling.end_loops
             ),
@@ -224,9 +226,13 @@ class LanguageModel:
         return own.hidden_1PE
 
     def _sample(self, sequence: "_Sequence", hidden_E: Tensor) -> Delta | None:
-        """Samples the next token; None for a stop token."""
+        """Samples the next token; None for a stop token. Raises SamplingFailed if there is none."""
         with torch.inference_mode():
-            sequence.token = sequence.sampler.sample(self.decoder.logits(hidden_E))
+            logits_1V = self.decoder.logits(hidden_E)[None]
+        (sampled,) = self._sampler.sample(logits_1V, [sequence.sampling])
+        if isinstance(sampled, SamplingFailed):
+            raise sampled
+        sequence.token = sampled.id
         if sequence.token in self._stop_ids:
             sequence.reason, sequence.finished = "stop", True
             return None
@@ -304,7 +310,7 @@ class _Sequence:
     tenant: str
     hidden_states: bool
     extraction: Extraction
-    sampler: Sampler
+    sampling: RowSampling
     detokenizer: IncrementalDetokenizer
     cache: KeyValueCache
     token: int = -1

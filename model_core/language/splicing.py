@@ -27,6 +27,7 @@ class SplicedPrompt:
         speech_tokens: Number of speech tokens among the positions.
         vision_tokens: Number of vision tokens.
         clips: Number of clips in all recordings together.
+        text_ids: Token ids of the text, int64 on the CPU.
     """
 
     embeds: Tensor
@@ -36,6 +37,7 @@ class SplicedPrompt:
     speech_tokens: int
     vision_tokens: int
     clips: int
+    text_ids: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def splice(runs: list[Part], tokenizer: Tokenizer, embed: nn.Embedding) -> Splic
         speech_tokens=int(layout.speech.sum()),
         vision_tokens=int(layout.vision.sum()),
         clips=sum(run.clips for run in runs if isinstance(run, SpeechPart)),
+        text_ids=layout.ids[~layout.context],
     )
 
 

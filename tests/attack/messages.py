@@ -207,7 +207,11 @@ def _filled(draw: random.Random, kind: Descriptor) -> Any:
     for field in kind.fields:
         if draw.random() < (0.5 if field.containing_oneof is None else 1 / len(field.containing_oneof.fields)):
             continue
-        if field.is_repeated:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            key, value = field.message_type.fields
+            entries = {_value(draw, key): _value(draw, value) for _ in range(draw.randint(0, 6))}
+            getattr(message, field.name).update(entries)
+        elif field.is_repeated:
             getattr(message, field.name).extend(_value(draw, field) for _ in range(draw.randint(0, 6)))
         elif field.message_type is not None:
             getattr(message, field.name).CopyFrom(_value(draw, field))

@@ -107,6 +107,7 @@ def _sampling(request: ChatRequest) -> SamplingParams:
     values["max_tokens"] = request.max_completion_tokens or request.max_tokens
     values["seed"] = None if request.seed is None else request.seed & _SEED_MASK
     values["stop"] = tuple(request.stops)
+    values["logit_bias"] = {int(token): bias for token, bias in (request.logit_bias or {}).items()}
     try:
         return SamplingParams(**{name: value for name, value in values.items() if value is not None})
     except InvalidInput as error:

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from model_core.engine.sampling_params import MAX_STOPS, sampling_bounds
+from model_core.engine.sampling_params import MAX_LOGIT_BIAS, MAX_LOGIT_BIASES, MAX_STOPS, sampling_bounds
 from services.gateway.http.api_errors import bad_request
 
 AudioFileFormat = Literal["wav", "mp3", "flac", "ogg", "opus", "webm", "m4a"]
@@ -188,6 +188,8 @@ def _sampling(name: str, description: str | None = None) -> Any:
     return Field(None, description=description, **bounds)
 
 
+TokenId = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+Bias = Annotated[float, Field(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]
 _STOPS = Field(fail_fast=True, max_length=MAX_STOPS)
 
 
@@ -202,9 +204,18 @@ class ChatRequest(_Request):
     max_completion_tokens: int | None = _sampling("max_tokens", "The newer name of max_tokens.")
     temperature: float | None = _sampling("temperature", "0, the default, takes the most likely token each time.")
     top_p: float | None = _sampling("top_p")
+    top_k: int | None = _sampling(
+        "top_k", "As with vLLM: number of most likely tokens to sample from. 0, the default: off."
+    )
     min_p: float | None = _sampling(
         "min_p", "As in vLLM: minimum probability of a token relative to the most likely one. 0, the default, is off."
     )
+    presence_penalty: float | None = _sampling("presence_penalty")
+    frequency_penalty: float | None = _sampling("frequency_penalty")
+    repetition_penalty: float | None = _sampling(
+        "repetition_penalty", "As with vLLM: makes tokens of prompt and answer less likely. 1, the default: off."
+    )
+    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=MAX_LOGIT_BIASES)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], _STOPS] | None = None
     stream: bool | None = None
@@ -224,9 +235,6 @@ class ChatRequest(_Request):
     store: Literal[False] | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
-    frequency_penalty: float | None = Field(None, ge=0, le=0)
-    presence_penalty: float | None = Field(None, ge=0, le=0)
-    logit_bias: dict[str, float] | None = Field(None, max_length=0)
     response_format: TextFormat | None = None
 
     tools: None = None

@@ -1,5 +1,6 @@
 """`SamplingParams` on the wire. Fields map by name, so that a new one needs no change here."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,9 +25,12 @@ def from_header(header: GenerateHeader) -> SamplingParams:
     """
     # Clients of the previous version set the header's own fields of the same names.
     message = header.sampling_params if header.HasField("sampling_params") else header
-    values: dict[str, Any] = {
-        each.name: tuple(value) if each.is_repeated else value
-        for each, value in message.ListFields()
-        if each.name in SAMPLING_FIELDS
-    }
+    values = {each.name: _plain(value) for each, value in message.ListFields() if each.name in SAMPLING_FIELDS}
     return SamplingParams(**values)
+
+
+def _plain(value: Any) -> Any:
+    """Maps and repeated fields as what `SamplingParams` holds."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

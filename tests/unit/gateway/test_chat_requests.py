@@ -62,6 +62,7 @@ def test_every_option_reaches_the_pipeline() -> None:
             {"role": "user", "content": [TEXT, SOUND, PICTURE], "name": "Ann"},
         ],
         max_completion_tokens=5, temperature=0.5, top_p=0.9, min_p=0.1, seed=-1, stop=["a", "b"],
+        top_k=40, presence_penalty=0.5, frequency_penalty=-0.5, repetition_penalty=1.2, logit_bias={"5": -100, "7": 1},
         modalities=["text", "audio"], audio={"voice": {"id": "joe"}, "format": "mp3"},
         lyra={"adapter": "long_speech", "keep_rate": 0.7, "blocks": 4},
         user="u", metadata={"a": "b"}, store=False, service_tier="auto", n=1, tools=None,
@@ -79,20 +80,23 @@ def test_every_option_reaches_the_pipeline() -> None:
         ),
     )
     assert request.sampling == SamplingParams(
-        max_tokens=5, temperature=0.5, top_p=0.9, min_p=0.1, seed=2**64 - 1, stop=("a", "b")
-    )
+        max_tokens=5, temperature=0.5, top_p=0.9, min_p=0.1, seed=2**64 - 1, stop=("a", "b"),
+        top_k=40, presence_penalty=0.5, frequency_penalty=-0.5, repetition_penalty=1.2, logit_bias={5: -100, 7: 1},
+    )  # fmt: skip
     assert request.speech == SpeechOptions("joe")
     assert (request.adapter, request.keep_rate, request.blocks) == ("long_speech", 0.7, 4)
     assert request.paths["max_tokens"] == "max_completion_tokens"
 
 
 def test_every_sampling_parameter_is_a_field_of_the_request_with_the_same_bounds() -> None:
-    of_jobs_alone = {"end_loops"}
-    assert ChatRequest.model_fields.keys() >= SAMPLING_FIELDS - of_jobs_alone
-    assert ChatRequest.model_fields.keys().isdisjoint(of_jobs_alone)
+    elsewhere = {"end_loops"}  # for jobs alone
+    unsupported = {"logprobs", "top_logprobs"}
+    assert ChatRequest.model_fields.keys() >= SAMPLING_FIELDS - elsewhere
+    assert ChatRequest.model_fields.keys().isdisjoint(elsewhere)
     schema = ChatRequest.model_json_schema()["properties"]
     keywords = {"gt": "exclusiveMinimum", "ge": "minimum", "le": "maximum"}
-    for name in SAMPLING_FIELDS - of_jobs_alone - {"seed", "stop"}:  # these two OpenAI spells differently
+    spelt_differently = {"seed", "stop", "logit_bias"}
+    for name in SAMPLING_FIELDS - elsewhere - unsupported - spelt_differently:
         number, _ = schema[name]["anyOf"]
         bounds = {keywords[relation]: bound for relation, bound in sampling_bounds(name).items()}
         assert {key: number[key] for key in number if key != "type"} == bounds, name
@@ -156,7 +160,14 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": {"type": "json_schema"}}, "response_format.type", "'text'"),
     ({"logprobs": True}, "logprobs", "False"),
     ({"store": True}, "store", "False"),
-    ({"frequency_penalty": 0.5}, "frequency_penalty", "0"),
+    ({"top_k": -1}, "top_k", "greater than or equal to 0"),
+    ({"frequency_penalty": 2.5}, "frequency_penalty", "less than or equal to 2"),
+    ({"presence_penalty": -2.5}, "presence_penalty", "greater than or equal to -2"),
+    ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+    ({"logit_bias": {"7": 101}}, "logit_bias.7", "less than or equal to 100"),
+    ({"logit_bias": {"seven": 1}}, "logit_bias.seven", "pattern"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias.-1", "pattern"),
+    ({"logit_bias": {str(token): 1 for token in range(301)}}, "logit_bias", "at most 300"),
     ({"temprature": 1}, "temprature", "not a known parameter"),
     ({"modalities": ["audio"]}, "modalities", "'text'"),
     ({"modalities": ["video"]}, "modalities[0]", "'text' or 'audio'"),

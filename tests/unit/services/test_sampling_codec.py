@@ -19,6 +19,13 @@ VALUES: dict[str, Any] = {
     "seed": 2**64 - 1,
     "stop": ("a", "b"),
     "end_loops": True,
+    "top_k": 40,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "repetition_penalty": 1.25,
+    "logit_bias": {3: -100.0, 7: 0.5},
+    "logprobs": True,
+    "top_logprobs": 5,
 }
 
 
