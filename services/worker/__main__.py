@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import signals
 from celery.worker import WorkController
+from kombu.transport.redis import Channel
 
 from services.shared import telemetry
 from services.shared.jobs.dispatch import Queue
@@ -17,6 +18,7 @@ from services.shared.rpc.server import write_port_file
 from services.shared.settings import load
 from services.shared.telemetry import MetricsServer
 from services.worker.app import keep_logging, make_app
+from services.worker.reconnecting import ForgetfulQoS, ProcessPool
 from services.worker.settings import WorkerSettings
 
 log = telemetry.get_logger(__name__)
@@ -58,10 +60,11 @@ def main() -> int:
     signals.worker_ready.connect(report_ready, weak=False)
     signals.worker_process_init.connect(follow_parent, weak=False)
     signals.worker_shutting_down.connect(lambda **_: _exit_after(settings.grace_seconds), weak=False)
+    Channel.QoS = ForgetfulQoS
     worker: WorkController = make_app(settings).Worker(
         queues=queues,
         concurrency=settings.concurrency * (settings.clips_at_once if clips_only else 1),
-        pool="threads" if clips_only else "services.worker.pool:ProcessPool",
+        pool="threads" if clips_only else ProcessPool,
         hostname=f"worker-{os.getpid()}@%h",
         loglevel=settings.log_level.upper(),
         without_gossip=True,

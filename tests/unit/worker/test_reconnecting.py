@@ -7,7 +7,7 @@ import pytest
 from celery.concurrency.asynpool import AsynPool
 from kombu.asynchronous import Hub
 
-from services.worker.pool import ReconnectingPool
+from services.worker.reconnecting import ReconnectingPool
 
 
 def exiting(pool: type[AsynPool], hub: Hub) -> tuple[AsynPool, SimpleNamespace]:
