@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_core.engine.projections import AdapterMix, JoinedProjection, OutputProjection
+from model_core.engine.projections import AdapterMix, JoinedProjection, OutputProjection, Precision
+from model_core.errors import InvalidInput
 from model_core.language.lora import AdaptedLinear, LoraConfig, LowRank, rows_of
 
 WIDTH = 64
@@ -99,8 +100,34 @@ def test_weights_are_stored_once_and_the_layers_still_work(x: Tensor) -> None:
     assert not joined(x, AdapterMix.of([None] * 6, "cpu"))[:, 48:64].any()
 
 
-def test_logits_are_float32() -> None:
-    table, hidden = torch.randn(100, WIDTH).bfloat16(), torch.randn(3, WIDTH).bfloat16()
-    logits = OutputProjection.from_weight(table)(hidden)
+@pytest.mark.parametrize("mix", ["one", "all"])
+def test_packed_weights_give_the_same_and_leave_the_layers_none(mix: str, x: Tensor) -> None:
+    parts, names = layers((True, False, True)), MIXES[mix]
+    expected = separately(parts, x, names)
+    joined = JoinedProjection(parts, float_weights="packed")
+    torch.testing.assert_close(joined(x, AdapterMix.of(names, "cpu")), expected, rtol=1e-6, atol=2e-6)
+    assert all(part.weight.is_meta and part.weight.shape == (part.out_features, WIDTH) for part in parts)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_updates_are_exact_on_weights_of_few_bits(precision: Precision, x: Tensor) -> None:
+    parts = layers()
+    joined = JoinedProjection(parts, precision)
+    base, adapted = (joined(x, AdapterMix.of(MIXES[mix], "cpu")) for mix in ("base", "all"))
+    update = separately(parts, x, MIXES["all"]) - separately(parts, x, MIXES["base"])
+    torch.testing.assert_close(adapted - base, update, rtol=1e-5, atol=1e-5)
+
+
+def test_refused_precision_leaves_the_layers_as_they_were(x: Tensor) -> None:
+    narrow = AdaptedLinear(24, 16, bias=False)
+    with pytest.raises(InvalidInput, match="multiple of 32"):
+        JoinedProjection([narrow], "int8", "released")
+    assert not narrow.weight.is_meta
+
+
+@pytest.mark.parametrize("precision", ["float", "int8", "int4"])
+def test_logits_are_float32(precision: Precision) -> None:
+    table, hidden = torch.randn(96, WIDTH).bfloat16(), torch.randn(3, WIDTH).bfloat16()
+    logits, exact = OutputProjection.from_weight(table, precision)(hidden), hidden.float() @ table.float().T
     assert logits.dtype == torch.float32
-    torch.testing.assert_close(logits, hidden.float() @ table.float().T, rtol=1e-2, atol=1e-1)
+    assert (logits - exact).norm() < 0.015 * exact.norm()
