@@ -12,12 +12,12 @@ from model_core.presets import build_language_model, build_speech_encoder
 _NAME = "made"
 
 
-def write_adapter(folder: Path, preset: str, *, projector: bool = True, rank: int = 2) -> None:
+def write_adapter(folder: Path, preset: str, *, projector: bool = True, rank: int = 2, seed: int = 1) -> None:
     """Writes an adapter that changes what the preset's language model answers."""
     decoder = build_language_model(preset).decoder
     decoder.add_adapter(_NAME, LoraConfig(rank=rank, alpha=4 * rank), PROJECTIONS)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         for name, parameter in decoder.named_parameters():
             if f".{_NAME}." in name:
                 parameter.normal_(std=0.5)

@@ -86,6 +86,15 @@ class SpeechEncoder(nn.Module):
         return str(self._compute_dtype or self.whisper.conv1.weight.dtype).removeprefix("torch.")
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether clips are encoded one at a time even where they share a call, as on a CPU.
+
+        The summation order of CPU kernels depends on the batch size, and in bfloat16 that changes frames enough to
+        change words. Whole sentences are even faster alone, without padding and mask; clips of a second are slower.
+        """
+        return self.whisper.conv1.weight.device.type == "cpu"
+
+    @property
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that have a projector."""
         return tuple(self.projectors)
@@ -200,12 +209,7 @@ class SpeechEncoder(nn.Module):
             yield TranscribedClip(each.tokens_NE, found, spoken)
 
     def _batches(self, clips: list[Tensor]) -> list[list[Tensor]]:
-        """All clips as one batch on an accelerator; on a CPU each clip alone.
-
-        The summation order of CPU kernels depends on the batch size, and in bfloat16 that changes frames enough to
-        change words. Whole sentences are even faster alone, without padding and mask; clips of a second are slower.
-        """
-        if self.whisper.conv1.weight.device.type == "cpu":
+        if self.one_by_one:
             return [[clip] for clip in clips]
         return [clips] if clips else []
 

@@ -47,6 +47,7 @@ class ClipVisionEncoder(nn.Module):
             raise ValueError(f"image size {config.image_size} is not a multiple of patch size {config.patch}")
         self.model = config.model
         self.token_width = config.token_width
+        self.image_size = config.image_size
         self.grid = config.image_size // config.patch
         self.vision_tower = CLIPVisionModel(
             CLIPVisionConfig(
@@ -67,6 +68,15 @@ class ClipVisionEncoder(nn.Module):
         red, green, blue = (int(value * 255) for value in self._processor.image_mean)
         self._background = (red, green, blue)
         self.eval()
+
+    @property
+    def one_by_one(self) -> bool:
+        """On a CPU: a batch takes it as long as its images one after the other."""
+        return self.vision_tower.embeddings.patch_embedding.weight.device.type == "cpu"
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The image padded to a square, at the model's size."""
+        return self._square(image).resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
 
     @torch.no_grad()
     def features(self, images: list[Image.Image]) -> Tensor:

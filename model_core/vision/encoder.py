@@ -29,6 +29,15 @@ class VisionEncoder(Protocol):
     model: str
     token_width: int
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether images are encoded one at a time even where they share a call."""
+        ...
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """An RGB image at no more than the size that `encode` reduces it to, which gives the same tokens."""
+        ...
+
     def encode(self, images: list[Image.Image]) -> list[VisionTokens]:
         """RGB images of any size -> their vision tokens, in the same order."""
         ...

@@ -80,6 +80,15 @@ class GridVisionEncoder(nn.Module):
         self.backbone.load_state_dict(backbone)
         self.projector.load_state_dict(projector)
 
+    @property
+    def one_by_one(self) -> bool:
+        """On a CPU: the activations of one image fit its cache, which is faster than a batch."""
+        return self._device.type == "cpu"
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The image as a square of the model's size."""
+        return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+
     @torch.no_grad()
     def features(self, images: list[Image.Image]) -> Tensor:
         """RGB images of any size -> features [B, C, H, W] float32; 1280 x 7 x 7 for nano.
@@ -87,8 +96,7 @@ class GridVisionEncoder(nn.Module):
         Images are resized to squares, not cropped, so that nothing a question may be about is lost.
         """
         self.backbone.eval()
-        # One at a time, the activations fit the CPU's cache, which is about twice as fast as a batch.
-        size = 1 if self._device.type == "cpu" else GPU_BATCH
+        size = 1 if self.one_by_one else GPU_BATCH
         batches = [self.backbone(self._pixels(images[at : at + size])) for at in range(0, len(images), size)]
         return torch.cat(batches)
 
@@ -113,8 +121,7 @@ class GridVisionEncoder(nn.Module):
         return VisionTokens(rearrange(tokens_FNE, "f n e -> (f n) e"), (len(frames), side, side))
 
     def _pixels(self, images: list[Image.Image]) -> Tensor:
-        size = (self.image_size, self.image_size)
-        squares = [np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32) for image in images]
+        squares = [np.asarray(self.fit(image), dtype=np.float32) for image in images]
         pixels_BHWC = torch.from_numpy(np.stack(squares))
         pixels = rearrange((pixels_BHWC - 127) / 128, "b h w c -> b c h w").contiguous()
         return pixels.to(self._device)

@@ -79,6 +79,15 @@ class QwenVisionEncoder(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    @property
+    def one_by_one(self) -> bool:
+        """Always: images make different numbers of patches."""
+        return True
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The image with sides within the published bounds."""
+        return fitted(image)
+
     @torch.no_grad()
     def encode(self, images: list[Image.Image]) -> list[VisionTokens]:
         """RGB pictures of any size -> their vision tokens, in the same order; larger pictures make more of them."""

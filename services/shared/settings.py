@@ -155,6 +155,31 @@ class ServiceSettings(ProcessSettings, ServiceAccessSettings):
         return self.threads or len(os.sched_getaffinity(0))
 
 
+class GatherSettings(BaseSettings):
+    """What a model service has that computes for concurrent requests together."""
+
+    model_config = CONFIG
+
+    gather_milliseconds: float = Field(
+        default=3.0,
+        ge=0,
+        le=1000,
+        description="Milliseconds that a batch with room waits for requests that are on their way to it; "
+        "a request that is alone in the service never waits.",
+    )
+
+
+class EncoderSettings(GatherSettings):
+    """What the encoders have."""
+
+    encoder_cache_mib: int = Field(
+        default=64,
+        ge=0,
+        description="Capacity of the cache of tokens by content, in MiB: a recording or picture that the same tenant "
+        "sends again is not encoded again; 0 turns it off.",
+    )
+
+
 class AdapterServiceSettings(ServiceSettings):
     """Settings of model services whose adapters can be loaded and unloaded at run time."""
 

@@ -46,6 +46,15 @@ REAL_TIME_FACTOR = Histogram(
     buckets=_FACTOR_BUCKETS,
 )
 UNSERVED = Counter("lyra_calls_unserved_total", "Calls that found no replica, including retries.", ("service",))
+ENCODER_CACHE_HITS = Counter(
+    "lyra_encoder_cache_hits_total",
+    "Clips, images and videos whose tokens were cached, or being computed for another request.",
+    ("service",),
+)
+ENCODER_CACHE_MISSES = Counter(
+    "lyra_encoder_cache_misses_total", "Clips, images and videos whose tokens were computed.", ("service",)
+)
+ENCODER_CACHE_BYTES = Gauge("lyra_encoder_cache_bytes", "Bytes of tokens in the encoder cache.", ("service",))
 CALLS_REFUSED = Counter(
     "lyra_calls_refused_total", "Calls rejected because of a missing or invalid token, by status code.", ("code",)
 )

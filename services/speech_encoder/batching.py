@@ -3,13 +3,17 @@
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
 from typing import Generic, Protocol, TypeVar
 
 from model_core.audio.tensors import Clip
 from services.shared import telemetry
+from services.shared.content_cache import ContentCache
+from services.shared.rpc.batching import GatherWindow
 from services.shared.rpc.threads import WorkTimer
 from services.speech_encoder.backlog import Backlog
 
@@ -70,11 +74,12 @@ class _Call(Generic[Prepared, Result]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry(Generic[Prepared, Result]):
-    """A clip that is queued or running."""
+    """A clip that is queued or running, or whose result another call computes or has computed."""
 
     clip: Clip
     call: _Call[Prepared, Result]
     result: asyncio.Future[Result]
+    key: bytes | None  # in the cache; None not to use it
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +99,8 @@ class _Batch(Generic[Prepared, Result]):
 class ClipBatcher(Generic[Prepared, Result]):
     """Batches the clips that arrive while a batch is running, and runs them together as soon as it ends.
 
+    If no batch is running, one waits a moment for recordings that are being decoded.
+
     Tenants take turns, clip by clip, and a call has at most `max_batch_clips` clips in flight, so a long recording
     delays others by no more than two batches. If the limit of waiting audio is reached, the latest recording of the
     tenant with the most audio waiting is evicted for a tenant with less, unless it has started.
@@ -103,12 +110,22 @@ class ClipBatcher(Generic[Prepared, Result]):
         max_batch_clips: Maximum clips in a batch.
         max_seconds_waiting: Maximum seconds of audio accepted and not processed yet, of all calls; further calls are
             rejected. A single recording is accepted even if it is longer than that.
+        window: How long a batch waits for further recordings.
+        cache: Results by key, for calls that have keys.
     """
 
     def __init__(
-        self, strategy: BatchStrategy[Prepared, Result], *, max_batch_clips: int, max_seconds_waiting: float
+        self,
+        strategy: BatchStrategy[Prepared, Result],
+        *,
+        max_batch_clips: int,
+        max_seconds_waiting: float,
+        window: GatherWindow,
+        cache: ContentCache[Result] | None = None,
     ) -> None:
         self._strategy = strategy
+        self._window = window
+        self._cache = cache
         self._max_batch_clips = max_batch_clips
         self._backlog = Backlog(max_seconds_waiting)
         self._calls: list[_Call[Prepared, Result]] = []
@@ -123,19 +140,32 @@ class ClipBatcher(Generic[Prepared, Result]):
         """Seconds of audio accepted and not processed yet."""
         return self._backlog.seconds
 
-    async def process(self, clips: list[Clip], options: ClipOptions, *, tenant: str) -> AsyncGenerator[Result, None]:
+    def arriving(self) -> AbstractContextManager[None]:
+        """Announces a recording during a `with` body that ends right before `process` is called."""
+        return self._window.arriving()
+
+    async def process(
+        self, clips: list[Clip], options: ClipOptions, *, tenant: str, keys: Sequence[bytes] = ()
+    ) -> AsyncGenerator[Result, None]:
         """Yields the result of each clip of a recording, in order. Ending the iteration drops clips still queued.
+
+        Args:
+            clips: Of the recording.
+            options: How they are processed.
+            tenant: Whose recording it is.
+            keys: Of the clips' results in the cache, one a clip; empty not to use it.
 
         Raises:
             Overloaded: Too much audio is waiting, or this call was evicted from the queue.
         """
         call = _Call[Prepared, Result](tenant, options, sum(_seconds(clip) for clip in clips))
         self._admit(call)
-        ahead = deque(clips)
+        ahead = deque(zip_longest(clips, keys))
         try:
             while ahead or call.pending:
                 while ahead and len(call.pending) < self._strategy.max_in_flight(call.options, self._max_batch_clips):
-                    self._enqueue(_Entry(ahead.popleft(), call, asyncio.get_running_loop().create_future()))
+                    clip, key = ahead.popleft()
+                    self._find_or_enqueue(_Entry(clip, call, asyncio.get_running_loop().create_future(), key))
                 result = await call.pending[0].result
                 done = call.pending.popleft()
                 self._count(call, -_seconds(done.clip))
@@ -161,8 +191,9 @@ class ClipBatcher(Generic[Prepared, Result]):
             raise self._backlog.overloaded()
         error = self._backlog.overloaded()
         for entry in latest.pending:
-            entry.result.set_exception(error)
-            entry.result.exception()  # only the first is awaited
+            if not entry.result.done():
+                entry.result.set_exception(error)
+                entry.result.exception()  # only the first is awaited
         self._leave(latest)
 
     def _leave(self, call: _Call[Prepared, Result]) -> None:
@@ -181,14 +212,26 @@ class ClipBatcher(Generic[Prepared, Result]):
         call.seconds += seconds
         self._backlog.count(seconds)
 
-    def _enqueue(self, entry: _Entry[Prepared, Result]) -> None:
+    def _find_or_enqueue(self, entry: _Entry[Prepared, Result]) -> None:
         entry.call.pending.append(entry)
+        if entry.key is None or self._cache is None:
+            self._enqueue(entry)
+        else:
+            self._cache.resolve(entry.key, entry.result, partial(self._enqueue, entry))
+            entry.call.started |= entry.result.done()
+
+    def _enqueue(self, entry: _Entry[Prepared, Result]) -> None:
         self._queues.setdefault(entry.call.tenant, deque()).append(entry)
+        self._window.joined()
         if self._gatherer is None or self._gatherer.done():
             self._gatherer = asyncio.create_task(self._gather())
 
     async def _gather(self) -> None:
         while self._queues:
+            if not self._running.locked():
+                await self._window.wait(asyncio.get_running_loop().time(), self._is_full)
+            if not self._queues:  # all callers left
+                return
             # The first clip of the tenant whose turn it is determines the batch's key.
             first = next(iter(self._queues.values()))[0]
             batch = _Batch[Prepared, Result](self._strategy.batch_key(first.call.options))
@@ -198,6 +241,9 @@ class ClipBatcher(Generic[Prepared, Result]):
             running = asyncio.create_task(self._run(batch))
             self._tasks.add(running)
             running.add_done_callback(self._tasks.discard)
+
+    def _is_full(self) -> bool:
+        return sum(map(len, self._queues.values())) >= self._max_batch_clips
 
     async def _fill(self, batch: _Batch[Prepared, Result]) -> None:
         """Prepares clips for a batch until it is full or no more clips with its key are waiting."""

@@ -1,9 +1,11 @@
 """Receives a recording: checks header and limits first, counts bytes as they arrive, then decodes it into clips."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lyra.v1 import speech_encoder_pb2
 from model_core.audio.tensors import (
@@ -26,10 +28,23 @@ BYTES_PER_SAMPLE = 2
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A decoded recording: its duration in seconds, and its clips (16 kHz mono)."""
+    """A decoded recording.
+
+    Attributes:
+        seconds: Its duration.
+        clips: 16 kHz mono.
+        digests: SHA-256 of the samples of each clip.
+    """
 
     seconds: float
     clips: list[Clip]
+    digests: list[bytes]
+
+    @classmethod
+    def of_samples(cls, samples_S: Tensor, clips: list[Clip]) -> "Recording":
+        """A recording with the digests of its clips."""
+        digests = [hashlib.sha256(clip.samples.numpy().data).digest() for clip in clips]
+        return cls(len(samples_S) / SAMPLE_RATE, clips, digests)
 
 
 class RecordingReader:
@@ -89,7 +104,7 @@ class RecordingReader:
         if self._of_video:
             track = decoders.samples(self._upload.source(), field="video", of_video=True, min_seconds=0.0, **options)
             samples = torch.from_numpy(track if len(track) >= MIN_AUDIO_SECONDS * SAMPLE_RATE else track[:0])
-            return Recording(len(samples) / SAMPLE_RATE, [] if is_silent(samples) else split_clips(samples))
+            return Recording.of_samples(samples, [] if is_silent(samples) else split_clips(samples))
         if self._pcm is None:
             samples = torch.from_numpy(decoders.samples(self._upload.source(), field="audio", **options))
         else:
@@ -101,7 +116,7 @@ class RecordingReader:
             )
         if is_silent(samples):
             raise InvalidInput("audio", "is silent: its peak is below -60 dB of full scale")
-        return Recording(seconds=len(samples) / SAMPLE_RATE, clips=split_clips(samples))
+        return Recording.of_samples(samples, split_clips(samples))
 
 
 def _check_pcm(pcm: speech_encoder_pb2.PcmAudio) -> None:

@@ -1,7 +1,7 @@
 """The gRPC side of the speech encoder."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,9 @@ from model_core.presets import build_speech_encoder
 from model_core.speech.encoder import SpeechEncoder
 from model_core.speech.segments import Segment
 from services.shared import telemetry
+from services.shared.content_cache import ContentCache, content_key
 from services.shared.rpc import model_service, tensors
+from services.shared.rpc.batching import GatherWindow
 from services.shared.rpc.grpc_types import Context
 from services.shared.rpc.interceptors import tenant_of
 from services.shared.rpc.lora_registry import FULL_NAME, AdapterHost, AdaptersServicer, AdapterUsage
@@ -40,15 +42,22 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self._decoders.start()
         self._thread = ModelThread("speech-encoder")
         self._transcriber_thread = ModelThread("transcriber")
+        self._cache = ContentCache[Tensor](
+            "speech_encoder", settings.encoder_cache_mib * 2**20, lambda tokens_NE: tokens_NE.nbytes
+        )
         self._encode_batches = ClipBatcher(
             Encode(encoder, self._thread),
             max_batch_clips=settings.max_batch_clips,
             max_seconds_waiting=settings.max_audio_seconds_waiting,
+            # Nothing is gained by waiting for clips that are encoded one after the other.
+            window=GatherWindow(0.0 if encoder.one_by_one else settings.gather_milliseconds),
+            cache=self._cache,
         )
         self._transcribe_batches = ClipBatcher(
             EncodeAndTranscribe(encoder, self._thread, self._transcriber_thread),
             max_batch_clips=settings.max_hear_clips,
             max_seconds_waiting=settings.max_hear_seconds_waiting,
+            window=GatherWindow(settings.gather_milliseconds),
         )
         self._transcriptions = FairQueue(
             waiting_limit=settings.max_transcriptions_waiting, on_change=telemetry.queue_gauges("speech_encoder")
@@ -64,7 +73,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
             ),
             folder=settings.adapters_folder,
             thread=self._thread,
-            exclusive=self._use.exclusive,
+            exclusive=self._changing,
         )
 
     async def Encode(
@@ -73,9 +82,11 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         """Turns a recording into speech tokens, clip by clip."""
         header, pieces = await header_and_parts(request_iterator, "data")
         self._check_adapter(header.adapter)
-        recording = await self._receive(header.audio, pieces, tenant_of(context))
+        tenant = tenant_of(context)
+        recording = await self._receive(header.audio, pieces, tenant, self._encode_batches.arriving())
         adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
-        encoding = self._encode_batches.process(recording.clips, ClipOptions(adapter), tenant=tenant_of(context))
+        keys = [content_key(each, self._settings.preset, adapter, tenant) for each in recording.digests]
+        encoding = self._encode_batches.process(recording.clips, ClipOptions(adapter), tenant=tenant, keys=keys)
         async with self._use.hold(adapter), aclosing(encoding) as results:
             clips = iter(recording.clips)
             async for tokens_NE in results:
@@ -88,7 +99,7 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         """Turns a recording into a transcript."""
         header, pieces = await header_and_parts(request_iterator, "data")
         transcriber = self._encoder.transcriber
-        recording = await self._receive(header.audio, pieces, tenant_of(context))
+        recording = await self._receive(header.audio, pieces, tenant_of(context), nullcontext())
         async with self._transcriptions.slot(tenant_of(context)):
             work = WorkTimer()
             start = work.wrap_iterator(lambda: transcriber.transcribe(recording.clips, header.language))
@@ -114,7 +125,8 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         self._check_adapter(header.adapter)
         transcriber = self._encoder.transcriber
         transcriber.check_language(header.language)
-        recording = await self._receive(header.audio, pieces, tenant_of(context))
+        arriving = self._transcribe_batches.arriving()
+        recording = await self._receive(header.audio, pieces, tenant_of(context), arriving)
         adapter = header.adapter or self._encoder.choose_adapter(len(recording.clips))
         (first, *others) = transcriber.languages
         language = header.language or ("" if others else first)
@@ -155,12 +167,26 @@ class SpeechEncoderServicer(speech_encoder_pb2_grpc.SpeechEncoderServicer):
         if name not in ("", *self._encoder.adapters):
             raise InvalidInput("adapter", f"{name[:100]!r} is not one of {', '.join(self._encoder.adapters)}")
 
+    @asynccontextmanager
+    async def _changing(self, adapter: str) -> AsyncIterator[None]:
+        """No request uses the adapter during the `async with` body, and no tokens of it are cached after it."""
+        async with self._use.exclusive(adapter):
+            try:
+                yield
+            finally:
+                self._cache.clear()
+
     async def _receive(
-        self, header: speech_encoder_pb2.AudioHeader, pieces: AsyncIterator[Any], tenant: str
+        self,
+        header: speech_encoder_pb2.AudioHeader,
+        pieces: AsyncIterator[Any],
+        tenant: str,
+        arriving: AbstractContextManager[None],
     ) -> Recording:
         with RecordingReader(header, self._settings) as reader:
             await reader.receive(pieces)
-            return await self._decoders.run(partial(reader.decode, self._decoders, tenant))
+            with arriving:
+                return await self._decoders.run(partial(reader.decode, self._decoders, tenant))
 
 
 def _token_messages(clip: Clip, tokens_NE: Tensor, adapter: str) -> Iterator[common_pb2.SpeechTokens]:

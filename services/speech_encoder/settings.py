@@ -3,10 +3,10 @@
 from pydantic import Field
 
 from services.shared.sandbox.settings import DecoderSettings
-from services.shared.settings import AdapterServiceSettings
+from services.shared.settings import AdapterServiceSettings, EncoderSettings
 
 
-class SpeechEncoderSettings(AdapterServiceSettings, DecoderSettings):
+class SpeechEncoderSettings(AdapterServiceSettings, EncoderSettings, DecoderSettings):
     """Speech encoder: recordings to speech tokens or a transcript (gRPC, lyra.v1.SpeechEncoder)."""
 
     port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 selects a free one.")

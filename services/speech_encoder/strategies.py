@@ -17,6 +17,9 @@ from services.speech_encoder.batching import ClipOptions
 class Encoder(Protocol):
     """The part of `model_core.speech.encoder.SpeechEncoder` that encodes."""
 
+    @property
+    def one_by_one(self) -> bool: ...
+
     def encode(self, clips: list[Tensor], adapter: str = "") -> list[Tensor]: ...
 
 
@@ -29,7 +32,9 @@ class TranscribingEncoder(Protocol):
 
 
 class Encode:
-    """Batches clips of the same adapter and encodes them together; the result of a clip is [N, E] float32 tokens.
+    """Batches clips of the same adapter; the result of a clip is [N, E] float32 tokens on the CPU.
+
+    An encoder that computes clips one by one returns each result as soon as it is computed.
 
     Args:
         encoder: Turns clips into speech tokens.
@@ -50,11 +55,18 @@ class Encode:
         return clip.samples
 
     async def run(self, clips: list[Tensor], key: str, work: WorkTimer) -> AsyncGenerator[Tensor | None, None]:
-        for tokens_NE in await self._thread.run(work.wrap(partial(self._encoder.encode, clips, key))):
-            yield tokens_NE
+        size = 1 if self._encoder.one_by_one else len(clips)
+        for start in range(0, len(clips), size):
+            yield None
+            some = clips[start : start + size]
+            for tokens_NE in await self._thread.run(work.wrap(partial(self._encode, some, key))):
+                yield tokens_NE
 
     def options_after(self, options: ClipOptions, result: Tensor) -> ClipOptions:
         return options
+
+    def _encode(self, clips: list[Tensor], adapter: str) -> list[Tensor]:
+        return [tokens_NE.cpu() for tokens_NE in self._encoder.encode(clips, adapter)]
 
 
 class EncodeAndTranscribe:

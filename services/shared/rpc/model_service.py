@@ -9,18 +9,22 @@ from services.shared.settings import ServiceSettings
 log = telemetry.get_logger(__name__)
 
 
-def prepare_process(settings: ServiceSettings) -> None:
+def prepare_process(settings: ServiceSettings, *, primitives: int = 16) -> None:
     """Sets the number of CPU threads of this process. Must be called before torch is imported, which reads it once.
 
-    Several services share a few cores, so idle threads must sleep instead of spinning. Every length of a recording is a
-    new shape for oneDNN, whose default cache of a thousand primitives would take half a GB.
+    Several services share a few cores, so idle threads must sleep instead of spinning.
+
+    Args:
+        settings: Of the service.
+        primitives: Capacity of oneDNN's cache of primitives, which needs one for each shape of each layer. For the
+            speech encoder, every length of a recording is a new shape: the default of 1,024 would take half a GB.
     """
     count = str(settings.thread_count())
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ["OMP_NUM_THREADS"] = count
     os.environ["MKL_NUM_THREADS"] = count
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(primitives))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(primitives))
 
 
 def log_number_formats(**of_parts: str) -> None:

@@ -1,5 +1,6 @@
 """Files received in pieces, with a size limit; small ones in memory, larger ones in a temporary file."""
 
+import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -82,6 +83,14 @@ class Upload:
             return bytes(self._memory)
         self._disk.flush()
         return Path(self._disk.name)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the whole file. Blocks: run it in a thread."""
+        if self._disk is None:
+            return hashlib.sha256(self._memory).digest()
+        with Path(self._disk.name).open("rb") as file:
+            self._disk.flush()
+            return hashlib.file_digest(file, "sha256").digest()
 
     def read(self) -> bytes:
         """The content."""

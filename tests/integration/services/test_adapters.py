@@ -154,6 +154,28 @@ async def test_a_recording_in_progress_keeps_its_projector(start_service: StartS
     await channel.close(None)
 
 
+async def test_tokens_of_a_replaced_adapter_are_not_cached(
+    adapters: AdapterClients, running: dict[str, RunningService], folder: Path
+) -> None:
+    stub = speech_encoder_pb2_grpc.SpeechEncoderStub(running["speech_encoder"].channel)
+
+    async def recording() -> AsyncIterator[SpeechEncoderEncodeRequest]:
+        audio = AudioHeader(encoded=EncodedAudio())
+        yield SpeechEncoderEncodeRequest(header=SpeechEncoderEncodeRequest.Header(audio=audio, adapter="meetings"))
+        yield SpeechEncoderEncodeRequest(data=wav(1))
+
+    async def tokens() -> list[bytes]:
+        return [clip.speech_tokens.tokens.rows.data async for clip in stub.Encode(recording())]
+
+    await adapters.load("meetings")
+    before = await tokens()
+    assert await tokens() == before
+    await adapters.unload("meetings")
+    write_adapter(folder / "meetings", "tiny", seed=2)
+    await adapters.load("meetings")
+    assert await tokens() != before
+
+
 async def test_the_speech_encoder_unloads_an_adapter_that_the_language_model_cannot_load(
     adapters: AdapterClients, model: Model, folder: Path
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import grpc
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from lyra.v1 import speech_encoder_pb2 as pb
 from lyra.v1 import speech_encoder_pb2_grpc
@@ -46,7 +47,7 @@ class Client:
         self.stub = speech_encoder_pb2_grpc.SpeechEncoderStub(service.channel)
 
     async def encode(
-        self, data: bytes, header: pb.AudioHeader | None = None, adapter: str = ""
+        self, data: bytes, header: pb.AudioHeader | None = None, adapter: str = "", tenant: str = ""
     ) -> list[pb.SpeechEncoderEncodeResponse]:
         async def requests() -> AsyncIterator[pb.SpeechEncoderEncodeRequest]:
             yield pb.SpeechEncoderEncodeRequest(
@@ -56,7 +57,8 @@ class Client:
                 yield pb.SpeechEncoderEncodeRequest(data=data[offset : offset + 100_000])
 
         try:
-            return [response async for response in self.stub.Encode(requests())]
+            call = self.stub.Encode(requests(), metadata=((telemetry.TENANT_METADATA, tenant),))
+            return [response async for response in call]
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error("speech_encoder", error) from error
 
@@ -309,3 +311,54 @@ async def test_a_refused_recording_does_not_stay_in_memory(start_service: StartS
         tracemalloc.stop()
         gc.enable()
     assert kept < 3 * len(recording)
+
+
+def cache_counts() -> tuple[float, float]:
+    """Hits and misses of the cache."""
+    hits, misses = (
+        REGISTRY.get_sample_value(f"lyra_encoder_cache_{name}_total", {"service": "speech_encoder"}) or 0.0
+        for name in ("hits", "misses")
+    )
+    return hits, misses
+
+
+async def test_recording_that_comes_again_is_not_encoded_again(client: Client) -> None:
+    hits, misses = cache_counts()
+    first = await client.encode(wav(31))
+    assert await client.encode(wav(31)) == first
+    assert cache_counts() == (hits + 2, misses + 2)
+    # The same samples in another container, and a longer recording with the same first clip.
+    await client.encode(tone(31).tobytes(), pcm())
+    await client.encode(wav(40))
+    assert cache_counts() == (hits + 5, misses + 3)
+
+
+async def test_tenants_and_adapters_share_no_tokens(start_service: StartService) -> None:
+    client = Client(await start_service("speech_encoder", preset="tiny-qwen2-vl"))
+    hits, misses = cache_counts()
+    same = [await client.encode(wav(1), tenant=tenant) for tenant in ("acme", "globex")]
+    assert same[0] == same[1]
+    assert await client.encode(wav(1), adapter="long_speech", tenant="acme") != same[0]
+    assert cache_counts() == (hits, misses + 3)
+
+
+async def test_same_recording_in_concurrent_calls_is_encoded_once(client: Client) -> None:
+    hits, misses = cache_counts()
+    first, *others = await asyncio.gather(*(client.encode(wav(31)) for _ in range(4)))
+    assert others == [first] * 3
+    assert cache_counts() == (hits + 6, misses + 2)
+
+
+async def test_recording_is_encoded_for_the_others_where_one_caller_leaves(client: Client) -> None:
+    leaving, staying = (asyncio.create_task(client.encode(wav(60))) for _ in range(2))
+    await until(lambda: telemetry.AUDIO_SECONDS_WAITING._value.get() > 60)
+    leaving.cancel()
+    assert tokens_of(await staying)
+    await until(lambda: telemetry.AUDIO_SECONDS_WAITING._value.get() == pytest.approx(0))
+
+
+async def test_cache_can_be_turned_off(start_service: StartService) -> None:
+    client = Client(await start_service("speech_encoder", encoder_cache_mib=0))
+    before = cache_counts()
+    assert await client.encode(wav(1)) == await client.encode(wav(1))
+    assert cache_counts() == before

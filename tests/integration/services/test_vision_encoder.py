@@ -1,14 +1,20 @@
 """The vision encoder service over a real socket, preset tiny."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 
 import grpc
+import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client import REGISTRY
 
 from lyra.v1 import vision_encoder_pb2 as pb
 from lyra.v1 import vision_encoder_pb2_grpc
+from model_core.vision.encoder import VisionTokens
+from model_core.vision.grid import GridVisionEncoder
+from services.shared import telemetry
 from services.shared.rpc import tensors
 from services.shared.service_errors import InvalidInput, from_rpc_error
 from tests.conftest import RunningService, StartService
@@ -27,13 +33,16 @@ class Client:
     def __init__(self, service: RunningService) -> None:
         self.stub = vision_encoder_pb2_grpc.VisionEncoderStub(service.channel)
 
-    async def encode(self, data: bytes, media_type: str = "") -> list[pb.VisionEncoderEncodeResponse]:
+    async def encode(
+        self, data: bytes, media_type: str = "", tenant: str = "acme"
+    ) -> list[pb.VisionEncoderEncodeResponse]:
         async def requests() -> AsyncIterator[pb.VisionEncoderEncodeRequest]:
             yield pb.VisionEncoderEncodeRequest(header=pb.VisionEncoderEncodeRequest.Header(media_type=media_type))
             yield pb.VisionEncoderEncodeRequest(data=data)
 
         try:
-            return [response async for response in self.stub.Encode(requests())]
+            call = self.stub.Encode(requests(), metadata=((telemetry.TENANT_METADATA, tenant),))
+            return [response async for response in call]
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error("vision_encoder", error) from error
 
@@ -139,3 +148,92 @@ async def test_service_describes_itself(client: Client) -> None:
     assert description.model.token_width == 16
     assert description.max_pixels == 40_000_000
     assert (description.max_video_seconds, description.max_frames) == (1800, 16)
+
+
+class Cache:
+    """Changes of the cache's counters since it was made."""
+
+    def __init__(self) -> None:
+        self._before = self._counted()
+
+    @staticmethod
+    def _counted() -> tuple[float, float]:
+        hits, misses = (
+            REGISTRY.get_sample_value(f"lyra_encoder_cache_{name}_total", {"service": "vision_encoder"}) or 0.0
+            for name in ("hits", "misses")
+        )
+        return hits, misses
+
+    def counts(self) -> tuple[float, float]:
+        """Hits and misses."""
+        hits, misses = self._counted()
+        return hits - self._before[0], misses - self._before[1]
+
+
+async def test_file_that_comes_again_is_not_encoded_again(client: Client) -> None:
+    cache, video = Cache(), make_video(seconds=3)
+    assert await client.encode(file()) == await client.encode(file())
+    assert cache.counts() == (1, 1)
+    assert await client.encode(video, "video/mp4") == await client.encode(video, "video/mp4")
+    assert cache.counts() == (2, 2)
+    await client.encode(file("JPEG"))
+    assert cache.counts() == (2, 3)
+
+
+async def test_tenants_share_nothing(client: Client) -> None:
+    cache = Cache()
+    first, second = [await client.encode(file(), tenant=tenant) for tenant in ("acme", "globex")]
+    assert first == second
+    assert cache.counts() == (0, 2)
+
+
+async def test_same_picture_in_concurrent_calls_is_encoded_once(client: Client) -> None:
+    cache = Cache()
+    first, *others = await asyncio.gather(*(client.encode(file()) for _ in range(6)))
+    assert others == [first] * 5
+    assert cache.counts() == (5, 1)
+
+
+async def test_cache_can_be_turned_off(start_service: StartService) -> None:
+    client, cache = Client(await start_service("vision_encoder", encoder_cache_mib=0)), Cache()
+    assert await client.encode(file()) == await client.encode(file())
+    assert cache.counts() == (0, 0)
+
+
+async def test_picture_that_cannot_be_decoded_is_refused_each_time(client: Client) -> None:
+    results = await asyncio.gather(*(client.encode(b"no picture") for _ in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [InvalidInput] * 3
+
+
+async def test_pictures_of_concurrent_calls_get_their_own_tokens(client: Client) -> None:
+    files = [file(size=(40 + side, 30)) for side in range(0, 200, 20)]
+    alone = [await client.encode(each) for each in files]
+    together = await asyncio.gather(*(client.encode(each, tenant="globex") for each in files))
+    assert together == alone
+
+
+async def test_pictures_of_concurrent_calls_share_a_batch_on_an_accelerator(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GridVisionEncoder, "one_by_one", False)
+    client = Client(
+        await start_service("vision_encoder", max_batch_images=4, gather_milliseconds=1000, decoder_processes=4)
+    )
+    sizes = []
+
+    def encode(encoder: GridVisionEncoder, images: list[Image.Image]) -> list[VisionTokens]:
+        sizes.append(len(images))
+        return whole(encoder, images)
+
+    whole = GridVisionEncoder.encode
+    monkeypatch.setattr(GridVisionEncoder, "encode", encode)
+    files = [file(size=(40 + side, 30)) for side in range(4)]
+    together = await asyncio.gather(*(client.encode(each) for each in files))
+    assert max(sizes) > 1
+    assert sum(sizes) == 4
+    sizes.clear()
+    for picture, (response,) in zip(files, together, strict=True):
+        (alone,) = await client.encode(picture, tenant="globex")
+        one, other = (tensors.from_message(each.vision_tokens.tokens.rows) for each in (alone, response))
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert sizes == [1] * 4

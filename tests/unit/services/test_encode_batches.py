@@ -11,6 +11,8 @@ from torch import Tensor
 from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.errors import InvalidInput
 from model_core.presets import build_speech_encoder
+from services.shared.content_cache import ContentCache
+from services.shared.rpc.batching import GatherWindow
 from services.shared.rpc.threads import ModelThread
 from services.shared.service_errors import Overloaded
 from services.speech_encoder.batching import ClipBatcher, ClipOptions
@@ -20,7 +22,8 @@ from services.speech_encoder.strategies import Encode
 class Gate:
     """The tiny encoder behind a gate: records each batch and lets it through when opened."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_by_one: bool = False) -> None:
+        self.one_by_one = one_by_one
         self.encoder = build_speech_encoder("tiny")
         self.batches: list[list[int]] = []
         self.opened = threading.Event()
@@ -40,18 +43,30 @@ def clip(length: int) -> Clip:
 class Bench:
     """A batcher with its gate."""
 
-    def __init__(self, max_batch_clips: int = 4, max_seconds_waiting: float = 1000) -> None:
-        self.gate = Gate()
+    def __init__(
+        self,
+        max_batch_clips: int = 4,
+        max_seconds_waiting: float = 1000,
+        gather_milliseconds: float = 0.0,
+        one_by_one: bool = False,
+    ) -> None:
+        self.gate = Gate(one_by_one=one_by_one)
         self.batcher = ClipBatcher(
             Encode(self.gate, ModelThread("test")),
             max_batch_clips=max_batch_clips,
             max_seconds_waiting=max_seconds_waiting,
+            window=GatherWindow(gather_milliseconds),
+            cache=ContentCache[Tensor]("test", 2**20, lambda tokens_NE: tokens_NE.nbytes),
         )
 
-    async def encode(self, *lengths: int, adapter: str = "", tenant: str = "acme") -> list[Tensor]:
+    async def encode(
+        self, *lengths: int, adapter: str = "", tenant: str = "acme", cached: bool = False
+    ) -> list[Tensor]:
         """Clips with these numbers of samples, encoded to their tokens."""
         clips = [clip(length) for length in lengths]
-        return [tokens async for tokens in self.batcher.process(clips, ClipOptions(adapter), tenant=tenant)]
+        keys = [str(length).encode() for length in lengths] if cached else []
+        results = self.batcher.process(clips, ClipOptions(adapter), tenant=tenant, keys=keys)
+        return [tokens async for tokens in results]
 
     async def occupied(self) -> "asyncio.Task[list[Tensor]]":
         """A call whose clip waits in the encoder, at the closed gate."""
@@ -155,3 +170,85 @@ async def test_an_error_in_a_batch_reaches_its_calls_and_the_next_batch_works() 
     with pytest.raises(InvalidInput):
         await bench.encode(1600, adapter="unknown")
     assert await bench.encode(1600)
+
+
+async def test_results_of_an_encoder_that_computes_one_by_one_do_not_wait_for_their_batch() -> None:
+    bench = Bench(one_by_one=True)
+    first = await bench.occupied()
+    others = [asyncio.create_task(bench.encode(length)) for length in (3200, 4800)]
+    await asyncio.sleep(0)
+    bench.gate.opened.set()
+    await asyncio.gather(first, *others)
+    assert bench.gate.batches == [[1600], [3200], [4800]]
+
+
+async def test_clip_that_was_encoded_before_is_not_encoded_again() -> None:
+    bench = Bench()
+    bench.gate.opened.set()
+    before = await bench.encode(1600, 3200, cached=True)
+    after = await bench.encode(3200, 4800, 1600, cached=True)
+    torch.testing.assert_close([after[2], after[0]], before, rtol=0, atol=0)
+    assert bench.gate.batches == [[1600, 3200], [4800]]
+    assert bench.batcher.seconds_waiting == pytest.approx(0)
+
+
+async def test_clips_that_two_recordings_share_are_encoded_once_whatever_their_order() -> None:
+    bench = Bench(max_batch_clips=1)
+    first = await bench.occupied()
+    one = asyncio.create_task(bench.encode(3200, 4800, cached=True))
+    other = asyncio.create_task(bench.encode(4800, 3200, cached=True))
+    await asyncio.sleep(0)
+    bench.gate.opened.set()
+    await first
+    (left, right), (second, first_again) = await asyncio.gather(one, other)
+    torch.testing.assert_close([left, right], [first_again, second], rtol=0, atol=0)
+    assert sorted(bench.gate.batches[1:]) == [[3200], [4800]]
+
+
+async def test_clip_is_encoded_for_the_others_where_the_caller_that_asked_first_leaves() -> None:
+    bench = Bench()
+    first = await bench.occupied()
+    leaving, staying = (asyncio.create_task(bench.encode(3200, cached=True)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    bench.gate.opened.set()
+    await first
+    assert len(await staying) == 1
+    assert bench.gate.batches == [[1600], [3200]]
+    assert bench.batcher.seconds_waiting == pytest.approx(0)
+
+
+async def test_recording_that_is_refused_in_favour_of_others_leaves_its_clips_to_those_that_share_them() -> None:
+    bench = Bench(max_seconds_waiting=0.5)
+    first = await bench.occupied()
+    evicted = asyncio.create_task(bench.encode(3200, 3201, cached=True, tenant="greedy"))
+    await asyncio.sleep(0)
+    sharing = asyncio.create_task(bench.encode(3200, cached=True, tenant="modest"))
+    await asyncio.sleep(0)
+    bench.gate.opened.set()
+    with pytest.raises(Overloaded):
+        await evicted
+    assert len(await sharing) == 1
+    await first
+    assert bench.batcher.seconds_waiting == pytest.approx(0)
+
+
+async def test_batch_waits_for_a_recording_on_its_way_and_for_no_other() -> None:
+    bench = Bench(gather_milliseconds=60_000)
+    bench.gate.opened.set()
+    assert await bench.encode(1600)
+
+    async def arrive() -> None:
+        with bench.batcher.arriving():
+            await asyncio.sleep(0.01)
+        await bench.encode(4800)
+
+    await asyncio.gather(arrive(), bench.encode(3200))
+    assert bench.gate.batches == [[1600], [3200, 4800]]
+
+
+async def test_recording_that_does_not_come_delays_a_batch_by_the_window_at_most() -> None:
+    bench = Bench(gather_milliseconds=1)
+    bench.gate.opened.set()
+    with bench.batcher.arriving():
+        assert await bench.encode(1600)

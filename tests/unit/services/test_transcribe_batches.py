@@ -11,6 +11,7 @@ import torch
 from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.speech.encoder import EncodedClip, TranscribedClip
 from services.shared import telemetry
+from services.shared.rpc.batching import GatherWindow
 from services.shared.rpc.threads import ModelThread
 from services.shared.service_errors import Overloaded
 from services.speech_encoder.batching import ClipBatcher, ClipOptions
@@ -61,6 +62,7 @@ class Bench:
             EncodeAndTranscribe(self.gate, ModelThread("encoder"), ModelThread("transcriber")),
             max_batch_clips=max_batch_clips,
             max_seconds_waiting=max_seconds_waiting,
+            window=GatherWindow(0.0),
         )
 
     async def transcribe(

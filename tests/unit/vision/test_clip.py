@@ -49,6 +49,14 @@ def test_a_picture_is_encoded_the_same_alone_and_in_a_batch(encoder: ClipVisionE
     assert encoder.encode([]) == []
 
 
+def test_fitted_picture_gives_the_same_tokens(encoder: ClipVisionEncoder) -> None:
+    images = [noise(90, 90), noise(200, 80)]
+    for whole, fitted in zip(
+        encoder.encode(images), encoder.encode([encoder.fit(each) for each in images]), strict=True
+    ):
+        torch.testing.assert_close(fitted.tokens, whole.tokens, atol=0, rtol=0)
+
+
 def test_each_frame_of_a_video_is_one_grid(encoder: ClipVisionEncoder) -> None:
     frames = [noise(64, 48, seed) for seed in range(3)]
     video = encoder.encode_video(frames)

@@ -47,6 +47,14 @@ def test_a_picture_is_encoded_the_same_alone_and_in_a_batch(encoder: GridVisionE
         torch.testing.assert_close(encoder.encode([image])[0].tokens, one.tokens, atol=1e-5, rtol=1e-5)
 
 
+def test_fitted_picture_gives_the_same_tokens(encoder: GridVisionEncoder) -> None:
+    images = pictures(3)
+    for whole, fitted in zip(
+        encoder.encode(images), encoder.encode([encoder.fit(each) for each in images]), strict=True
+    ):
+        torch.testing.assert_close(fitted.tokens, whole.tokens, atol=0, rtol=0)
+
+
 def test_each_frame_of_a_video_is_one_grid(encoder: GridVisionEncoder) -> None:
     frames = pictures(3)
     video = encoder.encode_video(frames)

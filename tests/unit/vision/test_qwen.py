@@ -51,6 +51,14 @@ def test_a_picture_is_encoded_the_same_alone_and_in_a_batch(encoder: QwenVisionE
     assert encoder.encode([]) == []
 
 
+def test_fitted_picture_gives_the_same_tokens(encoder: QwenVisionEncoder) -> None:
+    images = [noise(200, 91), noise(3000, 20), noise(10, 80)]
+    for whole, small in zip(
+        encoder.encode(images), encoder.encode([encoder.fit(each) for each in images]), strict=True
+    ):
+        torch.testing.assert_close(small.tokens, whole.tokens, atol=0, rtol=0)
+
+
 def test_video_joins_two_frames_in_a_patch_in_the_published_order(encoder: QwenVisionEncoder) -> None:
     frames = [noise(84, 56, seed) for seed in range(4)]
     # Without resizing, pixels can be laid out by hand: grid, then merge block, then channel, time, row, column.
