@@ -27,6 +27,13 @@ def children(decoders: Decoders) -> set[int]:
         return set()
 
 
+def busy_children(decoders: Decoders) -> set[int]:
+    """Process ids of the children that decode a file. A child that has just been forked is not among them."""
+    pool = decoders.pool
+    with pool._changed:
+        return set() if pool._zygote is None else set(pool._zygote.children) - {child.pid for child in pool._idle}
+
+
 def runs(pid: int) -> bool:
     """Whether the process exists and is not a zombie."""
     try:
@@ -51,8 +58,7 @@ class Trap:
 
     def read(self, count: int = -1) -> bytes:
         self.sprung += 1
-        idle = {child.pid for child in self._decoders.pool.idle}
-        for pid in children(self._decoders) - idle:
+        for pid in busy_children(self._decoders):
             self._spring(pid)
         data = self._data[self._position :][: count if count >= 0 else None]
         self._position += len(data)

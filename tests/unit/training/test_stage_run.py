@@ -62,7 +62,7 @@ def test_a_rising_loss_stops_the_run_and_the_best_weights_are_written(instruct: 
     written = load_file(tmp_path / "adapters" / "speech" / "projector.safetensors")["linear1.weight"]
     assert torch.equal(written, best[name].half())
     assert not torch.equal(written, last[name].half())
-    assert "those of step 1" in (tmp_path / "README.md").read_text()
+    assert "from step 1" in (tmp_path / "README.md").read_text()
     assert (
         run_evaluated(instruct, tmp_path, steps=20, hyperparameters={"learning_rate": 3.0, "regularizer": 0.0}) == rows
     )
@@ -156,7 +156,7 @@ def test_a_folder_with_another_run_is_refused(
     ("changed", "message"),
     [
         ({"device_batch": 3}, "is not divisible"),
-        ({"patience": 1}, "nothing to measure"),
+        ({"patience": 1}, "requires evaluation data"),
         ({"fsdp": "full_shard"}, "has none"),
         ({"start": Start(freeze=("ears",))}, "ears"),
     ],
