@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from model_core.text.repetition import loop_end
 
+_INCOMPLETE = "\ufffd"  # what bytes that are no character are decoded to
 _MAX_CHARACTER_TOKENS = 4  # a character has at most four bytes, in the worst case a token each
 
 
@@ -34,7 +35,7 @@ class IncrementalDetokenizer:
         """The text that this token makes final; may be empty."""
         self._pending_tokens.append(token)
         piece = self._decode(self._pending_tokens)
-        if piece.endswith("\ufffd") and len(self._pending_tokens) < _MAX_CHARACTER_TOKENS:
+        if piece.endswith(_INCOMPLETE) and len(self._pending_tokens) < _MAX_CHARACTER_TOKENS:
             return ""
         self._pending_tokens.clear()
         self._held_back += piece
@@ -49,10 +50,10 @@ class IncrementalDetokenizer:
         return self._release(len(self._held_back) - overlap)
 
     def flush(self) -> str:
-        """The text still held back at the end of the answer; empty once stopped."""
+        """The text still held back at the end of the answer, without a character that was cut; empty once stopped."""
         if self.stopped:
             return ""
-        self._held_back += self._decode(self._pending_tokens)
+        self._held_back += self._decode(self._pending_tokens).rstrip(_INCOMPLETE)
         return self._release(len(self._held_back))
 
     def _loops(self, piece: str) -> bool:

@@ -17,9 +17,18 @@ def stream_text(ids: list[int], stop: tuple[str, ...]) -> tuple[str, bool]:
     return "".join([*pieces, detokenizer.flush()]), detokenizer.stopped
 
 
-@given(st.text(max_size=30))
+@given(st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"]), max_size=30))
 def test_pieces_join_to_the_whole_text(text: str) -> None:
     assert stream_text(TOKENIZER.encode(text, add_special_tokens=False).ids, ()) == (text, False)
+
+
+@given(st.text("aé€😀", max_size=10), st.integers(0, 3))
+def test_character_that_max_tokens_cuts_is_left_out(text: str, missing: int) -> None:
+    """Preset tiny has a token for each byte."""
+    ids = TOKENIZER.encode(text, add_special_tokens=False).ids
+    ids = ids[: len(ids) - missing]
+    assert stream_text(ids, ()) == (text.encode()[: len(ids)].decode(errors="ignore"), False)
+    assert stream_text(ids, ("zz",)) == stream_text(ids, ())
 
 
 @given(st.text("ab \n é", max_size=30), st.lists(st.text("ab \n", min_size=1, max_size=4), max_size=4))
