@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model_core.adapter_choice import BASE, choose_adapter
 from model_core.engine.detokenizer import IncrementalDetokenizer
+from model_core.engine.grammar import JsonGrammar
 from model_core.engine.prefix_cache import Prefix, PrefixCache, prefix_key, storage_dtype
 from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
 from model_core.engine.sampler import BatchSampler, RowSampling, SamplingFailed
@@ -72,7 +73,9 @@ class LanguageModel:
         self.max_blocks = decoder.config.layers
         self.prefix_cache = PrefixCache(0)
         self._sampler = BatchSampler()
-        self._stop_ids = {tokenizer.token_to_id(token) for token in template.stop_tokens} - {None}
+        ids = map(tokenizer.token_to_id, template.stop_tokens)
+        self._stop_ids = {token for token in ids if token is not None}
+        self._json_grammar = JsonGrammar(tokenizer, decoder.config.vocabulary, self._stop_ids)
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -165,6 +168,8 @@ class LanguageModel:
         with torch.inference_mode():
             prompt = splice(render(messages, self.template), self.tokenizer, self.decoder.embed_tokens)
         max_tokens = self._max_tokens(prompt, options.sampling)
+        schema = options.sampling.json_schema
+        constraint = self._json_grammar.compile(schema) if schema else None
         return _Sequence(
             prompt=prompt,
             max_tokens=max_tokens,
@@ -172,7 +177,7 @@ class LanguageModel:
             tenant=options.tenant,
             hidden_states=options.hidden_states,
             extraction=Extraction(self._extraction(options), [prompt.context], [prompt.instruction]),
-            sampling=RowSampling(options.sampling, prompt.text_ids.tolist()),
+            sampling=RowSampling(options.sampling, prompt.text_ids.tolist(), constraint=constraint),
             detokenizer=IncrementalDetokenizer(
                 self.tokenizer.decode, options.sampling.stop, options.sampling.end_loops
             ),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -44,6 +45,16 @@ class NoTokenAllowed(SamplingFailed):
         super().__init__("no token is allowed next")
 
 
+class TokenConstraint(Protocol):
+    """Decides which tokens may come next in one answer, for example `grammar.JsonConstraint`."""
+
+    def exclude(self, logits_V: Tensor) -> Tensor:
+        """[V] logits -> [V] logits, -inf for tokens that may not come next. Raises SamplingFailed if it cannot tell."""
+
+    def accept(self, token: int) -> None:
+        """Goes on with a token that may come next."""
+
+
 @dataclass(frozen=True, slots=True)
 class SampledToken:
     """A token, and how likely it was.
@@ -72,6 +83,7 @@ class RowSampling:
         prompt_ids: Token ids of the prompt's text, for the repetition penalty.
         sampled_ids: Tokens that were already sampled.
         seed: For requests that set none; None for a random one.
+        constraint: Of this answer, before its first token.
     """
 
     def __init__(
@@ -80,12 +92,14 @@ class RowSampling:
         prompt_ids: Iterable[int] = (),
         sampled_ids: Sequence[int] = (),
         seed: int | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> None:
         if params.seed is not None:
             seed = params.seed
         self.params = params
         self.seed = secrets.randbits(64) if seed is None else seed
         self.sampled = 0
+        self._constraint = constraint
         penalizes_repetition = params.repetition_penalty != 1
         self._penalizes_counts = bool(params.presence_penalty or params.frequency_penalty)
         self._prompt_ids = set(prompt_ids) if penalizes_repetition else set()
@@ -94,13 +108,19 @@ class RowSampling:
         self._scale_V: Tensor | None = None
         self._counts_V: Tensor | None = None
         self.greedy = params.temperature < _MIN_TEMPERATURE
-        self.adjusts_logits = bool(params.logit_bias) or penalizes_repetition or self._penalizes_counts
+        self.adjusts_logits = bool(constraint or params.logit_bias or penalizes_repetition or self._penalizes_counts)
         for token in sampled_ids:
             self.accept(token)
 
     def adjusted(self, logits_V: Tensor) -> Tensor:
-        """[V] logits -> [V] logits with biases and penalties, in vLLM's order."""
+        """[V] logits -> [V] logits with constraint, biases and penalties, in vLLM's order.
+
+        Raises:
+            SamplingFailed: the constraint cannot tell which tokens may come next.
+        """
         params = self.params
+        if self._constraint is not None:
+            logits_V = self._constraint.exclude(logits_V)
         if params.logit_bias:
             ids, biases = self._biases(logits_V)
             logits_V = logits_V.index_add(0, ids, biases)
@@ -119,6 +139,8 @@ class RowSampling:
     def accept(self, token: int) -> None:
         """Counts a token as part of the answer."""
         self.sampled += 1
+        if self._constraint is not None:
+            self._constraint.accept(token)
         if self._penalizes_counts or self.params.repetition_penalty != 1:
             self._sampled_ids.append(token)
         if self._scale_V is not None:
@@ -177,11 +199,13 @@ class BatchSampler:
         with torch.inference_mode():
             logits_RV = logits_RV.float()
             chosen, peaks = _most_likely(logits_RV)
-            adjusted = {
-                index: row.adjusted(logits_RV[index])
-                for index, row in enumerate(rows)
-                if row.adjusts_logits and isinstance(chosen[index], int)
-            }
+            adjusted: dict[int, Tensor] = {}
+            for index, row in enumerate(rows):
+                if row.adjusts_logits and isinstance(chosen[index], int):
+                    try:
+                        adjusted[index] = row.adjusted(logits_RV[index])
+                    except SamplingFailed as error:
+                        chosen[index] = error
             if adjusted:
                 again = _most_likely(torch.stack(list(adjusted.values())))
                 for index, token, peak in zip(adjusted, *again, strict=True):

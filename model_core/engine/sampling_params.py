@@ -14,6 +14,7 @@ MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 MAX_LOGIT_BIASES = 300
 MAX_LOGIT_BIAS = 100
+MAX_SCHEMA_BYTES = 64 * 1024
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ class SamplingParams:
         end_loops: Whether an answer that repeats itself ends there.
         logprobs: Whether each token comes with its log-probability.
         top_logprobs: Number of most likely tokens whose log-probabilities come with each token; needs `logprobs`.
+        json_schema: JSON schema that the answer follows, as text of at most MAX_SCHEMA_BYTES; empty is off.
 
     Raises:
         InvalidInput: a value is out of bounds; it is named.
@@ -71,6 +73,7 @@ class SamplingParams:
     end_loops: bool = False
     logprobs: bool = False
     top_logprobs: int = _bounded(0, ge=0, le=20)
+    json_schema: str = ""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -82,6 +85,8 @@ class SamplingParams:
         if self.top_logprobs and not self.logprobs:
             raise InvalidInput("top_logprobs", "is only for logprobs: true")
         _check_logit_bias(self.logit_bias)
+        if (size := len(self.json_schema.encode())) > MAX_SCHEMA_BYTES:
+            raise InvalidInput("json_schema", f"{size:,} bytes are over the limit of {MAX_SCHEMA_BYTES:,}")
 
     def check_vocabulary(self, size: int) -> None:
         """Checks token ids against a model's vocabulary. Raises InvalidInput if it has no such token."""

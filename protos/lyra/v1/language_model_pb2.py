@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lyra.v1 import common_pb2 as lyra_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clyra/v1/language_model.proto\x12\x07lyra.v1\x1a\x14lyra/v1/common.proto\"\xe4\x01\n\x0fGenerateRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.lyra.v1.GenerateHeaderH\x00\x12.\n\rmessage_start\x18\x02 \x01(\x0b\x32\x15.lyra.v1.MessageStartH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12.\n\rspeech_tokens\x18\x04 \x01(\x0b\x32\x15.lyra.v1.SpeechTokensH\x00\x12.\n\rvision_tokens\x18\x05 \x01(\x0b\x32\x15.lyra.v1.VisionTokensH\x00\x42\x06\n\x04part\"\xcd\x02\n\x0eGenerateHeader\x12\x16\n\nmax_tokens\x18\x01 \x01(\rB\x02\x18\x01\x12\x17\n\x0btemperature\x18\x02 \x01(\x02\x42\x02\x18\x01\x12\x11\n\x05top_p\x18\x03 \x01(\x02\x42\x02\x18\x01\x12\x15\n\x04seed\x18\x04 \x01(\x04\x42\x02\x18\x01H\x00\x88\x01\x01\x12\x10\n\x04stop\x18\x05 \x03(\tB\x02\x18\x01\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\x15\n\rhidden_states\x18\x07 \x01(\x08\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x16\n\tkeep_rate\x18\t \x01(\x02H\x01\x88\x01\x01\x12\x13\n\x06\x62locks\x18\n \x01(\rH\x02\x88\x01\x01\x12\x15\n\tend_loops\x18\x0b \x01(\x08\x42\x02\x18\x01\x12\x30\n\x0fsampling_params\x18\x0c \x01(\x0b\x32\x17.lyra.v1.SamplingParamsB\x07\n\x05_seedB\x0c\n\n_keep_rateB\t\n\x07_blocks\"\xec\x04\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x16\n\tend_loops\x18\x06 \x01(\x08H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x07 \x01(\x02H\x05\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\t \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\n \x01(\x02H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0b \x01(\x02H\t\x88\x01\x01\x12:\n\nlogit_bias\x18\x0c \x03(\x0b\x32&.lyra.v1.SamplingParams.LogitBiasEntry\x12\x15\n\x08logprobs\x18\r \x01(\x08H\n\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\x0e \x01(\rH\x0b\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x0c\n\n_end_loopsB\x08\n\x06_min_pB\x08\n\x06_top_kB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x0f\n\r_top_logprobs\"+\n\x0cMessageStart\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.lyra.v1.Role\"p\n\x10GenerateResponse\x12(\n\ntext_delta\x18\x01 \x01(\x0b\x32\x12.lyra.v1.TextDeltaH\x00\x12)\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x17.lyra.v1.GenerateFinishH\x00\x42\x07\n\x05\x65vent\"Q\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12&\n\rhidden_states\x18\x03 \x01(\x0b\x32\x0f.lyra.v1.Tensor\"V\n\x0eGenerateFinish\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.lyra.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.lyra.v1.Usage\"\x90\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rspeech_tokens\x18\x02 \x01(\r\x12\x15\n\rvision_tokens\x18\x03 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x06 \x03(\r\"\"\n\x12\x43ountTokensRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\"\x1e\n\x1cLanguageModelDescribeRequest\"\xaf\x01\n\x1dLanguageModelDescribeResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.lyra.v1.ModelDescription\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x12\n\nmax_blocks\x18\x03 \x01(\r\x12\x11\n\tkeep_rate\x18\x04 \x01(\x02\x12\x0e\n\x06\x62locks\x18\x05 \x01(\r\x12\x15\n\rwindow_tokens\x18\x06 \x01(\r*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xf9\x01\n\rLanguageModel\x12\x43\n\x08Generate\x12\x18.lyra.v1.GenerateRequest\x1a\x19.lyra.v1.GenerateResponse(\x01\x30\x01\x12H\n\x0b\x43ountTokens\x12\x1b.lyra.v1.CountTokensRequest\x1a\x1c.lyra.v1.CountTokensResponse\x12Y\n\x08\x44\x65scribe\x12%.lyra.v1.LanguageModelDescribeRequest\x1a&.lyra.v1.LanguageModelDescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clyra/v1/language_model.proto\x12\x07lyra.v1\x1a\x14lyra/v1/common.proto\"\xe4\x01\n\x0fGenerateRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.lyra.v1.GenerateHeaderH\x00\x12.\n\rmessage_start\x18\x02 \x01(\x0b\x32\x15.lyra.v1.MessageStartH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12.\n\rspeech_tokens\x18\x04 \x01(\x0b\x32\x15.lyra.v1.SpeechTokensH\x00\x12.\n\rvision_tokens\x18\x05 \x01(\x0b\x32\x15.lyra.v1.VisionTokensH\x00\x42\x06\n\x04part\"\xcd\x02\n\x0eGenerateHeader\x12\x16\n\nmax_tokens\x18\x01 \x01(\rB\x02\x18\x01\x12\x17\n\x0btemperature\x18\x02 \x01(\x02\x42\x02\x18\x01\x12\x11\n\x05top_p\x18\x03 \x01(\x02\x42\x02\x18\x01\x12\x15\n\x04seed\x18\x04 \x01(\x04\x42\x02\x18\x01H\x00\x88\x01\x01\x12\x10\n\x04stop\x18\x05 \x03(\tB\x02\x18\x01\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\x15\n\rhidden_states\x18\x07 \x01(\x08\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x16\n\tkeep_rate\x18\t \x01(\x02H\x01\x88\x01\x01\x12\x13\n\x06\x62locks\x18\n \x01(\rH\x02\x88\x01\x01\x12\x15\n\tend_loops\x18\x0b \x01(\x08\x42\x02\x18\x01\x12\x30\n\x0fsampling_params\x18\x0c \x01(\x0b\x32\x17.lyra.v1.SamplingParamsB\x07\n\x05_seedB\x0c\n\n_keep_rateB\t\n\x07_blocks\"\x96\x05\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x16\n\tend_loops\x18\x06 \x01(\x08H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x07 \x01(\x02H\x05\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\t \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\n \x01(\x02H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0b \x01(\x02H\t\x88\x01\x01\x12:\n\nlogit_bias\x18\x0c \x03(\x0b\x32&.lyra.v1.SamplingParams.LogitBiasEntry\x12\x15\n\x08logprobs\x18\r \x01(\x08H\n\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\x0e \x01(\rH\x0b\x88\x01\x01\x12\x18\n\x0bjson_schema\x18\x0f \x01(\tH\x0c\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x0c\n\n_end_loopsB\x08\n\x06_min_pB\x08\n\x06_top_kB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x0f\n\r_top_logprobsB\x0e\n\x0c_json_schema\"+\n\x0cMessageStart\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.lyra.v1.Role\"p\n\x10GenerateResponse\x12(\n\ntext_delta\x18\x01 \x01(\x0b\x32\x12.lyra.v1.TextDeltaH\x00\x12)\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x17.lyra.v1.GenerateFinishH\x00\x42\x07\n\x05\x65vent\"Q\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12&\n\rhidden_states\x18\x03 \x01(\x0b\x32\x0f.lyra.v1.Tensor\"V\n\x0eGenerateFinish\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.lyra.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.lyra.v1.Usage\"\x90\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rspeech_tokens\x18\x02 \x01(\r\x12\x15\n\rvision_tokens\x18\x03 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x06 \x03(\r\"\"\n\x12\x43ountTokensRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\"\x1e\n\x1cLanguageModelDescribeRequest\"\xaf\x01\n\x1dLanguageModelDescribeResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.lyra.v1.ModelDescription\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x12\n\nmax_blocks\x18\x03 \x01(\r\x12\x11\n\tkeep_rate\x18\x04 \x01(\x02\x12\x0e\n\x06\x62locks\x18\x05 \x01(\r\x12\x15\n\rwindow_tokens\x18\x06 \x01(\r*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xf9\x01\n\rLanguageModel\x12\x43\n\x08Generate\x12\x18.lyra.v1.GenerateRequest\x1a\x19.lyra.v1.GenerateResponse(\x01\x30\x01\x12H\n\x0b\x43ountTokens\x12\x1b.lyra.v1.CountTokensRequest\x1a\x1c.lyra.v1.CountTokensResponse\x12Y\n\x08\x44\x65scribe\x12%.lyra.v1.LanguageModelDescribeRequest\x1a&.lyra.v1.LanguageModelDescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,36 +46,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEHEADER'].fields_by_name['end_loops']._serialized_options = b'\030\001'
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=2015
-  _globals['_ROLE']._serialized_end=2095
-  _globals['_FINISHREASON']._serialized_start=2097
-  _globals['_FINISHREASON']._serialized_end=2192
+  _globals['_ROLE']._serialized_start=2057
+  _globals['_ROLE']._serialized_end=2137
+  _globals['_FINISHREASON']._serialized_start=2139
+  _globals['_FINISHREASON']._serialized_end=2234
   _globals['_GENERATEREQUEST']._serialized_start=64
   _globals['_GENERATEREQUEST']._serialized_end=292
   _globals['_GENERATEHEADER']._serialized_start=295
   _globals['_GENERATEHEADER']._serialized_end=628
   _globals['_SAMPLINGPARAMS']._serialized_start=631
-  _globals['_SAMPLINGPARAMS']._serialized_end=1251
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1023
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1071
-  _globals['_MESSAGESTART']._serialized_start=1253
-  _globals['_MESSAGESTART']._serialized_end=1296
-  _globals['_GENERATERESPONSE']._serialized_start=1298
-  _globals['_GENERATERESPONSE']._serialized_end=1410
-  _globals['_TEXTDELTA']._serialized_start=1412
-  _globals['_TEXTDELTA']._serialized_end=1493
-  _globals['_GENERATEFINISH']._serialized_start=1495
-  _globals['_GENERATEFINISH']._serialized_end=1581
-  _globals['_USAGE']._serialized_start=1584
-  _globals['_USAGE']._serialized_end=1728
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1730
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1764
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1766
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1803
-  _globals['_LANGUAGEMODELDESCRIBEREQUEST']._serialized_start=1805
-  _globals['_LANGUAGEMODELDESCRIBEREQUEST']._serialized_end=1835
-  _globals['_LANGUAGEMODELDESCRIBERESPONSE']._serialized_start=1838
-  _globals['_LANGUAGEMODELDESCRIBERESPONSE']._serialized_end=2013
-  _globals['_LANGUAGEMODEL']._serialized_start=2195
-  _globals['_LANGUAGEMODEL']._serialized_end=2444
+  _globals['_SAMPLINGPARAMS']._serialized_end=1293
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1049
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1097
+  _globals['_MESSAGESTART']._serialized_start=1295
+  _globals['_MESSAGESTART']._serialized_end=1338
+  _globals['_GENERATERESPONSE']._serialized_start=1340
+  _globals['_GENERATERESPONSE']._serialized_end=1452
+  _globals['_TEXTDELTA']._serialized_start=1454
+  _globals['_TEXTDELTA']._serialized_end=1535
+  _globals['_GENERATEFINISH']._serialized_start=1537
+  _globals['_GENERATEFINISH']._serialized_end=1623
+  _globals['_USAGE']._serialized_start=1626
+  _globals['_USAGE']._serialized_end=1770
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1772
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1806
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1808
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1845
+  _globals['_LANGUAGEMODELDESCRIBEREQUEST']._serialized_start=1847
+  _globals['_LANGUAGEMODELDESCRIBEREQUEST']._serialized_end=1877
+  _globals['_LANGUAGEMODELDESCRIBERESPONSE']._serialized_start=1880
+  _globals['_LANGUAGEMODELDESCRIBERESPONSE']._serialized_end=2055
+  _globals['_LANGUAGEMODEL']._serialized_start=2237
+  _globals['_LANGUAGEMODEL']._serialized_end=2486
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,7 @@ from model_core.errors import InvalidInput
         ({"logit_bias": dict.fromkeys(range(301), 1.0)}, "logit_bias: 301 tokens are over the limit of 300"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs: 21 is out of range: it has to be at least 0 and at"),
         ({"top_logprobs": 1}, "top_logprobs: is only for logprobs: true"),
+        ({"json_schema": "é" * 32_769}, "json_schema: 65,538 bytes are over the limit of 65,536"),
         ({"seed": -1}, "seed: -1 is out of range"),
         ({"seed": 2**64}, "seed: 18446744073709551616 is out of range"),
         ({"stop": ("a",) * 5}, "stop: 5 strings are over the limit of 4"),

@@ -89,7 +89,7 @@ def test_every_option_reaches_the_pipeline() -> None:
 
 
 def test_every_sampling_parameter_is_a_field_of_the_request_with_the_same_bounds() -> None:
-    elsewhere = {"end_loops"}  # for jobs alone
+    elsewhere = {"end_loops", "json_schema"}  # for jobs alone; not in the API yet
     unsupported = {"logprobs", "top_logprobs"}
     assert ChatRequest.model_fields.keys() >= SAMPLING_FIELDS - elsewhere
     assert ChatRequest.model_fields.keys().isdisjoint(elsewhere)

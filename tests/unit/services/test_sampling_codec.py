@@ -26,6 +26,7 @@ VALUES: dict[str, Any] = {
     "logit_bias": {3: -100.0, 7: 0.5},
     "logprobs": True,
     "top_logprobs": 5,
+    "json_schema": "{}",
 }
 
 
