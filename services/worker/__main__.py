@@ -18,7 +18,7 @@ from services.shared.rpc.server import write_port_file
 from services.shared.settings import load
 from services.shared.telemetry import MetricsServer
 from services.worker.app import keep_logging, make_app
-from services.worker.reconnecting import ForgetfulQoS, ProcessPool
+from services.worker.reconnecting import ProcessPool, ReconnectingQoS
 from services.worker.settings import WorkerSettings
 
 log = telemetry.get_logger(__name__)
@@ -60,7 +60,7 @@ def main() -> int:
     signals.worker_ready.connect(report_ready, weak=False)
     signals.worker_process_init.connect(follow_parent, weak=False)
     signals.worker_shutting_down.connect(lambda **_: _exit_after(settings.grace_seconds), weak=False)
-    Channel.QoS = ForgetfulQoS
+    Channel.QoS = ReconnectingQoS
     worker: WorkController = make_app(settings).Worker(
         queues=queues,
         concurrency=settings.concurrency * (settings.clips_at_once if clips_only else 1),

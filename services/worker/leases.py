@@ -1,10 +1,10 @@
-"""Who works on a unit, and how often that was tried.
+"""Leases on units, and how often each was tried. They expire by Redis' clock, so workers' clocks do not matter.
 
-Celery delivers a message again if its worker died or takes long, and the reconciler queues what it believes to be lost.
-A lease keeps two workers from doing the same unit at the same time. It only saves work: units may be done twice, with
-the same objects as a result. Leases expire by Redis' clock.
+Celery delivers a message again if its worker died or takes long, and the reconciler queues units that seem to be lost.
+A lease keeps two workers from doing the same unit at the same time. It only saves work: a unit that is done twice
+produces the same objects.
 
-Tries are counted in Redis because Celery counts retries in the message, when a task fails: a unit that kills its worker
+Tries are counted in Redis because Celery counts retries in the message when a task fails: a unit that kills its worker
 would be delivered again forever.
 """
 
@@ -31,7 +31,7 @@ class Leases:
 
     Args:
         client: Of Redis.
-        seconds: That a lease holds without a sign of life; one is given every third of that.
+        seconds: Until a lease expires unless it is renewed, which happens every third of that.
     """
 
     def __init__(self, client: "redis.Redis", seconds: float) -> None:
@@ -65,7 +65,7 @@ class Leases:
         return {unit for unit, value in zip(asked, values, strict=True) if value is not None}
 
     def count_try(self, unit: QueuedUnit) -> int:
-        """Counts a try of the unit; returns which one it is, from 1."""
+        """Counts an attempt at the unit; returns which one it is, from 1."""
         key = _TRIES_PREFIX + unit.name
         with self._client.pipeline() as pipeline:
             pipeline.incr(key)
@@ -73,18 +73,18 @@ class Leases:
             tries, _ = pipeline.execute()
         return int(tries)
 
-    def uncount_try(self, unit: QueuedUnit) -> None:
-        """The last try did not fail by the unit's own fault."""
+    def forget_try(self, unit: QueuedUnit) -> None:
+        """Takes back the last attempt, which did not fail through the unit's own fault."""
         with suppress(redis.RedisError):
             self._client.decr(_TRIES_PREFIX + unit.name)
 
     def forget_tries(self, unit: QueuedUnit) -> None:
-        """The unit succeeded: earlier failures do not count any more."""
+        """The unit succeeded: earlier failures no longer count."""
         with suppress(redis.RedisError):
             self._client.delete(_TRIES_PREFIX + unit.name)
 
     def _release(self, lock: Lock, token: Any) -> None:
-        """Retries while Redis is unavailable: nobody else does the unit before its lease is gone."""
+        """Retries while Redis is unavailable, because nobody else does the unit before its lease is gone."""
         expires = time.monotonic() + self._seconds
         while time.monotonic() < expires:
             try:

@@ -1,4 +1,4 @@
-"""Parts of Celery 5.7 and kombu 5.7, mended so that a worker goes on working whenever Redis comes back."""
+"""Fixes for Celery 5.7 and kombu 5.7, so that a worker keeps working whenever it has lost Redis."""
 
 from typing import Any
 
@@ -29,13 +29,13 @@ class ProcessPool(prefork.TaskPool):  # type: ignore[misc]
     Pool = ReconnectingPool
 
 
-class ForgetfulQoS(QoS):
-    """Counts a message as handled although Redis did not hear so.
+class ReconnectingQoS(QoS):
+    """Frees the place of a message even if Redis could not be told that it was acknowledged or rejected.
 
-    A worker takes no messages while it holds as many as its prefetch limit, and does not notice that Redis was lost
-    meanwhile, because redis-py reconnects by itself. kombu counts a message that could not be acknowledged in between
-    towards the limit forever, until the worker takes no messages at all. Redis still has the message: it is delivered
-    again after the visibility timeout, and its unit turns out to be done.
+    A worker that holds as many messages as its prefetch limit allows does not notice that Redis was lost, because
+    redis-py reconnects by itself. kombu counts a message whose acknowledgement failed in the meantime towards the limit
+    forever, until the worker takes no messages at all. Redis still has the message, and delivers it again after the
+    visibility timeout.
     """
 
     def ack(self, delivery_tag: str) -> None:

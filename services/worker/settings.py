@@ -26,8 +26,8 @@ class WorkerSettings(
         default=16,
         ge=1,
         le=64,
-        description="Clips transcribed at the same time for each of `concurrency`, by a worker of the queue `clips` "
-        "alone, so that the speech encoder fills its batches.",
+        description="Clips transcribed at the same time, times `concurrency`, by a worker that serves only the queue "
+        "`clips`; they fill the speech encoder's batches.",
     )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="HTTP port of health and metrics; 0 takes a free one."

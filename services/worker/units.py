@@ -48,14 +48,6 @@ class UnitFailed(Exception):
     """A unit failed for good, for a reason that the job's owner may read."""
 
 
-class _RetryLater(Exception):
-    """The unit is to be retried in so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-
 def run_unit(context: WorkerContext, task: Task, queued: QueuedUnit) -> None:
     """Does a unit if it is still to be done.
 
@@ -70,9 +62,7 @@ def run_unit(context: WorkerContext, task: Task, queued: QueuedUnit) -> None:
             context.dispatcher.start(queued)
             if not held:
                 raise Ignore
-            _try(context, queued, context.leases.count_try(queued))
-    except _RetryLater as retry:
-        raise task.retry(countdown=retry.seconds, exc=retry.__cause__) from None
+            _try(context, task, queued, context.leases.count_try(queued))
     except redis.RedisError as error:
         raise QueueDown from error
 
@@ -103,7 +93,7 @@ def advance(context: WorkerContext, job: JobId) -> int:
     return context.dispatcher.push(job, idle, view.manifest.priority)
 
 
-def _try(context: WorkerContext, queued: QueuedUnit, tries: int) -> None:
+def _try(context: WorkerContext, task: Task, queued: QueuedUnit, tries: int) -> None:
     job, unit = queued.job, queued.unit
     bound = log.bind(tenant=job.tenant, job=job.job, unit=str(unit))
     reason = ""
@@ -118,16 +108,16 @@ def _try(context: WorkerContext, queued: QueuedUnit, tries: int) -> None:
     except (Unavailable, Overloaded) as error:
         # A service, the store or Redis is unavailable: the unit waits, which is no failure of its own.
         bound.warning("unit has to wait", reason=error.message)
-        context.leases.uncount_try(queued)
+        context.leases.forget_try(queued)
         context.wait_reasons.record(job, error)
         context.store_was_full |= isinstance(error, StoreFull)
-        _retry(context, queued, error.retry_after_seconds, error)
+        _retry(context, task, queued, error.retry_after_seconds, error)
     except Exception as error:
         known = isinstance(error, InvalidInput | DeadlineExceeded)
         reason = error.message if isinstance(error, InvalidInput | DeadlineExceeded) else "it failed inside a service"
         bound.warning("unit failed", tries=tries, reason=str(error), exc_info=None if known else error)
         if tries < context.settings.max_tries:
-            _retry(context, queued, 2.0 ** (tries - 1), error)
+            _retry(context, task, queued, 2.0 ** (tries - 1), error)
     if reason:
         _give_up(context, job, unit, reason, tries)
     _follow(context, job, unit)
@@ -135,10 +125,10 @@ def _try(context: WorkerContext, queued: QueuedUnit, tries: int) -> None:
         raise UnitFailed(reason)
 
 
-def _retry(context: WorkerContext, queued: QueuedUnit, seconds: float, error: Exception) -> NoReturn:
-    """Raises _RetryLater. The unit counts as queued from here on, before its lease is released."""
+def _retry(context: WorkerContext, task: Task, queued: QueuedUnit, seconds: float, error: Exception) -> NoReturn:
+    """Raises Retry. The unit counts as queued from here on, before its lease is released."""
     _until_available(lambda: context.dispatcher.postpone(queued, seconds))
-    raise _RetryLater(seconds) from error
+    raise task.retry(countdown=seconds, exc=error)
 
 
 def _do(context: WorkerContext, queued: QueuedUnit) -> None:

@@ -1,12 +1,12 @@
-"""Turns between tenants: units wait here until the dispatcher hands them to Celery, a few at a time.
+"""Fairness between tenants: units wait here until the dispatcher hands them to Celery, a few at a time.
 
 Celery's queues are first in, first out: ten hours of audio would be served before everything that comes later. A
-backlog is one sorted set in Redis for each queue. The score of a waiting unit is its virtual start time (start-time
+backlog is one sorted set in Redis per queue. The score of a waiting unit is its virtual start time (start-time
 fair queueing, Goyal et al. 1996): a tenant's units are one apart, and a tenant who comes later starts next to the head.
 A tenant's jobs take turns by their priority. From being handed to Celery until a worker starts them, units stay in the
 set with a score above all of these; so the set's size is the number that waits, and no unit is queued twice.
 
-All of this may vanish at any time: the reconciler adds what the store says is not done.
+All of this may be lost at any time: the reconciler adds units that are not done according to the store.
 """
 
 import math
@@ -64,7 +64,7 @@ class Backlog:
         self._key = KEY_PREFIX + queue
 
     def add(self, units: Sequence[QueuedUnit]) -> int:
-        """Adds units of one tenant. Those that wait already are not added again. Returns how many are new."""
+        """Adds units of one tenant that are not queued yet; returns how many."""
         there = dict(self._all())
         new = [unit for unit in units if unit not in there]
         if not new:
@@ -99,7 +99,7 @@ class Backlog:
         self._client.zrem(self._key, str(unit))
 
     def postpone(self, unit: QueuedUnit, seconds: float) -> None:
-        """The unit waits in Celery for a retry, which is due in so many seconds."""
+        """Celery retries the unit in so many seconds."""
         at, _ = self._client.time()
         self._client.zadd(self._key, {str(unit): _POSTPONED + at + seconds})
 

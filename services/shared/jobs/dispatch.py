@@ -17,12 +17,12 @@ from services.shared.jobs.state import Unit, Work
 from services.shared.service_errors import Unavailable
 
 KEY_PREFIX = "lyra:celery:"
-# A message that was not acknowledged for so long is delivered again. Units may take longer: their lease is held then.
+# A message that is not acknowledged in this time is delivered again. Units may take longer: their lease is held.
 VISIBILITY_SECONDS = 60
 
 
 class Queue(StrEnum):
-    """Celery's queues, each with workers and a concurrency of its own."""
+    """Celery's queues, each with its own workers and concurrency."""
 
     PLANS = "plans"
     CLIPS = "clips"
@@ -40,10 +40,10 @@ QUEUE_OF = {
     Work.FINISH: Queue.ANSWERS,
     Work.CALL_BACK: Queue.WEBHOOKS,
 }
-# Units that wait in Celery itself. Enough to keep workers busy, which are handed another one whenever one starts; few,
-# since whoever comes later waits for all of them.
+# Units that wait in Celery itself: enough to keep workers busy, as another is handed over whenever one starts, and few,
+# because units that arrive later wait for all of them.
 _WINDOW = {Queue.PLANS: 2, Queue.CLIPS: 32, Queue.ANSWERS: 2, Queue.WEBHOOKS: 8, Queue.HOUSEKEEPING: 0}
-# Of Redis' priority steps, for units within the window; between tenants, and between jobs, the backlog decides.
+# Redis' priority step, for units within the window; the backlog decides between tenants and jobs.
 _PRIORITY = {Priority.HIGH: 0, Priority.NORMAL: 3, Priority.LOW: 6}
 _STEPS = ("", *(f"{Channel.sep}{step}" for step in PRIORITY_STEPS[1:]))  # what kombu appends to a queue's name
 
@@ -56,7 +56,7 @@ class QueueDown(Unavailable):
 
 
 def task_name(work: Work) -> str:
-    """Of the Celery task that does units of a kind."""
+    """Name of the Celery task that does units of a kind."""
     return f"lyra.{work}"
 
 
@@ -74,12 +74,12 @@ def make_celery(settings: JobSettings) -> Celery:
         task_publish_retry=False,
         task_send_sent_event=True,
         worker_send_task_events=True,
-        # Needs a subscription; when that loses Redis first, kombu 5.7 ends the worker instead of reconnecting.
+        # Needs a subscription; if that loses Redis first, kombu 5.7 ends the worker instead of reconnecting.
         worker_enable_remote_control=False,
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
-        broker_channel_error_retry=True,  # a Redis that refuses writes, as on a full disk, is waited for
+        broker_channel_error_retry=True,  # wait for a Redis that refuses writes, as on a full disk
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -101,6 +101,14 @@ def open_redis(settings: JobSettings) -> "redis.Redis":
     return redis.Redis.from_url(settings.redis_url, socket_timeout=seconds, socket_connect_timeout=seconds)
 
 
+@contextmanager
+def _raising_queue_down() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, OSError, redis.RedisError) as error:
+        raise QueueDown from error
+
+
 class Dispatcher:
     """Queues units. Every method raises QueueDown if Redis cannot be reached or refuses writes."""
 
@@ -109,69 +117,51 @@ class Dispatcher:
         self._celery = celery
         self.backlogs = {queue: Backlog(client, queue) for queue in Queue}
 
+    @_raising_queue_down()
     def push(self, job: JobId, units: Iterable[Unit], priority: Priority) -> int:
         """Queues units that are not queued yet; returns how many."""
         by_queue: dict[Queue, list[QueuedUnit]] = {}
         for unit in units:
             by_queue.setdefault(QUEUE_OF[unit.work], []).append(QueuedUnit(job, unit, priority))
-        new = 0
-        for queue, some in by_queue.items():
-            with _redis():
-                new += self.backlogs[queue].add(some)
-            self._fill(queue)
+        new = sum(self.backlogs[queue].add(some) for queue, some in by_queue.items())
+        self.fill(by_queue)
         return new
 
+    @_raising_queue_down()
     def start(self, unit: QueuedUnit) -> None:
-        """A worker starts the unit: it does not wait any more, and another one takes its place in Celery's queue."""
+        """A worker starts the unit: it no longer waits, and another one takes its place in Celery's queue."""
         queue = QUEUE_OF[unit.unit.work]
-        with _redis():
-            self.backlogs[queue].remove(unit)
-        self._fill(queue)
+        self.backlogs[queue].remove(unit)
+        self.fill([queue])
 
+    @_raising_queue_down()
     def postpone(self, unit: QueuedUnit, seconds: float) -> None:
         """The unit is about to be retried by Celery in so many seconds."""
-        with _redis():
-            self.backlogs[QUEUE_OF[unit.unit.work]].postpone(unit, seconds)
+        self.backlogs[QUEUE_OF[unit.unit.work]].postpone(unit, seconds)
 
+    @_raising_queue_down()
     def drop(self, job: JobId) -> None:
-        """Drops the job's units that wait. Those that Celery has end when a worker finds the job ended."""
-        with _redis():
-            for backlog in self.backlogs.values():
-                backlog.remove_job(job)
+        """Drops the job's waiting units. Those that Celery holds end when a worker sees that the job has ended."""
+        for backlog in self.backlogs.values():
+            backlog.remove_job(job)
         self.fill()
 
+    @_raising_queue_down()
     def forget_lost(self) -> None:
-        """Drops units that were handed to Celery and are not there any more, as after a failover of Redis."""
-        with _redis():
-            for queue, backlog in self.backlogs.items():
-                if not any(self._client.llen(KEY_PREFIX + queue.value + step) for step in _STEPS):
-                    backlog.forget_lost(2 * VISIBILITY_SECONDS)
+        """Drops units that were handed to Celery and are no longer there, as after a failover of Redis."""
+        for queue, backlog in self.backlogs.items():
+            if not any(self._client.llen(KEY_PREFIX + queue.value + step) for step in _STEPS):
+                backlog.forget_lost(2 * VISIBILITY_SECONDS)
 
-    def fill(self) -> None:
-        """Hands units to Celery where its queues are shorter than they should be, as after lost messages."""
-        for queue in Queue:
-            self._fill(queue)
-
-    def _fill(self, queue: Queue) -> None:
-        """Hands units to Celery until its queue is as long as it should be."""
-        with _redis():
-            for unit in self.backlogs[queue].hand_over(_WINDOW[queue]):
-                self._send(unit)
-
-    def _send(self, queued: QueuedUnit) -> None:
-        job, unit, priority = queued.job, queued.unit, queued.priority
-        self._celery.send_task(
-            task_name(unit.work),
-            (job.tenant, job.job),
-            {"index": unit.index, "answer": unit.answer, "priority": priority.value},
-            priority=_PRIORITY[priority],
-        )
-
-
-@contextmanager
-def _redis() -> Iterator[None]:
-    """Turns errors of Redis into QueueDown."""
-    try:
-        yield
-    except (OperationalError, OSError, redis.RedisError) as error:
-        raise QueueDown from error
+    @_raising_queue_down()
+    def fill(self, queues: Iterable[Queue] = Queue) -> None:
+        """Hands units to Celery until its queues are as long as they should be."""
+        for queue in queues:
+            for queued in self.backlogs[queue].hand_over(_WINDOW[queue]):
+                job, unit, priority = queued.job, queued.unit, queued.priority
+                self._celery.send_task(
+                    task_name(unit.work),
+                    (job.tenant, job.job),
+                    {"index": unit.index, "answer": unit.answer, "priority": priority.value},
+                    priority=_PRIORITY[priority],
+                )

@@ -116,5 +116,5 @@ def test_a_lease_is_renewed_while_its_holder_lives(client: "redis.Redis") -> Non
 def test_tries_are_counted_and_taken_back(client: "redis.Redis") -> None:
     leases = Leases(client, seconds=30)
     assert [leases.count_try(UNIT) for _ in range(2)] == [1, 2]
-    leases.uncount_try(UNIT)
+    leases.forget_try(UNIT)
     assert leases.count_try(UNIT) == 2
