@@ -14,6 +14,7 @@ from torch import Tensor
 from model_core.adapter_choice import BASE, choose_adapter
 from model_core.engine.detokenizer import IncrementalDetokenizer
 from model_core.engine.grammar import JsonGrammar
+from model_core.engine.logprobs import token_logprobs
 from model_core.engine.prefix_cache import Prefix, PrefixCache, prefix_key, storage_dtype
 from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
 from model_core.engine.sampler import BatchSampler, RowSampling, SamplingFailed
@@ -246,7 +247,8 @@ class LanguageModel:
         if sequence.detokenizer.stopped:
             sequence.reason = "stop"
         sequence.finished = sequence.detokenizer.stopped or sequence.generated == sequence.max_tokens
-        return Delta(text, 1, hidden_E.float()[None] if sequence.hidden_states else None)
+        hidden_1E = hidden_E.float()[None] if sequence.hidden_states else None
+        return Delta(text, 1, hidden_1E, token_logprobs(sampled, self.tokenizer))
 
     def _decode(self, running: Mapping[int, "_Sequence"]) -> dict[int, Tensor]:
         """One decoding step. Returns the hidden state [E] of each sequence's last token."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from model_core.engine.logprobs import TokenLogprob
 from model_core.engine.sampling_params import SamplingParams
 
 
@@ -59,11 +60,13 @@ class Delta:
         text: May be empty.
         tokens: Number of tokens in this piece.
         hidden_states: [tokens, E] floats, if requested.
+        logprobs: One for each token, if requested.
     """
 
     text: str
     tokens: int
     hidden_states: Tensor | None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import base64
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -16,17 +16,23 @@ from services.gateway.chat.schemas import (
     ChatCompletion,
     ChatRequest,
     Choice,
+    ChoiceLogprobs,
     CompletionTokensDetails,
     CompletionUsage,
     LyraUsage,
     PromptTokensDetails,
+    TokenLogprob,
+    TopLogprob,
 )
 from services.gateway.http.streaming import DONE, event
 from services.gateway.http.telemetry import FIRST_AUDIO_SECONDS, FIRST_TOKEN_SECONDS
+from services.shared.pipeline import messages
 from services.shared.pipeline.messages import AnswerEvent, AudioChunk, Finished, TextDelta, Usage
 from services.shared.service_errors import Failed
 
 AUDIO_TOKENS_PER_SECOND = 20
+# What OpenAI's API has for a probability of 0; JSON has no infinity.
+_MIN_LOGPROB = -9999.0
 
 
 class Completion:
@@ -44,7 +50,9 @@ class Completion:
         self._created = int(time.time())
         self._format = audio_format(request) if request.wants_audio else None
         self._include_usage = bool(request.stream_options and request.stream_options.include_usage)
+        self._wants_logprobs = bool(request.logprobs)
         self._text: list[str] = []
+        self._logprobs: list[messages.TokenLogprob] = []
         self._audio_seconds = 0.0
 
     async def complete(self, events: AsyncGenerator[AnswerEvent, None]) -> ChatCompletion:
@@ -69,7 +77,9 @@ class Completion:
             model=self._model,
             choices=[
                 Choice(
-                    message=AnswerMessage(content=None if audio else text, audio=audio), finish_reason=finished.reason
+                    message=AnswerMessage(content=None if audio else text, audio=audio),
+                    logprobs=_logprobs(self._logprobs) if self._wants_logprobs else None,
+                    finish_reason=finished.reason,
                 )
             ],
             usage=self._usage(finished.usage),
@@ -86,7 +96,8 @@ class Completion:
                     role_sent = True
                 match each:
                     case TextDelta():
-                        yield self._chunk(self._delta_of_text(each.text))
+                        logprobs = _logprobs(each.logprobs) if each.logprobs else None
+                        yield self._chunk(self._delta_of_text(each.text), logprobs=logprobs)
                     case AudioChunk() if encoder is not None:
                         for data in encoder.push(each.pcm, each.sample_rate):
                             yield self._chunk(self._delta_of_audio(data))
@@ -115,6 +126,7 @@ class Completion:
                         if not self._text:
                             FIRST_TOKEN_SECONDS.observe(time.monotonic() - self._started)
                         self._text.append(each.text)
+                        self._logprobs.extend(each.logprobs)
                     case AudioChunk():
                         if not self._audio_seconds:
                             FIRST_AUDIO_SECONDS.observe(time.monotonic() - self._started)
@@ -130,8 +142,15 @@ class Completion:
     def _delta_of_audio(self, data: bytes) -> dict[str, Any]:
         return {"audio": {"id": self._audio_id, "data": base64.b64encode(data).decode()}}
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(
+        self, delta: dict[str, Any], finish_reason: str | None = None, logprobs: ChoiceLogprobs | None = None
+    ) -> bytes:
+        choice = {
+            "index": 0,
+            "delta": delta,
+            "logprobs": logprobs and logprobs.model_dump(),
+            "finish_reason": finish_reason,
+        }
         return event(self._frame() | {"choices": [choice]} | ({"usage": None} if self._include_usage else {}))
 
     def _frame(self) -> dict[str, Any]:
@@ -161,6 +180,19 @@ class Completion:
             ),
             lyra=LyraUsage(adapter=usage.adapter or BASE, context_tokens=list(usage.context_tokens)),
         )
+
+
+def _logprobs(tokens: Sequence[messages.TokenLogprob]) -> ChoiceLogprobs:
+    return ChoiceLogprobs(
+        content=[
+            TokenLogprob(**_fields(each), top_logprobs=[TopLogprob(**_fields(top)) for top in each.top_logprobs])
+            for each in tokens
+        ]
+    )
+
+
+def _fields(token: messages.TokenLogprob) -> dict[str, Any]:
+    return {"token": token.token, "logprob": max(token.logprob, _MIN_LOGPROB), "bytes": list(token.token_bytes)}
 
 
 def audio_format(request: ChatRequest) -> AudioFormat:

@@ -217,6 +217,10 @@ class ChatRequest(_Request):
     )
     logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=MAX_LOGIT_BIASES)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    logprobs: bool | None = Field(
+        None, description="Returns log-probabilities of the model itself, before temperature and penalties."
+    )
+    top_logprobs: int | None = _sampling("top_logprobs")
     stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], _STOPS] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -233,8 +237,6 @@ class ChatRequest(_Request):
     # Supported only with the value that has no effect.
     n: Literal[1] | None = None
     store: Literal[False] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
     response_format: TextFormat | None = None
 
     tools: None = None
@@ -321,10 +323,25 @@ class AnswerMessage(BaseModel):
     annotations: list[Any] = Field(default_factory=list)
 
 
+class TopLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int] = Field(description="In UTF-8; a token may have a part of a character only.")
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(BaseModel):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
 class Choice(BaseModel):
     index: Literal[0] = 0
     message: AnswerMessage
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: Literal["stop", "length"]
 
 

@@ -18,6 +18,7 @@ from lyra.v1.language_model_pb2 import (
 )
 from lyra.v1.language_model_pb2 import Role as RoleMessage
 from lyra.v1.language_model_pb2 import TextDelta as TextDeltaMessage
+from lyra.v1.language_model_pb2 import TokenLogprob as TokenLogprobMessage
 from services.shared.pipeline.calls import exchange, with_retries
 from services.shared.pipeline.clients import LANGUAGE_MODEL, ModelClients
 from services.shared.pipeline.encodings import Encodings
@@ -30,6 +31,7 @@ from services.shared.pipeline.messages import (
     SpeechTokensPart,
     TextDelta,
     TextPart,
+    TokenLogprob,
     Usage,
 )
 from services.shared.pipeline.speak import SpeechInput, speak_deltas, speaks_hidden_states
@@ -125,8 +127,8 @@ class _Answer:
         return _finished(finish)
 
     async def _forward(self, delta: TextDeltaMessage) -> None:
-        if delta.text:
-            await self._events.put(TextDelta(delta.text))
+        if delta.text or delta.logprobs:
+            await self._events.put(TextDelta(delta.text, tuple(map(_logprob, delta.logprobs))))
         if self._request.speech is None:
             return
         if self._hidden_states and delta.HasField("hidden_states"):
@@ -178,6 +180,10 @@ class _Answer:
         async with aclosing(speak_deltas(self._clients, deltas(), options, request.tenant)) as chunks:
             async for chunk in chunks:
                 await self._events.put(AudioChunk(chunk.pcm, chunk.sample_rate))
+
+
+def _logprob(message: TokenLogprobMessage) -> TokenLogprob:
+    return TokenLogprob(message.token, message.token_bytes, message.logprob, tuple(map(_logprob, message.top_logprobs)))
 
 
 def _finished(finish: GenerateFinish) -> Finished:

@@ -122,10 +122,21 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was, and the most likely tokens in its place, in descending order."""
+
+    token: str
+    token_bytes: bytes
+    logprob: float
+    top_logprobs: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
-    """The next text of the answer, never empty."""
+    """The next text of the answer; empty only if it comes with log-probabilities, one for each token."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,3 +168,38 @@ async def test_a_stop_sequence_ends_the_answer_and_is_not_part_of_it(gateway: Ga
     stopped = await gateway.openai.chat.completions.create(**options, stop=text[3:5])
     assert stopped.choices[0].message.content == text[: text.index(text[3:5])]
     assert stopped.choices[0].finish_reason == "stop"
+
+
+async def test_logprobs_of_every_token_come_complete_and_streamed(gateway: Gateway) -> None:
+    options: Any = {**question(), "seed": 3, "temperature": 1.0, "logprobs": True, "top_logprobs": 3}
+    whole = await gateway.openai.chat.completions.create(**options)
+    stream = await gateway.openai.chat.completions.create(**options, stream=True)
+    choices = [chunk.choices[0] async for chunk in stream]
+    answer, usage = whole.choices[0], whole.usage
+    assert answer.logprobs is not None
+    assert answer.logprobs.content is not None
+    assert usage is not None
+    assert len(answer.logprobs.content) == usage.completion_tokens
+    text = b"".join(bytes(token.bytes or ()) for token in answer.logprobs.content)
+    assert text.decode(errors="replace").startswith(answer.message.content or "?")
+    for token in answer.logprobs.content:
+        assert len(token.top_logprobs) == 3
+        assert 0 >= token.top_logprobs[0].logprob >= token.top_logprobs[1].logprob >= token.top_logprobs[2].logprob
+        assert token.top_logprobs[0].logprob >= token.logprob > -9999
+    streamed = [token for choice in choices if choice.logprobs for token in choice.logprobs.content or ()]
+    assert streamed == answer.logprobs.content
+    assert "".join(choice.delta.content or "" for choice in choices) == answer.message.content
+
+
+async def test_logprobs_come_only_on_request(gateway: Gateway) -> None:
+    answer = await gateway.openai.chat.completions.create(**question())
+    assert answer.choices[0].logprobs is None
+
+
+async def test_options_of_vllm_reach_the_sampler(gateway: Gateway) -> None:
+    """Of two tokens that a bias leaves, penalties choose the second one after the first."""
+    options: Any = {**question(), "logit_bias": {"70": 90, "71": 91}, "max_tokens": 3, "logprobs": True}
+    answer = await gateway.openai.chat.completions.create(**options, frequency_penalty=2)
+    assert answer.choices[0].logprobs is not None
+    first, second, third = (token.token for token in answer.choices[0].logprobs.content or ())
+    assert first == third != second

@@ -63,6 +63,7 @@ def test_every_option_reaches_the_pipeline() -> None:
         ],
         max_completion_tokens=5, temperature=0.5, top_p=0.9, min_p=0.1, seed=-1, stop=["a", "b"],
         top_k=40, presence_penalty=0.5, frequency_penalty=-0.5, repetition_penalty=1.2, logit_bias={"5": -100, "7": 1},
+        logprobs=True, top_logprobs=2,
         modalities=["text", "audio"], audio={"voice": {"id": "joe"}, "format": "mp3"},
         lyra={"adapter": "long_speech", "keep_rate": 0.7, "blocks": 4},
         user="u", metadata={"a": "b"}, store=False, service_tier="auto", n=1, tools=None,
@@ -82,6 +83,7 @@ def test_every_option_reaches_the_pipeline() -> None:
     assert request.sampling == SamplingParams(
         max_tokens=5, temperature=0.5, top_p=0.9, min_p=0.1, seed=2**64 - 1, stop=("a", "b"),
         top_k=40, presence_penalty=0.5, frequency_penalty=-0.5, repetition_penalty=1.2, logit_bias={5: -100, 7: 1},
+        logprobs=True, top_logprobs=2,
     )  # fmt: skip
     assert request.speech == SpeechOptions("joe")
     assert (request.adapter, request.keep_rate, request.blocks) == ("long_speech", 0.7, 4)
@@ -90,13 +92,12 @@ def test_every_option_reaches_the_pipeline() -> None:
 
 def test_every_sampling_parameter_is_a_field_of_the_request_with_the_same_bounds() -> None:
     elsewhere = {"end_loops", "json_schema"}  # for jobs alone; not in the API yet
-    unsupported = {"logprobs", "top_logprobs"}
     assert ChatRequest.model_fields.keys() >= SAMPLING_FIELDS - elsewhere
     assert ChatRequest.model_fields.keys().isdisjoint(elsewhere)
     schema = ChatRequest.model_json_schema()["properties"]
     keywords = {"gt": "exclusiveMinimum", "ge": "minimum", "le": "maximum"}
     spelt_differently = {"seed", "stop", "logit_bias"}
-    for name in SAMPLING_FIELDS - elsewhere - unsupported - spelt_differently:
+    for name in SAMPLING_FIELDS - elsewhere - spelt_differently:
         number, _ = schema[name]["anyOf"]
         bounds = {keywords[relation]: bound for relation, bound in sampling_bounds(name).items()}
         assert {key: number[key] for key in number if key != "type"} == bounds, name
@@ -158,7 +159,9 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"n": 2}, "n", "1"),
     ({"tools": []}, "tools", "is not supported"),
     ({"response_format": {"type": "json_schema"}}, "response_format.type", "'text'"),
-    ({"logprobs": True}, "logprobs", "False"),
+    ({"logprobs": 1}, "logprobs", "valid boolean"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+    ({"top_logprobs": 2}, "top_logprobs", "is only for logprobs: true"),
     ({"store": True}, "store", "False"),
     ({"top_k": -1}, "top_k", "greater than or equal to 0"),
     ({"frequency_penalty": 2.5}, "frequency_penalty", "less than or equal to 2"),
