@@ -14,9 +14,9 @@ from torch import Tensor
 
 from model_core.errors import CheckpointError, InvalidInput
 from model_core.speech.vocoder import UnitVocoder, VocoderState
-from model_core.speech.voice import CHUNK_SECONDS, Samples, check_voice
+from model_core.speech.voice import TOKENS_PER_STEP, Samples, check_voice, in_chunks
 
-_TOKENS_PER_STEP = 16  # a long push is spoken in parts, so that audio comes early and memory stays bounded
+Hidden = Tensor | NDArray[np.floating]
 
 
 class Generator(Protocol):
@@ -69,16 +69,16 @@ class UnitVoice:
         durations = self.vocoder.dur_predictor is not None
         return UnitVoiceState(self.generator.new_state(), self.vocoder.new_state(durations=durations, speed=speed))
 
-    def check(self, states: Sequence[UnitVoiceState], hidden: Sequence[Tensor]) -> None:
+    def check(self, states: Sequence[UnitVoiceState], hidden: Sequence[Hidden]) -> None:
         """Raises InvalidInput where hidden states are not floats [N, E] or not finite, or a stream has ended."""
         if len(states) != len(hidden):
             raise InvalidInput("hidden_states", f"{len(hidden)} for {len(states)} streams")
         if any(state.vocoder.ended for state in states):
             raise InvalidInput("hidden_states", "the stream has ended")
-        self.generator.check(hidden)
+        self.generator.check([_as_tensor(each) for each in hidden])
 
     @torch.inference_mode()
-    def step(self, states: Sequence[UnitVoiceState], hidden: Sequence[Tensor], last: Sequence[bool]) -> list[Samples]:
+    def step(self, states: Sequence[UnitVoiceState], hidden: Sequence[Hidden], last: Sequence[bool]) -> list[Samples]:
         """Advances streams, all in one batch.
 
         Args:
@@ -94,7 +94,8 @@ class UnitVoice:
         """
         self.check(states, hidden)
         generators = [state.generator for state in states]
-        units = self.generator.collapse(generators, self.generator.step(generators, hidden, last))
+        frames = self.generator.step(generators, [_as_tensor(each) for each in hidden], last)
+        units = self.generator.collapse(generators, frames)
         waveforms = self.vocoder.step([state.vocoder for state in states], units, last)
         return [(audio_S.float().clamp(-1.0, 1.0) * 32767.0).short().cpu().numpy() for audio_S in waveforms]
 
@@ -110,16 +111,15 @@ class UnitVoiceStream:
         """Raises InvalidInput: this voice speaks from hidden states."""
         raise InvalidInput("text", f"voice {self._voice.model} speaks from hidden states")
 
-    def push_hidden(self, hidden_NE: NDArray[np.floating] | Tensor) -> Iterator[Samples]:
+    def push_hidden(self, hidden_NE: Hidden) -> Iterator[Samples]:
         """Yields [S] chunks of at most CHUNK_SECONDS; read all of them before the next call.
 
         Raises:
             InvalidInput: As `UnitVoice.check` does, at once.
         """
-        if not isinstance(hidden_NE, Tensor):
-            hidden_NE = torch.tensor(hidden_NE)  # a copy: arrays from the network are read-only
+        hidden_NE = _as_tensor(hidden_NE)
         self._voice.check([self._state], [hidden_NE])
-        return (chunk for some_NE in torch.split(hidden_NE, _TOKENS_PER_STEP) for chunk in self._chunks(some_NE))
+        return (chunk for some_NE in torch.split(hidden_NE, TOKENS_PER_STEP) for chunk in self._chunks(some_NE))
 
     def finish(self) -> Iterator[Samples]:
         """Yields the rest of the audio."""
@@ -127,5 +127,9 @@ class UnitVoiceStream:
 
     def _chunks(self, hidden_NE: Tensor, *, last: bool = False) -> Iterator[Samples]:
         (audio_S,) = self._voice.step([self._state], [hidden_NE], [last])
-        chunk = int(CHUNK_SECONDS * self._voice.sample_rate)
-        return (audio_S[start : start + chunk] for start in range(0, len(audio_S), chunk))
+        return in_chunks(audio_S, self._voice.sample_rate)
+
+
+def _as_tensor(hidden_NE: Hidden) -> Tensor:
+    """A copy of an array, since those from the network are read-only."""
+    return hidden_NE if isinstance(hidden_NE, Tensor) else torch.tensor(hidden_NE)

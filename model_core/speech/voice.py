@@ -8,9 +8,9 @@ here needs torch.
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnxruntime
@@ -24,6 +24,7 @@ Samples = NDArray[np.int16]
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 CHUNK_SECONDS = 0.25
+TOKENS_PER_STEP = 16  # a long push of hidden states is spoken in parts: audio comes early and memory stays bounded
 _PAUSE_SECONDS = {",": 0.12, ";": 0.2, ":": 0.2, "-": 0.16, "–": 0.16, "—": 0.16}
 _SENTENCE_PAUSE_SECONDS = 0.32
 _UNMARKED_PAUSE_SECONDS = 0.03  # a clause that was cut for its length continues at once
@@ -49,6 +50,25 @@ class Voice(Protocol):
 
     def new_stream(self, voice: str = "", speed: float = 1.0) -> "SpeechStream":
         """A stream for one answer. Raises InvalidInput for `voice` or `speed`."""
+        ...
+
+
+@runtime_checkable
+class HiddenVoice(Voice, Protocol):
+    """A voice from hidden states that advances several answers in one batch."""
+
+    def new_state(self, voice: str = "", speed: float = 1.0) -> Any:
+        """The initial state of an answer; errors as in `new_stream`."""
+        ...
+
+    def check(self, states: Sequence[Any], hidden: Sequence[NDArray[np.floating]]) -> None:
+        """Raises InvalidInput if hidden states are not finite [N, E], or a stream has ended."""
+        ...
+
+    def step(
+        self, states: Sequence[Any], hidden: Sequence[NDArray[np.floating]], last: Sequence[bool]
+    ) -> list[Samples]:
+        """Advances answers by N tokens each, which may be 0: the audio [S] of each that is now final."""
         ...
 
 
@@ -81,9 +101,26 @@ class VoiceStream:
         self._splitter = ClauseSplitter()
         self._pause_seconds = 0.0
 
+    def split(self, text_delta: str) -> list[str]:
+        """The clauses that `text_delta` completed: `speak` each of them, in order."""
+        return self._splitter.push(text_delta)
+
+    def split_rest(self) -> list[str]:
+        """The clauses left when the text has ended."""
+        return self._splitter.finish()
+
+    def speak(self, clause: str) -> Samples:
+        """The audio [S] of the next clause, after a pause; empty if there is nothing to speak."""
+        speech = self._speak_clause(clause)
+        if not len(speech):
+            return speech
+        pause = np.zeros(int(self._pause_seconds / self._speed * self._sample_rate), np.int16)
+        self._pause_seconds = _pause_after(clause)
+        return np.concatenate([pause, speech])
+
     def push(self, text_delta: str) -> Iterator[Samples]:
         """Yields [S] chunks of at most CHUNK_SECONDS for every clause that `text_delta` completed."""
-        return self._speak(self._splitter.push(text_delta))
+        return self._chunks(self.split(text_delta))
 
     def push_hidden(self, hidden_NE: NDArray[np.floating]) -> Iterator[Samples]:
         """Raises InvalidInput: this voice speaks from text."""
@@ -91,19 +128,10 @@ class VoiceStream:
 
     def finish(self) -> Iterator[Samples]:
         """Yields the rest of the audio."""
-        return self._speak(self._splitter.finish())
+        return self._chunks(self.split_rest())
 
-    def _speak(self, clauses: list[str]) -> Iterator[Samples]:
-        chunk = int(CHUNK_SECONDS * self._sample_rate)
-        for clause in clauses:
-            speech = self._speak_clause(clause)
-            if not len(speech):
-                continue
-            pause = np.zeros(int(self._pause_seconds / self._speed * self._sample_rate), np.int16)
-            audio = np.concatenate([pause, speech])
-            for start in range(0, len(audio), chunk):
-                yield audio[start : start + chunk]
-            self._pause_seconds = _pause_after(clause)
+    def _chunks(self, clauses: list[str]) -> Iterator[Samples]:
+        return (chunk for clause in clauses for chunk in in_chunks(self.speak(clause), self._sample_rate))
 
 
 class PiperVoice:
@@ -208,14 +236,33 @@ class TinyHiddenVoice:
         self._tones = random.standard_normal((self.hidden_width, self._samples_per_token)).astype(np.float32)
 
     def new_stream(self, voice: str = "", speed: float = 1.0) -> "TinyHiddenStream":
+        return TinyHiddenStream(self, self.new_state(voice, speed))
+
+    def new_state(self, voice: str = "", speed: float = 1.0) -> NDArray[np.float32]:
+        """The tones [E, S] of one token; nothing of an answer needs to be remembered."""
         check_voice(voice, speed, self.voices)
-        return TinyHiddenStream(self._tones[:, : int(self._samples_per_token / speed)])
+        return self._tones[:, : int(self._samples_per_token / speed)]
+
+    def check(self, states: Sequence[NDArray[np.float32]], hidden: Sequence[NDArray[np.floating]]) -> None:
+        for each in hidden:
+            if each.ndim != 2 or each.shape[1] != self.hidden_width:
+                raise InvalidInput("hidden_states", f"{list(each.shape)} is not [tokens, {self.hidden_width}]")
+
+    def step(
+        self, states: Sequence[NDArray[np.float32]], hidden: Sequence[NDArray[np.floating]], last: Sequence[bool]
+    ) -> list[Samples]:
+        self.check(states, hidden)
+        return [
+            (np.tanh(0.1 * hidden_NE @ tones_ES) * 32767.0).astype(np.int16).reshape(-1)
+            for tones_ES, hidden_NE in zip(states, hidden, strict=True)
+        ]
 
 
 class TinyHiddenStream:
     """One answer of a `TinyHiddenVoice`."""
 
-    def __init__(self, tones_ES: NDArray[np.float32]) -> None:
+    def __init__(self, voice: TinyHiddenVoice, tones_ES: NDArray[np.float32]) -> None:
+        self._voice = voice
         self._tones_ES = tones_ES
 
     def push(self, text_delta: str) -> Iterator[Samples]:
@@ -224,13 +271,18 @@ class TinyHiddenStream:
 
     def push_hidden(self, hidden_NE: NDArray[np.floating]) -> Iterator[Samples]:
         """Yields one chunk per answer token."""
-        if hidden_NE.ndim != 2 or hidden_NE.shape[1] != len(self._tones_ES):
-            raise InvalidInput("hidden_states", f"{list(hidden_NE.shape)} is not [tokens, {len(self._tones_ES)}]")
-        return ((np.tanh(0.1 * hidden_E @ self._tones_ES) * 32767.0).astype(np.int16) for hidden_E in hidden_NE)
+        self._voice.check([self._tones_ES], [hidden_NE])
+        return (self._voice.step([self._tones_ES], [token_E[None]], [False])[0] for token_E in hidden_NE)
 
     def finish(self) -> Iterator[Samples]:
         """Yields nothing: no audio is held back."""
         return iter(())
+
+
+def in_chunks(samples_S: Samples, sample_rate: int) -> Iterator[Samples]:
+    """The samples in chunks of at most CHUNK_SECONDS; none if there are none."""
+    chunk = int(CHUNK_SECONDS * sample_rate)
+    return (samples_S[start : start + chunk] for start in range(0, len(samples_S), chunk))
 
 
 def voice_model(folder: Path) -> Path:

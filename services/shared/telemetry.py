@@ -35,7 +35,7 @@ MODEL_RUNNING = Gauge("lyra_model_running", "Calls that the model is processing.
 AUDIO_SECONDS_WAITING = Gauge("lyra_audio_seconds_waiting", "Seconds of audio accepted and not encoded yet.")
 BATCH_SIZE = Histogram(
     "lyra_batch_size",
-    "Clips, pictures or frames in one batch of the model.",
+    "Clips, pictures, frames or answers in one batch of the model.",
     ("service",),
     buckets=_BATCH_BUCKETS,
 )

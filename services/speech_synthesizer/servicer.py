@@ -3,16 +3,14 @@
 Shapes: N answer tokens, E width of hidden states.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from functools import partial
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from lyra.v1 import common_pb2, speech_synthesizer_pb2, speech_synthesizer_pb2_grpc
 from model_core.presets import build_voice
-from model_core.speech.voice import SpeechStream, Voice
+from model_core.speech.voice import MAX_SPEED, MIN_SPEED, HiddenVoice, Samples, Voice, VoiceStream, in_chunks
 from model_core.speech.voices import voice_named
 from services.shared import telemetry
 from services.shared.rpc import model_service, tensors
@@ -20,26 +18,38 @@ from services.shared.rpc.grpc_types import Context
 from services.shared.rpc.interceptors import tenant_of
 from services.shared.rpc.queueing import FairQueue
 from services.shared.rpc.server import ServiceDefinition
+from services.shared.rpc.tensors import Array
 from services.shared.rpc.threads import ModelThread, WorkTimer
 from services.shared.rpc.uploads import header_and_parts
 from services.shared.service_errors import InvalidInput
+from services.speech_synthesizer.clauses import ClausePool
 from services.speech_synthesizer.settings import SpeechSynthesizerSettings
-
-MIN_SPEED, MAX_SPEED = 0.25, 4.0
-MAX_CHUNK_BYTES = 1024 * 1024
-SAMPLE_BYTES = 2
-
-Samples = npt.NDArray[np.int16]
-Push = Callable[[], Iterator[Samples]]
+from services.speech_synthesizer.steps import StepBatches
 
 
 class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerServicer):
-    """Speaks answers as their deltas arrive, from text or from hidden states; several take turns on one thread."""
+    """Speaks answers as their deltas arrive, several at the same time.
+
+    From text, a few clauses are synthesized concurrently; from hidden states, answers share batches.
+    """
 
     def __init__(self, voice: Voice, settings: SpeechSynthesizerSettings) -> None:
         self._voice = voice
         self._settings = settings
         self._thread = ModelThread("voice")
+        self._clauses = ClausePool(settings.max_clauses)
+        self._steps = {
+            name: StepBatches(
+                each,
+                self._thread,
+                max_streams=settings.max_streams,
+                max_tokens=settings.max_batch_tokens,
+                gather_milliseconds=settings.gather_milliseconds,
+            )
+            for name in voice.voices
+            for each in (voice_named(voice, name),)
+            if isinstance(each, HiddenVoice) and each.hidden_width
+        }
         self._queue = FairQueue(
             running_limit=settings.max_streams,
             waiting_limit=settings.max_waiting,
@@ -56,14 +66,11 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
             raise InvalidInput("speed", f"{speed:g} is outside {MIN_SPEED:g} to {MAX_SPEED:g}")
         async with self._queue.slot(tenant_of(context)):
             voice = voice_named(self._voice, header.voice)
-            work, samples = WorkTimer(), 0
-            stream = await self._thread.run(work.wrap(lambda: voice.new_stream(header.voice, speed)))
-            width, rate = voice.hidden_width, voice.sample_rate
-            pushes = self._hidden_states(stream, deltas, width) if width else self._texts(stream, deltas)
-            async for push in _and_last(pushes, stream.finish):
-                async with aclosing(self._speak(work.wrap_iterator(push), rate)) as responses:
-                    async for response in responses:
-                        samples += len(response.audio.pcm) // SAMPLE_BYTES
+            work, samples, rate = WorkTimer(), 0, voice.sample_rate
+            async with aclosing(self._speak(voice, header.voice, speed, deltas, work)) as audio:
+                async for samples_S in audio:
+                    samples += len(samples_S)
+                    for response in _responses(samples_S, rate):
                         yield response
         telemetry.observe_work("speech_synthesizer", work.seconds, samples / rate)
 
@@ -86,48 +93,59 @@ class SpeechSynthesizerServicer(speech_synthesizer_pb2_grpc.SpeechSynthesizerSer
         )
 
     def shut_down(self) -> None:
-        """Stops the thread."""
+        """Stops the threads."""
         self._thread.shut_down()
+        self._clauses.shut_down()
 
     def _part(self, header: speech_synthesizer_pb2.SynthesizeRequest.Header) -> str:
         """The field of requests that the requested voice speaks from."""
         return "hidden_states" if voice_named(self._voice, header.voice).hidden_width else "text_delta"
 
-    async def _texts(self, stream: SpeechStream, deltas: AsyncIterator[str]) -> AsyncIterator[Push]:
+    def _speak(
+        self, voice: Voice, name: str, speed: float, deltas: AsyncIterator[Any], work: WorkTimer
+    ) -> AsyncGenerator[Samples, None]:
+        if voice.hidden_width:
+            hidden = self._hidden_states(deltas, voice.hidden_width)
+            return self._steps[name or voice.voices[0]].speak(hidden, name, speed, work)
+        stream = voice.new_stream(name, speed)
+        assert isinstance(stream, VoiceStream)  # the only kind that speaks from text
+        return self._speak_clauses(stream, self._clauses_of(stream, deltas), work)
+
+    async def _speak_clauses(
+        self, stream: VoiceStream, clauses: AsyncIterator[str], work: WorkTimer
+    ) -> AsyncGenerator[Samples, None]:
+        is_first = True
+        async for clause in clauses:
+            samples_S = await self._clauses.run(work.wrap(partial(stream.speak, clause)), is_first=is_first)
+            is_first = is_first and not len(samples_S)
+            yield samples_S
+
+    async def _clauses_of(self, stream: VoiceStream, deltas: AsyncIterator[str]) -> AsyncIterator[str]:
         limit, characters = self._settings.max_text_characters, 0
         async for delta in deltas:
             characters += len(delta)
             if characters > limit:
                 raise InvalidInput("text", f"over the limit of {limit} characters")
-            yield partial(stream.push, delta)
+            for clause in stream.split(delta):
+                yield clause
+        for clause in stream.split_rest():
+            yield clause
 
-    async def _hidden_states(
-        self, stream: SpeechStream, deltas: AsyncIterator[common_pb2.Tensor], width: int
-    ) -> AsyncIterator[Push]:
+    async def _hidden_states(self, deltas: AsyncIterator[common_pb2.Tensor], width: int) -> AsyncIterator[Array]:
         limit, tokens = self._settings.max_answer_tokens, 0
         async for delta in deltas:
             hidden_NE = tensors.from_message(delta, field="hidden_states", width=width)
             tokens += len(hidden_NE)
             if tokens > limit:
                 raise InvalidInput("hidden_states", f"over the limit of {limit} answer tokens")
-            yield partial(stream.push_hidden, hidden_NE)
-
-    async def _speak(
-        self, start: Push, sample_rate: int
-    ) -> AsyncGenerator[speech_synthesizer_pb2.SynthesizeResponse, None]:
-        async with aclosing(self._thread.iterate(start)) as chunks:
-            async for samples in chunks:
-                pcm = samples.astype("<i2", copy=False).tobytes()
-                for offset in range(0, len(pcm), MAX_CHUNK_BYTES):
-                    piece = pcm[offset : offset + MAX_CHUNK_BYTES]
-                    audio = speech_synthesizer_pb2.AudioChunk(pcm=piece, sample_rate=sample_rate)
-                    yield speech_synthesizer_pb2.SynthesizeResponse(audio=audio)
+            yield hidden_NE
 
 
-async def _and_last(pushes: AsyncIterator[Push], last: Push) -> AsyncIterator[Push]:
-    async for push in pushes:
-        yield push
-    yield last
+def _responses(samples_S: Samples, sample_rate: int) -> Iterator[speech_synthesizer_pb2.SynthesizeResponse]:
+    for chunk_S in in_chunks(samples_S, sample_rate):
+        pcm = chunk_S.astype("<i2", copy=False).tobytes()
+        audio = speech_synthesizer_pb2.AudioChunk(pcm=pcm, sample_rate=sample_rate)
+        yield speech_synthesizer_pb2.SynthesizeResponse(audio=audio)
 
 
 def _build(settings: SpeechSynthesizerSettings) -> SpeechSynthesizerServicer:

@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from services.shared.settings import ServiceSettings
+from services.shared.settings import GatherSettings, ServiceSettings
 
 
-class SpeechSynthesizerSettings(ServiceSettings):
+class SpeechSynthesizerSettings(ServiceSettings, GatherSettings):
     """Speech synthesizer: answers, spoken while they are being generated (gRPC, lyra.v1.SpeechSynthesizer)."""
 
     port: int = Field(default=50054, ge=0, le=65535, description="gRPC port; 0 selects a free one.")
@@ -16,7 +16,17 @@ class SpeechSynthesizerSettings(ServiceSettings):
     max_answer_tokens: int = Field(
         default=32_768, gt=0, description="Maximum answer tokens of a call whose voice speaks from hidden states."
     )
-    max_streams: int = Field(
-        default=8, ge=1, description="Maximum answers spoken concurrently, chunk by chunk in turn."
+    max_streams: int = Field(default=8, ge=1, description="Maximum answers spoken concurrently.")
+    max_clauses: int = Field(
+        default=2,
+        ge=1,
+        description="Maximum clauses that a voice speaking from text synthesizes at the same time, each with up to "
+        "200 MB of memory; the first clause of an answer goes before later ones of others.",
+    )
+    max_batch_tokens: int = Field(
+        default=16,
+        ge=16,
+        description="Maximum answer tokens in a batch of a voice that speaks from hidden states, of all its answers "
+        "together. Use 128 on an accelerator.",
     )
     max_waiting: int = Field(default=32, ge=0, description="Maximum calls waiting while max_streams run.")

@@ -1,7 +1,7 @@
 """Batches of what concurrent requests submit to one model."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -70,11 +70,19 @@ class Batcher(Generic[Item, Result]):
         thread: The model's.
         max_items: Items in one batch.
         window: How long a batch that is not full waits for others.
+        fits: Whether these items may share a batch; asked for two or more.
     """
 
     def __init__(
-        self, run: Callable[[list[Item]], list[Result]], thread: ModelThread, *, max_items: int, window: GatherWindow
+        self,
+        run: Callable[[list[Item]], list[Result]],
+        thread: ModelThread,
+        *,
+        max_items: int,
+        window: GatherWindow,
+        fits: Callable[[Sequence[Item]], bool] = lambda items: True,
     ) -> None:
+        self._fits = fits
         self._run_batch = run
         self._thread = thread
         self._max_items = max_items
@@ -97,7 +105,10 @@ class Batcher(Generic[Item, Result]):
         while self._waiting:
             await self._window.wait(self._waiting[0].arrived, lambda: len(self._waiting) >= self._max_items)
             entries = [entry for entry in self._waiting if not entry.result.done()]
-            batch, self._waiting = entries[: self._max_items], entries[self._max_items :]
+            count = min(len(entries), self._max_items)
+            while count > 1 and not self._fits([entry.item for entry in entries[:count]]):
+                count -= 1
+            batch, self._waiting = entries[:count], entries[count:]
             if batch:
                 await self._compute(batch)
 

@@ -50,10 +50,11 @@ class ModelThread:
 
     Args:
         name: Shown in thread listings.
+        threads: More than one for a model that several threads may use at the same time.
     """
 
-    def __init__(self, name: str) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+    def __init__(self, name: str, threads: int = 1) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Runs `work` in the thread. If cancelled, `work` is dropped if it has not started, and awaited otherwise."""

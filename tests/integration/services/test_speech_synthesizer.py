@@ -1,5 +1,7 @@
 """The speech synthesizer service over a real socket, preset tiny."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -9,6 +11,8 @@ import pytest
 
 from lyra.v1 import speech_synthesizer_pb2 as pb
 from lyra.v1 import speech_synthesizer_pb2_grpc
+from model_core.speech.unit_voice import UnitVoice
+from model_core.speech.voice import TinyVoice
 from services.shared import telemetry
 from services.shared.rpc import tensors
 from services.shared.rpc.tensors import Array
@@ -168,3 +172,47 @@ async def test_each_of_two_voices_takes_its_own_kind_of_input(client: Client) ->
         await client.speak(TEXT, voice="tiny-hidden")
     with pytest.raises(InvalidInput, match="text_delta"):
         await client.speak_hidden(TINY_HIDDEN, voice="tiny")
+
+
+async def test_concurrent_answers_from_hidden_states_share_batches_and_sound_as_alone(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, step = [], UnitVoice.step
+
+    def counted(voice: UnitVoice, states: list[Any], hidden: list[Any], last: list[bool]) -> list[Any]:
+        sizes.append(len(states))
+        return step(voice, states, hidden, last)
+
+    monkeypatch.setattr(UnitVoice, "step", counted)
+    client = Client(await start_service("speech_synthesizer", preset="tiny-qwen2-vl", gather_milliseconds=500))
+    answers = [HIDDEN[:5], HIDDEN[3:], HIDDEN[::2]]
+    tokens = [[answer[at : at + 1] for at in range(len(answer))] for answer in answers]
+    alone = [await client.speak_hidden(*each) for each in tokens]
+    assert set(sizes) == {1}
+    together = await asyncio.gather(*(client.speak_hidden(*each) for each in tokens))
+    assert max(sizes) > 1
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(np.frombuffer(other, np.int16), np.frombuffer(one, np.int16), atol=4)
+
+
+async def test_long_text_delays_the_first_clause_of_another_by_one_clause_at_most(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clauses, may_speak, speak = list[str](), threading.Semaphore(0), TinyVoice.speak_clause
+
+    def gated(voice: TinyVoice, clause: str, *, speed: float = 1.0) -> Any:
+        clauses.append(clause)
+        may_speak.acquire(timeout=10)
+        return speak(voice, clause, speed=speed)
+
+    monkeypatch.setattr(TinyVoice, "speak_clause", gated)
+    client = Client(await start_service("speech_synthesizer", max_clauses=1))
+    long = [asyncio.create_task(client.speak(["This is one sentence of many. " * 5])) for _ in range(3)]
+    await until(lambda: len(clauses) == 1)
+    may_speak.release(3)
+    await until(lambda: len(clauses) == 4)  # every one of them has begun
+    short = asyncio.create_task(client.speak(["Hello ", "there, ", "all of you!"]))
+    await asyncio.sleep(0.1)  # it waits for its turn by now
+    may_speak.release(100)
+    await asyncio.gather(short, *long)
+    assert clauses.index("Hello there,") == 4

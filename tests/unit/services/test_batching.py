@@ -37,10 +37,12 @@ def thread() -> Iterator[ModelThread]:
 class Bench:
     """A batcher with its model."""
 
-    def __init__(self, thread: ModelThread, max_items: int = 4, milliseconds: float = 0.0) -> None:
+    def __init__(self, thread: ModelThread, max_items: int = 4, milliseconds: float = 0.0, max_sum: int = 1000) -> None:
         self.model = Model()
         self.window = GatherWindow(milliseconds)
-        self.batcher = Batcher(self.model.run, thread, max_items=max_items, window=self.window)
+        self.batcher = Batcher(
+            self.model.run, thread, max_items=max_items, window=self.window, fits=lambda items: sum(items) <= max_sum
+        )
 
     def submit(self, number: int) -> "asyncio.Task[int]":
         return asyncio.create_task(self.batcher.submit(number))
@@ -125,3 +127,12 @@ async def test_thread_that_shuts_down_leaves_nobody_waiting(thread: ModelThread)
     assert await first == 2
     with pytest.raises((asyncio.CancelledError, RuntimeError)):
         await second
+
+
+async def test_items_that_do_not_fit_together_make_further_batches(thread: ModelThread) -> None:
+    bench = Bench(thread, max_sum=6)
+    tasks = [await bench.occupied(), *map(bench.submit, (2, 3, 4, 9, 1))]
+    await asyncio.sleep(0)
+    bench.model.opened.set()
+    assert list(await asyncio.gather(*tasks)) == [2, 4, 6, 8, 18, 2]
+    assert bench.model.batches == [[1], [2, 3], [4], [9], [1]]

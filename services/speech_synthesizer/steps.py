@@ -1,0 +1,96 @@
+"""Speaks from the hidden states of several streams at the same time: their new answer tokens share a batch.
+
+Shapes: N answer tokens, E width of hidden states, S samples.
+"""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model_core.speech.voice import TOKENS_PER_STEP, HiddenVoice, Samples
+from services.shared import telemetry
+from services.shared.rpc.batching import Batcher, GatherWindow
+from services.shared.rpc.tensors import Array
+from services.shared.rpc.threads import ModelThread, WorkTimer
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a stream speaks next: `hidden_NE`, at most TOKENS_PER_STEP tokens."""
+
+    state: Any
+    hidden_NE: Array
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    samples_S: Samples
+    seconds: float  # of the model, the stream's share of its batch
+
+
+class StepBatches:
+    """The streams of one voice.
+
+    Args:
+        voice: That speaks.
+        thread: Where it runs.
+        max_streams: Streams in one batch.
+        max_tokens: Answer tokens in one batch, with shorter steps padded to the longest: bounds memory.
+        gather_milliseconds: How long a batch waits for other streams whose next answer token is on its way.
+    """
+
+    def __init__(
+        self, voice: HiddenVoice, thread: ModelThread, *, max_streams: int, max_tokens: int, gather_milliseconds: float
+    ) -> None:
+        self._voice = voice
+        self._thread = thread
+        self._max_tokens = max_tokens
+        self._window = GatherWindow(gather_milliseconds)
+        self._batches = Batcher(self._run, thread, max_items=max_streams, window=self._window, fits=self._fits)
+
+    async def speak(
+        self, hidden: AsyncIterator[Array], name: str, speed: float, work: WorkTimer
+    ) -> AsyncGenerator[Samples, None]:
+        """Yields the audio of one answer while its hidden states arrive.
+
+        Args:
+            hidden: Hidden states [N, E] of its tokens, in order.
+            name: Of the voice.
+            speed: 1 is the speaker's own.
+            work: Counts the seconds of the model.
+
+        Raises:
+            InvalidInput: Name, speed or hidden states do not fit the voice.
+        """
+        state = await self._thread.run(lambda: self._voice.new_state(name, speed))
+        while (hidden_NE := await self._next(hidden)) is not None:
+            self._voice.check([state], [hidden_NE])
+            for start in range(0, len(hidden_NE), TOKENS_PER_STEP):
+                step = _Step(state, hidden_NE[start : start + TOKENS_PER_STEP], last=False)
+                yield self._counted(await self._batches.submit(step), work)
+        rest = _Step(state, np.zeros((0, self._voice.hidden_width), np.float32), last=True)
+        yield self._counted(await self._batches.submit(rest), work)
+
+    async def _next(self, hidden: AsyncIterator[Array]) -> Array | None:
+        with self._window.arriving():
+            return await anext(hidden, None)
+
+    def _counted(self, spoken: _Spoken, work: WorkTimer) -> Samples:
+        work.seconds += spoken.seconds
+        return spoken.samples_S
+
+    def _fits(self, steps: Sequence[_Step]) -> bool:
+        return len(steps) * max(1, *(len(step.hidden_NE) for step in steps)) <= self._max_tokens
+
+    def _run(self, steps: list[_Step]) -> list[_Spoken]:
+        began = time.perf_counter()
+        spoken = self._voice.step(
+            [step.state for step in steps], [step.hidden_NE for step in steps], [step.last for step in steps]
+        )
+        share = (time.perf_counter() - began) / len(steps)
+        telemetry.BATCH_SIZE.labels("speech_synthesizer").observe(len(steps))
+        return [_Spoken(samples_S, share) for samples_S in spoken]
