@@ -22,9 +22,11 @@ __all__ = ["AdapterMix", "FloatWeights", "JoinedProjection", "OutputProjection",
 # Each column block of stacked updates: the adapter it belongs to and its width.
 Columns = tuple[tuple[str, int], ...]
 
-# Sets of adapters whose stacked updates are kept. Neighbouring steps use the same few sets; stacking anew costs more
-# than a product.
-_CACHED_SETS = 4
+# Stacked updates that are kept: neighbouring steps use the same few sets of adapters, and stacking takes longer than a
+# product.
+_MAX_STACKS = 4
+# Rows up to which a CPU computes updates in float32: calls for small bfloat16 products take three times as long.
+_MAX_FLOAT32_ROWS = 32
 
 
 class AdapterMix:
@@ -70,18 +72,44 @@ class AdapterMix:
 
 
 @dataclass(frozen=True, slots=True)
+class _LayerUpdates:
+    """The B matrices of one joined layer times their scales, side by side.
+
+    Attributes:
+        outputs: The layer's place among the outputs.
+        columns: Their place among the columns.
+        up_OC: [outputs of the layer, columns of the layer].
+    """
+
+    outputs: slice
+    columns: slice
+    up_OC: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class _Updates:
-    """The low-rank updates of some adapters for all joined layers, as two matrices.
+    """The low-rank updates of some adapters for all joined layers.
 
     Attributes:
         columns: The adapter and width of each block of columns.
-        down_CI: Their A matrices, [C, I].
-        up_CO: Their B matrices times their scales, [C, O], each in the outputs of its layer and zero elsewhere.
+        down_CI: The A matrices of all adapters and layers, [C, I].
+        layers: The B matrices of each layer that has any.
     """
 
     columns: Columns
     down_CI: Tensor
-    up_CO: Tensor
+    layers: tuple[_LayerUpdates, ...]
+
+    def add_to(self, y_NO: Tensor, x_NI: Tensor, adapters: AdapterMix) -> Tensor:
+        """[N, O] sum of `y_NO`, which may be overwritten, and of each row's update, in the dtype of `y_NO`."""
+        dtype = self.down_CI.dtype
+        low_NC = F.linear(x_NI.to(dtype), self.down_CI)
+        if not adapters.uniform:
+            low_NC = low_NC * adapters.mask(self.columns, dtype)
+        sum_NO = y_NO.to(dtype)
+        for layer in self.layers:
+            sum_NO[:, layer.outputs].addmm_(low_NC[:, layer.columns], layer.up_OC.T)
+        return sum_NO.to(y_NO.dtype)
 
 
 class JoinedProjection:
@@ -113,32 +141,32 @@ class JoinedProjection:
             _share(layers, weight_OI)
         else:
             _release(layers)
-        self._stacked: OrderedDict[tuple[str, ...], _Updates | None] = OrderedDict()
+        self._stacked: OrderedDict[tuple[tuple[str, ...], torch.dtype], _Updates | None] = OrderedDict()
 
     def __call__(self, x_NI: Tensor, adapters: AdapterMix) -> Tensor:
         """[N, I] -> [N, O] in the dtype of `x_NI`."""
         y_NO = self._product(x_NI)
-        updates = self._updates(adapters.used) if adapters.used else None
-        if updates is None:
-            return y_NO
-        low_NC = F.linear(x_NI, updates.down_CI)
-        if not adapters.uniform:
-            low_NC = low_NC * adapters.mask(updates.columns, low_NC.dtype)
-        return y_NO.addmm_(low_NC, updates.up_CO)
+        updates = self._updates(adapters.used, self._update_dtype(x_NI)) if adapters.used else None
+        return y_NO if updates is None else updates.add_to(y_NO, x_NI, adapters)
 
     def update_adapters(self) -> None:
         """Takes note that adapters were added to the layers or removed from them."""
         self._stacked.clear()
 
-    def _updates(self, names: tuple[str, ...]) -> _Updates | None:
+    def _update_dtype(self, x_NI: Tensor) -> torch.dtype:
+        few = x_NI.device.type == "cpu" and len(x_NI) <= _MAX_FLOAT32_ROWS
+        return torch.float32 if few else self._layers[0].weight.dtype
+
+    def _updates(self, names: tuple[str, ...], dtype: torch.dtype) -> _Updates | None:
         """The stacked updates of these adapters; None if none of them adapts these layers."""
-        if names in self._stacked:
-            self._stacked.move_to_end(names)
+        key = names, dtype
+        if key in self._stacked:
+            self._stacked.move_to_end(key)
         else:
-            self._stacked[names] = _stack(self._layers, names)
-            if len(self._stacked) > _CACHED_SETS:
+            self._stacked[key] = _stack(self._layers, names, dtype)
+            if len(self._stacked) > _MAX_STACKS:
                 self._stacked.popitem(last=False)
-        return self._stacked[names]
+        return self._stacked[key]
 
 
 class OutputProjection:
@@ -189,21 +217,22 @@ def _release(layers: Sequence[nn.Linear]) -> None:
         layer.weight = nn.Parameter(torch.empty_like(layer.weight, device="meta"), requires_grad=False)
 
 
-def _stack(layers: Sequence[AdaptedLinear], names: Sequence[str]) -> _Updates | None:
-    ends = torch.tensor([layer.out_features for layer in layers]).cumsum(0).tolist()
-    updates: list[tuple[str, int, int, LowRank]] = [
-        (name, end - layer.out_features, end, cast(LowRank, layer.adapters[name]))
-        for name in names
-        for layer, end in zip(layers, ends, strict=True)
-        if name in layer.adapters
-    ]
-    if not updates:
-        return None
-    columns = tuple((name, update.lora_A.out_features) for name, _, _, update in updates)
-    down_CI = torch.cat([update.lora_A.weight.data for *_, update in updates]).to(layers[0].weight.dtype)
-    up_CO = down_CI.new_zeros(len(down_CI), ends[-1])
-    first = 0
-    for (_, width), (_, start, end, update) in zip(columns, updates, strict=True):
-        up_CO[first : first + width, start:end] = (update.lora_B.weight.data.float() * update.scale).T
-        first += width
-    return _Updates(columns, down_CI, up_CO)
+def _stack(layers: Sequence[AdaptedLinear], names: Sequence[str], dtype: torch.dtype) -> _Updates | None:
+    """The updates of these adapters in this dtype, by layer and within a layer by adapter."""
+    columns: list[tuple[str, int]] = []
+    downs: list[Tensor] = []
+    stacked: list[_LayerUpdates] = []
+    first_output = first_column = 0
+    for layer in layers:
+        updates = {name: cast(LowRank, layer.adapters[name]) for name in names if name in layer.adapters}
+        outputs = slice(first_output, first_output := first_output + layer.out_features)
+        if not updates:
+            continue
+        columns += [(name, update.lora_A.out_features) for name, update in updates.items()]
+        downs += [update.lora_A.weight.data.to(dtype) for update in updates.values()]
+        ups = [(update.lora_B.weight.data.float() * update.scale).to(dtype) for update in updates.values()]
+        up_OC = torch.cat(ups, dim=1)
+        stacked.append(
+            _LayerUpdates(outputs, slice(first_column, first_column := first_column + up_OC.shape[1]), up_OC)
+        )
+    return _Updates(tuple(columns), torch.cat(downs), tuple(stacked)) if stacked else None

@@ -60,6 +60,20 @@ def test_joined_product_equals_the_separate_ones(mix: str, biases: Sequence[bool
     torch.testing.assert_close(joined(x, AdapterMix.of(names, "cpu")), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("mix", ["one", "all"])
+@pytest.mark.parametrize("repeats", [1, 20])
+def test_bfloat16_is_as_accurate_as_the_separate_layers(mix: str, repeats: int, x: Tensor) -> None:
+    """With few rows and with many, whose updates are computed in different dtypes."""
+    parts, names = layers((True, False, True)), MIXES[mix] * repeats
+    exact = separately(parts, x.repeat(repeats, 1).bfloat16().float(), names)
+    parts = [part.bfloat16() for part in parts]
+    joined = JoinedProjection(parts)
+    x = x.repeat(repeats, 1).bfloat16()
+    apart, together = separately(parts, x, names), joined(x, AdapterMix.of(names, "cpu"))
+    assert together.dtype == torch.bfloat16
+    assert (together - exact).norm() < 1.1 * (apart - exact).norm()
+
+
 def test_runs_of_rows_mean_the_same_as_a_name_for_each(x: Tensor) -> None:
     joined = JoinedProjection(layers())
     by_name = joined(x, AdapterMix.of(["vision", "vision", None, "speech", "speech", "speech"], "cpu"))
