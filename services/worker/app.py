@@ -62,14 +62,8 @@ def _register_unit(app: Celery, context: WorkerContext, work: Work) -> None:
     seconds = context.settings.answer_seconds + _ANSWER_MARGIN_SECONDS if answers else _PLAN_SECONDS
     # Retries are unlimited here since tries are counted in Redis; UnitFailed is logged without a traceback.
     # Not shared: another app of this process, as in tests, has tasks of its own.
-    options = {
-        "shared": False,
-        "bind": True,
-        "max_retries": None,
-        "time_limit": seconds,
-        "throws": (UnitFailed, Unavailable),
-    }
-    app.task(name=task_name(work), **options)(run)
+    options = {"shared": False, "bind": True, "max_retries": None, "throws": (UnitFailed, Unavailable)}
+    app.task(name=task_name(work), time_limit=seconds, **options)(run)
 
 
 def _register(app: Celery, name: str, body: Callable[[], object]) -> None:

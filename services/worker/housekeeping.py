@@ -2,10 +2,8 @@
 
 from datetime import UTC, datetime
 
-import redis
-
 from services.shared import telemetry
-from services.shared.jobs.dispatch import QueueDown
+from services.shared.jobs.dispatch import QueueDown, raising_queue_down
 from services.shared.jobs.layout import JobId
 from services.shared.media.library import MediaLibrary
 from services.shared.media.sweeping import sweep as sweep_media
@@ -49,10 +47,8 @@ def sweep(context: WorkerContext) -> None:
         log.info("swept", jobs=jobs, media=swept.media, uploads=swept.uploads)
 
 
+@raising_queue_down()
 def _is_due(context: WorkerContext, job: JobId) -> bool:
     """Whether to check the job: every few rounds, so that many jobs cost little, and at once if Redis lost its data."""
     seconds = int(_INTERVALS * context.settings.reconcile_seconds)
-    try:
-        return bool(context.redis.set(context.seen_key(job), 1, nx=True, ex=max(seconds, 1)))
-    except redis.RedisError as error:
-        raise QueueDown from error
+    return bool(context.redis.set(context.seen_key(job), 1, nx=True, ex=max(seconds, 1)))

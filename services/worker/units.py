@@ -11,7 +11,7 @@ from celery.exceptions import Ignore
 
 from services.shared import telemetry
 from services.shared.jobs.backlog import QueuedUnit
-from services.shared.jobs.dispatch import QueueDown
+from services.shared.jobs.dispatch import raising_queue_down
 from services.shared.jobs.kinds import State
 from services.shared.jobs.layout import JobId
 from services.shared.jobs.model import Failure
@@ -48,6 +48,7 @@ class UnitFailed(Exception):
     """A unit failed for good, for a reason that the job's owner may read."""
 
 
+@raising_queue_down()
 def run_unit(context: WorkerContext, task: Task, queued: QueuedUnit) -> None:
     """Does a unit if it is still to be done.
 
@@ -57,16 +58,14 @@ def run_unit(context: WorkerContext, task: Task, queued: QueuedUnit) -> None:
         UnitFailed: it has failed too often.
         QueueDown: Redis was unavailable before the unit was started; the reconciler queues it again.
     """
-    try:
-        with context.leases.hold(queued) as held:
-            context.dispatcher.start(queued)
-            if not held:
-                raise Ignore
-            _try(context, task, queued, context.leases.count_try(queued))
-    except redis.RedisError as error:
-        raise QueueDown from error
+    with context.leases.hold(queued) as held:
+        context.dispatcher.start(queued)
+        if not held:
+            raise Ignore
+        _try(context, task, queued, context.leases.count_try(queued))
 
 
+@raising_queue_down()
 def advance(context: WorkerContext, job: JobId) -> int:
     """Queues what can be done next for a job; returns how many units were not queued before.
 
@@ -83,12 +82,9 @@ def advance(context: WorkerContext, job: JobId) -> int:
     except UnknownJob:
         context.job_store.mark_idle(job)
         return 0
-    try:
-        if clips := sum(unit.work is Work.CLIP for unit in units):
-            context.redis.set(_OPEN_CLIPS + job.prefix, clips, ex=_OPEN_CLIPS_SECONDS)
-        held = context.leases.held(QueuedUnit(job, unit) for unit in units)
-    except redis.RedisError as error:
-        raise QueueDown from error
+    if clips := sum(unit.work is Work.CLIP for unit in units):
+        context.redis.set(_OPEN_CLIPS + job.prefix, clips, ex=_OPEN_CLIPS_SECONDS)
+    held = context.leases.held(QueuedUnit(job, unit) for unit in units)
     idle = [unit for unit in units if QueuedUnit(job, unit) not in held]
     return context.dispatcher.push(job, idle, view.manifest.priority)
 

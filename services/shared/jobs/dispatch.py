@@ -102,7 +102,8 @@ def open_redis(settings: JobSettings) -> "redis.Redis":
 
 
 @contextmanager
-def _raising_queue_down() -> Iterator[None]:
+def raising_queue_down() -> Iterator[None]:
+    """Turns errors of Redis into QueueDown."""
     try:
         yield
     except (OperationalError, OSError, redis.RedisError) as error:
@@ -117,7 +118,7 @@ class Dispatcher:
         self._celery = celery
         self.backlogs = {queue: Backlog(client, queue) for queue in Queue}
 
-    @_raising_queue_down()
+    @raising_queue_down()
     def push(self, job: JobId, units: Iterable[Unit], priority: Priority) -> int:
         """Queues units that are not queued yet; returns how many."""
         by_queue: dict[Queue, list[QueuedUnit]] = {}
@@ -127,33 +128,33 @@ class Dispatcher:
         self.fill(by_queue)
         return new
 
-    @_raising_queue_down()
+    @raising_queue_down()
     def start(self, unit: QueuedUnit) -> None:
         """A worker starts the unit: it no longer waits, and another one takes its place in Celery's queue."""
         queue = QUEUE_OF[unit.unit.work]
         self.backlogs[queue].remove(unit)
         self.fill([queue])
 
-    @_raising_queue_down()
+    @raising_queue_down()
     def postpone(self, unit: QueuedUnit, seconds: float) -> None:
         """The unit is about to be retried by Celery in so many seconds."""
         self.backlogs[QUEUE_OF[unit.unit.work]].postpone(unit, seconds)
 
-    @_raising_queue_down()
+    @raising_queue_down()
     def drop(self, job: JobId) -> None:
         """Drops the job's waiting units. Those that Celery holds end when a worker sees that the job has ended."""
         for backlog in self.backlogs.values():
             backlog.remove_job(job)
         self.fill()
 
-    @_raising_queue_down()
+    @raising_queue_down()
     def forget_lost(self) -> None:
         """Drops units that were handed to Celery and are no longer there, as after a failover of Redis."""
         for queue, backlog in self.backlogs.items():
             if not any(self._client.llen(KEY_PREFIX + queue.value + step) for step in _STEPS):
                 backlog.forget_lost(2 * VISIBILITY_SECONDS)
 
-    @_raising_queue_down()
+    @raising_queue_down()
     def fill(self, queues: Iterable[Queue] = Queue) -> None:
         """Hands units to Celery until its queues are as long as they should be."""
         for queue in queues:
