@@ -22,7 +22,7 @@ def reconcile(context: WorkerContext) -> int:
 
     It depends only on the store, so it restores the queues of a Redis that has lost all its data.
     """
-    context.dispatcher.forget_lost()
+    context.dispatcher.forget_lost(context.settings.lease_seconds)
     found = 0
     for job in context.job_store.active():
         if not _is_due(context, job):

@@ -109,7 +109,7 @@ class Backlog:
             self._client.zrem(self._key, *found)
 
     def forget_lost(self, older_than_seconds: float) -> int:
-        """Removes units whose task should have started so long ago; returns how many. The reconciler adds them anew."""
+        """Removes units that should have started so long ago; returns how many. The reconciler adds them again."""
         at, _ = self._client.time()
         removed = 0
         for base, end in ((_HANDED_OVER, _POSTPONED), (_POSTPONED, math.inf)):

@@ -18,7 +18,7 @@ from services.shared.service_errors import Unavailable
 
 KEY_PREFIX = "lyra:celery:"
 # A message that is not acknowledged in this time is delivered again. Units may take longer: their lease is held.
-VISIBILITY_SECONDS = 60
+_VISIBILITY_SECONDS = 60
 
 
 class Queue(StrEnum):
@@ -84,7 +84,7 @@ def make_celery(settings: JobSettings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": VISIBILITY_SECONDS,
+            "visibility_timeout": _VISIBILITY_SECONDS,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
             "socket_timeout": settings.redis_seconds,
@@ -148,11 +148,14 @@ class Dispatcher:
         self.fill()
 
     @raising_queue_down()
-    def forget_lost(self) -> None:
-        """Drops units that were handed to Celery and are no longer there, as after a failover of Redis."""
+    def forget_lost(self, older_than_seconds: float) -> None:
+        """Drops units that were handed to Celery so long ago, are no longer there and have not been started.
+
+        They are lost after a failover of Redis, or if a worker died between receiving and starting them.
+        """
         for queue, backlog in self.backlogs.items():
             if not any(self._client.llen(KEY_PREFIX + queue.value + step) for step in _STEPS):
-                backlog.forget_lost(2 * VISIBILITY_SECONDS)
+                backlog.forget_lost(older_than_seconds)
 
     @raising_queue_down()
     def fill(self, queues: Iterable[Queue] = Queue) -> None:

@@ -132,3 +132,17 @@ def test_units_of_a_cancelled_job_are_dropped(dispatcher: Dispatcher, settings: 
     assert len(dispatcher.backlogs[Queue.CLIPS]) == 1
     handed_to_celery = open_redis(settings).llen("lyra:celery:clips\x06\x163")
     assert handed_to_celery == 32 + 1  # the window of the job that was cancelled, and the unit that was behind it
+
+
+def test_a_unit_that_celery_has_lost_is_queued_again_and_one_that_it_has_is_not(
+    dispatcher: Dispatcher, settings: WorkerSettings
+) -> None:
+    unit = Unit(Work.CLIP)
+    dispatcher.push(JOB, [unit], Priority.NORMAL)
+    dispatcher.forget_lost(older_than_seconds=-1)
+    assert dispatcher.push(JOB, [unit], Priority.NORMAL) == 0  # no worker has received it
+    open_redis(settings).delete("lyra:celery:clips\x06\x163")
+    dispatcher.forget_lost(older_than_seconds=60)
+    assert dispatcher.push(JOB, [unit], Priority.NORMAL) == 0
+    dispatcher.forget_lost(older_than_seconds=-1)
+    assert dispatcher.push(JOB, [unit], Priority.NORMAL) == 1
