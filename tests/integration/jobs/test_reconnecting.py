@@ -51,6 +51,10 @@ class Worker:
                 found += str(each.readlink()).startswith("pipe:")
         return found
 
+    def logged(self, text: str) -> int:
+        """How often the worker has logged a text."""
+        return self.process.log_path.read_text().count(text)
+
     def assert_works(self) -> None:
         """Its pool has all of its processes, and units are done: here one of a job that was deleted."""
         until(lambda: len(self.children()) == PROCESSES or not self.process.alive)
@@ -130,6 +134,6 @@ def test_redis_lost_while_units_cannot_be_acknowledged_leaves_the_worker_taking_
             for child in worker.children():
                 kill(child)
             until(lambda: all(child.status() == psutil.STATUS_ZOMBIE for child in worker.children()))
-        until(lambda: worker.process.log_path.read_text().count("Couldn't reject") == PROCESSES)
+        until(lambda: worker.logged("Couldn't reject") == PROCESSES or worker.logged("Trying to re-establish") > 0)
         worker.redis.start_again()
         worker.assert_works()
