@@ -41,3 +41,19 @@ class CheckpointError(WeightsMissing):
 
     def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str]]:
         return type(self), (self.name, self.message)
+
+
+class QueueFull(Exception):
+    """No more requests may wait.
+
+    Attributes:
+        waiting: Number of those that do.
+        limit: How many may.
+        retry_after: Estimated seconds until there is a place.
+    """
+
+    def __init__(self, waiting: int, limit: int, retry_after: float) -> None:
+        super().__init__(f"{waiting} requests are waiting, the limit is {limit}")
+        self.waiting = waiting
+        self.limit = limit
+        self.retry_after = retry_after

@@ -1,346 +1,318 @@
-"""The language model as services use it: a conversation in, an answer out, token by token.
+"""The engine: many requests answered by one model, step by step.
 
-Shapes: B sequences of a batch, L positions of the prompt, P positions of its prefix, E width.
+A step is one forward pass over a batch of segments: the next token of every answer, and chunks of prompts beside them.
+`Scheduler` chooses the batch, `Runner` computes it, `BatchSampler` chooses the tokens; docs/engine.md explains why.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor
 
-from model_core.adapter_choice import BASE, choose_adapter
-from model_core.engine.detokenizer import IncrementalDetokenizer
-from model_core.engine.grammar import JsonGrammar
-from model_core.engine.logprobs import token_logprobs
-from model_core.engine.prefix_cache import Prefix, PrefixCache, prefix_key, storage_dtype
-from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
-from model_core.engine.sampler import BatchSampler, RowSampling, SamplingFailed
-from model_core.engine.sampling_params import SamplingParams
-from model_core.errors import InvalidInput
-from model_core.language.chat_template import CHATML, ChatTemplate, render
+from model_core.engine.batch import Segment
+from model_core.engine.cost_model import CostModel
+from model_core.engine.page_pool import PAGE_SIZE, PagePool, PageShape
+from model_core.engine.page_table import pages_for
+from model_core.engine.prefix_cache import PrefixCache, page_keys
+from model_core.engine.projections import Precision
+from model_core.engine.request import Delta, Event, Failure, Finish, FinishReason
+from model_core.engine.runner import Runner, SegmentOutput
+from model_core.engine.sampler import BatchSampler, SampledToken, SamplingFailed
+from model_core.engine.scheduler import Batch, Scheduler
+from model_core.engine.sequence import Sequence
+from model_core.errors import InvalidInput, QueueFull
 from model_core.language.decoder import Decoder
-from model_core.language.extractor import Extraction, ExtractionConfig
-from model_core.language.kv_cache import KeyValueCache
-from model_core.language.lora import LoraWeights
-from model_core.language.messages import Message
-from model_core.language.splicing import SplicedPrompt, splice
 
-# Positions that a key-value cache reserves for the answer before it has to grow.
-_RESERVE = 256
-# Shortest prefix, in positions, that is cheaper to cache than to compute again.
-_MIN_PREFIX = 256
+_SMOOTHING = 0.1  # weight of the latest answer in the moving average of lengths
 
 
-class LanguageModel:
-    """A decoder with its tokenizer and adapters; answers one request at a time, or a batch.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Limits of the engine.
 
-    A request that names no adapter gets `speech` if its prompt holds speech, `long_speech` if that is several clips,
-    `vision` if it holds pictures only, each if that adapter is resident; text alone runs on the base model.
+    Attributes:
+        cache_bytes: Memory for keys and values.
+        prefix_cache_bytes: As much of it as prefixes may occupy that no running request uses; 0 turns prefix caching
+            off.
+        cache_eight_bits: Whether they are stored in 8 bits.
+        max_rows: Maximum number of sequences that run at the same time.
+        max_waiting: Maximum number of sequences that wait beyond those.
+        max_step_tokens: Maximum number of prompt tokens in a step.
+        max_slowdown: How many times as long a step may take because of prompts as without them.
+        precision: Of the decoder's weights.
+    """
+
+    cache_bytes: int = 512 * 2**20
+    prefix_cache_bytes: int = 256 * 2**20
+    cache_eight_bits: bool = False
+    max_rows: int = 64
+    max_waiting: int = 256
+    max_step_tokens: int = 512
+    max_slowdown: float = 1.8
+    precision: Precision = "float"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What the engine is doing.
+
+    Attributes:
+        waiting: Requests in the queue.
+        running: Requests that run.
+        pages_free: Pages that hold nothing.
+        pages_used: Pages of running requests.
+        pages_cached: Pages of cached prefixes that no running request uses.
+        pages_by_block: Pages of running requests in the first, second, ... block of layers.
+        prefix_lookups: Prompt tokens looked up in the prefix cache so far.
+        prefix_hits: Those of them that were found.
+        prompt_tokens: Prompt tokens processed so far.
+        generated_tokens: Tokens generated so far.
+        preemptions: Requests that lost their memory to others so far.
+        steps: Steps so far.
+    """
+
+    waiting: int
+    running: int
+    pages_free: int
+    pages_used: int
+    pages_cached: int
+    pages_by_block: tuple[int, ...]
+    prefix_lookups: int
+    prefix_hits: int
+    prompt_tokens: int
+    generated_tokens: int
+    preemptions: int
+    steps: int
+
+
+class Engine:
+    """Answers requests together. All methods are called from one thread.
 
     Args:
-        model: Its name.
-        decoder: With its adapters.
-        tokenizer: The decoder's.
-        template: Renders conversations for it.
-        extraction: Default of requests that set neither keep rate nor blocks.
-        window_tokens: Maximum number of speech tokens that it answers well from in one prompt; 0 for as many as the
-            context holds.
-
-    Attributes:
-        prefix_cache: Caches long prompts up to their first instruction, so that the next question about the same
-            recording skips their prefill. Off by default.
+        decoder: The model; weights of neighbouring projections are joined in place.
+        stop_ids: Tokens that end an answer.
+        config: Limits.
     """
 
-    def __init__(
-        self,
-        model: str,
-        decoder: Decoder,
-        tokenizer: Tokenizer,
-        template: ChatTemplate = CHATML,
-        extraction: ExtractionConfig | None = None,
-        window_tokens: int = 0,
-    ) -> None:
-        self.model = model
-        self.decoder = decoder.eval()
-        self.tokenizer = tokenizer
-        self.template = template
-        self.extraction = extraction or ExtractionConfig()
-        self.window_tokens = window_tokens
-        self.width = decoder.config.width
-        self.context_tokens = decoder.config.context
-        self.max_blocks = decoder.config.layers
-        self.prefix_cache = PrefixCache(0)
+    def __init__(self, decoder: Decoder, stop_ids: set[int], config: EngineConfig) -> None:
+        self.config = config
+        model, weight = decoder.config, decoder.embed_tokens.weight
+        shape = PageShape(
+            heads=model.key_value_heads,
+            head_width=model.head_width,
+            dtype=weight.dtype,
+            eight_bits=config.cache_eight_bits,
+        )
+        self.pool = PagePool(max(config.cache_bytes // shape.nbytes, model.layers), shape, weight.device)
+        self.cache = PrefixCache(self.pool, config.prefix_cache_bytes // shape.nbytes)
+        self.cost = CostModel(config.max_step_tokens, max_slowdown=config.max_slowdown)
+        self.scheduler = Scheduler(self.pool, self.cache, self.cost, config.max_rows)
+        self.runner = Runner(decoder, self.pool, config.precision)
         self._sampler = BatchSampler()
-        ids = map(tokenizer.token_to_id, template.stop_tokens)
-        self._stop_ids = {token for token in ids if token is not None}
-        self._json_grammar = JsonGrammar(tokenizer, decoder.config.vocabulary, self._stop_ids)
+        self._stop_ids = stop_ids
+        self._sequences: dict[str, Sequence] = {}
+        self._counts: Counter[str] = Counter()
+        self._evicted: list[tuple[str, Event]] = []
+        self._mean_answer = 64.0
 
     @property
-    def adapters(self) -> tuple[str, ...]:
-        """Names of the resident adapters."""
-        return self.decoder.adapters
+    def has_work(self) -> bool:
+        """Whether any request has not ended, or its end has not been reported."""
+        return bool(self._sequences or self._evicted)
 
-    def load_adapter(self, name: str, weights: LoraWeights) -> None:
-        """Makes an adapter resident.
+    def add_request(self, sequence: Sequence) -> None:
+        """Queues a request, as `LanguageModel.prepare` makes it.
 
-        Args:
-            name: What requests call it.
-            weights: Checked against the decoder (`checkpoints.peft_adapters.read_adapter`).
+        Where the queue is full, the latest request of the tenant that has the most gives way to a tenant with fewer.
 
         Raises:
-            InvalidInput: another adapter has that name.
+            InvalidInput: its id is in use, or its prompt needs more memory than there is.
+            QueueFull: nobody gives way.
         """
-        if name in (BASE, *self.adapters):
-            raise InvalidInput("adapter", f"{name!r} is already resident")
-        self.decoder.load_adapter(name, weights)
-        self.prefix_cache.clear()
-
-    def unload_adapter(self, name: str) -> None:
-        """Removes an adapter from memory. Raises InvalidInput if it is not resident."""
-        self._check_adapter(name)
-        self.decoder.remove_adapter(name)
-        self.prefix_cache.clear()
-
-    def count_tokens(self, text: str) -> int:
-        """Number of tokens of a text."""
-        return len(self.tokenizer.encode(text).ids)
-
-    def check(self, options: GenerationOptions) -> None:
-        """Checks what can be checked before the prompt is there.
-
-        Raises:
-            InvalidInput: the adapter is not resident, the extraction does not fit the layers, `max_tokens` is over the
-                context length, or a biased token is not in the vocabulary.
-        """
-        if options.adapter not in ("", BASE):
-            self._check_adapter(options.adapter)
-        self._extraction(options).check(self.max_blocks)
-        options.sampling.check_vocabulary(self.decoder.config.vocabulary)
-        if (options.sampling.max_tokens or 0) > self.context_tokens:
+        if sequence.request_id in self._sequences:
+            raise InvalidInput("request_id", f"{sequence.request_id!r} is already in use")
+        if (needed := sequence.planned_pages(1)) > self.pool.pages:
             raise InvalidInput(
-                "max_tokens",
-                f"{options.sampling.max_tokens} is over the model's context of {self.context_tokens} tokens",
+                "messages", f"the prompt needs {needed} pages of key-value cache, and there are {self.pool.pages}"
             )
+        waiting, running = self.scheduler.waiting, self.scheduler.running
+        if len(waiting) + len(running) >= self.config.max_rows + self.config.max_waiting:
+            error = QueueFull(len(waiting), self.config.max_waiting, self._seconds_to_a_place())
+            evicted = waiting.evictable(sequence)
+            if evicted is None:
+                raise error
+            self._remove(evicted)
+            self._evicted.append((evicted.request_id, Failure(error)))
+        sequence.arrival = time.monotonic()
+        self._sequences[sequence.request_id] = sequence
+        self.scheduler.waiting.push(sequence)
 
-    def generate(self, messages: list[Message], options: GenerationOptions) -> Iterator[Delta | Finish]:
-        """Answers a conversation. Closing the iterator ends the work and frees its memory.
+    def abort(self, request_id: str) -> None:
+        """Ends a request without an event and frees its memory; one that has ended already is ignored."""
+        if sequence := self._sequences.pop(request_id, None):
+            self.scheduler.remove(sequence)
 
-        Yields:
-            One Delta per token, then one Finish.
+    @torch.inference_mode()
+    def step(self) -> list[tuple[str, Event]]:
+        """Advances every running answer by a token, and prompts by as much as fits beside that.
 
-        Raises:
-            InvalidInput: on the first step, for options or a prompt that this model cannot take.
+        Returns:
+            Request ids with what happened to them: a Delta for each token, and a Finish or a Failure at the end.
         """
-        for _, event in self.generate_batch([(messages, options)]):
-            yield event
+        began = time.perf_counter()
+        batch = self.scheduler.schedule()
+        events: list[tuple[str, Event]] = [(each.request_id, self._finish(each, "length")) for each in batch.cut]
+        events += self._evicted
+        self._evicted = []
+        if not batch.segments:
+            return events
+        outputs = self.runner.forward(batch.segments)
+        sampled = [
+            (segment, output) for segment, output in zip(batch.segments, outputs, strict=True) if segment.completes
+        ]
+        self._store(batch, outputs)
+        events += self._sample(sampled)
+        self.cost.observe(time.perf_counter() - began, batch.rows, batch.prompt_tokens)
+        self._counts["steps"] += 1
+        return events
 
-    def generate_batch(
-        self, requests: Sequence[tuple[list[Message], GenerationOptions]]
-    ) -> Iterator[tuple[int, Delta | Finish]]:
-        """Answers several conversations as one batch: each decoding step reads the weights once for all of them.
+    def abort_all(self) -> list[str]:
+        """Ends every request without an event. Returns their ids."""
+        aborted = list(self._sequences)
+        for request_id in aborted:
+            self.abort(request_id)
+        return aborted
 
-        In bfloat16 an answer may differ by a word from the one that the request gets alone.
+    def update_adapters(self) -> None:
+        """Follows the decoder's resident adapters; no request may be running with one that has gone."""
+        self.runner.update_adapters()
 
-        Yields:
-            The index of a request with one of its events; for each request, what `generate` yields.
-
-        Raises:
-            InvalidInput: on the first step, for options or a prompt that this model cannot take.
-        """
-        running = {index: self._start(messages, options) for index, (messages, options) in enumerate(requests)}
-        hidden = {index: self._prefill(sequence) for index, sequence in running.items()}
-        while running:
-            for index, hidden_E in hidden.items():
-                sequence = running[index]
-                if delta := self._sample(sequence, hidden_E):
-                    yield index, delta
-                if sequence.finished:
-                    del running[index]
-                    if rest := sequence.detokenizer.flush():
-                        yield index, Delta(rest, 0, None)
-                    yield index, Finish(sequence.reason, sequence.usage)
-            hidden = self._decode(running)
-
-    def _start(self, messages: list[Message], options: GenerationOptions) -> "_Sequence":
-        self.check(options)
-        with torch.inference_mode():
-            prompt = splice(render(messages, self.template), self.tokenizer, self.decoder.embed_tokens)
-        max_tokens = self._max_tokens(prompt, options.sampling)
-        schema = options.sampling.json_schema
-        constraint = self._json_grammar.compile(schema) if schema else None
-        return _Sequence(
-            prompt=prompt,
-            max_tokens=max_tokens,
-            adapter=self._adapter(prompt, options),
-            tenant=options.tenant,
-            hidden_states=options.hidden_states,
-            extraction=Extraction(self._extraction(options), [prompt.context], [prompt.instruction]),
-            sampling=RowSampling(options.sampling, prompt.text_ids.tolist(), constraint=constraint),
-            detokenizer=IncrementalDetokenizer(
-                self.tokenizer.decode, options.sampling.stop, options.sampling.end_loops
-            ),
-            cache=self.decoder.new_cache(min(max_tokens, _RESERVE)),
+    def stats(self) -> EngineStats:
+        """What the engine is doing."""
+        running = self.scheduler.running
+        blocks = max((len(each.groups) for each in running), default=0)
+        by_block = [sum(each.groups[i].pages.size for each in running if i < len(each.groups)) for i in range(blocks)]
+        return EngineStats(
+            waiting=len(self.scheduler.waiting),
+            running=len(running),
+            pages_free=self.pool.free,
+            pages_used=self.pool.allocated - self.cache.unused,
+            pages_cached=self.cache.unused,
+            pages_by_block=tuple(by_block),
+            prefix_lookups=self.cache.lookups,
+            prefix_hits=self.cache.hits,
+            prompt_tokens=self._counts["prompt_tokens"],
+            generated_tokens=self._counts["generated_tokens"],
+            preemptions=self.scheduler.preemptions,
+            steps=self._counts["steps"],
         )
 
-    def _prefill(self, sequence: "_Sequence") -> Tensor:
-        """Runs the prompt. Returns the hidden state [E] of its last position."""
-        prompt, extraction = sequence.prompt, sequence.extraction if sequence.extraction.config.drops else None
-        positions_3L = prompt.positions if self.decoder.config.rope_sections else _sequential(prompt.embeds)
-        with torch.inference_mode():
-            length = self._prefix_length(prompt)
-            prefix_1PE = self._prefill_prefix(sequence, length, positions_3L, extraction) if length else None
-            hidden_1LE: Tensor = self.decoder(
-                prompt.embeds[None, length:],
-                sequence.cache,
-                sequence.adapter,
-                positions_3L if extraction else positions_3L[:, length:],
-                extraction=extraction,
-                prefix_hidden=prefix_1PE if extraction else None,
-            )
-        return hidden_1LE[0, -1]
+    def _store(self, batch: Batch, outputs: list[SegmentOutput]) -> None:
+        """Moves every sequence on by what was computed."""
+        for segment, output in zip(batch.segments, outputs, strict=True):
+            sequence = segment.sequence
+            for group in segment.groups:
+                group.length += segment.count
+            if not sequence.prefilling:
+                for _ in range(segment.count):
+                    sequence.pending.popleft()
+                continue
+            if sequence.block == 0:
+                self._counts["prompt_tokens"] += segment.count
+                self.scheduler.waiting.charge(sequence, prompt_tokens=segment.count)
+            sequence.read_chunk(output.hidden, output.queries)
+            if sequence.remaining:
+                self._publish(sequence, complete=False)
+                continue
+            self._publish(sequence, complete=True)
+            if sequence.last_block:
+                sequence.begin_answer()
+            else:
+                sequence.next_block(self._last_keys(sequence))
 
-    def _prefix_length(self, prompt: SplicedPrompt) -> int:
-        """Number of positions before the first instruction; 0 if they are too few or prefix caching is off."""
-        instruction = prompt.instruction.nonzero()
-        length = int(instruction[0]) if len(instruction) else 0
-        return length if self.prefix_cache.max_bytes and length >= _MIN_PREFIX else 0
+    def _sample(self, ready: list[tuple[Segment, SegmentOutput]]) -> list[tuple[str, Event]]:
+        # An answer that was preempted reads its tokens again: behind its prompt, nothing is sampled.
+        ready = [(segment, output) for segment, output in ready if not segment.sequence.pending]
+        if not ready:
+            return []
+        hidden_RE, logits_RV = self.runner.logits(torch.stack([output.hidden[-1] for _, output in ready]))
+        tokens = self._sampler.sample(logits_RV, [segment.sequence.sampling for segment, _ in ready])
+        events: list[tuple[str, Event]] = []
+        for (segment, _), token, hidden_E in zip(ready, tokens, hidden_RE, strict=True):
+            events += [(segment.sequence.request_id, event) for event in self._take(segment.sequence, token, hidden_E)]
+        return events
 
-    def _prefill_prefix(
-        self, sequence: "_Sequence", length: int, positions_3L: Tensor, extraction: Extraction | None
-    ) -> Tensor:
-        """Prefills the prefix, from the prefix cache if it is there, through the layers before anything is dropped.
-
-        The sequence's key-value cache holds it afterwards. Returns its hidden states [1, P, E].
-        """
-        embeds_PE, layers = sequence.prompt.embeds[:length], len(self.decoder.layers)
-        if extraction:
-            layers = extraction.config.block_ends(layers)[0] + 1
-        key = prefix_key(embeds_PE, positions_3L[:, :length], sequence.tenant, sequence.adapter or "", str(layers))
-        prefix = self.prefix_cache.get(key)
-        if prefix is None:
-            cache = self.decoder.new_cache(0)
-            hidden_1PE = self.decoder.prefill_prefix(
-                embeds_PE[None], cache, sequence.adapter, positions_3L[:, :length], layers
-            )
-            prefix = Prefix(cache, hidden_1PE).to(storage_dtype(embeds_PE.dtype))
-            self.prefix_cache.put(key, prefix)
-        own = prefix.to(embeds_PE.dtype, min(sequence.max_tokens, _RESERVE) + len(sequence.prompt.embeds) - length)
-        sequence.cache = own.cache
-        return own.hidden_1PE
-
-    def _sample(self, sequence: "_Sequence", hidden_E: Tensor) -> Delta | None:
-        """Samples the next token; None for a stop token. Raises SamplingFailed if there is none."""
-        with torch.inference_mode():
-            logits_1V = self.decoder.logits(hidden_E)[None]
-        (sampled,) = self._sampler.sample(logits_1V, [sequence.sampling])
-        if isinstance(sampled, SamplingFailed):
-            raise sampled
-        sequence.token = sampled.id
-        if sequence.token in self._stop_ids:
-            sequence.reason, sequence.finished = "stop", True
-            return None
-        sequence.generated += 1
-        text = sequence.detokenizer.push(sequence.token)
-        if sequence.detokenizer.stopped:
-            sequence.reason = "stop"
-        sequence.finished = sequence.detokenizer.stopped or sequence.generated == sequence.max_tokens
+    def _take(self, sequence: Sequence, token: SampledToken | SamplingFailed, hidden_E: torch.Tensor) -> list[Event]:
+        """Adds a token to an answer. Returns its events."""
+        if isinstance(token, SamplingFailed):
+            self._remove(sequence)
+            return [Failure(token)]
+        if token.id in self._stop_ids:
+            return self._finish_with_text(sequence, "stop")
+        sequence.generated.append(token.id)
+        sequence.pending.append(token.id)
+        self._counts["generated_tokens"] += 1
+        self.scheduler.waiting.charge(sequence, generated_tokens=1)
+        text = sequence.detokenizer.push(token.id)
         hidden_1E = hidden_E.float()[None] if sequence.hidden_states else None
-        return Delta(text, 1, hidden_1E, token_logprobs(sampled, self.tokenizer))
+        events: list[Event] = [Delta(text, 1, hidden_1E)]
+        if sequence.detokenizer.stopped:
+            return events + self._finish_with_text(sequence, "stop")
+        if len(sequence.generated) == sequence.max_tokens:
+            return events + self._finish_with_text(sequence, "length")
+        return events
 
-    def _decode(self, running: Mapping[int, "_Sequence"]) -> dict[int, Tensor]:
-        """One decoding step. Returns the hidden state [E] of each sequence's last token."""
-        sequences = list(running.values())
-        if not sequences:
-            return {}
-        with torch.inference_mode():
-            device = self.decoder.embed_tokens.weight.device
-            tokens_B1 = torch.tensor([[each.token] for each in sequences], device=device)
-            positions_3B1 = None
-            if self.decoder.config.rope_sections:
-                positions_3B1 = torch.stack([each.next_position() for each in sequences], dim=1)
-            hidden_B1E = self.decoder(
-                self.decoder.embed_tokens(tokens_B1),
-                [each.cache for each in sequences],
-                [each.adapter for each in sequences],
-                positions_3B1,
-            )
-        return dict(zip(running, hidden_B1E[:, 0], strict=True))
+    def _finish_with_text(self, sequence: Sequence, reason: FinishReason) -> list[Event]:
+        rest = sequence.detokenizer.flush()
+        events: list[Event] = [Delta(rest, 0, None)] if rest else []
+        return [*events, self._finish(sequence, reason)]
 
-    def _max_tokens(self, prompt: SplicedPrompt, sampling: SamplingParams) -> int:
-        """Most tokens that the answer may have."""
-        available = self.context_tokens - len(prompt.embeds)
-        if available < 1:
-            raise InvalidInput(
-                "messages", f"the prompt has {len(prompt.embeds)} tokens; the context holds {self.context_tokens}"
-            )
-        max_tokens = sampling.max_tokens or available
-        if max_tokens > available:
-            raise InvalidInput(
-                "max_tokens",
-                f"{max_tokens} is over the {available} tokens that the prompt leaves of {self.context_tokens}",
-            )
-        return max_tokens
+    def _seconds_to_a_place(self) -> float:
+        """Estimated seconds until one of the requests that run or wait has ended."""
+        rows = max(len(self.scheduler.running), 1)
+        work = 0.0
+        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
+            left = max(min(self._mean_answer, sequence.max_tokens) - len(sequence.generated), 1.0)
+            work += self.cost.answer_seconds(sequence.remaining, left, rows)
+        return work / len(self._sequences)
 
-    def _adapter(self, prompt: SplicedPrompt, options: GenerationOptions) -> str | None:
-        if options.adapter:
-            return None if options.adapter == BASE else options.adapter
-        return choose_adapter(self.adapters, clips=prompt.clips, vision=bool(prompt.vision_tokens)) or None
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> Finish:
+        self._mean_answer += _SMOOTHING * (len(sequence.generated) - self._mean_answer)
+        self._publish_answer(sequence)
+        self._remove(sequence)
+        return Finish(reason, sequence.usage)
 
-    def _check_adapter(self, name: str) -> None:
-        if name not in self.adapters:
-            raise InvalidInput("adapter", f"{name[:100]!r} is not one of {', '.join((BASE, *self.adapters))}")
+    def _remove(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.request_id]
+        self.scheduler.remove(sequence)
 
-    def _extraction(self, options: GenerationOptions) -> ExtractionConfig:
-        default = self.extraction
-        return ExtractionConfig(
-            default.blocks if options.blocks is None else options.blocks,
-            default.keep_rate if options.keep_rate is None else options.keep_rate,
-        )
+    def _last_keys(self, sequence: Sequence) -> torch.Tensor:
+        """[K, L, D] keys of the last layer of the block that the prompt is in."""
+        group = sequence.group
+        pages = torch.from_numpy(group.pages[-1, : pages_for(group.length)]).to(self.runner.device)
+        keys_1KSD, _ = self.pool.read(pages, 1)
+        return keys_1KSD[0, :, : group.length]
 
+    def _publish(self, sequence: Sequence, complete: bool) -> None:
+        """Shares the prompt's pages of the first block as they fill; with an extraction, once the block is complete."""
+        if sequence.block > 0:
+            return
+        if len(sequence.groups) == 1:
+            self.cache.publish(sequence.page_keys, sequence.group)
+        elif complete:
+            self.cache.publish(sequence.page_keys[: sequence.reusable()], sequence.group, sequence.block_output())
 
-@dataclass(slots=True, kw_only=True)
-class _Sequence:
-    """A request while it runs.
-
-    Attributes:
-        max_tokens: Most tokens that may be generated: what was asked for, or what the context leaves.
-        token: The last one sampled.
-        generated: Number of tokens so far.
-    """
-
-    prompt: SplicedPrompt
-    max_tokens: int
-    adapter: str | None
-    tenant: str
-    hidden_states: bool
-    extraction: Extraction
-    sampling: RowSampling
-    detokenizer: IncrementalDetokenizer
-    cache: KeyValueCache
-    token: int = -1
-    generated: int = 0
-    finished: bool = False
-    reason: Literal["stop", "length"] = "length"
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(
-            prompt_tokens=len(self.prompt.embeds),
-            speech_tokens=self.prompt.speech_tokens,
-            vision_tokens=self.prompt.vision_tokens,
-            completion_tokens=self.generated,
-            adapter=self.adapter or "",
-            context_tokens=tuple(self.extraction.context_tokens[0]),
-        )
-
-    def next_position(self) -> Tensor:
-        """[3, 1] position of the last token in time, height and width: text continues after the largest."""
-        return (self.prompt.positions.max() + self.generated).expand(3, 1)
-
-
-def _sequential(embeds_LE: Tensor) -> Tensor:
-    """[3, L] positions 0 to L - 1."""
-    return torch.arange(len(embeds_LE), device=embeds_LE.device).expand(3, -1)
+    def _publish_answer(self, sequence: Sequence) -> None:
+        """Shares the pages of the answer, for the next turn of the conversation."""
+        if not self.cache.enabled or len(sequence.groups) > 1 or sequence.prefilling:
+            return
+        known = len(sequence.page_keys)
+        group, embed = sequence.groups[0], self.runner.decoder.embed_tokens
+        answer = torch.tensor(sequence.generated[: group.length - len(sequence.prompt.embeds)], dtype=torch.long)
+        tail_LE = torch.cat((sequence.prompt.embeds[known * PAGE_SIZE :], embed(answer.to(self.runner.device))))
+        first = int(sequence.positions.max()) + 1
+        more = torch.arange(first, first + len(answer), device=self.runner.device).expand(3, -1)
+        positions_3L = torch.cat((sequence.positions[:, known * PAGE_SIZE :], more), dim=1)
+        parent = sequence.page_keys[-1] if known else sequence.root_key
+        self.cache.publish([*sequence.page_keys, *page_keys(parent, tail_LE, positions_3L)], group)

@@ -11,6 +11,12 @@ from torch import Tensor
 from model_core.engine.logprobs import TokenLogprob
 from model_core.engine.sampling_params import SamplingParams
 
+Priority = Literal[0, 1]
+INTERACTIVE: Priority = 0
+BATCH: Priority = 1
+
+FinishReason = Literal["stop", "length"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
@@ -24,6 +30,7 @@ class GenerationOptions:
         blocks: Number of blocks, 1 (off) to the number of layers; None for the model's default.
         hidden_states: Whether each token comes with its hidden state.
         tenant: Whose request it is; cached prefixes are never shared between tenants.
+        priority: INTERACTIVE goes before BATCH.
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -32,6 +39,7 @@ class GenerationOptions:
     blocks: int | None = None
     hidden_states: bool = False
     tenant: str = ""
+    priority: Priority = INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ class Usage:
         prompt_tokens: All tokens of the prompt, including speech and vision tokens.
         adapter: Adapter that was used; empty for none.
         context_tokens: Number of context tokens (speech and vision) in each block of layers, in order.
+        cached_tokens: Prompt tokens that the prefix cache had.
     """
 
     prompt_tokens: int
@@ -50,6 +59,7 @@ class Usage:
     completion_tokens: int
     adapter: str
     context_tokens: tuple[int, ...]
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,5 +83,15 @@ class Delta:
 class Finish:
     """The end of an answer: `stop` by the model or a stop string, `length` by max_tokens or the context."""
 
-    reason: Literal["stop", "length"]
+    reason: FinishReason
     usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The end of a request that failed; others go on."""
+
+    error: Exception
+
+
+Event = Delta | Finish | Failure

@@ -196,7 +196,7 @@ def _extractor(stored: Reference) -> Iterator[Output]:
         context_L, instruction_L = (
             stored.indices(f"{case}.{name}_mask", 1).bool() for name in ("context", "instruction")
         )
-        scores = context_scores(q_HLD, k_HLD, context_L, instruction_L)
+        scores = context_scores(q_HLD[:, instruction_L], k_HLD, context_L)
         kept = kept_positions(scores, context_L, stored.number(f"{case}.keep_rate"))
         yield Output(f"{case}.score", scores, stored.values(f"{case}.score", 1))
         yield Output(f"{case}.kept_index", kept, stored.indices(f"{case}.kept_index", 1))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model_core.adapter_choice import choose_projector
 from model_core.audio.tensors import decode_audio_track, split_clips
-from model_core.engine.engine import LanguageModel
+from model_core.engine.language_model import LanguageModel
 from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
 from model_core.engine.sampling_params import SamplingParams
 from model_core.errors import InvalidInput

@@ -3,7 +3,7 @@
 One class for SmolLM2, LLaMA 3, Qwen2-VL (biases, multimodal rotary positions) and the speech generator. Modules are
 named as in transformers' `LlamaForCausalLM` and `Qwen2ForCausalLM`, below `model.`.
 
-Shapes: B batch, L positions of this call, P positions in the cache or the prefix before it, E width, H heads, K
+Shapes: B batch, L positions of this call, P positions in the cache before it, E width, H heads, K
 key-value heads, D head width, F rotary frequencies (D / 2), V vocabulary.
 """
 
@@ -87,7 +87,6 @@ class DecoderStack(nn.Module):
         positions: Tensor | None = None,
         lengths: Sequence[int] | None = None,
         extraction: Extraction | None = None,
-        prefix_hidden: Tensor | None = None,
     ) -> Tensor:
         """Runs embeddings through the layers; each attends to itself, those before it and the cache.
 
@@ -99,9 +98,7 @@ class DecoderStack(nn.Module):
                 each sequence continues from its cache.
             lengths: Number of embeddings in each row; padding follows on the right.
             extraction: Drops context tokens after each block, and holds afterwards the positions that the hidden states
-                belong to. The cache must be empty except for the prefix.
-            prefix_hidden: What `prefill_prefix` returned for the positions before these, [1, P, E]: after the layers
-                that it ran through, prefix and embeddings continue together. `positions` then covers both.
+                belong to. The cache must be empty.
 
         Returns:
             Hidden states after the final norm, [B, L, E]; undefined in the padding.
@@ -114,23 +111,16 @@ class DecoderStack(nn.Module):
             raise ValueError("extraction leaves rows of different lengths: each needs a cache of its own")
         if positions is None:
             positions = _next_positions(embeds_BLE, caches or ())
-        cos, sin = self._rotary(positions if positions.dim() == 3 else positions[:, None], embeds_BLE.dtype)
-        skipped = prefix_hidden.shape[1] if prefix_hidden is not None else 0
-        rotary = cos[:, skipped:], sin[:, skipped:]
+        rotary = self.rotary(positions if positions.dim() == 3 else positions[:, None], embeds_BLE.dtype)
         for each, length in zip(caches or (), lengths or [embeds_BLE.shape[1]] * len(embeds_BLE), strict=False):
             each.length += length
         ends = extraction.config.block_ends(len(self.layers)) if extraction else []
-        joint = ends[0] if prefix_hidden is not None else None
         hidden_BLE = embeds_BLE
         for index, layer in enumerate(self.layers):
             observer: Observer | None = extraction.observe if extraction and index in ends else None
-            if extraction and caches and index == joint:
-                observer = _with_prefix(caches[0].keys(index), extraction.observe)
             recompute = self.training and self.checkpoint_every and index % self.checkpoint_every == 0 and not observer
             run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
             hidden_BLE = run(hidden_BLE, rotary, caches, adapters, lengths, observer)
-            if prefix_hidden is not None and index == joint:
-                hidden_BLE, rotary = torch.cat((prefix_hidden, hidden_BLE), dim=1), (cos, sin)
             if extraction and observer:
                 hidden_BLE = extraction.drop(hidden_BLE)
                 cos, sin = (x.expand(len(embeds_BLE), -1, -1) for x in rotary)
@@ -139,24 +129,11 @@ class DecoderStack(nn.Module):
         normed_BLE: Tensor = self.norm(hidden_BLE)
         return normed_BLE
 
-    def prefill_prefix(
-        self, embeds_1PE: Tensor, cache: KeyValueCache, adapter: str | None, positions_3P: Tensor, layers: int
-    ) -> Tensor:
-        """Runs the prefix of a sequence through the first `layers` layers and appends it to their cache.
+    def rotary(self, positions_3BL: Tensor, dtype: torch.dtype) -> Rotary:
+        """Cosines and sines [B, L, D] of the rotary angles.
 
-        Returns:
-            Hidden states after the last of them, [1, P, E], for `forward(prefix_hidden=...)`.
+        Each frequency turns with the position in time, height or width, as `rope_sections` assigns them.
         """
-        adapters = rows_of(adapter, embeds_1PE.device)
-        rotary = self._rotary(positions_3P[:, None], embeds_1PE.dtype)
-        cache.length += embeds_1PE.shape[1]
-        hidden_1PE = embeds_1PE
-        for index in range(layers):
-            hidden_1PE = self.layers[index](hidden_1PE, rotary, [cache], adapters, None, None)
-        return hidden_1PE
-
-    def _rotary(self, positions_3BL: Tensor, dtype: torch.dtype) -> Rotary:
-        """Rotates each frequency by the position in time, height or width, as `rope_sections` assigns them."""
         config, device = self.config, positions_3BL.device
         steps_F = torch.arange(0, config.head_width, 2, dtype=torch.float32, device=device) / config.head_width
         sections = config.rope_sections or (len(steps_F), 0, 0)
@@ -209,9 +186,14 @@ class Decoder(DecoderStack):
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
         self.lm_head = None if config.tied_output else nn.Linear(config.width, config.vocabulary, bias=False)
 
+    @property
+    def output_weight(self) -> Tensor:
+        """[V, E] weights of the output layer."""
+        return self.lm_head.weight if self.lm_head else self.embed_tokens.weight
+
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., E] hidden states -> [..., V] logits."""
-        return F.linear(hidden, self.lm_head.weight if self.lm_head else self.embed_tokens.weight)
+        return F.linear(hidden, self.output_weight)
 
 
 class DecoderLayer(nn.Module):
@@ -322,12 +304,3 @@ def _next_positions(embeds_BLE: Tensor, caches: Sequence[KeyValueCache]) -> Tens
     """[3, B, L] positions that continue each cache, or start at 0."""
     starts = torch.tensor([cache.length for cache in caches] or [0])
     return (starts[:, None] + torch.arange(embeds_BLE.shape[1])).expand(3, -1, -1).to(embeds_BLE.device)
-
-
-def _with_prefix(keys_BKPD: Tensor, observe: Observer) -> Observer:
-    """Lets an extraction see the prefix's keys, too; no position of the prefix belongs to the instruction."""
-
-    def observer(q_BHLD: Tensor, k_BKLD: Tensor) -> None:
-        observe(F.pad(q_BHLD, (0, 0, keys_BKPD.shape[2], 0)), torch.cat((keys_BKPD, k_BKLD), dim=2))
-
-    return observer

@@ -85,7 +85,8 @@ class Extraction:
         for row, (context_L, instruction_L) in enumerate(zip(self._context, self._instruction, strict=True)):
             length = len(context_L)
             if self.config.kept(int(context_L.sum())) < int(context_L.sum()) and instruction_L.any():
-                scores = context_scores(q_BHLD[row, :, :length], k_BKLD[row, :, :length], context_L, instruction_L)
+                q_HQD = q_BHLD[row, :, :length][:, instruction_L]
+                scores = context_scores(q_HQD, k_BKLD[row, :, :length], context_L)
                 self._next.append(kept_positions(scores, context_L, self.config.keep_rate))
             else:
                 self._next.append(torch.arange(length, device=context_L.device))
@@ -105,28 +106,27 @@ class Extraction:
         return [len(kept) for kept in self._next]
 
 
-def context_scores(q_HLD: Tensor, k_KLD: Tensor, context_L: Tensor, instruction_L: Tensor) -> Tensor:
+def context_scores(q_HQD: Tensor, k_KLD: Tensor, context_L: Tensor) -> Tensor:
     """Attention paid to each context token, averaged over instruction tokens and heads.
 
-    As in the reference implementation, the softmax runs over all positions, without a causal mask. Only the queries of
-    instruction tokens are used, in chunks, so that the full attention matrix never exists.
+    As in the reference implementation, the softmax runs over all positions, without a causal mask. The
+    queries are processed in chunks, so that the full attention matrix never exists.
 
     Args:
-        q_HLD: [H, L, D] queries after rotary embedding.
+        q_HQD: [H, Q, D] queries of the instruction tokens, after rotary embedding; at least one.
         k_KLD: [K, L, D] keys after rotary embedding.
         context_L: [L] booleans, True for context tokens.
-        instruction_L: [L] booleans, True for instruction tokens, of which there is at least one.
 
     Returns:
         [context tokens] float32 scores, in the order of their positions.
     """
-    scaled_HQD = q_HLD[:, instruction_L] * q_HLD.shape[-1] ** -0.5
+    scaled_HQD = q_HQD * q_HQD.shape[-1] ** -0.5
     q_KQD = rearrange(scaled_HQD, "(k g) q d -> k (g q) d", k=len(k_KLD))
     total_L = k_KLD.new_zeros(len(context_L), dtype=torch.float32)
     for q_QD, keys_LD in zip(q_KQD, k_KLD, strict=True):
         for chunk_QD in q_QD.split(max(_MAX_WEIGHTS // len(context_L), 1)):
             total_L += (chunk_QD @ keys_LD.T).softmax(-1, dtype=torch.float32).sum(0)
-    scores: Tensor = total_L[context_L] / (len(q_HLD) * int(instruction_L.sum()))
+    scores: Tensor = total_L[context_L] / (q_HQD.shape[0] * q_HQD.shape[1])
     return scores
 
 

@@ -7,7 +7,6 @@ Shapes: B batch, K key-value heads, L positions of a call, P positions cached be
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,22 +54,6 @@ class KeyValueCache:
         cached.keys[:, :, start : cached.length] = k_BKLD
         cached.values[:, :, start : cached.length] = v_BKLD
         return cached.keys[:, :, : cached.length], cached.values[:, :, : cached.length]
-
-    def keys(self, layer: int) -> Tensor:
-        """[B, K, P, D] view of a layer's valid keys; the layer must not be empty."""
-        cached = self._layers[layer]
-        assert cached is not None
-        return cached.keys[:, :, : cached.length]
-
-    def copy(self, dtype: torch.dtype, reserve: int = 0) -> "KeyValueCache":
-        """The valid positions in new buffers of `dtype`."""
-        copied = KeyValueCache(len(self._layers), reserve)
-        copied.length = self.length
-        for layer, cached in enumerate(self._layers):
-            if cached:
-                keys, values = (x[:, :, : cached.length].to(dtype) for x in (cached.keys, cached.values))
-                copied.append(layer, keys, values)
-        return copied
 
     def layer_length(self, layer: int) -> int:
         """Number of valid positions of a layer."""

@@ -21,7 +21,7 @@ from model_core.presets.registry import PRESETS, get_preset, lyra_home, packaged
 if TYPE_CHECKING:
     import torch
 
-    from model_core.engine.engine import LanguageModel
+    from model_core.engine.language_model import LanguageModel
     from model_core.speech.encoder import SpeechEncoder
     from model_core.speech.voice import Voice
     from model_core.vision.encoder import VisionEncoder

@@ -15,7 +15,7 @@ from model_core.errors import InvalidInput, WeightsMissing
 if TYPE_CHECKING:
     import torch
 
-    from model_core.engine.engine import LanguageModel
+    from model_core.engine.language_model import LanguageModel
     from model_core.presets.method import PublishedArchitecture
     from model_core.presets.stages import StageTable
     from model_core.speech.character_unit_generator import CharacterUnitGenerator

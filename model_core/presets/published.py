@@ -19,7 +19,7 @@ from model_core.checkpoints.published import (
 )
 from model_core.checkpoints.published_config import published_fields
 from model_core.checkpoints.whisper import load_transcriber
-from model_core.engine.engine import LanguageModel
+from model_core.engine.language_model import LanguageModel
 from model_core.errors import CheckpointError
 from model_core.kernels import fast_dtype
 from model_core.language.decoder import DecoderStack

@@ -1,42 +1,45 @@
 """The gRPC side of the language model."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_model_pb2_grpc
 from model_core.checkpoints.peft_adapters import CONFIG_FILE, read_adapter
-from model_core.checkpoints.quantized import quantize
-from model_core.engine.engine import LanguageModel
-from model_core.engine.logprobs import TokenLogprob
-from model_core.engine.prefix_cache import PrefixCache
-from model_core.engine.request import Delta, Finish, GenerationOptions
+from model_core.engine.engine import EngineConfig
+from model_core.engine.language_model import LanguageModel
+from model_core.engine.request import BATCH, INTERACTIVE, Delta, Finish, GenerationOptions
 from model_core.presets import build_language_model
+from services.language_model import engine_metrics
+from services.language_model.engine_thread import EngineThread
 from services.language_model.prompt_assembler import PromptAssembler
 from services.language_model.settings import LanguageModelSettings
-from services.shared import telemetry
 from services.shared.rpc import model_service, sampling_codec, tensors
 from services.shared.rpc.grpc_types import Context
 from services.shared.rpc.interceptors import tenant_of
-from services.shared.rpc.lora_registry import FULL_NAME, AdapterHost, AdaptersServicer
-from services.shared.rpc.queueing import FairQueue
+from services.shared.rpc.lora_registry import FULL_NAME, AdapterHost, AdaptersServicer, AdapterUsage
 from services.shared.rpc.server import ServiceDefinition
-from services.shared.rpc.threads import ModelThread
 from services.shared.rpc.uploads import megabytes
 from services.shared.service_errors import InvalidInput
+
+_CPU_CACHE_BYTES = 512 * 2**20
+_GPU_CACHE_SHARE = 0.8
 
 _REASONS = {"stop": language_model_pb2.FINISH_REASON_STOP, "length": language_model_pb2.FINISH_REASON_LENGTH}
 
 
 class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
-    """Reads a prompt, queues for the model, streams the answer; a cancelled call stops the generation at once."""
+    """Reads a prompt, hands it to the engine, streams the answer; a cancelled call stops the generation at once."""
 
     def __init__(self, model: LanguageModel, settings: LanguageModelSettings) -> None:
         self._model = model
         self._settings = settings
-        self._thread = ModelThread("language-model")
-        self._queue = FairQueue(waiting_limit=settings.max_waiting, on_change=telemetry.queue_gauges("language_model"))
+        self._usage = AdapterUsage()
+        self._thread = EngineThread(model.engine, engine_metrics.reporter(model.engine))
         self.adapters = AdaptersServicer(
             AdapterHost(
                 resident=lambda: model.adapters,
@@ -46,8 +49,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             ),
             folder=settings.adapters_folder,
             thread=self._thread,
-            # One request runs at a time: while this holds the slot, none runs with the adapter.
-            exclusive=lambda name: self._queue.slot("adapters"),
+            exclusive=self._usage.exclusive,
         )
 
     async def Generate(
@@ -67,9 +69,10 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         messages = await reader.read(request_iterator)
         if not options.adapter and reader.adapter in self._model.adapters:
             options = replace(options, adapter=reader.adapter)
-        async with self._queue.slot(options.tenant):
-            answer = self._thread.iterate(lambda: self._model.generate(messages, options))
-            async with aclosing(answer) as events:
+        sequence = await asyncio.to_thread(self._model.prepare, messages, options)
+        async with self._usage.hold(sequence.adapter) if sequence.adapter else nullcontext():
+            self._model.check(options)  # the adapter may have gone meanwhile
+            async with aclosing(self._thread.generate(sequence)) as events:
                 async for event in events:
                     yield _to_response(event)
 
@@ -115,13 +118,13 @@ def _to_options(header: language_model_pb2.GenerateHeader, tenant: str) -> Gener
         blocks=header.blocks if header.HasField("blocks") else None,
         hidden_states=header.hidden_states,
         tenant=tenant,
+        priority=BATCH if header.priority == language_model_pb2.PRIORITY_BATCH else INTERACTIVE,
     )
 
 
 def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:
     if isinstance(event, Delta):
         delta = language_model_pb2.TextDelta(text=event.text, tokens=event.tokens)
-        delta.logprobs.extend(map(_to_logprob, event.logprobs))
         if event.hidden_states is not None:
             delta.hidden_states.CopyFrom(tensors.to_message(event.hidden_states.float().cpu().numpy()))
         return language_model_pb2.GenerateResponse(text_delta=delta)
@@ -132,18 +135,18 @@ def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:
         completion_tokens=event.usage.completion_tokens,
         adapter=event.usage.adapter,
         context_tokens=event.usage.context_tokens,
+        cached_tokens=event.usage.cached_tokens,
     )
     finish = language_model_pb2.GenerateFinish(reason=_REASONS[event.reason], usage=usage)
     return language_model_pb2.GenerateResponse(finish=finish)
 
 
-def _to_logprob(logprob: TokenLogprob) -> language_model_pb2.TokenLogprob:
-    return language_model_pb2.TokenLogprob(
-        token=logprob.token,
-        token_bytes=logprob.token_bytes,
-        logprob=logprob.logprob,
-        top_logprobs=map(_to_logprob, logprob.top_logprobs),
-    )
+def _default_cache_bytes(model: LanguageModel) -> int:
+    device = model.decoder.embed_tokens.weight.device
+    if device.type != "cuda":
+        return _CPU_CACHE_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * _GPU_CACHE_SHARE)
 
 
 def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
@@ -152,9 +155,16 @@ def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
     model_service.log_number_formats(
         decoder=dtype, layers=dtype if settings.quantization == "none" else settings.quantization
     )
-    if settings.quantization != "none":
-        quantize(model.decoder, settings.quantization)
-    model.prefix_cache = PrefixCache(settings.prefix_cache_mib * 2**20)
+    model.engine_config = EngineConfig(
+        cache_bytes=settings.cache_mib * 2**20 or _default_cache_bytes(model),
+        cache_eight_bits=settings.cache_dtype == "int8",
+        prefix_cache_bytes=settings.prefix_cache_mib * 2**20,
+        max_rows=settings.max_running,
+        max_waiting=settings.max_waiting,
+        max_step_tokens=settings.max_step_tokens,
+        max_slowdown=settings.max_step_slowdown,
+        precision="float" if settings.quantization == "none" else settings.quantization,
+    )
     servicer = LanguageModelServicer(model, settings)
     servicer.adapters.preload(settings.adapters_at_start, model_service.translate)
     return servicer

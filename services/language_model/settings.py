@@ -18,10 +18,28 @@ class LanguageModelSettings(AdapterServiceSettings):
     quantization: Literal["none", "int8", "int4"] = Field(
         default="none", description="Weight-only quantization; int8 and int4 need the package torchao."
     )
+    cache_mib: int = Field(
+        default=0,
+        ge=0,
+        description="Memory for keys and values of running and cached prompts, in MiB; 0 takes 512 on a CPU, and on a "
+        "GPU 80 % of the memory that is free beside the weights.",
+    )
+    cache_dtype: Literal["auto", "int8"] = Field(
+        default="auto",
+        description="Format of keys and values: the weights' own, or 8 bits, in which twice as many fit.",
+    )
     prefix_cache_mib: int = Field(
         default=256,
         ge=0,
-        description="Capacity of the prefix cache, in MiB: a further question about the same long recording or video "
-        "skips its prefill; 0 turns it off.",
+        description="Maximum memory of cached prefixes that no running request uses, in MiB: a further question about "
+        "the same recording, or the next turn of a conversation, skips their prefill; 0 turns prefix caching off.",
     )
-    max_waiting: int = Field(default=32, ge=0, description="Maximum number of requests waiting while one is answered.")
+    max_running: int = Field(default=64, ge=1, description="Maximum number of requests that run at the same time.")
+    max_step_tokens: int = Field(default=512, ge=16, description="Maximum number of prompt tokens in a step.")
+    max_step_slowdown: float = Field(
+        default=1.8,
+        ge=1,
+        description="How many times as long as without prompt tokens a step may take while answers are being "
+        "generated: the less, the steadier answers stream while long prompts are read, and the longer those wait.",
+    )
+    max_waiting: int = Field(default=256, ge=0, description="Maximum number of requests waiting beyond those that run.")

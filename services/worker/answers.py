@@ -161,6 +161,7 @@ def _generate(context: WorkerContext, job: Job, parts: Sequence[Part], max_token
         tenant=job.manifest.tenant,
         sampling=SamplingParams(max_tokens=max_tokens, end_loops=True),
         keep_rate=context.settings.keep_rate if any(isinstance(part, SpeechTokensPart) for part in parts) else None,
+        in_background=True,
     )
     return context.run(lambda services: _collect(services, request))
 

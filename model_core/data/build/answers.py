@@ -15,7 +15,7 @@ from torch import nn
 
 from model_core.data.build.work import BuildContext
 from model_core.data.files import written_aside
-from model_core.engine.engine import LanguageModel
+from model_core.engine.language_model import LanguageModel
 from model_core.language.chat_template import render
 from model_core.language.messages import Message, Role
 from model_core.language.splicing import splice

@@ -12,7 +12,7 @@ from model_core.presets.nano_packages import PACKAGES
 from model_core.presets.preset import BuildOptions, MeasuredMemory, Preset, WeightSource
 
 if TYPE_CHECKING:
-    from model_core.engine.engine import LanguageModel
+    from model_core.engine.language_model import LanguageModel
     from model_core.presets.stages import StageTable
     from model_core.speech.character_unit_generator import CharacterUnitGenerator
     from model_core.speech.encoder import SpeechEncoder
@@ -78,7 +78,7 @@ def language_model(options: BuildOptions) -> "LanguageModel":
     from tokenizers import Tokenizer
 
     from model_core.checkpoints.peft_adapters import load_adapter
-    from model_core.engine.engine import LanguageModel
+    from model_core.engine.language_model import LanguageModel
     from model_core.kernels import fast_dtype
     from model_core.presets import nano
     from model_core.presets.building import below, chosen_device, load, on_meta, read

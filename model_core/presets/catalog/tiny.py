@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from model_core.presets.preset import BuildOptions, Preset, WeightSource
 
 if TYPE_CHECKING:
-    from model_core.engine.engine import LanguageModel
+    from model_core.engine.language_model import LanguageModel
     from model_core.presets.stages import StageTable
     from model_core.speech.encoder import SpeechEncoder
     from model_core.speech.unit_generator import UnitGenerator
@@ -44,7 +44,7 @@ def language_model(options: BuildOptions) -> "LanguageModel":
     """A random decoder with the adapters `speech` and `vision`."""
     import torch
 
-    from model_core.engine.engine import LanguageModel
+    from model_core.engine.language_model import LanguageModel
     from model_core.presets import tiny
     from model_core.presets.building import chosen_device, seeded
 

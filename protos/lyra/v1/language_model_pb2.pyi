@@ -25,6 +25,27 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits for the answer."""
+    PRIORITY_BATCH: _Priority.ValueType  # 2
+    """Work in the background, which gives way."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper): ...
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits for the answer."""
+PRIORITY_BATCH: Priority.ValueType  # 2
+"""Work in the background, which gives way."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _Role:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -124,6 +145,7 @@ class GenerateHeader(_message.Message):
     BLOCKS_FIELD_NUMBER: _builtins.int
     END_LOOPS_FIELD_NUMBER: _builtins.int
     SAMPLING_PARAMS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def max_tokens(self) -> _builtins.int: ...
@@ -167,6 +189,8 @@ class GenerateHeader(_message.Message):
     @end_loops.setter
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def end_loops(self, value: _builtins.bool) -> None: ...
+    priority: Global___Priority.ValueType
+    """Who goes first where not all can run. Unset: interactive."""
     @_builtins.property
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -189,10 +213,11 @@ class GenerateHeader(_message.Message):
         blocks: _builtins.int | None = ...,
         end_loops: _builtins.bool = ...,
         sampling_params: Global___SamplingParams | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "_keep_rate", b"_keep_rate", "_seed", b"_seed", "blocks", b"blocks", "keep_rate", b"keep_rate", "sampling_params", b"sampling_params", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "_keep_rate", b"_keep_rate", "_seed", b"_seed", "adapter", b"adapter", "blocks", b"blocks", "end_loops", b"end_loops", "hidden_states", b"hidden_states", "keep_rate", b"keep_rate", "max_tokens", b"max_tokens", "sampling_params", b"sampling_params", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "_keep_rate", b"_keep_rate", "_seed", b"_seed", "adapter", b"adapter", "blocks", b"blocks", "end_loops", b"end_loops", "hidden_states", b"hidden_states", "keep_rate", b"keep_rate", "max_tokens", b"max_tokens", "priority", b"priority", "sampling_params", b"sampling_params", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blocks: _TypeAlias = _typing.Literal["blocks"]  # noqa: Y015
     _WhichOneofArgType__blocks: _TypeAlias = _typing.Literal["_blocks", b"_blocks"]  # noqa: Y015
@@ -519,6 +544,7 @@ class Usage(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """All tokens of the prompt, including speech and vision tokens."""
     speech_tokens: _builtins.int
@@ -526,6 +552,8 @@ class Usage(_message.Message):
     completion_tokens: _builtins.int
     adapter: _builtins.str
     """Adapter that was used; empty for none."""
+    cached_tokens: _builtins.int
+    """Prompt tokens that the prefix cache had."""
     @_builtins.property
     def context_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Number of context tokens (speech and vision) in each block of layers, in order."""
@@ -539,10 +567,11 @@ class Usage(_message.Message):
         completion_tokens: _builtins.int = ...,
         adapter: _builtins.str = ...,
         context_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "completion_tokens", b"completion_tokens", "context_tokens", b"context_tokens", "prompt_tokens", b"prompt_tokens", "speech_tokens", b"speech_tokens", "vision_tokens", b"vision_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "context_tokens", b"context_tokens", "prompt_tokens", b"prompt_tokens", "speech_tokens", b"speech_tokens", "vision_tokens", b"vision_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

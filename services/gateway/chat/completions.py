@@ -174,6 +174,7 @@ class Completion:
                 text_tokens=usage.prompt_tokens - usage.speech_tokens - usage.vision_tokens,
                 audio_tokens=usage.speech_tokens,
                 image_tokens=usage.vision_tokens,
+                cached_tokens=usage.cached_tokens,
             ),
             completion_tokens_details=CompletionTokensDetails(
                 text_tokens=usage.completion_tokens, audio_tokens=audio_tokens

@@ -283,7 +283,7 @@ class PromptTokensDetails(BaseModel):
     text_tokens: int
     audio_tokens: int = Field(description="Speech tokens in the prompt.")
     image_tokens: int = Field(description="Vision tokens in the prompt.")
-    cached_tokens: int = 0
+    cached_tokens: int = Field(description="Prompt tokens that were not processed again: the prefix cache had them.")
 
 
 class CompletionTokensDetails(BaseModel):

@@ -8,6 +8,8 @@ from dataclasses import replace
 from lyra.v1.common_pb2 import SpeechTokens
 from lyra.v1.language_model_pb2 import (
     FINISH_REASON_LENGTH,
+    PRIORITY_BATCH,
+    PRIORITY_INTERACTIVE,
     ROLE_ASSISTANT,
     ROLE_SYSTEM,
     ROLE_USER,
@@ -145,6 +147,7 @@ class _Answer:
                 adapter=request.adapter,
                 keep_rate=request.keep_rate,
                 blocks=request.blocks,
+                priority=PRIORITY_BATCH if request.in_background else PRIORITY_INTERACTIVE,
                 hidden_states=self._hidden_states,
             )
         )
@@ -197,6 +200,7 @@ def _finished(finish: GenerateFinish) -> Finished:
             completion_tokens=usage.completion_tokens,
             adapter=usage.adapter,
             context_tokens=tuple(usage.context_tokens),
+            cached_tokens=usage.cached_tokens,
         ),
     )
 

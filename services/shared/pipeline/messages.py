@@ -90,7 +90,7 @@ class AnswerRequest:
     """A conversation to answer; with `speech`, as audio too.
 
     An empty `adapter` leaves the choice to the services, "base" means none. `keep_rate` and `blocks` configure the
-    extractor; None for the preset's values.
+    extractor; None for the preset's values. What runs `in_background` gives way to what somebody waits for.
 
     `paths` maps fields of the services to those of the caller, for error messages ("max_tokens" ->
     "max_completion_tokens").
@@ -103,6 +103,7 @@ class AnswerRequest:
     adapter: str = ""
     keep_rate: float | None = None
     blocks: int | None = None
+    in_background: bool = False
     paths: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -110,7 +111,8 @@ class AnswerRequest:
 class Usage:
     """Tokens of a request; speech and vision tokens are part of the prompt tokens.
 
-    `adapter` is empty for the base model; `context_tokens` are the speech and vision tokens in each block of layers.
+    `adapter` is empty for the base model; `context_tokens` are the speech and vision tokens in each block of layers;
+    `cached_tokens` are the prompt tokens that the prefix cache had.
     """
 
     prompt_tokens: int
@@ -119,6 +121,7 @@ class Usage:
     completion_tokens: int
     adapter: str
     context_tokens: tuple[int, ...] = ()
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

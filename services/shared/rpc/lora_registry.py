@@ -15,7 +15,7 @@ from lyra.v1 import adapters_pb2, adapters_pb2_grpc
 from model_core.adapter_choice import BASE
 from services.shared import telemetry
 from services.shared.rpc.grpc_types import Context
-from services.shared.rpc.threads import ModelThread
+from services.shared.rpc.threads import WorkThread
 from services.shared.service_errors import InvalidInput, ServiceError
 
 log = telemetry.get_logger(__name__)
@@ -95,7 +95,7 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
         model: AdapterHost,
         *,
         folder: Path,
-        thread: ModelThread,
+        thread: WorkThread,
         exclusive: Callable[[str], AbstractAsyncContextManager[None]],
     ) -> None:
         self._model = model

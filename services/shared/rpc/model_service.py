@@ -1,9 +1,10 @@
 """What model services need around `model_core`: CPU threads, logging, errors."""
 
+import math
 import os
 
 from services.shared import telemetry
-from services.shared.service_errors import InvalidInput, ServiceError, Unavailable
+from services.shared.service_errors import InvalidInput, Overloaded, ServiceError, Unavailable
 from services.shared.settings import ServiceSettings
 
 log = telemetry.get_logger(__name__)
@@ -44,6 +45,8 @@ def translate(error: Exception) -> ServiceError | None:
         return InvalidInput(error.name, error.message)
     if isinstance(error, errors.UnknownPreset):
         return InvalidInput("preset", str(error))
+    if isinstance(error, errors.QueueFull):
+        return Overloaded(str(error), float(max(1, math.ceil(error.retry_after))))
     if isinstance(error, errors.WeightsMissing):
         return Unavailable("model", str(error))
     return None

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 T = TypeVar("T")
 _END: Final = object()
@@ -43,6 +43,14 @@ class WorkTimer:
                     close()
 
         return timed
+
+
+class WorkThread(Protocol):
+    """A thread that a model runs in."""
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Runs `work` in the thread. Cancelled before its start, it never runs; later, this waits for its end."""
+        ...
 
 
 class ModelThread:

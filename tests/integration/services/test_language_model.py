@@ -98,7 +98,8 @@ async def test_answer_streams_one_token_at_a_time_and_ends_with_usage(client: Cl
 
 async def test_the_same_seed_gives_the_same_answer(client: Client) -> None:
     requests = prompt(max_tokens=20, temperature=1.5, seed=7)
-    assert await client.answer(requests) == await client.answer(requests)
+    (*first, _), (*second, _) = await client.answer(requests), await client.answer(requests)
+    assert first == second
 
 
 async def test_min_p_of_one_samples_only_the_most_likely_token(client: Client) -> None:
@@ -228,7 +229,7 @@ async def test_message_over_the_limit_of_grpc_is_an_input_error(client: Client) 
 
 
 async def test_a_disconnected_client_frees_the_model_for_the_next_request(start_service: StartService) -> None:
-    client = Client(await start_service("language_model", max_waiting=0))
+    client = Client(await start_service("language_model", max_running=1, max_waiting=0))
     for _ in range(20):
         call = client.call(prompt())
         await call.read()
@@ -252,7 +253,7 @@ async def test_call_without_deadline_gets_the_default_of_the_service(start_servi
 
 
 async def test_full_queue_refuses_with_a_retry_delay(start_service: StartService) -> None:
-    client = Client(await start_service("language_model", max_waiting=0))
+    client = Client(await start_service("language_model", max_running=1, max_waiting=0))
     running = client.call(prompt())
     await running.read()
     refusal = await client.refusal(prompt(max_tokens=1))

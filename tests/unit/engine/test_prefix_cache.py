@@ -1,4 +1,4 @@
-"""Prefix caching: answers are the same with and without it, on a miss and on a hit."""
+"""Prefix caching: answers are the same with and without it, and only equal prefixes of one tenant hit."""
 
 from typing import Any
 
@@ -6,22 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_core.engine import engine
-from model_core.engine.engine import LanguageModel
-from model_core.engine.prefix_cache import Prefix, PrefixCache, prefix_key
-from model_core.engine.request import Delta, GenerationOptions
+from model_core.engine.language_model import LanguageModel
+from model_core.engine.page_pool import PAGE_SIZE
+from model_core.engine.request import Delta, Finish, GenerationOptions, Usage
 from model_core.engine.sampling_params import SamplingParams
 from model_core.language.messages import Message, Part, Role, SpeechPart, VisionPart
 from model_core.presets import build_language_model
 
-ROOM = 1 << 30
 DROPPING = {"keep_rate": 0.5, "blocks": 2}
 
 
 @pytest.fixture(params=["tiny", "tiny-qwen2-vl"])
-def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
-    """In float64, which is cached as it is."""
-    monkeypatch.setattr(engine, "_MIN_PREFIX", 80)
+def model(request: pytest.FixtureRequest) -> LanguageModel:
     made = build_language_model(request.param)
     made.decoder.double()
     return made
@@ -31,10 +27,18 @@ def recording(model: LanguageModel, seed: int = 0, tokens: int = 60) -> SpeechPa
     return SpeechPart(torch.randn(tokens, model.width, generator=torch.Generator().manual_seed(seed)).double())
 
 
-def hidden_states(model: LanguageModel, *parts: Part, **options: Any) -> Tensor:
+def answer(model: LanguageModel, *parts: Part, **options: Any) -> tuple[Tensor, Usage]:
+    return converse(model, [Message(Role.USER, list(parts))], **options)[1:]
+
+
+def converse(model: LanguageModel, messages: list[Message], **options: Any) -> tuple[str, Tensor, Usage]:
+    """Text, hidden states and usage of an answer of six tokens."""
     asked = GenerationOptions(sampling=SamplingParams(max_tokens=6), hidden_states=True, **options)
-    deltas = [event for event in model.generate([Message(Role.USER, list(parts))], asked) if isinstance(event, Delta)]
-    return torch.cat([delta.hidden_states for delta in deltas if delta.hidden_states is not None])
+    *events, finish = model.generate(messages, asked)
+    assert isinstance(finish, Finish)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    states = torch.cat([delta.hidden_states for delta in deltas if delta.hidden_states is not None])
+    return "".join(delta.text for delta in deltas), states, finish.usage
 
 
 @pytest.mark.parametrize("options", [{}, DROPPING, {"keep_rate": 0.6, "blocks": 1}, {"adapter": "base", **DROPPING}])
@@ -44,97 +48,61 @@ def test_answers_are_those_without_prefix_caching(model: LanguageModel, options:
         [recording(model, 1), recording(model, 2), "and what else?"],
     ]
     for parts in prompts:
-        model.prefix_cache = PrefixCache(0)
-        expected = hidden_states(model, *parts, **options)
-        model.prefix_cache = PrefixCache(ROOM)
-        for _ in ("miss", "hit"):
-            torch.testing.assert_close(hidden_states(model, *parts, **options), expected)
+        (expected, first), (states, second) = answer(model, *parts, **options), answer(model, *parts, **options)
+        torch.testing.assert_close(states, expected)
+        assert first.cached_tokens < second.cached_tokens
 
 
 def test_cached_pictures_keep_their_positions(model: LanguageModel) -> None:
     picture = VisionPart(torch.randn(60, model.width).double(), (1, 6, 10))
-    expected = hidden_states(model, picture, "what is it?", **DROPPING)
-    model.prefix_cache = PrefixCache(ROOM)
-    for _ in ("miss", "hit"):
-        torch.testing.assert_close(hidden_states(model, picture, "what is it?", **DROPPING), expected)
-    assert model.prefix_cache.nbytes > 0
+    expected, _ = answer(model, picture, "what is it?", **DROPPING)
+    states, usage = answer(model, picture, "what is it?", **DROPPING)
+    torch.testing.assert_close(states, expected)
+    assert usage.cached_tokens > 60
 
 
-def test_every_question_about_a_recording_hits_and_nothing_else_does(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model.prefix_cache = PrefixCache(ROOM)
-    prefills: list[int] = []
-    prefill_prefix = model.decoder.prefill_prefix
-
-    def counted(embeds: Tensor, *others: object) -> Tensor:
-        prefills.append(embeds.shape[1])
-        return prefill_prefix(embeds, *others)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(model.decoder, "prefill_prefix", counted)
-    one = recording(model)
-    for question in ("who?", "what is said at the end of it?"):
-        hidden_states(model, one, question, **DROPPING, tenant="acme")
-    assert len(prefills) == 1
-    hidden_states(model, one, "who?", **DROPPING, tenant="globex")
-    hidden_states(model, recording(model, seed=1), "who?", **DROPPING, tenant="acme")
-    hidden_states(model, one, "who?", tenant="acme")
-    assert len(prefills) == 4
-    hidden_states(model, recording(model, tokens=4), "who?", **DROPPING)
-    hidden_states(model, "no recording")
-    assert len(prefills) == 4
+def test_another_question_about_a_recording_skips_it(model: LanguageModel) -> None:
+    for options in ({}, DROPPING):
+        one = recording(model, seed=3)
+        answer(model, one, "who?", **options)
+        _, usage = answer(model, one, "what is said at the end of it?", **options)
+        assert usage.prompt_tokens - usage.cached_tokens < len("what is said at the end of it?") + 60
 
 
-def test_answer_in_float32_does_not_depend_on_a_cache_hit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_MIN_PREFIX", 80)
-    model = build_language_model("tiny")
-    one = SpeechPart(torch.randn(60, model.width))
-    exact = hidden_states(model, one, "who?", **DROPPING)
-    model.prefix_cache = PrefixCache(ROOM)
-    read = hidden_states(model, one, "who?", **DROPPING)
-    assert torch.equal(hidden_states(model, one, "who?", **DROPPING), read)
-    assert torch.nn.functional.cosine_similarity(read[0], exact[0], dim=0) > 0.999
+def test_the_next_turn_of_a_conversation_skips_the_turns_before(model: LanguageModel) -> None:
+    messages = [Message(Role.USER, ["x" * 100])]
+    text, _, first = converse(model, messages)
+    messages += [Message(Role.ASSISTANT, [text]), Message(Role.USER, ["y"])]
+    _, _, second = converse(model, messages)
+    assert second.cached_tokens >= (first.prompt_tokens // PAGE_SIZE) * PAGE_SIZE
 
 
-def test_unloading_an_adapter_clears_the_cache(model: LanguageModel) -> None:
-    model.prefix_cache = PrefixCache(ROOM)
-    hidden_states(model, recording(model), "who?", **DROPPING)
-    assert model.prefix_cache.nbytes > 0
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tenant": "globex"},
+        {"tenant": "acme", "adapter": "base"},
+        {"tenant": "acme", "keep_rate": 1.0, "blocks": 1},
+    ],
+)
+def test_other_tenants_adapters_and_blocks_do_not_share(model: LanguageModel, other: dict[str, object]) -> None:
+    answer(model, recording(model), "who?", **DROPPING, tenant="acme")
+    assert answer(model, recording(model), "who?", **{**DROPPING, **other})[1].cached_tokens == 0
+
+
+def test_another_recording_of_the_same_length_does_not_hit(model: LanguageModel) -> None:
+    expected, _ = answer(model, recording(model, 1), "who?")
+    answer(model, recording(model, 0), "who?")
+    states, usage = answer(model, recording(model, 1), "who?")
+    torch.testing.assert_close(states, expected)
+    assert usage.cached_tokens > 0
+
+
+def test_adapter_loaded_anew_does_not_use_old_pages(model: LanguageModel, tmp_path: Any) -> None:
+    from model_core.checkpoints.peft_adapters import read_adapter, save_adapter
+
+    save_adapter(model.decoder, "speech", tmp_path)
+    answer(model, recording(model), "who?", adapter="speech")
     model.unload_adapter("speech")
-    assert model.prefix_cache.nbytes == 0
-
-
-def test_least_recently_used_prefix_is_evicted() -> None:
-    decoder = build_language_model("tiny").decoder
-
-    def prefix() -> Prefix:
-        cache = decoder.new_cache(0)
-        embeds = torch.randn(1, 20, decoder.config.width)
-        with torch.inference_mode():
-            hidden = decoder.prefill_prefix(embeds, cache, None, torch.arange(20).expand(3, -1), 1)
-        return Prefix(cache, hidden)
-
-    size = prefix().nbytes
-    cached = PrefixCache(2 * size)
-    for key in (b"one", b"two"):
-        cached.put(key, prefix())
-    assert cached.get(b"one")
-    cached.put(b"three", prefix())
-    assert [bool(cached.get(key)) for key in (b"one", b"two", b"three")] == [True, False, True]
-    assert cached.nbytes <= 2 * size
-    small = PrefixCache(size - 1)
-    small.put(b"one", prefix())
-    assert small.nbytes == 0
-
-
-def test_key_depends_on_values_shape_positions_and_names() -> None:
-    embeds, places = torch.randn(4, 6), torch.arange(4).expand(3, -1)
-    keys = {
-        prefix_key(embeds, places, "acme", "speech"),
-        prefix_key(embeds, places, "acmespeech", ""),
-        prefix_key(embeds.view(6, 4), places, "acme", "speech"),
-        prefix_key(embeds, places + 1, "acme", "speech"),
-        prefix_key(embeds + 1, places, "acme", "speech"),
-    }
-    assert len(keys) == 5
-    assert prefix_key(embeds.clone(), places.clone(), "acme", "speech") in keys
+    model.load_adapter("speech", read_adapter(model.decoder, tmp_path))
+    assert answer(model, recording(model), "who?", adapter="speech")[1].cached_tokens == 0

@@ -42,7 +42,7 @@ def test_scores_and_kept_positions_match_the_published_method(case: int) -> None
     stored = load_file(DATA / "parity" / "extractor.safetensors")
     given = {name.split(".", 1)[1]: x for name, x in stored.items() if name.startswith(f"case{case}.")}
     q, k = given["query"].transpose(0, 1), given["key"].transpose(0, 1)
-    scores = context_scores(q, k, given["context_mask"], given["instruction_mask"])
+    scores = context_scores(q[:, given["instruction_mask"]], k, given["context_mask"])
     torch.testing.assert_close(scores, given["score"], rtol=1e-4, atol=1e-6)
     kept = kept_positions(scores, given["context_mask"], float(given["keep_rate"]))
     assert kept.tolist() == given["kept_index"].tolist()
@@ -70,7 +70,7 @@ def test_scoring_queries_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPat
     context_L, instruction_L = masks(40, 7)
     whole = (q.view(2, 2, 50, 8) @ k[:, None].transpose(-1, -2) / 8**0.5).softmax(-1).flatten(0, 1)
     monkeypatch.setattr("model_core.language.extractor._MAX_WEIGHTS", at_once)
-    scores = context_scores(q, k, context_L, instruction_L)
+    scores = context_scores(q[:, instruction_L], k, context_L)
     torch.testing.assert_close(scores, whole[:, instruction_L][:, :, context_L].mean((0, 1)), rtol=1e-5, atol=1e-7)
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from model_core.audio.tensors import SAMPLE_RATE, Clip
 from model_core.checkpoints.peft_adapters import read_adapter, save_adapter
-from model_core.engine.engine import LanguageModel
-from model_core.engine.prefix_cache import PrefixCache
+from model_core.engine.language_model import LanguageModel
 from model_core.engine.request import Delta, GenerationOptions
 from model_core.engine.sampling_params import SamplingParams
 from model_core.errors import InvalidInput
@@ -65,8 +64,6 @@ def lies_on(device: torch.device, *modules: nn.Module) -> bool:
 @pytest.mark.parametrize("preset", RANDOM)
 def test_answers_are_the_same_as_on_the_cpu(gpu: torch.device, preset: str) -> None:
     there, here = build_language_model(preset, device=gpu), build_language_model(preset)
-    for model in (there, here):
-        model.prefix_cache = PrefixCache(2**20)
     assert lies_on(gpu, there.decoder)
     for found, expected in zip(answers(there), answers(here), strict=True):
         assert [text for text, _ in found] == [text for text, _ in expected]

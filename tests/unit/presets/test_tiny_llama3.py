@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model_core.engine.engine import LanguageModel
+from model_core.engine.language_model import LanguageModel
 from model_core.engine.request import Delta, GenerationOptions
 from model_core.engine.sampling_params import SamplingParams
 from model_core.language.chat_template import LLAMA3

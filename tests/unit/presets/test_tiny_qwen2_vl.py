@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from model_core.audio.tensors import SAMPLE_RATE
-from model_core.engine.engine import LanguageModel
+from model_core.engine.language_model import LanguageModel
 from model_core.engine.request import Delta, Finish, GenerationOptions
 from model_core.engine.sampling_params import SamplingParams
 from model_core.language.chat_template import render

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model_core.data.build.answers import WrittenAnswer, written_answers
-from model_core.engine.engine import LanguageModel
+from model_core.engine.language_model import LanguageModel
 from model_core.engine.request import Delta, GenerationOptions
 from model_core.engine.sampling_params import SamplingParams
 from model_core.language.messages import Message, Role
