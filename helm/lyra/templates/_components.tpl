@@ -41,7 +41,7 @@
   callers: [gateway, worker-answers]
   metric: lyra_requests_running
   {{- /* Averaged over a minute: the number of calls at one moment is mostly noise, and its peaks would hold for the whole
-         scale-down window. A trigger on free pages of the cache (lyra_cache_pages_free) belongs here once the engine has pages. */}}
+         scale-down window. */}}
   load: sum(avg_over_time(lyra_requests_waiting{ {{- $series }},service="language_model"}[1m])) + sum(avg_over_time(lyra_model_running{ {{- $series }},service="language_model"}[1m]))
 - component: speech-synthesizer
   section: speechSynthesizer

@@ -146,7 +146,7 @@ def test_samples_are_summed_over_labels() -> None:
     )
     assert samples.running_calls == 2
     assert samples.sum_by("lyra_units_waiting", "queue") == {"clips": 7, "plans": 1}
-    assert samples.sum("lyra_cache_pages_free") is None
+    assert samples.sum("lyra_audio_seconds_waiting") is None
 
 
 @pytest.mark.parametrize("name", ["speech-encoder", "speechEncoder", "speech_encoder"])
