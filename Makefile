@@ -86,11 +86,6 @@ test-two-hours: setup ## Run jobs on a two-hour recording with preset nano; prin
 test-rolling-restart: setup ## Restart two replicas of each process one by one under load; keeps the log
 	@LYRA_ROLLING_RESTART_LOG=bench/results/rolling_restart.json $(BIN)/python -m pytest -m "" tests/e2e/test_rolling_restart.py
 
-.PHONY: test-quantized
-test-quantized: setup ## Test 8-bit and 4-bit weights (installs the optional package torchao)
-	@$(BIN)/pip install --quiet "torchao==0.18.0"
-	@$(BIN)/python -m pytest tests/unit/checkpoints/test_quantized.py
-
 .PHONY: attack
 attack: setup ## Run every attack on a local stack (half an hour); ATTACK_ARGS="--only media" runs a subset
 	@$(BIN)/python -m tests.attack $(ATTACK_ARGS)

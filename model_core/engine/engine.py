@@ -12,10 +12,10 @@ import torch
 
 from model_core.engine.batch import Segment
 from model_core.engine.cost_model import CostModel
+from model_core.engine.packed_weights import FloatWeights, Precision
 from model_core.engine.page_pool import PAGE_SIZE, PagePool, PageShape
 from model_core.engine.page_table import pages_for
 from model_core.engine.prefix_cache import PrefixCache, page_keys
-from model_core.engine.projections import Precision
 from model_core.engine.request import Delta, Event, Failure, Finish, FinishReason
 from model_core.engine.runner import Runner, SegmentOutput
 from model_core.engine.sampler import BatchSampler, SampledToken, SamplingFailed
@@ -40,7 +40,8 @@ class EngineConfig:
         max_waiting: Maximum number of sequences that wait beyond those.
         max_step_tokens: Maximum number of prompt tokens in a step.
         max_slowdown: How many times as long a step may take because of prompts as without them.
-        precision: Of the decoder's weights.
+        precision: Of the decoder's weights when few rows are multiplied by them.
+        float_weights: What becomes of the decoder's own weights, as in `JoinedProjection`.
     """
 
     cache_bytes: int = 512 * 2**20
@@ -51,6 +52,7 @@ class EngineConfig:
     max_step_tokens: int = 512
     max_slowdown: float = 1.8
     precision: Precision = "float"
+    float_weights: FloatWeights = "shared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Engine:
         self.cache = PrefixCache(self.pool, config.prefix_cache_bytes // shape.nbytes)
         self.cost = CostModel(config.max_step_tokens, max_slowdown=config.max_slowdown)
         self.scheduler = Scheduler(self.pool, self.cache, self.cost, config.max_rows)
-        self.runner = Runner(decoder, self.pool, config.precision)
+        self.runner = Runner(decoder, self.pool, config.precision, config.float_weights)
         self._sampler = BatchSampler()
         self._stop_ids = stop_ids
         self._sequences: dict[str, Sequence] = {}

@@ -16,8 +16,9 @@ from einops import rearrange
 from torch import Tensor
 
 from model_core.engine.batch import ChunkRow, DecodeBucket, Segment, Span, spans
+from model_core.engine.packed_weights import FloatWeights, Precision
 from model_core.engine.page_pool import PagePool
-from model_core.engine.projections import AdapterMix, JoinedProjection, OutputProjection, Precision
+from model_core.engine.projections import AdapterMix, JoinedProjection, OutputProjection
 from model_core.language.decoder import Decoder, DecoderLayer
 
 # Cosines, and sines whose first half is negated, of the rotary angles: [N, 1, D] each.
@@ -43,14 +44,24 @@ class Runner:
     Args:
         decoder: Its projections' weights become views of the joined ones.
         pool: Keys and values.
-        precision: Of the projections' weights.
+        precision: Of the projections' weights when few rows are multiplied by them.
+        float_weights: What becomes of the decoder's own weights, as in `JoinedProjection`.
     """
 
-    def __init__(self, decoder: Decoder, pool: PagePool, precision: Precision = "float") -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        pool: PagePool,
+        precision: Precision = "float",
+        float_weights: FloatWeights = "shared",
+    ) -> None:
         self.decoder = decoder
         self._pool = pool
-        self._layers = [_Layer(cast(DecoderLayer, layer), decoder.config, pool, precision) for layer in decoder.layers]
-        self._output = OutputProjection.from_weight(decoder.output_weight, precision)
+        self._layers = [
+            _Layer(cast(DecoderLayer, layer), decoder.config, pool, precision, float_weights)
+            for layer in decoder.layers
+        ]
+        self._output = OutputProjection.from_weight(decoder.output_weight, precision, float_weights)
 
     @property
     def device(self) -> torch.device:
@@ -122,15 +133,27 @@ class Runner:
 class _Layer:
     """One decoder layer with joined projections."""
 
-    def __init__(self, layer: DecoderLayer, config: Decoder.Config, pool: PagePool, precision: Precision) -> None:
+    def __init__(
+        self,
+        layer: DecoderLayer,
+        config: Decoder.Config,
+        pool: PagePool,
+        precision: Precision,
+        float_weights: FloatWeights,
+    ) -> None:
         self._layer = layer
         self._pool = pool
         self._heads, self._kv_heads, self._width = config.heads, config.key_value_heads, config.head_width
         attention, mlp = layer.self_attn, layer.mlp
-        self._qkv = JoinedProjection([attention.q_proj, attention.k_proj, attention.v_proj], precision)
-        self._o = JoinedProjection([attention.o_proj], precision)
-        self._gate_up = JoinedProjection([mlp.gate_proj, mlp.up_proj], precision)
-        self._down = JoinedProjection([mlp.down_proj], precision)
+        self._qkv, self._o, self._gate_up, self._down = (
+            JoinedProjection(layers, precision, float_weights)
+            for layers in (
+                [attention.q_proj, attention.k_proj, attention.v_proj],
+                [attention.o_proj],
+                [mlp.gate_proj, mlp.up_proj],
+                [mlp.down_proj],
+            )
+        )
 
     def update_adapters(self) -> None:
         for projection in (self._qkv, self._o, self._gate_up, self._down):

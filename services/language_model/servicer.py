@@ -164,6 +164,7 @@ def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
         max_step_tokens=settings.max_step_tokens,
         max_slowdown=settings.max_step_slowdown,
         precision="float" if settings.quantization == "none" else settings.quantization,
+        float_weights="packed",
     )
     servicer = LanguageModelServicer(model, settings)
     servicer.adapters.preload(settings.adapters_at_start, model_service.translate)

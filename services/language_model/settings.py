@@ -16,7 +16,9 @@ class LanguageModelSettings(AdapterServiceSettings):
     )
     max_prompt_text_bytes: int = Field(default=2**20, gt=0, description="Maximum text in a prompt, in bytes of UTF-8.")
     quantization: Literal["none", "int8", "int4"] = Field(
-        default="none", description="Weight-only quantization; int8 and int4 need the package torchao."
+        default="none",
+        description="Format of the weights that few rows are multiplied by; many rows, as in prompts, use "
+        "full precision.",
     )
     cache_mib: int = Field(
         default=0,

@@ -135,7 +135,7 @@ def run_schedule(
     return {i: sequence.generated for i, sequence in sequences.items() if i not in aborted}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     preset=st.sampled_from(PRESETS),
     schedule=st.lists(REQUESTS, min_size=1, max_size=8),
