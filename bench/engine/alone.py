@@ -68,7 +68,7 @@ def _converse(model: LanguageModel, repeat: int) -> list[float]:
 
 def cache_memory(plan: Plan) -> tuple[Figures, list[Target]]:
     """Positions in the key-value cache, averaged over layers, after a recording with and without extraction."""
-    model = ours.load(plan.threads)
+    model = ours.load(plan.threads, prefix_caching=False)
     messages = [Message(Role.USER, [recording(model.decoder.embed_tokens.weight, seed=0), "What is said?"])]
     positions = {name: ours.cached_positions(model, messages, rate, BLOCKS) for name, rate in CONTEXTS.items()}
     whole, kept = positions.values()

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from model_core.engine.engine import LanguageModel as LanguageModel
-from model_core.engine.prefix_cache import PrefixCache
+from model_core.engine.engine import EngineConfig
+from model_core.engine.language_model import LanguageModel as LanguageModel
+from model_core.engine.packed_weights import Precision
+from model_core.engine.page_pool import PAGE_SIZE
 from model_core.engine.request import Delta, GenerationOptions
 from model_core.engine.sampling_params import SamplingParams
-from model_core.language.chat_template import render
-from model_core.language.extractor import Extraction, ExtractionConfig
 from model_core.language.lora import LoraWeights
 from model_core.language.messages import Message
-from model_core.language.splicing import splice
 from model_core.presets import build_language_model, nano
 from services.language_model.settings import LanguageModelSettings
 
@@ -44,12 +43,17 @@ class Answer:
         return (len(self.token_seconds) - 1) / (self.token_seconds[-1] - self.token_seconds[0])
 
 
-def load(threads: int, *, prefix_caching: bool = True) -> LanguageModel:
+def load(threads: int, *, prefix_caching: bool = True, precision: Precision = "float") -> LanguageModel:
     """Preset nano with `threads` CPU threads and the service's default settings."""
     torch.set_num_threads(threads)
     model = build_language_model("nano")
-    if prefix_caching:
-        model.prefix_cache = PrefixCache(LanguageModelSettings.model_fields["prefix_cache_mib"].default * 2**20)
+    settings = {name: field.default for name, field in LanguageModelSettings.model_fields.items()}
+    model.engine_config = EngineConfig(
+        prefix_cache_bytes=settings["prefix_cache_mib"] * 2**20 if prefix_caching else 0,
+        max_step_tokens=settings["max_step_tokens"],
+        precision=precision,
+        float_weights="packed",
+    )
     return model
 
 
@@ -84,15 +88,14 @@ def throughput(answers: Sequence[Answer]) -> float:
 
 
 def cached_positions(model: LanguageModel, messages: list[Message], keep_rate: float, blocks: int) -> float:
-    """Positions in the key-value cache after the prompt, averaged over layers."""
-    decoder = model.decoder
-    with torch.inference_mode():
-        prompt = splice(render(messages, model.template), model.tokenizer, decoder.embed_tokens)
-        extraction = Extraction(ExtractionConfig(blocks, keep_rate), [prompt.context], [prompt.instruction])
-        cache, extracting = decoder.new_cache(0), extraction if extraction.config.drops else None
-        decoder(prompt.embeds[None], cache, None, prompt.positions, extraction=extracting)
-    layers = range(decoder.config.layers)
-    return sum(cache.layer_length(layer) for layer in layers) / len(layers)
+    """Positions that the pages in use hold after the prompt, averaged over layers; prefix caching must be off."""
+    sequence, engine = model.prepare(messages, options(2, keep_rate=keep_rate, blocks=blocks)), model.engine
+    engine.add_request(sequence)
+    while sequence.prefilling:
+        engine.step()
+    positions = engine.stats().pages_used * PAGE_SIZE / model.decoder.config.layers
+    engine.abort(sequence.request_id)
+    return positions
 
 
 def load_random_adapters(model: LanguageModel, names: Sequence[str]) -> None:

@@ -9,9 +9,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
+from tokenizers import Tokenizer
 
 from model_core.engine.batch import Segment
 from model_core.engine.cost_model import CostModel
+from model_core.engine.logprobs import token_logprobs
 from model_core.engine.packed_weights import FloatWeights, Precision
 from model_core.engine.page_pool import PAGE_SIZE, PagePool, PageShape
 from model_core.engine.page_table import pages_for
@@ -93,11 +95,12 @@ class Engine:
 
     Args:
         decoder: The model; weights of neighbouring projections are joined in place.
+        tokenizer: The decoder's.
         stop_ids: Tokens that end an answer.
         config: Limits.
     """
 
-    def __init__(self, decoder: Decoder, stop_ids: set[int], config: EngineConfig) -> None:
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, stop_ids: set[int], config: EngineConfig) -> None:
         self.config = config
         model, weight = decoder.config, decoder.embed_tokens.weight
         shape = PageShape(
@@ -112,6 +115,7 @@ class Engine:
         self.scheduler = Scheduler(self.pool, self.cache, self.cost, config.max_rows)
         self.runner = Runner(decoder, self.pool, config.precision, config.float_weights)
         self._sampler = BatchSampler()
+        self._tokenizer = tokenizer
         self._stop_ids = stop_ids
         self._sequences: dict[str, Sequence] = {}
         self._counts: Counter[str] = Counter()
@@ -258,7 +262,7 @@ class Engine:
         self.scheduler.waiting.charge(sequence, generated_tokens=1)
         text = sequence.detokenizer.push(token.id)
         hidden_1E = hidden_E.float()[None] if sequence.hidden_states else None
-        events: list[Event] = [Delta(text, 1, hidden_1E)]
+        events: list[Event] = [Delta(text, 1, hidden_1E, token_logprobs(token, self._tokenizer))]
         if sequence.detokenizer.stopped:
             return events + self._finish_with_text(sequence, "stop")
         if len(sequence.generated) == sequence.max_tokens:

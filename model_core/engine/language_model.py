@@ -14,6 +14,7 @@ from torch import Tensor
 from model_core.adapter_choice import BASE, choose_adapter
 from model_core.engine.detokenizer import IncrementalDetokenizer
 from model_core.engine.engine import Engine, EngineConfig
+from model_core.engine.grammar import JsonGrammar
 from model_core.engine.prefix_cache import page_keys, root_key
 from model_core.engine.request import Delta, Event, Failure, Finish, GenerationOptions
 from model_core.engine.sampler import RowSampling
@@ -66,6 +67,9 @@ class LanguageModel:
         self.context_tokens = decoder.config.context
         self.max_blocks = decoder.config.layers
         self.engine_config = EngineConfig()
+        ids = map(tokenizer.token_to_id, template.stop_tokens)
+        self._stop_ids = {token for token in ids if token is not None}
+        self._json_grammar = JsonGrammar(tokenizer, decoder.config.vocabulary, self._stop_ids)
         self._engine: Engine | None = None
         self._numbers = count()
         self._mailboxes: dict[str, deque[Event]] = {}
@@ -76,9 +80,7 @@ class LanguageModel:
     def engine(self) -> Engine:
         """The engine, made when it is first used."""
         if self._engine is None:
-            ids = map(self.tokenizer.token_to_id, self.template.stop_tokens)
-            stop_ids = {token_id for token_id in ids if token_id is not None}
-            self._engine = Engine(self.decoder, stop_ids, self.engine_config)
+            self._engine = Engine(self.decoder, self.tokenizer, self._stop_ids, self.engine_config)
         return self._engine
 
     @property
@@ -141,6 +143,8 @@ class LanguageModel:
         positions_3L = prompt.positions if self.decoder.config.rope_sections else _sequential(prompt.embeds)
         first_layers = extraction.block_ends(self.max_blocks)[0] + 1 if extraction.drops else self.max_blocks
         root = root_key(options.tenant, adapter or "", str(self._adapter_changes if adapter else 0), str(first_layers))
+        schema = options.sampling.json_schema
+        constraint = self._json_grammar.compile(schema) if schema else None
         caching = self.engine_config.prefix_cache_bytes > 0
         return RunningSequence(
             request_id=request_id or f"request-{next(self._numbers)}",
@@ -153,7 +157,7 @@ class LanguageModel:
             hidden_states=options.hidden_states,
             extraction=extraction,
             layers=self.max_blocks,
-            sampling=RowSampling(options.sampling, prompt.text_ids.tolist()),
+            sampling=RowSampling(options.sampling, prompt.text_ids.tolist(), constraint=constraint),
             detokenizer=IncrementalDetokenizer(
                 self.tokenizer.decode, options.sampling.stop, options.sampling.end_loops
             ),

@@ -12,6 +12,7 @@ from lyra.v1 import adapters_pb2_grpc, common_pb2, language_model_pb2, language_
 from model_core.checkpoints.peft_adapters import CONFIG_FILE, read_adapter
 from model_core.engine.engine import EngineConfig
 from model_core.engine.language_model import LanguageModel
+from model_core.engine.logprobs import TokenLogprob
 from model_core.engine.request import BATCH, INTERACTIVE, Delta, Finish, GenerationOptions
 from model_core.presets import build_language_model
 from services.language_model import engine_metrics
@@ -125,6 +126,7 @@ def _to_options(header: language_model_pb2.GenerateHeader, tenant: str) -> Gener
 def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:
     if isinstance(event, Delta):
         delta = language_model_pb2.TextDelta(text=event.text, tokens=event.tokens)
+        delta.logprobs.extend(map(_to_logprob, event.logprobs))
         if event.hidden_states is not None:
             delta.hidden_states.CopyFrom(tensors.to_message(event.hidden_states.float().cpu().numpy()))
         return language_model_pb2.GenerateResponse(text_delta=delta)
@@ -139,6 +141,15 @@ def _to_response(event: Delta | Finish) -> language_model_pb2.GenerateResponse:
     )
     finish = language_model_pb2.GenerateFinish(reason=_REASONS[event.reason], usage=usage)
     return language_model_pb2.GenerateResponse(finish=finish)
+
+
+def _to_logprob(logprob: TokenLogprob) -> language_model_pb2.TokenLogprob:
+    return language_model_pb2.TokenLogprob(
+        token=logprob.token,
+        token_bytes=logprob.token_bytes,
+        logprob=logprob.logprob,
+        top_logprobs=map(_to_logprob, logprob.top_logprobs),
+    )
 
 
 def _default_cache_bytes(model: LanguageModel) -> int:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_core.engine.engine import LanguageModel
 from model_core.engine.grammar import JsonConstraint, JsonGrammar, UnusableSchema
+from model_core.engine.language_model import LanguageModel
 from model_core.engine.request import Delta, Finish, GenerationOptions
 from model_core.engine.sampler import BatchSampler, RowSampling, SampledToken
 from model_core.engine.sampling_params import SamplingParams

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_core.engine.engine import LanguageModel
+from model_core.engine.language_model import LanguageModel
 from model_core.engine.logprobs import TokenLogprob, token_bytes, token_logprobs
 from model_core.engine.request import Delta, GenerationOptions
 from model_core.engine.sampler import SampledToken

@@ -97,7 +97,7 @@ def plain_answer(model: LanguageModel, asked: Asked) -> list[int]:
 
 def small_engine(model: LanguageModel, *, pages: int, step_tokens: int, rows: int, caching: bool) -> Engine:
     """The engine of a model with little of everything, so that much happens."""
-    roomy = Engine(model.decoder, set(), EngineConfig(cache_bytes=0))
+    roomy = Engine(model.decoder, model.tokenizer, set(), EngineConfig(cache_bytes=0))
     page = roomy.pool.shape.nbytes
     model.engine_config = EngineConfig(
         cache_bytes=pages * page,
