@@ -43,7 +43,7 @@ class Answer:
         return (len(self.token_seconds) - 1) / (self.token_seconds[-1] - self.token_seconds[0])
 
 
-def load(threads: int, *, prefix_caching: bool = True, precision: Precision = "float") -> LanguageModel:
+def load(threads: int, *, prefix_caching: bool = True, precision: Precision | None = None) -> LanguageModel:
     """Preset nano with `threads` CPU threads and the service's default settings."""
     torch.set_num_threads(threads)
     model = build_language_model("nano")
@@ -51,7 +51,7 @@ def load(threads: int, *, prefix_caching: bool = True, precision: Precision = "f
     model.engine_config = EngineConfig(
         prefix_cache_bytes=settings["prefix_cache_mib"] * 2**20 if prefix_caching else 0,
         max_step_tokens=settings["max_step_tokens"],
-        precision=precision,
+        precision=precision or model.engine_config.precision,
         float_weights="packed",
     )
     return model

@@ -15,6 +15,7 @@ from model_core.adapter_choice import BASE, choose_adapter
 from model_core.engine.detokenizer import IncrementalDetokenizer
 from model_core.engine.engine import Engine, EngineConfig
 from model_core.engine.grammar import JsonGrammar
+from model_core.engine.packed_weights import Precision
 from model_core.engine.prefix_cache import page_keys, root_key
 from model_core.engine.request import Delta, Event, Failure, Finish, GenerationOptions
 from model_core.engine.sampler import RowSampling
@@ -43,6 +44,8 @@ class LanguageModel:
         extraction: Default of requests that set neither keep rate nor blocks.
         window_tokens: Maximum number of speech tokens that it answers well from in one prompt; 0 for as many as the
             context holds.
+        precision: Format of the weights that few rows are multiplied by; less than `float` where the checkpoint was
+            quantized like that and loses nothing.
 
     Attributes:
         engine_config: Limits of the engine; set before the first request.
@@ -56,6 +59,7 @@ class LanguageModel:
         template: ChatTemplate = CHATML,
         extraction: ExtractionConfig | None = None,
         window_tokens: int = 0,
+        precision: Precision = "float",
     ) -> None:
         self.model = model
         self.decoder = decoder.eval()
@@ -66,7 +70,7 @@ class LanguageModel:
         self.width = decoder.config.width
         self.context_tokens = decoder.config.context
         self.max_blocks = decoder.config.layers
-        self.engine_config = EngineConfig()
+        self.engine_config = EngineConfig(precision=precision)
         ids = map(tokenizer.token_to_id, template.stop_tokens)
         self._stop_ids = {token for token in ids if token is not None}
         self._json_grammar = JsonGrammar(tokenizer, decoder.config.vocabulary, self._stop_ids)

@@ -163,9 +163,10 @@ def _default_cache_bytes(model: LanguageModel) -> int:
 def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
     model = build_language_model(settings.preset, settings.home, checkpoint=settings.checkpoint, device=settings.device)
     dtype = str(model.decoder.embed_tokens.weight.dtype).removeprefix("torch.")
-    model_service.log_number_formats(
-        decoder=dtype, layers=dtype if settings.quantization == "none" else settings.quantization
-    )
+    precision = model.engine_config.precision
+    if settings.quantization != "auto":
+        precision = "float" if settings.quantization == "none" else settings.quantization
+    model_service.log_number_formats(decoder=dtype, layers=dtype if precision == "float" else precision)
     model.engine_config = EngineConfig(
         cache_bytes=settings.cache_mib * 2**20 or _default_cache_bytes(model),
         cache_eight_bits=settings.cache_dtype == "int8",
@@ -174,7 +175,7 @@ def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
         max_waiting=settings.max_waiting,
         max_step_tokens=settings.max_step_tokens,
         max_slowdown=settings.max_step_slowdown,
-        precision="float" if settings.quantization == "none" else settings.quantization,
+        precision=precision,
         float_weights="packed",
     )
     servicer = LanguageModelServicer(model, settings)

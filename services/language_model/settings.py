@@ -15,10 +15,10 @@ class LanguageModelSettings(AdapterServiceSettings):
         default=9153, ge=0, le=65535, description="HTTP port of Prometheus metrics; 0 selects a free one."
     )
     max_prompt_text_bytes: int = Field(default=2**20, gt=0, description="Maximum text in a prompt, in bytes of UTF-8.")
-    quantization: Literal["none", "int8", "int4"] = Field(
-        default="none",
-        description="Format of the weights that few rows are multiplied by; many rows, as in prompts, use "
-        "full precision.",
+    quantization: Literal["auto", "none", "int8", "int4"] = Field(
+        default="auto",
+        description="Format of the weights that few rows are multiplied by; many rows, as in prompts, use full "
+        "precision. `auto` takes fewer bits only where the preset's weights lose nothing by it.",
     )
     cache_mib: int = Field(
         default=0,

@@ -75,6 +75,7 @@ def vision_encoder(options: BuildOptions) -> "VisionEncoder":
 
 def language_model(options: BuildOptions) -> "LanguageModel":
     """SmolLM2-135M-Instruct with every adapter of the trained parts."""
+    import torch
     from tokenizers import Tokenizer
 
     from model_core.checkpoints.peft_adapters import load_adapter
@@ -96,6 +97,8 @@ def language_model(options: BuildOptions) -> "LanguageModel":
         Tokenizer.from_file(str(folder / "tokenizer.json")),
         extraction=nano.EXTRACTION,
         window_tokens=nano.WINDOW_TOKENS,
+        # The checkpoint has groups of 32 weights in 4 bits. The kernel takes bfloat16 only.
+        precision="int4" if device.type == "cpu" and fast_dtype(device) == torch.bfloat16 else "float",
     )
 
 
