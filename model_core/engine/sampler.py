@@ -305,7 +305,7 @@ def _truncate(probabilities_TV: Tensor, top_k_T1: Tensor, top_p_T1: Tensor, cand
 
 def _largest(scores_RV: Tensor, count: int) -> Tensor:
     """[R, K]: the `count` largest scores of each row in descending order."""
-    if scores_RV.is_cuda:
+    if scores_RV.device.type != "cpu":
         return scores_RV.topk(count).values
     # NumPy uses vector instructions here, which makes it up to 30 times as fast.
     start = scores_RV.shape[1] - count

@@ -247,6 +247,15 @@ def test_row_gets_the_same_tokens_alone_and_in_any_batch(shuffle: int) -> None:
         assert sampled == [expected[index] for index in order]
 
 
+def test_tokens_on_a_gpu_are_those_of_the_cpu(gpu: torch.device) -> None:
+    logits_RV = 4 * torch.randn(len(KINDS), 8192, generator=torch.Generator().manual_seed(0))
+    here, there = ([row(prompt_ids=[1, 2], seed=i, **kind) for i, kind in enumerate(KINDS)] for _ in range(2))
+    for _ in range(3):
+        sampled = [SAMPLER.sample(logits, rows) for logits, rows in ((logits_RV, here), (logits_RV.to(gpu), there))]
+        on_cpu, on_gpu = ([each.id for each in tokens if isinstance(each, SampledToken)] for tokens in sampled)
+        assert on_cpu == on_gpu
+
+
 @pytest.mark.parametrize("params", KINDS)
 def test_row_without_usable_logits_fails_alone(params: dict[str, Any]) -> None:
     logits_V = torch.randn(320, generator=torch.Generator().manual_seed(0))
