@@ -85,7 +85,7 @@ class SamplingParams:
         if self.top_logprobs and not self.logprobs:
             raise InvalidInput("top_logprobs", "is only for logprobs: true")
         _check_logit_bias(self.logit_bias)
-        if (size := len(self.json_schema.encode())) > MAX_SCHEMA_BYTES:
+        if (size := len(self.json_schema.encode(errors="surrogatepass"))) > MAX_SCHEMA_BYTES:
             raise InvalidInput("json_schema", f"{size:,} bytes are over the limit of {MAX_SCHEMA_BYTES:,}")
 
     def check_vocabulary(self, size: int) -> None:

@@ -1,6 +1,7 @@
 """The language model service over a real socket, preset tiny."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,13 @@ async def test_answer_uses_the_adapter_whose_projector_made_the_tokens(start_ser
         (prompt(min_p=1.5), "min_p"),
         (prompt(stop=["a"] * 5), "stop"),
         (prompt(stop=[""]), "stop"),
+        (prompt(repetition_penalty=0.0), "repetition_penalty"),
+        (prompt(logit_bias={320: 1.0}), "logit_bias"),
+        (prompt(logit_bias={1: 101.0}), "logit_bias"),
+        (prompt(top_logprobs=1), "top_logprobs"),
+        (prompt(json_schema="{"), "json_schema"),
+        (prompt(json_schema='{"$ref": "#"}'), "json_schema"),
+        (prompt(json_schema="1" * 65_537), "json_schema"),
         (prompt(adapter="unheard"), "adapter"),
         (prompt(keep_rate=0.0), "keep_rate"),
         (prompt(keep_rate=1.5), "keep_rate"),
@@ -281,3 +289,11 @@ async def test_tokens_are_counted_and_the_model_is_described(client: Client) -> 
     assert description.context_tokens == 2048
     assert (description.max_blocks, description.blocks, description.keep_rate) == (2, 1, 1.0)
     assert description.window_tokens == 0
+
+
+async def test_answer_follows_a_json_schema(client: Client) -> None:
+    schema = json.dumps({"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4})
+    events = await client.answer(prompt(json_schema=schema, max_tokens=60, temperature=1.0, seed=2))
+    value = json.loads("".join(event.text_delta.text for event in events))
+    assert 2 <= len(value) <= 4
+    assert all(isinstance(each, bool) for each in value)

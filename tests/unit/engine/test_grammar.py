@@ -107,6 +107,7 @@ def test_resumed_answer_goes_on_within_the_schema() -> None:
     [
         ("{", "EOF while parsing"),
         ("[1]", "Expecting object"),
+        ('{"const": "\ud800"}', "not JSON"),
         ('{"type": "strin"}', "Invalid type: strin"),
         ('{"not": {"type": "string"}}', "Unimplemented keys"),
         ('{"type": "integer", "minimum": 5, "maximum": 4}', "Unsatisfiable schema"),
