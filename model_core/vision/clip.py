@@ -71,7 +71,7 @@ class ClipVisionEncoder(nn.Module):
 
     @property
     def one_by_one(self) -> bool:
-        """On a CPU: a batch takes it as long as its images one after the other."""
+        """On a CPU, so that the tokens of an image do not depend on its batch."""
         return self.vision_tower.embeddings.patch_embedding.weight.device.type == "cpu"
 
     def fit(self, image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What encoders made of a recording or a picture, by a hash of its content: the same content is encoded once."""
+"""A cache of encoder results, keyed by a hash of their content: the same content is encoded once."""
 
 import asyncio
 import hashlib
@@ -13,11 +13,11 @@ Value = TypeVar("Value")
 
 
 def content_key(content: bytes, *dependencies: str) -> bytes:
-    """Key of a result.
+    """The cache key of a result.
 
     Args:
-        content: What the result was computed from, or its SHA-256.
-        dependencies: What else the result depends on, and the tenant, whose results no other tenant may get.
+        content: What the result is computed from, or its SHA-256.
+        dependencies: What else the result depends on, such as preset and adapter, and the tenant it belongs to.
     """
     digest = hashlib.sha256(repr(dependencies).encode())
     digest.update(content)
@@ -25,15 +25,15 @@ def content_key(content: bytes, *dependencies: str) -> bytes:
 
 
 class ContentCache(Generic[Value]):
-    """Results by content; the least recently used ones are evicted. Requests for the same content share a computation.
+    """An LRU cache in which concurrent requests for the same key share one computation.
 
-    A computation that fails or is cancelled is not shared: the next request that waits for it computes for itself.
-    For one event loop.
+    If that computation fails or is cancelled, the next request that waits for it computes the value itself. Not
+    thread-safe: use it from one event loop.
 
     Args:
         service: Label of its metrics.
-        max_bytes: Capacity; 0 turns it off, sharing included.
-        size: Bytes that a value takes.
+        max_bytes: Capacity in bytes; 0 turns off caching and sharing.
+        size: Returns the bytes that a value takes.
     """
 
     def __init__(self, service: str, max_bytes: int, size: Callable[[Value], int]) -> None:
@@ -53,7 +53,7 @@ class ContentCache(Generic[Value]):
         return self._nbytes
 
     async def get(self, key: bytes, compute: Callable[[], Awaitable[Value]]) -> Value:
-        """The value for a key: cached, computed by another request at the moment, or what `compute` returns."""
+        """The value of a key: from the cache, from another request that is computing it, or from `compute`."""
         if not self._max_bytes:
             return await compute()
         while (found := self._find(key)) is None and (other := self._computing.get(key)) is not None:
@@ -74,12 +74,12 @@ class ContentCache(Generic[Value]):
         return value
 
     def resolve(self, key: bytes, result: "asyncio.Future[Value]", compute: Callable[[], None]) -> None:
-        """Sets `result` as soon as the value for a key is known. Cancel it when it is no longer needed.
+        """Like `get`, for a value that is set on a future.
 
         Args:
             key: Of the value.
-            result: Receives the value.
-            compute: Called where no other request has computed the value; sets `result` sooner or later.
+            result: Receives the value. Cancel it when the value is no longer needed.
+            compute: Called if this request has to compute the value; must set `result` eventually.
         """
         if result.done():  # cancelled while it waited
             return
@@ -94,7 +94,7 @@ class ContentCache(Generic[Value]):
             compute()
 
     def clear(self) -> None:
-        """Forgets all values, also those that are being computed."""
+        """Evicts all values; those being computed are not cached either."""
         self._values.clear()
         self._computing.clear()
         self._count(-self._nbytes)

@@ -1,4 +1,4 @@
-"""Speaks texts of several streams at the same time, clause by clause."""
+"""Concurrent synthesis of clauses, for voices that speak from text."""
 
 import asyncio
 import heapq
@@ -11,13 +11,13 @@ from services.shared.rpc.threads import ModelThread
 
 
 class ClausePool:
-    """Synthesizes a few clauses at a time. The first clause of a stream goes before later ones of others.
+    """Synthesizes a few clauses concurrently; the first clause of an answer goes before later ones of others.
 
-    A stream submits one clause after the other, so streams take turns, and however long the texts of others are, the
-    first clause of a stream waits for one of theirs at most.
+    Answers submit one clause at a time, so they take turns. However long the texts of others are, the first clause of
+    an answer waits for one of their clauses at most.
 
     Args:
-        max_clauses: Clauses synthesized at the same time.
+        max_clauses: Maximum clauses synthesized at the same time.
     """
 
     def __init__(self, max_clauses: int) -> None:

@@ -1,4 +1,4 @@
-"""Speaks from the hidden states of several streams at the same time: their new answer tokens share a batch.
+"""Batched synthesis from hidden states: new answer tokens of concurrent answers share a batch.
 
 Shapes: N answer tokens, E width of hidden states, S samples.
 """
@@ -19,7 +19,7 @@ from services.shared.rpc.threads import ModelThread, WorkTimer
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What a stream speaks next: `hidden_NE`, at most TOKENS_PER_STEP tokens."""
+    """The next tokens of an answer, at most TOKENS_PER_STEP."""
 
     state: Any
     hidden_NE: Array
@@ -29,18 +29,18 @@ class _Step:
 @dataclass(frozen=True, slots=True)
 class _Spoken:
     samples_S: Samples
-    seconds: float  # of the model, the stream's share of its batch
+    seconds: float  # the answer's share of the batch's computing time
 
 
 class StepBatches:
-    """The streams of one voice.
+    """Batches the answers that one voice is speaking.
 
     Args:
-        voice: That speaks.
-        thread: Where it runs.
-        max_streams: Streams in one batch.
-        max_tokens: Answer tokens in one batch, with shorter steps padded to the longest: bounds memory.
-        gather_milliseconds: How long a batch waits for other streams whose next answer token is on its way.
+        voice: The voice.
+        thread: The thread in which it runs.
+        max_streams: Maximum answers in a batch.
+        max_tokens: Maximum tokens in a batch, after padding to the longest step; bounds memory.
+        gather_milliseconds: Maximum wait for answers whose next token is due.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class StepBatches:
 
         Args:
             hidden: Hidden states [N, E] of its tokens, in order.
-            name: Of the voice.
+            name: Name of the voice.
             speed: 1 is the speaker's own.
-            work: Counts the seconds of the model.
+            work: Adds up the computing time.
 
         Raises:
             InvalidInput: Name, speed or hidden states do not fit the voice.

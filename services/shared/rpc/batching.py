@@ -1,4 +1,4 @@
-"""Batches of what concurrent requests submit to one model."""
+"""Batching across concurrent requests to one model."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ Result = TypeVar("Result")
 
 
 class GatherWindow:
-    """How long a batch waits for requests that are on their way to it; not at all where there are none.
+    """Lets a batch wait for requests that are about to join it; it does not wait if there are none.
 
     Args:
-        milliseconds: Bound of the wait.
+        milliseconds: Maximum wait.
     """
 
     def __init__(self, milliseconds: float) -> None:
@@ -27,7 +27,7 @@ class GatherWindow:
 
     @contextmanager
     def arriving(self) -> Iterator[None]:
-        """Announces a request for the `with` body, which it leaves right before it joins a batch, or gives up."""
+        """Announces a request during a `with` body that ends right before the request joins a batch, or gives up."""
         self._arriving += 1
         try:
             yield
@@ -36,15 +36,15 @@ class GatherWindow:
             self._arrived.set()
 
     def joined(self) -> None:
-        """Lets a waiting batch look whether it is full: another request has joined it."""
+        """Wakes a waiting batch after a request joined it, which may be full now."""
         self._arrived.set()
 
     async def wait(self, since: float, is_full: Callable[[], bool]) -> None:
-        """Returns once the batch is full, no further request is on its way, or the time is over.
+        """Returns once the batch is full, no further request is announced, or the time is up.
 
         Args:
-            since: When the first of the batch arrived, in seconds of the event loop's clock.
-            is_full: Whether the batch has no room for another.
+            since: When the first request of the batch arrived, in seconds of the event loop's clock.
+            is_full: Returns whether the batch is full.
         """
         try:
             async with asyncio.timeout_at(since + self._seconds):
@@ -63,14 +63,14 @@ class _Entry(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs together what is submitted while the batch before is running, in order of arrival.
+    """Batches the items that are submitted while a batch is running, in order of arrival.
 
     Args:
-        run: Runs a batch in the thread: a result for each item, in order. Raises for all of them.
-        thread: The model's.
-        max_items: Items in one batch.
-        window: How long a batch that is not full waits for others.
-        fits: Whether these items may share a batch; asked for two or more.
+        run: Runs a batch in the thread and returns a result for each item, in order. An error fails the whole batch.
+        thread: The model's thread.
+        max_items: Maximum items in a batch.
+        window: Lets a batch that is not full wait for others.
+        fits: Returns whether two or more items may share a batch.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Batcher(Generic[Item, Result]):
         self._runner: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item) -> Result:
-        """The result of an item. Cancelled before its batch starts, it is not computed."""
+        """The result of an item. If cancelled before its batch starts, the item is dropped."""
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Result] = loop.create_future()
         entry = _Entry(item, result, loop.time())

@@ -1,5 +1,6 @@
 """Files that arrive in chunks."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def test_a_large_file_is_on_disk_until_the_end(monkeypatch: pytest.MonkeyPatch) 
         assert isinstance(path, Path)
         assert path.read_bytes() == upload.read() == b"abcdefghi"
     assert not path.exists()
+
+
+@pytest.mark.parametrize("memory_bytes", [4, 100])
+def test_digest_is_that_of_the_whole_file(monkeypatch: pytest.MonkeyPatch, memory_bytes: int) -> None:
+    monkeypatch.setattr(uploads, "MEMORY_BYTES", memory_bytes)
+    with Upload(max_bytes=100, field="image") as upload:
+        for piece in (b"abc", b"def", b"ghi"):
+            upload.write(piece)
+        assert upload.digest() == hashlib.sha256(b"abcdefghi").digest()
+        assert upload.read() == b"abcdefghi"
 
 
 def test_a_file_is_refused_at_the_chunk_that_exceeds_the_limit() -> None:
