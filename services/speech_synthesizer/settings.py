@@ -24,9 +24,9 @@ class SpeechSynthesizerSettings(ServiceSettings, GatherSettings):
         "200 MB of memory; the first clause of an answer goes before later ones of others.",
     )
     max_batch_tokens: int = Field(
-        default=16,
-        ge=16,
-        description="Maximum answer tokens in a batch of a voice that speaks from hidden states, of all its answers "
-        "together. Use 128 on an accelerator.",
+        default=4,
+        ge=1,
+        description="Maximum answer tokens in a batch of several answers, for a voice that speaks from hidden states; "
+        "bounds memory. Use 128 on an accelerator.",
     )
     max_waiting: int = Field(default=32, ge=0, description="Maximum calls waiting while max_streams run.")

@@ -84,7 +84,9 @@ class StepBatches:
         return spoken.samples_S
 
     def _fits(self, steps: Sequence[_Step]) -> bool:
-        return len(steps) * max(1, *(len(step.hidden_NE) for step in steps)) <= self._max_tokens
+        # The end of an answer releases the audio of about two tokens that was held back.
+        longest = max(len(step.hidden_NE) + 2 * step.last for step in steps)
+        return len(steps) * longest <= self._max_tokens
 
     def _run(self, steps: list[_Step]) -> list[_Spoken]:
         began = time.perf_counter()
