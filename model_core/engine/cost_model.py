@@ -38,6 +38,11 @@ class CostModel:
         size = _size(prompt_tokens)
         _update(self._prompt, size, max(own, 0.0) * size / prompt_tokens)
 
+    def forget(self) -> None:
+        """Drops what was learned."""
+        self._decode.clear()
+        self._prompt.clear()
+
     def decode_seconds(self, rows: int) -> float:
         """Estimated seconds of a step that only advances so many answers."""
         return _estimate(self._decode, _size(rows), proportional=False)

@@ -93,6 +93,9 @@ class EngineStats:
 class Engine:
     """Answers requests together. All methods are called from one thread.
 
+    Attributes:
+        single_thread_tokens: Up to so many tokens, a step is computed by one CPU thread.
+
     Args:
         decoder: The model; weights of neighbouring projections are joined in place.
         tokenizer: The decoder's.
@@ -119,8 +122,10 @@ class Engine:
         self._stop_ids = stop_ids
         self._sequences: dict[str, Sequence] = {}
         self._counts: Counter[str] = Counter()
+        self._threads = torch.get_num_threads()
         self._evicted: list[tuple[str, Event]] = []
         self._mean_answer = 64.0
+        self.single_thread_tokens = 0
 
     @property
     def has_work(self) -> bool:
@@ -173,6 +178,7 @@ class Engine:
         self._evicted = []
         if not batch.segments:
             return events
+        self._set_threads(batch.tokens)
         outputs = self.runner.forward(batch.segments)
         sampled = [
             (segment, output) for segment, output in zip(batch.segments, outputs, strict=True) if segment.completes
@@ -213,6 +219,11 @@ class Engine:
             preemptions=self.scheduler.preemptions,
             steps=self._counts["steps"],
         )
+
+    def _set_threads(self, tokens: int) -> None:
+        threads = 1 if tokens <= self.single_thread_tokens else self._threads
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
 
     def _store(self, batch: Batch, outputs: list[SegmentOutput]) -> None:
         """Moves every sequence on by what was computed."""

@@ -31,6 +31,11 @@ class Batch:
     cut: list[Sequence] = field(default_factory=list)
 
     @property
+    def tokens(self) -> int:
+        """Number of all tokens."""
+        return sum(segment.count for segment in self.segments)
+
+    @property
     def prompt_tokens(self) -> float:
         """Prompt tokens among them; one that runs through half of the layers counts half."""
         chunks = self.segments[self.rows :]

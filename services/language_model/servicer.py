@@ -14,6 +14,7 @@ from model_core.engine.engine import EngineConfig
 from model_core.engine.language_model import LanguageModel
 from model_core.engine.logprobs import TokenLogprob
 from model_core.engine.request import BATCH, INTERACTIVE, Delta, Finish, GenerationOptions
+from model_core.engine.warm_up import warm_up
 from model_core.presets import build_language_model
 from services.language_model import engine_metrics
 from services.language_model.engine_thread import EngineThread
@@ -155,7 +156,9 @@ def _to_logprob(logprob: TokenLogprob) -> language_model_pb2.TokenLogprob:
 def _default_cache_bytes(model: LanguageModel) -> int:
     device = model.decoder.embed_tokens.weight.device
     if device.type != "cuda":
-        return _CPU_CACHE_BYTES
+        config, itemsize = model.decoder.config, model.decoder.embed_tokens.weight.itemsize
+        position = 2 * config.layers * config.key_value_heads * config.head_width * itemsize
+        return max(_CPU_CACHE_BYTES, model.context_tokens * position)
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * _GPU_CACHE_SHARE)
 
@@ -178,6 +181,7 @@ def _build(settings: LanguageModelSettings) -> LanguageModelServicer:
         precision=precision,
         float_weights="packed",
     )
+    warm_up(model)
     servicer = LanguageModelServicer(model, settings)
     servicer.adapters.preload(settings.adapters_at_start, model_service.translate)
     return servicer
