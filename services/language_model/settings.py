@@ -24,7 +24,7 @@ class LanguageModelSettings(AdapterServiceSettings):
         default=0,
         ge=0,
         description="Memory for keys and values of running and cached prompts, in MiB; 0 takes 512 on a CPU, or more "
-        "if one prompt of the context length needs it, and on a GPU 80 % of the memory that is free beside the weights.",
+        "if a prompt of the context length needs it, and on a GPU 80 % of the memory that is free beside the weights.",
     )
     cache_dtype: Literal["auto", "int8"] = Field(
         default="auto",
