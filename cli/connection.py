@@ -68,7 +68,7 @@ def find_gateway(url: str | None, key: str | None) -> Connection:
 
 def local_services() -> dict[str, str]:
     """host:port of each model service of the running local stack, by name; empty if none runs."""
-    state = _local_state()
+    state = local_state()
     try:
         return {str(name): str(service["address"]) for name, service in state["services"].items()} if state else {}
     except (KeyError, TypeError, AttributeError):
@@ -77,19 +77,19 @@ def local_services() -> dict[str, str]:
 
 def local_operator_token() -> Path | None:
     """File of the operator's token of the running local stack; None if none runs."""
-    state = _local_state()
+    state = local_state()
     return Path(str(state["operator_token_file"])) if state and "operator_token_file" in state else None
 
 
 def _local_stack() -> Connection | None:
-    state = _local_state()
+    state = local_state()
     try:
         return Connection(str(state["url"]).rstrip("/"), str(state["key"])) if state else None
     except KeyError:
         return None
 
 
-def _local_state() -> dict[str, Any] | None:
+def local_state() -> dict[str, Any] | None:
     """The state file of `lyra serve`, if that process still runs."""
     try:
         state: dict[str, Any] = json.loads((lyra_home() / "run" / "stack.json").read_text())

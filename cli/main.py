@@ -18,6 +18,7 @@ from cli import (
     media,
     parity,
     serve,
+    top,
     train,
     webhooks,
     weights,
@@ -63,6 +64,7 @@ app.command("demo", rich_help_panel="Run")(demo.demo)
 app.command("ask", rich_help_panel="Use a running stack")(ask.ask)
 app.command("transcribe", rich_help_panel="Use a running stack")(audio.transcribe)
 app.command("speak", rich_help_panel="Use a running stack")(audio.speak)
+app.command("top", rich_help_panel="Use a running stack")(top.top)
 app.add_typer(media.app, name="media", rich_help_panel="Use a running stack")
 app.add_typer(jobs.app, name="jobs", rich_help_panel="Use a running stack")
 app.add_typer(weights.app, name="weights", rich_help_panel="Manage")

@@ -10,6 +10,11 @@ from services.shared import telemetry
 PAGES_FREE = Gauge("lyra_cache_pages_free", "Pages of the key-value cache that hold nothing.")
 PAGES_USED = Gauge("lyra_cache_pages_used", "Pages of the key-value cache that running requests hold.")
 PAGES_CACHED = Gauge("lyra_cache_pages_cached", "Pages of the key-value cache with prefixes that no request uses.")
+BLOCK_PAGES = Gauge(
+    "lyra_cache_block_pages",
+    "Pages of running requests in each block of layers between extractions.",
+    ("block",),
+)
 CACHE_USAGE = Gauge("lyra_cache_usage_ratio", "Share of the key-value cache that running requests hold.")
 PREFIX_LOOKUPS = Counter("lyra_prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
 PREFIX_HITS = Counter("lyra_prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")
@@ -31,6 +36,9 @@ def reporter(engine: Engine) -> Callable[[], None]:
         PAGES_USED.set(now.pages_used)
         PAGES_CACHED.set(now.pages_cached)
         CACHE_USAGE.set(now.pages_used / engine.pool.pages)
+        for block in range(max(len(before.pages_by_block), len(now.pages_by_block))):
+            held = now.pages_by_block[block] if block < len(now.pages_by_block) else 0
+            BLOCK_PAGES.labels(str(block + 1)).set(held)
         for counter, value in _growth(before, now):
             counter.inc(value)
         before = now
