@@ -16,6 +16,7 @@ from model_core.engine.packed_weights import Precision
 from model_core.engine.page_pool import PAGE_SIZE
 from model_core.engine.request import Delta, GenerationOptions
 from model_core.engine.sampling_params import SamplingParams
+from model_core.engine.warm_up import warm_up
 from model_core.language.lora import LoraWeights
 from model_core.language.messages import Message
 from model_core.presets import build_language_model, nano
@@ -54,6 +55,7 @@ def load(threads: int, *, prefix_caching: bool = True, precision: Precision | No
         precision=precision or model.engine_config.precision,
         float_weights="packed",
     )
+    warm_up(model)
     return model
 
 
