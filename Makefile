@@ -43,10 +43,11 @@ demo: setup ## Ask a spoken question about a picture; writes answer.wav
 serve: setup ## Run the whole stack on this machine until Ctrl-C
 	@$(BIN)/lyra serve
 
-# One worker per core, four at most; PYTEST_ARGS="-n 0" runs everything in one process. Tests that share a session's stack
-# go to the same worker (tests/distribution.py). xdist would start with the groups that have the most tests; the order of
-# collection starts with those that take longest.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# One worker more than cores, since tests also wait, and four at most; PYTEST_ARGS="-n 0" runs everything in one process.
+# Tests that share a session's stack go to the same worker (tests/distribution.py). xdist would start with the groups that
+# have the most tests; the order of collection starts with those that take longest.
+WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: test
 test: setup ## Run all tests (PYTEST_ARGS="tests/unit -x" runs a subset)

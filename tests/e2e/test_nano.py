@@ -115,9 +115,9 @@ def test_a_spoken_question_about_a_picture_streams_text_and_speech(client: opena
 
 @pytest.mark.parametrize("voice", ["joe", "nano"])
 def test_speech_begins_before_the_text_of_a_long_answer_ends(client: openai.OpenAI, voice: str) -> None:
-    options = {"modalities": ["text", "audio"], "audio": {"voice": voice, "format": "pcm16"}, "max_tokens": 90}
+    options = {"modalities": ["text", "audio"], "audio": {"voice": voice, "format": "pcm16"}, "max_tokens": 300}
     kinds = []
-    question = {"type": "text", "text": "Explain in three sentences why the sky is blue."}
+    question = {"type": "text", "text": "Tell me a long story about a sailor and the sea."}
     for chunk in ask(client, question, **options, stream=True):
         audio = chunk.choices[0].delta.audio if chunk.choices else None
         kinds += [kind for kind in ("transcript", "data") if audio and getattr(audio, kind)]

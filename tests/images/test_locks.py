@@ -67,7 +67,7 @@ def test_every_import_is_in_the_requirements(family: str) -> None:
     """Includes imports inside functions: grimp reads the source."""
     listed = {canonicalize_name(pin.name) for pin in applicable_pins(REQUIREMENTS / f"{family}.txt")}
     if family == "models":
-        extras = PROJECT["project"]["optional-dependencies"].values()
+        extras = PROJECT["project"].get("optional-dependencies", {}).values()
         listed |= {canonicalize_name(Requirement(each).name) for each in ("torch", *chain(*extras))}
     known, missing = packages_distributions(), {}
     for module in imported(MODULES[family]):
