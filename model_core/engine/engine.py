@@ -94,7 +94,7 @@ class Engine:
     """Answers requests together. All methods are called from one thread.
 
     Attributes:
-        single_thread_tokens: Up to so many tokens, a step is computed by one CPU thread.
+        single_thread_tokens: Up to so many tokens, the layers are computed by one CPU thread.
 
     Args:
         decoder: The model; weights of neighbouring projections are joined in place.
@@ -178,7 +178,7 @@ class Engine:
         self._evicted = []
         if not batch.segments:
             return events
-        self._set_threads(batch.tokens)
+        self._use_threads(1 if batch.tokens <= self.single_thread_tokens else self._threads)
         outputs = self.runner.forward(batch.segments)
         sampled = [
             (segment, output) for segment, output in zip(batch.segments, outputs, strict=True) if segment.completes
@@ -220,8 +220,8 @@ class Engine:
             steps=self._counts["steps"],
         )
 
-    def _set_threads(self, tokens: int) -> None:
-        threads = 1 if tokens <= self.single_thread_tokens else self._threads
+    @staticmethod
+    def _use_threads(threads: int) -> None:
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
 
@@ -253,6 +253,7 @@ class Engine:
         ready = [(segment, output) for segment, output in ready if not segment.sequence.pending]
         if not ready:
             return []
+        self._use_threads(self._threads)  # the output layer is large enough for all
         hidden_RE, logits_RV = self.runner.logits(torch.stack([output.hidden[-1] for _, output in ready]))
         tokens = self._sampler.sample(logits_RV, [segment.sequence.sampling for segment, _ in ready])
         events: list[tuple[str, Event]] = []
