@@ -91,7 +91,10 @@ def throughput(answers: Sequence[Answer]) -> float:
 
 def cached_positions(model: LanguageModel, messages: list[Message], keep_rate: float, blocks: int) -> float:
     """Positions that the pages in use hold after the prompt, averaged over layers; prefix caching must be off."""
-    sequence, engine = model.prepare(messages, options(2, keep_rate=keep_rate, blocks=blocks)), model.engine
+    stop_ids = {model.tokenizer.token_to_id(token): -100.0 for token in model.template.stop_tokens}
+    sampling = SamplingParams(max_tokens=2, logit_bias=stop_ids)  # two tokens, so that the pages are still held
+    asked = GenerationOptions(sampling=sampling, keep_rate=keep_rate, blocks=blocks)
+    sequence, engine = model.prepare(messages, asked), model.engine
     engine.add_request(sequence)
     while sequence.prefilling:
         engine.step()

@@ -14,7 +14,8 @@ class CostModel:
     Args:
         max_tokens: Maximum number of tokens of a step.
         min_tokens: Prompt tokens that fit into any step, so that prompts advance however slow the machine is.
-        max_slowdown: How many times as long as without prompt tokens a step may take while answers are being generated.
+        max_slowdown: How many times as long as without prompt tokens a step may take while answers are being generated,
+            if one prompt is read.
     """
 
     max_tokens: int
@@ -52,11 +53,17 @@ class CostModel:
         size = _size(tokens)
         return _estimate(self._prompt, size, proportional=True) * tokens / size
 
-    def prompt_budget(self, rows: int) -> int:
-        """How many prompt tokens a step may take that advances so many answers."""
+    def prompt_budget(self, rows: int, prompts: int = 1) -> int:
+        """How many prompt tokens a step may take that advances so many answers.
+
+        Args:
+            rows: Answers.
+            prompts: Prompts that are being read; the more requests wait for their first token, the longer others may
+                wait for their next.
+        """
         if rows == 0 or not self._prompt or not self._decode:
             return self.max_tokens
-        allowed = (self.max_slowdown - 1) * self.decode_seconds(rows)
+        allowed = (self.max_slowdown - 1) * self.decode_seconds(rows) * prompts
         tokens = self.min_tokens
         while tokens * 2 <= self.max_tokens and self.prompt_seconds(tokens * 2) <= allowed:
             tokens *= 2

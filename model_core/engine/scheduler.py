@@ -71,8 +71,9 @@ class Scheduler:
         for sequence in [each for each in self.running if not each.prefilling]:
             self._add_tokens(batch, sequence)
         batch.rows = len(batch.segments)
-        budget = float(self._cost.prompt_budget(batch.rows))
-        for sequence in sorted((each for each in self.running if each.prefilling), key=_urgency):
+        prompts = sorted((each for each in self.running if each.prefilling), key=_urgency)
+        budget = float(self._cost.prompt_budget(batch.rows, len(prompts)))
+        for sequence in prompts:
             budget -= self._add_chunk(batch, sequence, budget)
             if budget < 1:
                 break
