@@ -91,7 +91,8 @@ def throughput(answers: Sequence[Answer]) -> float:
 
 def cached_positions(model: LanguageModel, messages: list[Message], keep_rate: float, blocks: int) -> float:
     """Positions that the pages in use hold after the prompt, averaged over layers; prefix caching must be off."""
-    stop_ids = {model.tokenizer.token_to_id(token): -100.0 for token in model.template.stop_tokens}
+    ids = map(model.tokenizer.token_to_id, model.template.stop_tokens)
+    stop_ids = {token: -100.0 for token in ids if token is not None}
     sampling = SamplingParams(max_tokens=2, logit_bias=stop_ids)  # two tokens, so that the pages are still held
     asked = GenerationOptions(sampling=sampling, keep_rate=keep_rate, blocks=blocks)
     sequence, engine = model.prepare(messages, asked), model.engine

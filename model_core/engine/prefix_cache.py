@@ -114,9 +114,11 @@ class PrefixCache:
         # The last page first: it is evicted before those that it builds on.
         for page in reversed(table.cached):
             page.users -= 1
-            if page.users == 0:
+            if page.users == 0 and page.key in self._pages:
                 self._unused[page.key] = page
                 self._unused_pages += _size(page)
+            elif page.users == 0:
+                self._pool.release(page.pages)
         table.release(self._pool)
         self._evict(self._unused_pages - self._max_unused)
 
@@ -132,6 +134,11 @@ class PrefixCache:
             self._pool.release(page.pages)
             self._pool.release(page.hidden)
             missing -= _size(page)
+        # Hidden states only serve requests to come: they go before a request that runs is preempted.
+        for page in [each for each in self._pages.values() if len(each.hidden)] if missing > 0 else []:
+            del self._pages[page.key]
+            self._pool.release(page.hidden)
+            page.hidden = page.hidden[:0]
 
 
 def root_key(*names: str) -> bytes:
