@@ -47,7 +47,8 @@ serve: setup ## Run the whole stack on this machine until Ctrl-C
 # Tests that share a session's stack go to the same worker (tests/distribution.py). xdist would start with the groups that
 # have the most tests; the order of collection starts with those that take longest.
 WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# With more threads than cores, one that waits must not spin.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: test
 test: setup ## Run all tests (PYTEST_ARGS="tests/unit -x" runs a subset)

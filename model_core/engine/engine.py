@@ -93,14 +93,14 @@ class EngineStats:
 class Engine:
     """Answers requests together. All methods are called from one thread.
 
-    Attributes:
-        single_thread_tokens: Up to so many tokens, the layers are computed by one CPU thread.
-
     Args:
         decoder: The model; weights of neighbouring projections are joined in place.
         tokenizer: The decoder's.
         stop_ids: Tokens that end an answer.
         config: Limits.
+
+    Attributes:
+        single_thread_tokens: Up to so many tokens, the layers are computed by one CPU thread.
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer, stop_ids: set[int], config: EngineConfig) -> None:
@@ -173,9 +173,9 @@ class Engine:
         """
         began = time.perf_counter()
         batch = self.scheduler.schedule()
-        events: list[tuple[str, Event]] = [(each.request_id, self._finish(each, "length")) for each in batch.cut]
-        events += self._evicted
-        self._evicted = []
+        events, self._evicted = self._evicted, []
+        for cut in batch.cut:
+            events += [(cut.request_id, event) for event in self._finish_with_text(cut, "length")]
         if not batch.segments:
             return events
         self._use_threads(1 if batch.tokens <= self.single_thread_tokens else self._threads)
