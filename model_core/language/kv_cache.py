@@ -55,6 +55,11 @@ class KeyValueCache:
         cached.values[:, :, start : cached.length] = v_BKLD
         return cached.keys[:, :, : cached.length], cached.values[:, :, : cached.length]
 
+    def layer_length(self, layer: int) -> int:
+        """Number of valid positions of a layer."""
+        cached = self._layers[layer]
+        return cached.length if cached else 0
+
     @property
     def nbytes(self) -> int:
         """Size of all buffers."""
