@@ -6,6 +6,7 @@ A step is one forward pass over a batch of segments: the next token of every ans
 
 import time
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass
 
 import torch
@@ -101,9 +102,10 @@ class Engine:
 
     Attributes:
         single_thread_tokens: Up to so many tokens, the layers are computed by one CPU thread.
+        stop_ids: Tokens that end an answer.
     """
 
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, stop_ids: set[int], config: EngineConfig) -> None:
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, stop_ids: Set[int], config: EngineConfig) -> None:
         self.config = config
         model, weight = decoder.config, decoder.embed_tokens.weight
         shape = PageShape(
@@ -119,7 +121,7 @@ class Engine:
         self.runner = Runner(decoder, self.pool, config.precision, config.float_weights)
         self._sampler = BatchSampler()
         self._tokenizer = tokenizer
-        self._stop_ids = stop_ids
+        self.stop_ids: Set[int] = stop_ids
         self._sequences: dict[str, Sequence] = {}
         self._counts: Counter[str] = Counter()
         self._threads = torch.get_num_threads()
@@ -266,7 +268,7 @@ class Engine:
         if isinstance(token, SamplingFailed):
             self._remove(sequence)
             return [Failure(token)]
-        if token.id in self._stop_ids:
+        if token.id in self.stop_ids:
             return self._finish_with_text(sequence, "stop")
         sequence.generated.append(token.id)
         sequence.pending.append(token.id)

@@ -10,6 +10,7 @@ from model_core.engine.engine import Engine
 from model_core.engine.language_model import LanguageModel
 from model_core.engine.request import GenerationOptions
 from model_core.engine.sampling_params import SamplingParams
+from model_core.errors import InvalidInput
 from model_core.language.messages import Message, Role
 
 # Numbers of answers that are advanced together, and for how many steps.
@@ -26,6 +27,8 @@ def warm_up(model: LanguageModel) -> None:
     small products to another thread takes longer than computing them.
     """
     engine, threads = model.engine, torch.get_num_threads()
+    # No answer may end while it is timed.
+    stop_ids, engine.stop_ids = engine.stop_ids, frozenset()
     rows = [count for count in _ROWS if count <= engine.config.max_rows]
     engine.single_thread_tokens = 0
     if engine.runner.device.type == "cpu" and threads > 1:
@@ -40,14 +43,16 @@ def warm_up(model: LanguageModel) -> None:
         _decode(model, count)
     _read_prompts(model, engine.cost)
     engine.cache.clear()
+    engine.stop_ids = stop_ids
     torch.set_num_threads(threads)  # for threads to come
 
 
 def _decode(model: LanguageModel, rows: int) -> float:
     """Median seconds of a step that advances so many answers."""
     engine = model.engine
-    ids = [_add(model, "Hello", max_tokens=_STEPS + rows + 2) for _ in range(rows)]
-    while len(engine.scheduler.running) < rows or any(each.prefilling for each in engine.scheduler.running):
+    ids = [_add(model, "Hello") for _ in range(rows)]
+    engine.step()  # admits all for whom there is memory
+    while any(sequence.prefilling for sequence in engine.scheduler.running):
         engine.step()
     seconds = statistics.median(_step_seconds(engine) for _ in range(_STEPS))
     for request_id in ids:
@@ -60,7 +65,10 @@ def _read_prompts(model: LanguageModel, cost: CostModel) -> None:
     limit, size = cost.max_tokens, cost.min_tokens
     while size <= limit:
         cost.max_tokens = size
-        request_id = _add(model, f"{size} " * size, max_tokens=1)
+        try:
+            request_id = _add(model, f"{size} " * size)
+        except InvalidInput:  # more than the context or the memory holds
+            break
         for _ in range(2):
             model.engine.step()
         model.engine.abort(request_id)
@@ -68,8 +76,8 @@ def _read_prompts(model: LanguageModel, cost: CostModel) -> None:
     cost.max_tokens = limit
 
 
-def _add(model: LanguageModel, text: str, max_tokens: int) -> str:
-    sampling = SamplingParams(max_tokens=max_tokens, temperature=1.0)
+def _add(model: LanguageModel, text: str) -> str:
+    sampling = SamplingParams(temperature=1.0)
     sequence = model.prepare([Message(Role.USER, [text])], GenerationOptions(sampling=sampling))
     model.engine.add_request(sequence)
     return sequence.request_id
