@@ -351,7 +351,8 @@ async def test_same_recording_in_concurrent_calls_is_encoded_once(client: Client
 
 async def test_recording_is_encoded_for_the_others_where_one_caller_leaves(client: Client) -> None:
     leaving, staying = (asyncio.create_task(client.encode(wav(60))) for _ in range(2))
-    await until(lambda: telemetry.AUDIO_SECONDS_WAITING._value.get() > 60)
+    # On a busy machine, one may be done before the other has arrived.
+    await until(lambda: telemetry.AUDIO_SECONDS_WAITING._value.get() > 60 or leaving.done())
     leaving.cancel()
     assert tokens_of(await staying)
     await until(lambda: telemetry.AUDIO_SECONDS_WAITING._value.get() == pytest.approx(0))
