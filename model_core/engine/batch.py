@@ -74,15 +74,17 @@ class DecodeBucket:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow:
-    """Several tokens of one sequence, each of which attends up to itself.
+    """Tokens of one sequence, each of which attends up to itself.
 
     Attributes:
+        segment: Index of their segment.
         tokens: Where they are in the step.
         pages: [L, S / PAGE_SIZE] int64; None if nothing comes before them.
         mask: [tokens, S] booleans.
         queries: [Q] int64 indices, within the chunk, of instruction tokens whose queries the extraction needs.
     """
 
+    segment: int
     tokens: slice
     pages: Tensor | None
     mask: Tensor | None
@@ -125,7 +127,8 @@ def _span(first: int, end: int, active: tuple[int, ...], segments: Sequence[Segm
         for segment, table, layers in zip(segments, tables, own, strict=True)
     ]
     starts = np.cumsum([0, *(segment.count for segment in segments)])
-    singles = [i for i, segment in enumerate(segments) if segment.count == 1]
+    queries = [_instruction_queries(segment) for segment in segments]
+    singles = [i for i, segment in enumerate(segments) if segment.count == 1 and queries[i] is None]
     # Rows whose padding at most doubles what they read share a call.
     singles.sort(key=lambda i: tables[i].length)
     buckets = [
@@ -133,9 +136,9 @@ def _span(first: int, end: int, active: tuple[int, ...], segments: Sequence[Segm
         for _, members in groupby(singles, key=lambda i: pages_for(tables[i].length + 1).bit_length())
     ]
     chunks = [
-        _chunk(segment, int(starts[i]), tables[i], own[i], device)
+        ChunkRow(active[i], slice(int(starts[i]), int(starts[i + 1])), *_before(segment, tables[i], own[i]), queries[i])
         for i, segment in enumerate(segments)
-        if segment.count > 1
+        if i not in singles
     ]
     joined = torch.from_numpy(np.concatenate(slots, axis=1)).to(device)
     return Span(first, end, active, joined, tuple(buckets), tuple(chunks))
@@ -156,16 +159,15 @@ def _bucket(members: list[tuple[int, PageTable, slice]], device: torch.device) -
     return DecodeBucket(rows, torch.from_numpy(pages.reshape(layers, -1)).to(device), mask)
 
 
-def _chunk(segment: Segment, start: int, table: PageTable, own: slice, device: torch.device) -> ChunkRow:
-    tokens = slice(start, start + segment.count)
-    queries = _instruction_queries(segment)
+def _before(segment: Segment, table: PageTable, own: slice) -> tuple[Tensor | None, Tensor | None]:
+    """Pages and mask of a chunk, as ChunkRow has them."""
     if table.length == 0:
-        return ChunkRow(tokens, None, None, queries)
+        return None, None
+    device = segment.sequence.positions.device
     width = pages_for(table.length + segment.count)
     pages = torch.from_numpy(np.ascontiguousarray(table.pages[own, :width])).to(device)
     until = torch.arange(table.length, table.length + segment.count, device=device)
-    mask = torch.arange(width * PAGE_SIZE, device=device) <= until[:, None]
-    return ChunkRow(tokens, pages, mask, queries)
+    return pages, torch.arange(width * PAGE_SIZE, device=device) <= until[:, None]
 
 
 def _instruction_queries(segment: Segment) -> Tensor | None:

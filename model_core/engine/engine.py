@@ -331,7 +331,7 @@ class Engine:
         group, embed = sequence.groups[0], self.runner.decoder.embed_tokens
         answer = torch.tensor(sequence.generated[: group.length - len(sequence.prompt.embeds)], dtype=torch.long)
         tail_LE = torch.cat((sequence.prompt.embeds[known * PAGE_SIZE :], embed(answer.to(self.runner.device))))
-        first = int(sequence.positions.max()) + 1
+        first = sequence.end_position
         more = torch.arange(first, first + len(answer), device=self.runner.device).expand(3, -1)
         positions_3L = torch.cat((sequence.positions[:, known * PAGE_SIZE :], more), dim=1)
         parent = sequence.page_keys[-1] if known else sequence.root_key

@@ -1,6 +1,6 @@
 """Pages: the memory of the key-value cache, shared by all layers of all sequences.
 
-A page holds the keys and values of `page_size` positions of one layer. All pages come from one pool, so that memory
+A page holds the keys and values of PAGE_SIZE positions of one layer. All pages come from one pool, so that memory
 which one layer does not need serves another: behind an extraction, later layers hold fewer positions.
 
 Shapes: G pages, P positions of a page, K key-value heads, D head width, N positions, R rows, E width.
@@ -52,7 +52,7 @@ class PagePool:
         device: Where they are.
 
     Attributes:
-        evict: Called with the number of pages that are missing; releases cached pages and returns whether it could.
+        evict: Called with the number of pages that are missing; releases cached pages if it can.
     """
 
     def __init__(self, pages: int, shape: PageShape, device: torch.device | str = "cpu") -> None:

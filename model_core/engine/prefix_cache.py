@@ -64,7 +64,7 @@ class PrefixCache:
         """Number of pages of the pool that hold cached prefixes which no sequence uses."""
         return self._unused_pages
 
-    def acquire(self, keys: list[bytes], table: PageTable, count: bool = True) -> None:
+    def acquire(self, keys: list[bytes], table: PageTable) -> None:
         """Appends the cached pages with the first of these keys to an empty table, up to the first that is missing."""
         if not self.enabled:
             return
@@ -77,9 +77,8 @@ class PrefixCache:
                 self._unused_pages -= _size(page)
             page.users += 1
             table.share(page)
-        if count:
-            self.lookups += len(keys) * PAGE_SIZE
-            self.hits += table.length
+        self.lookups += len(keys) * PAGE_SIZE
+        self.hits += table.length
 
     def hidden(self, table: PageTable, width: int) -> Tensor:
         """[positions, E] hidden states behind the group, of the shared pages of a table, of which there is one."""

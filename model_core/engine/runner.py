@@ -92,7 +92,9 @@ class Runner:
                 x_NE, q_NHD = self._layers[layer].forward(x_NE, rotary, adapters, span)
             for i, rows_NE in zip(span.active, torch.split(x_NE, counts), strict=True):
                 hidden[i] = rows_NE
-            self._collect_queries(span, segments, q_NHD, queries)
+            for chunk in span.chunks:
+                if chunk.queries is not None and span.end_layer == segments[chunk.segment].end_layer:
+                    queries[chunk.segment] = q_NHD[chunk.tokens][chunk.queries].transpose(0, 1)
         return [SegmentOutput(rows, asked) for rows, asked in zip(hidden, queries, strict=True)]
 
     def logits(self, last_RE: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,20 +116,6 @@ class Runner:
         half = sin_1ND.shape[-1] // 2
         signed_1ND = torch.cat((-sin_1ND[..., :half], sin_1ND[..., half:]), dim=-1)
         return cos_1ND[0, :, None], signed_1ND[0, :, None]
-
-    @staticmethod
-    def _collect_queries(span: Span, segments: Sequence[Segment], q_NHD: Tensor, queries: list[Tensor | None]) -> None:
-        chunks = iter(span.chunks)
-        start = 0
-        for i in span.active:
-            segment = segments[i]
-            if (
-                segment.count > 1
-                and (chunk := next(chunks)).queries is not None
-                and span.end_layer == segment.end_layer
-            ):
-                queries[i] = q_NHD[start + chunk.queries].transpose(0, 1)
-            start += segment.count
 
 
 class _Layer:

@@ -68,7 +68,7 @@ class Scheduler:
         """The next step; empty if nothing is left to do."""
         self._admit()
         batch = Batch()
-        for sequence in [each for each in self.running if not each.prefilling]:
+        for sequence in sorted((each for each in self.running if not each.prefilling), key=_urgency):
             self._add_tokens(batch, sequence)
         batch.rows = len(batch.segments)
         prompts = sorted((each for each in self.running if each.prefilling), key=_urgency)

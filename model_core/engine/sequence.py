@@ -67,6 +67,7 @@ class Sequence:
         pending: Tokens of the answer that the decoder has not read yet.
         generated: All tokens of the answer.
         context_tokens: Number of context tokens in each block so far.
+        end_position: Position behind the prompt's largest, where the answer begins.
     """
 
     request_id: str
@@ -92,10 +93,15 @@ class Sequence:
     pending: deque[int] = field(default_factory=deque)
     generated: list[int] = field(default_factory=list)
     context_tokens: list[int] = field(default_factory=list)
+    end_position: int = field(init=False)
+    _first_instruction: int | None = field(init=False)
     _outputs: list[Tensor] = field(default_factory=list)
     _queries: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        instruction = self.prompt.instruction.nonzero()
+        self._first_instruction = int(instruction[0]) if len(instruction) else None
+        self.end_position = int(self.positions.max()) + 1
         self.restart()
 
     @property
@@ -139,18 +145,17 @@ class Sequence:
         self.block, self.done = 0, 0
         prompt = self.prompt
         self.block_input = BlockInput(prompt.embeds, self.positions, prompt.context, prompt.instruction)
-        self.context_tokens = [int(prompt.context.sum())]
+        self.context_tokens = [prompt.speech_tokens + prompt.vision_tokens]
         self.pending = deque(self.generated)
         self._outputs, self._queries = [], []
 
     def planned_pages(self, reserve: int) -> int:
         """Pages that the prompt and the next `reserve` tokens of the answer take, as extraction will leave it."""
-        context = int(self.prompt.context.sum())
+        context = self.prompt.speech_tokens + self.prompt.vision_tokens
         text = len(self.prompt.embeds) - context
-        instructed = bool(self.prompt.instruction.any())
         pages = 0
         for index, group in enumerate(self.groups):
-            if index and instructed:
+            if index and self._first_instruction is not None:
                 context = self.extraction.kept(context)
             more = len(self.generated) + min(reserve, self.max_tokens - len(self.generated))
             pages += pages_for(text + context + more) * group.layers
@@ -163,8 +168,8 @@ class Sequence:
         from the first instruction token on, whose queries choose what is kept.
         """
         end = len(self.prompt.embeds) - 1
-        if self.extraction.drops and self.prompt.instruction.any():
-            end = min(end, int(self.prompt.instruction.nonzero()[0]))
+        if self.extraction.drops and self._first_instruction is not None:
+            end = min(end, self._first_instruction)
         return min(len(self.page_keys), end // PAGE_SIZE)
 
     def read_chunk(self, hidden_NE: Tensor, queries_HQD: Tensor | None) -> None:
@@ -212,5 +217,5 @@ class Sequence:
 
     def answer_positions(self, count: int) -> Tensor:
         """[3, count] positions of the next pending tokens: text continues after the largest of the prompt."""
-        first = int(self.positions.max()) + 1 + len(self.generated) - len(self.pending)
+        first = self.end_position + len(self.generated) - len(self.pending)
         return torch.arange(first, first + count, device=self.positions.device).expand(3, -1)

@@ -18,6 +18,8 @@ _ROWS = (1, 4, 16)
 _STEPS = 3
 # Fewer threads leave cores to other processes: more have to be faster by this factor.
 _WORTHWHILE = 1.1
+# A model whose steps take longer is not measured in larger ones, which would delay its start.
+_LONG_STEP_SECONDS = 0.5
 
 
 def warm_up(model: LanguageModel) -> None:
@@ -38,9 +40,12 @@ def warm_up(model: LanguageModel) -> None:
             if _decode(model, count) > several * _WORTHWHILE:
                 engine.single_thread_tokens = enough
                 break
+            if several > _LONG_STEP_SECONDS:
+                break
     engine.cost.forget()
     for count in rows:
-        _decode(model, count)
+        if _decode(model, count) > _LONG_STEP_SECONDS:
+            break
     _read_prompts(model, engine.cost)
     engine.cache.clear()
     engine.stop_ids = stop_ids
@@ -69,9 +74,10 @@ def _read_prompts(model: LanguageModel, cost: CostModel) -> None:
             request_id = _add(model, f"{size} " * size)
         except InvalidInput:  # more than the context or the memory holds
             break
-        for _ in range(2):
-            model.engine.step()
+        seconds = max(_step_seconds(model.engine) for _ in range(2))
         model.engine.abort(request_id)
+        if seconds > _LONG_STEP_SECONDS:
+            break
         size *= 4
     cost.max_tokens = limit
 

@@ -151,6 +151,19 @@ def test_extraction_frees_the_pages_that_it_saves() -> None:
     assert used[1.0] - used[0.5] == 320 // 16
 
 
+def test_extraction_keeps_the_same_however_small_the_chunks_are() -> None:
+    states = []
+    for size in (512, 1):
+        model = tiny(max_step_tokens=size, prefix_cache_bytes=0)
+        tokens = torch.randn(200, model.width, generator=torch.Generator().manual_seed(1))
+        options = GenerationOptions(sampling=SamplingParams(max_tokens=1), keep_rate=0.3, blocks=2, hidden_states=True)
+        delta = next(iter(model.generate([Message(Role.USER, [SpeechPart(tokens), "who is it?"])], options)))
+        assert isinstance(delta, Delta)
+        assert delta.hidden_states is not None
+        states.append(delta.hidden_states)
+    torch.testing.assert_close(states[0], states[1])
+
+
 @pytest.mark.parametrize("count", [300])
 def test_aborts_at_random_moments_give_every_page_back(count: int) -> None:
     model = tiny(max_rows=8, max_waiting=count)
